@@ -1,0 +1,357 @@
+"""One attempt, from the command line to its line in the journal.
+
+The trainer hands over what to build; this file owns the order, the clock, the verdict and the record of it.
+"""
+
+import contextlib
+import math
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import filelock
+import torch
+
+from bench import weights
+from bench.certify import certify
+from bench.clock import PHASES, Clock
+from bench.config import WrongRequest
+from bench.display import Display, show_summary
+from bench.hardware import (
+    device_lock,
+    energy_joules,
+    hardware_record,
+    machine_class,
+    peak_memory_bytes,
+    software_record,
+)
+from bench.journal import Certificate, Check, Journal, Machine, Outcome, Run, Seconds, new_id
+from bench.plan import Plan, Settings, make_plan
+from bench.provenance import commit_and_dirty, harness_sha256, source_sha256
+from bench.run import run_batch
+from data import Track, index_sets_sha256
+from model import Transformer
+
+EXIT_SOLVED, EXIT_NOT_SOLVED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class Timeout(Exception):
+    """`train` took longer than its limit."""
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+
+class Watch:
+    """What the trainer reports to while it trains; either call may end the attempt."""
+
+    def __init__(self, clock: Clock, display: Display, max_seconds: float) -> None:
+        self.clock = clock
+        self.display = display
+        self.max_seconds = max_seconds
+        self.checks: list[Check] = []
+        self.reached: dict[str, float | None] = {}
+
+    def tick(self) -> None:
+        """Call before each step. Reads the host's clock and never waits for the device.
+
+        Raises:
+            Timeout: `train` has reached its limit.
+        """
+        if self.clock.elapsed() > self.max_seconds:
+            raise Timeout(f"train reached its limit of {self.max_seconds:g} s")
+
+    def check(self, step: int, loss: float, errors: int, reached: dict[str, bool]) -> None:
+        """Report a sparse evaluation: loss in nats a character, errors, and which named targets are met.
+
+        Raises:
+            Diverged: the loss is not finite.
+        """
+        seconds = self.clock.elapsed()
+        check = Check(step=step, train_seconds=seconds, loss=loss if math.isfinite(loss) else None, errors=errors)
+        self.checks.append(check)
+        for target, met in reached.items():
+            if self.reached.get(target) is None:
+                self.reached[target] = seconds if met else None
+        self.display.check(check)
+        if check.loss is None:
+            raise Diverged(f"the loss was not finite at step {step}")
+
+
+class Trainer(Protocol):
+    """The contestant: built in `setup`, warmed up in `warmup`, trained in `train`."""
+
+    model: Transformer
+    steps: int  # taken so far
+    examples: int  # trained on so far
+
+    def warm_up(self) -> None:
+        """Compile and capture on random tokens; leave weights, optimizer and random state as they were."""
+
+    def train(self, watch: Watch) -> None:
+        """From the first touch of training data to the decision to stop."""
+
+
+Build = Callable[[Settings, Track, torch.device, torch.dtype, int], Trainer]
+
+
+# -----------------------------------------------------------------------------
+# the phases
+
+
+class Attempt:
+    """One attempt under way; what it has found out so far is always ready to be filed."""
+
+    def __init__(self, plan: Plan, lost: Run, clock: Clock) -> None:
+        """`lost` is the line that stands for this attempt until it has a better one."""
+        self.plan = plan
+        self.lost = lost
+        self.clock = clock
+        self.display = Display(f"{plan.config} seed {plan.seed}", plan.settings.num_steps)
+        self.watch = Watch(clock, self.display, plan.settings.max_seconds)
+        self.trainer: Trainer | None = None
+        self.certificate: Certificate | None = None
+        self.sentences: list[str] = []
+        self.energy_joules: float | None = None
+        self.weights: tuple[str, str] | None = None  # relative path and sha256
+
+    def perform(self, build: Build) -> None:
+        """All phases after `import`; whatever goes wrong in one of them comes out as an exception."""
+        plan = self.plan
+        self.display.phase("setup", plan.remark)
+        self.trainer = build(plan.settings, plan.track, plan.device, plan.dtype, plan.seed)
+
+        self.display.phase("warmup")
+        self.clock.enter("warmup")
+        self.trainer.warm_up()
+
+        self.display.phase("train")
+        before = energy_joules(plan.device)
+        self.clock.enter("train")
+        self.trainer.train(self.watch)
+
+        self.clock.enter("certify")
+        after = energy_joules(plan.device)
+        self.energy_joules = after - before if before is not None and after is not None else None
+        self.display.phase("certify")
+        with self.weights_folder() as folder:
+            path = folder / f"{self.lost.run_id}.safetensors"
+            digest = weights.save(path, self.trainer.model, plan.track, plan.settings_dict)
+            if plan.request.journal:
+                self.weights = f"{folder.name}/{path.name}", digest
+            model, track = weights.load(path, plan.device)
+            self.certificate, self.sentences = certify(model.answerer(), track, plan.device)
+        self.clock.stop()
+
+    @contextlib.contextmanager
+    def weights_folder(self) -> Iterator[Path]:
+        if self.plan.request.journal:
+            yield self.plan.request.results / "weights"
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder)
+
+    def file(self, outcome: Outcome, message: str | None) -> Run:
+        """The finished line, from whatever is known by now."""
+        cuda = self.plan.device.type == "cuda"
+        trainer, certificate, seconds = self.trainer, self.certificate, self.clock.seconds
+        reached = dict(self.watch.reached)
+        if certificate is not None:
+            reached["heldout"] = None if certificate.heldout_errors else seconds["train"]
+            reached["solved"] = None if certificate.errors else seconds["train"]
+        found: dict[str, Any] = {
+            "outcome": outcome,
+            "message": message,
+            "seconds": Seconds.model_validate({**seconds, "total": self.clock.total}),
+            "clock_resolution_seconds": self.clock.resolution_seconds,
+            "display_seconds": None if seconds["train"] is None else self.display.processor_seconds,
+            "checks": self.watch.checks,
+            "reached": reached,
+            "certificate": certificate,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_device_memory_bytes": torch.cuda.max_memory_allocated(self.plan.device) if cuda else None,
+            "energy_joules": self.energy_joules,
+            "data_sha256": index_sets_sha256(self.plan.track),
+        }
+        if trainer is not None:
+            found["steps"], found["examples"] = trainer.steps, trainer.examples
+            found["parameters"] = sum(weight.numel() for weight in trainer.model.parameters())
+        if self.weights is not None:
+            found["weights"], found["weights_sha256"] = self.weights
+        if cuda:
+            found["hardware"] = hardware_record(self.plan.device)  # again: clocks and throttling under load
+        return self.lost.model_copy(update=found)
+
+
+def judge(problem: BaseException) -> tuple[Outcome, str]:
+    """The outcome that an exception stands for, and one line about it."""
+    line = (str(problem).splitlines() or [""])[0]
+    match problem:
+        case Timeout():
+            return "timeout", line
+        case Diverged():
+            return "diverged", line
+        case KeyboardInterrupt():
+            return "interrupted", line or "SIGINT"
+        case MemoryError() | torch.OutOfMemoryError():
+            return "error", f"out of memory: {line}"
+        case RuntimeError() if "can't allocate memory" in line:  # how torch's CPU allocator says it
+            return "error", f"out of memory: {line}"
+    traceback.print_exception(problem)
+    return "error", f"{type(problem).__name__}: {line}"
+
+
+def lost_run(plan: Plan) -> Run:
+    """The line for an attempt that never comes back: all that is known before it begins."""
+    hardware, software = hardware_record(plan.device), software_record()
+    commit, dirty = commit_and_dirty()
+    known = {
+        "run_id": new_id(plan.config),
+        "batch": plan.batch,
+        "track": plan.track.name,
+        "config": plan.config,
+        "settings": plan.settings_dict,
+        "config_hash": plan.config_hash,
+        "seed": plan.seed,
+        "outcome": "lost",
+        "message": "the process ended without a word",
+        "note": plan.request.note,
+        "device": plan.device.type,
+        "precision": plan.settings.precision,
+        "compiled": plan.settings.compile,
+        "threads": plan.settings.threads,
+        "seconds": dict.fromkeys((*PHASES, "total")),
+        "checks": [],
+        "reached": {},
+        "machine": Machine(
+            class_=machine_class(hardware, software, plan.settings.threads),
+            clean=False if plan.request.shared else None,
+            reasons=["ran without the device's lock (--shared)"] if plan.request.shared else [],
+        ),
+        "hardware": hardware,
+        "software": software,
+        "source_sha256": source_sha256(),
+        "harness_sha256": harness_sha256(),
+        "commit": commit,
+        "dirty": dirty,
+        "started_at": datetime.now(UTC),
+    }
+    names = (field.alias or name for name, field in Run.model_fields.items() if name != "schema_")
+    return Run.model_validate(dict.fromkeys(names) | known)
+
+
+# -----------------------------------------------------------------------------
+# the command
+
+
+def synchronizer(device: torch.device) -> Callable[[], None]:
+    """What waits until the device has nothing left to do."""
+    match device.type:
+        case "cuda":
+            return lambda: torch.cuda.synchronize(device)
+        case "mps":
+            return torch.mps.synchronize
+    return lambda: None
+
+
+def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
+    """Take the device, leave a start mark, perform the attempt, file the run, show how it went.
+
+    Raises:
+        OSError: the results folder cannot be written; before `warmup`, or when filing.
+        KeyboardInterrupt: while waiting for the device.
+    """
+    journal = Journal(plan.request.results)
+    with contextlib.ExitStack() as stack:
+        with clock.off():
+            stack.enter_context(contextlib.nullcontext() if plan.request.shared else device_turn(plan.device))
+        clock.synchronize = synchronizer(plan.device)
+        lost = lost_run(plan)
+        if plan.request.journal:
+            journal.recover()
+            stack.enter_context(journal.attempt(lost))
+        attempt = Attempt(plan, lost, clock)
+        try:
+            attempt.perform(build)
+            outcome, message = ("missed" if attempt.certificate.errors else "solved"), None
+        except (Exception, KeyboardInterrupt) as problem:
+            outcome, message = judge(problem)
+        finally:
+            ignore_interrupts()  # what is left takes a moment, and must be filed
+            clock.stop()
+            attempt.display.close()
+        run = attempt.file(outcome, message)
+        if plan.request.journal:
+            journal.append(run)
+    standing = "not journalled"
+    if plan.request.journal:
+        from bench import board  # after the clock: rendering is nobody's seconds
+
+        standing = board.update(plan.request.results, run)
+    if plan.batch is None:
+        show_summary(run, attempt.sentences, standing)
+    return run
+
+
+@contextlib.contextmanager
+def device_turn(device: torch.device) -> Iterator[None]:
+    """Hold the device's lock; says so when it has to wait for it."""
+    lock = device_lock(device)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"waiting for the {device.type} device: another attempt holds it", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def interrupt(signal_number: int, _: object) -> NoReturn:
+    """Raise KeyboardInterrupt once; a second signal must not disturb the filing of the first."""
+    ignore_interrupts()
+    raise KeyboardInterrupt(signal.Signals(signal_number).name)
+
+
+def ignore_interrupts() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[str], description: str) -> int:
+    """`python speedrun.py`: the exit status of one attempt, or of a batch of them.
+
+    Args:
+        settings_type: the trainer's settings, a frozen dataclass; see `bench.plan.Settings`.
+        build: makes the trainer.
+        clock: started with the process.
+        arguments: the command line, without the program's name.
+        description: for `--help`.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    try:
+        clock.enter("setup")
+        plan = make_plan(settings_type, arguments, description)
+        torch.set_num_threads(plan.settings.threads)
+        if plan.request.attempts is not None:
+            return run_batch(plan, arguments, lost_run)
+        run = timed_attempt(plan, build, clock)
+    except WrongRequest as problem:
+        print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
+        return EXIT_WRONG_REQUEST
+    except OSError as problem:
+        print(f"{Path(sys.argv[0]).name}: the results could not be filed: {problem}", file=sys.stderr)
+        return EXIT_NOT_SOLVED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    if plan.request.json:
+        print(run.line(), flush=True)
+    return {"solved": EXIT_SOLVED, "interrupted": EXIT_INTERRUPTED}.get(run.outcome, EXIT_NOT_SOLVED)

@@ -1,0 +1,139 @@
+"""Configs: TOML files that may extend one another, checked against the trainer's settings, and the command line."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+CONFIGS = Path(__file__).parent / "configs"
+
+T = TypeVar("T")
+
+
+class WrongRequest(Exception):
+    """What was asked for cannot be done; the message is one line that says what to do. Exit status 2."""
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """`; the nearest is 'x'`, or a list when nothing is near."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f"; the nearest is {close[0]!r}" if close else f"; there are {', '.join(valid)}"
+
+
+# -----------------------------------------------------------------------------
+# files
+
+
+def find_config(name: str, device_type: str) -> tuple[str, Path]:
+    """The resolved name and the file of `add3-cpu`, of `add3` on a device, or of a path.
+
+    A name stands for its `-cuda` config on CUDA and for its `-cpu` config elsewhere.
+
+    Raises:
+        WrongRequest: there is no such config.
+    """
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise WrongRequest(f"{name}: there is no such config file")
+        return Path(name).stem, Path(name)
+    for resolved in (name, f"{name}-{'cuda' if device_type == 'cuda' else 'cpu'}"):
+        if (CONFIGS / f"{resolved}.toml").is_file():
+            return resolved, CONFIGS / f"{resolved}.toml"
+    known = {path.stem for path in CONFIGS.glob("*.toml")}
+    known |= {stem.rpartition("-")[0] for stem in known if stem.endswith(("-cpu", "-cuda"))}
+    raise WrongRequest(f"--config {name}: there is no such config{nearest(name, known)}")
+
+
+def read_config(path: Path, schema: type, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values that a file sets, its bases' under its own.
+
+    Raises:
+        WrongRequest: not TOML, an unknown key, a value of the wrong type, or bases that go round in a circle.
+    """
+    if path.resolve() in seen:
+        raise WrongRequest(f"{path}: base: the configs extend one another in a circle")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        raise WrongRequest(f"{path}: {problem}") from None
+    base = values.pop("base", None)
+    valid = {field.name for field in dataclasses.fields(schema)}
+    for key in values.keys() - valid:
+        raise WrongRequest(f"{path}: unknown key {key!r}{nearest(key, valid | {'base'})}")
+    check_values(values, schema, str(path))
+    if base is None:
+        return values
+    sibling = path.parent / f"{base}.toml"
+    base_path = sibling if sibling.is_file() else path.parent / str(base)
+    if not base_path.is_file():
+        raise WrongRequest(f"{path}: base: there is no config {base!r}")
+    return read_config(base_path, schema, (*seen, path.resolve())) | values
+
+
+def check_values(values: dict[str, Any], schema: type, where: str) -> None:
+    """Check the types of some of a dataclass's fields, strictly.
+
+    Raises:
+        WrongRequest: names the key and what it should be.
+    """
+    try:
+        # A partial dataclass cannot be built, so each value is checked against its own field's type.
+        types = {field.name: field.type for field in dataclasses.fields(schema)}
+        for key, value in values.items():
+            TypeAdapter(types[key], config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as problem:
+        reason = problem.errors()[0]["msg"]
+        raise WrongRequest(f"{where}: {key}: {reason[0].lower() + reason[1:]}, got {value!r}") from None
+
+
+# -----------------------------------------------------------------------------
+# the command line
+
+
+def option_value(arguments: Sequence[str], option: str) -> str | None:
+    """The value that the command line gives to one option, before anything else of it is understood."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        name, equals, value = argument.partition("=")
+        if name == option:
+            return value if equals else following
+    return None
+
+
+def parse_arguments(schema: type[T], arguments: Sequence[str], default: T, description: str) -> T:
+    """Let tyro fill `schema` from the command line, with its panels of several lines made one.
+
+    Raises:
+        WrongRequest: an unknown option, or a value of the wrong type.
+        SystemExit: after `--help`.
+    """
+    panel = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(panel):
+            value, unknown = tyro.cli(
+                schema, args=list(arguments), default=default, description=description, return_unknown_args=True
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        words = re.sub(r"\x1b\[[0-9;]*m", "", panel.getvalue()).splitlines()[1:]
+        rows = [line.strip("│|  ") for line in words]
+        ruled = next((i for i, row in enumerate(rows) if set(row) <= set("─-")), len(rows))
+        raise WrongRequest(" ".join(rows[:ruled])) from None
+    if unknown:
+        options = (f"--{name.replace('_', '-')}" for name in option_names(schema))
+        raise WrongRequest(f"{unknown[0]}: unknown option{nearest(unknown[0].replace('_', '-'), options)}")
+    return value
+
+
+def option_names(schema: type) -> list[str]:
+    """The fields of a dataclass of dataclasses."""
+    return [field.name for part in dataclasses.fields(schema) for field in dataclasses.fields(part.type)]

@@ -1,0 +1,274 @@
+"""What an attempt ran on: hardware, software, and the machine class that boards are kept by."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict
+
+
+class Gpu(BaseModel):
+    """One NVIDIA GPU as NVML reports it; a counter that the driver does not offer is null."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None
+    memory_bytes: int | None
+    driver: str | None
+    power_limit_watts: float | None
+    sm_clock_mhz: int | None
+    memory_clock_mhz: int | None
+    temperature_celsius: int | None
+    throttle_reasons: list[str] | None
+    energy_joules: float | None  # since the driver was loaded
+
+
+class Hardware(BaseModel):
+    """The machine; sizes in bytes, what is not known is null."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cpu: str | None
+    cpu_family: int | None
+    cpu_model: int | None
+    cpu_stepping: int | None
+    amx_bf16: bool | None
+    avx512_bf16: bool | None
+    cores: int | None  # that this process may use
+    cores_physical: int | None
+    memory_bytes: int | None
+    gpu: Gpu | None
+
+
+class Software(BaseModel):
+    """The versions that the figures depend on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    python: str
+    torch: str
+    cuda: str | None
+    platform: str
+
+
+# -----------------------------------------------------------------------------
+# reading it
+
+
+def cpuinfo() -> dict[str, str]:
+    """The first processor's entry of /proc/cpuinfo; empty where there is no such file."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def cpu_name(info: dict[str, str]) -> str | None:
+    if "model name" in info:
+        return info["model name"]
+    if sys.platform == "darwin":
+        answer = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        return answer.stdout.strip() or None
+    return platform.processor() or None
+
+
+def cores_usable() -> int | None:
+    """Cores that the scheduler may give to this process."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return psutil.cpu_count()
+
+
+def nvml_handle(device: torch.device) -> Any:
+    """NVML's handle of a CUDA device; found by UUID, as CUDA_VISIBLE_DEVICES renumbers."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    return pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+
+
+def ask_nvml(question: Callable[[], Any]) -> Any:
+    """The answer of one NVML query, or None where NVML or that counter is missing."""
+    try:
+        return question()
+    except Exception as problem:  # pynvml makes its error classes at run time, one a return code
+        if type(problem).__name__.startswith("NVMLError") or isinstance(problem, ImportError):
+            return None
+        raise
+
+
+def throttle_reasons(mask: int) -> list[str]:
+    """The names of the bits set in NVML's clock event reasons, other than idle."""
+    import pynvml
+
+    prefix = "nvmlClocksEventReason"
+    bits = {name.removeprefix(prefix): getattr(pynvml, name) for name in dir(pynvml) if name.startswith(prefix)}
+    return sorted(name for name, bit in bits.items() if isinstance(bit, int) and bit & mask and name != "GpuIdle")
+
+
+def gpu_record(device: torch.device) -> Gpu:
+    properties = torch.cuda.get_device_properties(device)
+    handle = ask_nvml(lambda: nvml_handle(device))
+    if handle is None:
+        unknown = dict.fromkeys(Gpu.model_fields)
+        return Gpu(**unknown | {"name": properties.name, "memory_bytes": properties.total_memory})
+    import pynvml
+
+    milliwatts = ask_nvml(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+    mask = ask_nvml(lambda: pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+    return Gpu(
+        name=properties.name,
+        memory_bytes=properties.total_memory,
+        driver=ask_nvml(pynvml.nvmlSystemGetDriverVersion),
+        power_limit_watts=None if milliwatts is None else milliwatts / 1e3,
+        sm_clock_mhz=ask_nvml(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
+        memory_clock_mhz=ask_nvml(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM)),
+        temperature_celsius=ask_nvml(
+            lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+        ),
+        throttle_reasons=None if mask is None else throttle_reasons(mask),
+        energy_joules=energy_joules(device),
+    )
+
+
+def energy_joules(device: torch.device) -> float | None:
+    """NVML's running energy counter of a CUDA device; None where there is none."""
+    if device.type != "cuda":
+        return None
+    import pynvml
+
+    millijoules = ask_nvml(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(nvml_handle(device)))
+    return None if millijoules is None else millijoules / 1e3
+
+
+def hardware_record(device: torch.device) -> Hardware:
+    info = cpuinfo()
+    flags = info["flags"].split() if "flags" in info else None
+
+    def number(key: str) -> int | None:
+        return int(info[key]) if info.get(key, "").isdecimal() else None
+
+    return Hardware(
+        cpu=cpu_name(info),
+        cpu_family=number("cpu family"),
+        cpu_model=number("model"),
+        cpu_stepping=number("stepping"),
+        amx_bf16=None if flags is None else "amx_bf16" in flags,
+        avx512_bf16=None if flags is None else "avx512_bf16" in flags,
+        cores=cores_usable(),
+        cores_physical=psutil.cpu_count(logical=False),
+        memory_bytes=psutil.virtual_memory().total,
+        gpu=gpu_record(device) if device.type == "cuda" else None,
+    )
+
+
+def software_record() -> Software:
+    return Software(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        cuda=torch.version.cuda,
+        platform=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def machine_class(hardware: Hardware, software: Software, threads: int | None) -> str:
+    """The class that attempts are compared within: one line made of the record alone."""
+    torch_minor = ".".join(software.torch.split(".")[:2])
+    if hardware.gpu is not None:
+        watts = hardware.gpu.power_limit_watts
+        power = "power limit unknown" if watts is None else f"{watts:.0f} W"
+        return f"{hardware.gpu.name}, {power}, torch {torch_minor}"
+    signature = "/".join(str(n) for n in (hardware.cpu_family, hardware.cpu_model, hardware.cpu_stepping))
+    has = {True: "with", False: "no", None: "unknown"}
+    return (
+        f"{hardware.cpu or 'unknown CPU'} ({signature}), {has[hardware.amx_bf16]} AMX-BF16, "
+        f"{has[hardware.avx512_bf16]} AVX512-BF16, {hardware.cores} cores, {threads} threads, torch {torch_minor}"
+    )
+
+
+# -----------------------------------------------------------------------------
+# using it
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `mps` to a device that is there; auto prefers CUDA, then MPS.
+
+    Raises:
+        ValueError: the device asked for is not on this machine.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, available in there.items() if available)
+    if not there[name]:
+        raise ValueError(f"there is no {name} device on this machine; use --device auto or --device cpu")
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """`auto`, `bfloat16` or `float32` to a dtype, and the reason for the choice.
+
+    Raises:
+        ValueError: bfloat16 was asked for on a GPU that has none.
+    """
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else True
+    if name == "bfloat16" and not native:
+        raise ValueError("this GPU has no bfloat16; use --precision float32")
+    if name != "auto":
+        return getattr(torch, name), "asked for"
+    if device.type == "cuda":
+        return (torch.bfloat16, "tensor cores") if native else (torch.float32, "this GPU has no bfloat16")
+    if device.type == "cpu":
+        # Without AMX the bf16 product runs on AVX512-BF16 or in software, at or below float32's speed.
+        amx = torch.cpu._is_amx_tile_supported()
+        return (torch.bfloat16, "AMX") if amx else (torch.float32, "no AMX: bf16 products would be slower")
+    return torch.float32, f"the safe choice on {device.type}"
+
+
+def device_lock(device: torch.device) -> FileLock:
+    """The machine-wide advisory lock that a timed attempt holds, so that two never share a device."""
+    return FileLock(Path(tempfile.gettempdir()) / f"addition-speedrun-{device.type}.lock", mode=0o666)
+
+
+def compiler_problem(device: torch.device) -> str | None:
+    """Why torch.compile cannot work here, or None: tries the C++ compiler that inductor would call."""
+    if device.type == "cuda":
+        try:
+            import triton  # noqa: F401
+        except ImportError:
+            return "triton is not installed"
+        return None
+    compiler = os.environ.get("CXX") or ("cl" if sys.platform == "win32" else "g++")
+    if shutil.which(compiler.split()[0]) is None:
+        return f"the C++ compiler {compiler!r} was not found (install one, or set CXX)"
+    if sys.platform == "win32":
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "probe.cpp"), Path(folder, "probe.o")
+        source.write_text("#include <cmath>\nint main() { return 0; }\n")
+        answer = subprocess.run([*compiler.split(), "-c", source, "-o", target], capture_output=True, text=True)
+    if answer.returncode:
+        return f"the C++ compiler {compiler!r} does not work: {(answer.stderr.splitlines() or ['no message'])[0]}"
+    return None
+
+
+def peak_memory_bytes() -> int | None:
+    """The largest resident set of this process so far."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    kibibytes_or_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes_or_bytes if sys.platform == "darwin" else kibibytes_or_bytes * 1024
+

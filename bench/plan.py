@@ -1,0 +1,150 @@
+"""A request made into a plan: everything resolved, nothing begun."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import torch
+import tyro
+
+from bench.config import WrongRequest, check_values, find_config, option_value, parse_arguments, read_config
+from bench.hardware import compiler_problem, cores_usable, pick_device, pick_precision
+from bench.journal import Batch
+from bench.provenance import ROOT, config_hash, first_seed, source_sha256
+from data import TRACKS, Track
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the command asks for beside the settings; of all this only the seed changes what is trained."""
+
+    config: str = "add3"
+    """A name in bench/configs (`add3` stands for the device's own), or a TOML file."""
+    seed: int | None = None
+    """Where everything random comes from; by default the first 31 bits of sha256(config_hash + source_sha256)."""
+    attempts: int | None = None
+    """Run a batch of so many attempts, each its own process; their seeds follow from config and source."""
+    results: Path = ROOT / "results"
+    """The folder of the journal, the board and the weights."""
+    journal: bool = True
+    """File the attempt in the journal."""
+    note: str | None = None
+    """A remark that is filed with the run."""
+    shared: bool = False
+    """Do not wait for the device's lock; the run is marked not clean."""
+    json: bool = False
+    """Print the journal's line as the last line of standard output."""
+    batch: Annotated[str | None, tyro.conf.Suppress] = None
+    """The batch that this attempt belongs to, as JSON; a batch hands it to its attempts."""
+
+
+class Settings(Protocol):
+    """What the harness reads of the trainer's settings (a frozen dataclass); the rest is the trainer's business."""
+
+    track: str
+    device: str
+    precision: str
+    compile: bool
+    threads: int
+    max_seconds: float
+    num_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One attempt, or a batch of them, that can be carried out on this machine."""
+
+    request: Request
+    settings: Settings
+    config: str  # the resolved name
+    track: Track
+    device: torch.device
+    dtype: torch.dtype  # of the matrix products
+    remark: str  # which device and precision, and why
+    seed: int
+    batch: Batch | None
+
+    @property
+    def settings_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.settings)
+
+    @property
+    def config_hash(self) -> str:
+        return config_hash(self.settings_dict)
+
+
+def make_plan(settings_type: type, arguments: Sequence[str], description: str) -> Plan:
+    """Read the command line and the config, and resolve whatever depends on the machine.
+
+    Raises:
+        WrongRequest: in one line, what is wrong and what to do.
+        SystemExit: after `--help`.
+    """
+    try:
+        request, settings = read_request(settings_type, arguments, description)
+        check_request(request)
+        device = pick_device(settings.device)
+        dtype, reason = pick_precision(settings.precision, device)
+        config, _ = find_config(request.config, device.type)
+    except ValueError as problem:
+        raise WrongRequest(str(problem)) from None
+    if settings.track not in TRACKS:
+        raise WrongRequest(f"track: there is no track {settings.track!r}; there are {', '.join(TRACKS)}")
+    if settings.compile and (problem := compiler_problem(device)):
+        raise WrongRequest(f"--compile: {problem}; or run with --no-compile")
+    precision = str(dtype).removeprefix("torch.")
+    threads = settings.threads or cores_usable() or 1
+    plan = Plan(
+        request=request,
+        settings=dataclasses.replace(settings, device=device.type, precision=precision, threads=threads),
+        config=config,
+        track=TRACKS[settings.track],
+        device=device,
+        dtype=dtype,
+        remark=f"{device.type}, {threads} threads, {precision} ({reason})",
+        seed=0,
+        batch=Batch.model_validate_json(request.batch) if request.batch else None,
+    )
+    seed = first_seed(plan.config_hash, source_sha256()) if request.seed is None else request.seed
+    return dataclasses.replace(plan, seed=seed)
+
+
+def read_request(settings_type: type, arguments: Sequence[str], description: str) -> tuple[Request, Settings]:
+    """The config's values under the command line's; which config it is may depend on the device.
+
+    Raises:
+        WrongRequest, ValueError: see `make_plan`.
+    """
+    command_line = dataclasses.make_dataclass(
+        "CommandLine",
+        [("request", tyro.conf.OmitArgPrefixes[Request]), ("settings", tyro.conf.OmitArgPrefixes[settings_type])],
+        frozen=True,
+    )
+    name = option_value(arguments, "--config") or Request.config
+    wanted_device = option_value(arguments, "--device") or "auto"
+    check_values({"device": wanted_device}, settings_type, "the command line")
+    _, path = find_config(name, pick_device(wanted_device).type)
+    try:
+        settings = settings_type(**read_config(path, settings_type))
+    except ValueError as problem:
+        raise WrongRequest(f"{path}: {problem}") from None
+    parsed = parse_arguments(command_line, arguments, command_line(Request(config=name), settings), description)
+    return parsed.request, parsed.settings
+
+
+def check_request(request: Request) -> None:
+    """Raises WrongRequest for values that are of the right type and still make no sense."""
+    if request.seed is not None and not 0 <= request.seed < 2**63:
+        raise WrongRequest(f"--seed {request.seed}: a seed is a whole number from 0 to 2**63 - 1")
+    if request.results.exists() and not request.results.is_dir():
+        raise WrongRequest(f"--results {request.results}: this is not a folder")
+    if request.attempts is None:
+        return
+    if request.attempts < 1:
+        raise WrongRequest(f"--attempts {request.attempts}: a batch has at least one attempt")
+    if request.seed is not None:
+        raise WrongRequest("--seed: the seeds of a batch follow from config and source; leave it out")
+    if not request.journal:
+        raise WrongRequest("--no-journal: every attempt of a batch is journalled; leave it out")

@@ -1,0 +1,52 @@
+"""Weights as safetensors, with the settings inside; nothing is ever unpickled."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from data import TRACKS, Track
+from model import ModelConfig, Transformer
+
+
+def save(path: Path, model: Transformer, track: Track, settings: dict[str, Any]) -> str:
+    """Write the weights with what is needed to use them; returns the file's sha256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "format": "addition-speedrun-1",
+        "track": track.name,
+        "model": json.dumps(dataclasses.asdict(model.config)),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "settings": json.dumps(settings),
+    }
+    save_file({name: weight.detach().contiguous() for name, weight in model.state_dict().items()}, path, metadata)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load(path: Path, device: torch.device) -> tuple[Transformer, Track]:
+    """The model, in evaluation mode on `device`, and its track.
+
+    Raises:
+        ValueError: no such file, a truncated or foreign one, or one of another track than this version knows.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such weights file") from None
+    except (SafetensorError, OSError) as problem:
+        raise ValueError(f"{path}: not a whole safetensors file ({problem})") from None
+    try:
+        track = TRACKS[metadata["track"]]
+        model = Transformer(ModelConfig(**json.loads(metadata["model"])), getattr(torch, metadata["dtype"]))
+        model.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
+        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise ValueError(f"{path}: these are not weights of this project ({reason})") from None
+    return model.to(device).eval().requires_grad_(False), track

@@ -1,0 +1,227 @@
+"""The tracks: what is asked, how it is written as characters, and what is held out.
+
+The only file that knows what the characters mean. `python data.py [TRACK]` prints the proof that no training
+problem is a held-out one.
+"""
+
+import hashlib
+import random
+import sys
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Track(Protocol):
+    """A task with a target. Problems are numbered 0 .. num_problems - 1; all texts have one length."""
+
+    name: str
+    vocabulary: str  # character i has token id i
+    prompt_length: int  # characters the model is given
+    answer_length: int  # characters it must write
+    num_problems: int
+    heldout: np.ndarray  # (num_problems,) bool, never in a training batch
+    groups: dict[str, np.ndarray]  # name -> (num_problems,) bool, counted apart in the certificate
+    samples: dict[str, np.ndarray]  # name -> (n,) int64 problems, weaker targets shown beside it
+
+    def tokens(self, problems: Tensor) -> Tensor:
+        """Problems (...) int64 to token ids (..., prompt_length + answer_length) uint8, on the same device."""
+        ...
+
+    def problems(self, prompts: Tensor) -> Tensor:
+        """Prompts (N, prompt_length) uint8 to problem numbers (N,) int64, -1 for what is no prompt of the track."""
+        ...
+
+    def sampler(self, hard_share: float, device: torch.device) -> "Sampler":
+        """Draws training problems; `hard_share` of each batch comes from the track's hard ones."""
+        ...
+
+    def sentence(self, problem: int, answer: str) -> str:
+        """A mistake in words."""
+        ...
+
+
+def encode(track: Track, text: str) -> list[int]:
+    """The token ids of a text.
+
+    Raises:
+        ValueError: a character that is not in the track's vocabulary.
+    """
+    unknown = set(text) - set(track.vocabulary)
+    if unknown:
+        raise ValueError(f"{text!r} holds {min(unknown)!r}; {track.name} is written with {track.vocabulary!r}")
+    return [track.vocabulary.index(character) for character in text]
+
+
+def decode(track: Track, ids: "Tensor | list[int]") -> str:
+    """The text of a row of token ids."""
+    return "".join(track.vocabulary[int(i)] for i in ids)
+
+
+class Sampler:
+    """Uniform draws, with replacement, from training problems; a fixed share of each batch from hard ones."""
+
+    def __init__(self, train: np.ndarray, hard: np.ndarray, hard_share: float, device: torch.device) -> None:
+        """`train` and `hard` are int64 problem numbers, `hard` among `train`; `hard_share` is in 0..1."""
+        self.train = torch.from_numpy(train).to(device)
+        self.hard = torch.from_numpy(hard).to(device)
+        self.hard_share = hard_share
+
+    def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Problem numbers (num_batches, batch_size) int64, on the sampler's device."""
+        num_hard = round(batch_size * self.hard_share)
+        parts = []
+        for pool, size in ((self.hard, num_hard), (self.train, batch_size - num_hard)):
+            picks = torch.randint(len(pool), (num_batches, size), generator=generator, device=pool.device)
+            parts.append(pool[picks])
+        return torch.cat(parts, dim=1)
+
+
+# -----------------------------------------------------------------------------
+# addition
+
+
+def splitmix64(x: np.ndarray) -> np.ndarray:
+    """One output of SplitMix64 (Steele, Lea and Flood, 2014) from the state x, uint64 to uint64."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class Addition:
+    """`ABC+DEF=GHIJ`: zero-padded, most significant digit first. Problem a * 10**digits + b asks for a + b."""
+
+    vocabulary = "0123456789+="
+
+    def __init__(self, digits: int) -> None:
+        self.name = f"add{digits}"
+        self.digits = digits
+        self.num_operands = 10**digits
+        self.num_problems = self.num_operands**2
+        self.prompt_length = 2 * digits + 2
+        self.answer_length = digits + 1
+
+    @cached_property
+    def heldout(self) -> np.ndarray:
+        """(num_problems,) bool: a tenth of the unordered pairs, chosen by a hash of their digits.
+
+        h = 0, then h = splitmix64(h xor digit) over the digits of the smaller operand and of the larger, most
+        significant first; held out when h % 10 == 0.
+        """
+        h = np.zeros(1, np.uint64)
+        for _ in range(2 * self.digits):  # each pass hashes one more digit onto every prefix
+            h = splitmix64(h[:, None] ^ np.arange(10, dtype=np.uint64)).reshape(-1)
+        heldout = (h % np.uint64(10) == 0).reshape(self.num_operands, self.num_operands)
+        smaller_first = np.triu(heldout)
+        return (smaller_first | smaller_first.T).reshape(-1)
+
+    @cached_property
+    def digit_sums(self) -> np.ndarray:
+        """(digits, num_problems) uint8: the sum of the two digits at each place, units first."""
+        operands = np.arange(self.num_operands)
+        digits = np.stack([operands // 10**place % 10 for place in range(self.digits)]).astype(np.uint8)
+        return (digits[:, :, None] + digits[:, None, :]).reshape(self.digits, -1)
+
+    @cached_property
+    def carries(self) -> np.ndarray:
+        """(num_problems,) uint8: how many places carry."""
+        carry = count = np.zeros(self.num_problems, np.uint8)
+        for sums in self.digit_sums:
+            carry = (sums + carry > 9).astype(np.uint8)
+            count = count + carry
+        return count
+
+    @cached_property
+    def groups(self) -> dict[str, np.ndarray]:
+        """By carry count, and the problems without an operand that starts with a zero."""
+        operands = np.arange(self.num_problems) // self.num_operands, np.arange(self.num_problems) % self.num_operands
+        smallest = 10 ** (self.digits - 1)
+        groups = {f"carry {count}": self.carries == count for count in range(self.digits + 1)}
+        groups[f"{smallest}..{self.num_operands - 1}"] = np.minimum(*operands) >= smallest
+        return groups
+
+    @cached_property
+    def samples(self) -> dict[str, np.ndarray]:
+        """`sample80`: the 80 problems that the published report checked, 20 for each carry count (three digits)."""
+        if self.digits != 3:
+            return {}
+        draw, kept = random.Random(42), {count: [] for count in range(4)}
+        while any(len(problems) < 20 for problems in kept.values()):
+            problem = draw.randint(100, 999) * 1000 + draw.randint(100, 999)
+            problems = kept[int(self.carries[problem])]
+            if len(problems) < 20:
+                problems.append(problem)
+        return {"sample80": np.array(sum(kept.values(), []))}
+
+    def tokens(self, problems: Tensor) -> Tensor:
+        """Problems (...) int64 to token ids (..., 3 * digits + 3) uint8, on the same device."""
+        a, b = problems // self.num_operands, problems % self.num_operands
+        plus, equals = (torch.full_like(a, self.vocabulary.index(character)) for character in "+=")
+        columns = [
+            *(a // 10**place % 10 for place in reversed(range(self.digits))),
+            plus,
+            *(b // 10**place % 10 for place in reversed(range(self.digits))),
+            equals,
+            *((a + b) // 10**place % 10 for place in reversed(range(self.digits + 1))),
+        ]
+        return torch.stack(columns, -1).to(torch.uint8)
+
+    def problems(self, prompts: Tensor) -> Tensor:
+        """Prompts (N, 2 * digits + 2) uint8 to problem numbers (N,) int64, -1 for what is no prompt."""
+        powers = 10 ** torch.arange(self.digits - 1, -1, -1, device=prompts.device)
+        digits = prompts.long().clamp(max=9)
+        a = (digits[:, : self.digits] * powers).sum(1)
+        b = (digits[:, self.digits + 1 : -1] * powers).sum(1)
+        problems = a * self.num_operands + b
+        written = self.tokens(problems)[:, : self.prompt_length]  # differs where a character had no business
+        return torch.where((written == prompts).all(1), problems, -1)
+
+    def sampler(self, hard_share: float, device: torch.device) -> Sampler:
+        """Training problems; the hard ones are carry chains, where the digits of a place below the first sum to 9.
+
+        There the carry of a place depends on the one below it, which the model must look ahead for.
+        """
+        train = ~self.heldout
+        chain = (self.digit_sums[:-1] == 9).any(0)
+        return Sampler(np.flatnonzero(train), np.flatnonzero(train & chain), hard_share, device)
+
+    def sentence(self, problem: int, answer: str) -> str:
+        a, b = divmod(problem, self.num_operands)
+        got = answer.lstrip("0") or "0" if answer.isdecimal() else repr(answer)
+        return f"{a} + {b}: got {got}, expected {a + b}"
+
+
+TRACKS: dict[str, Track] = {"add3": Addition(3)}
+
+
+def index_sets_sha256(track: Track) -> dict[str, str]:
+    """The sha256 of the training and the held-out problem numbers, ascending, as little-endian int64."""
+    sets = {"train": np.flatnonzero(~track.heldout), "heldout": np.flatnonzero(track.heldout)}
+    return {name: hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest() for name, indices in sets.items()}
+
+
+def main(arguments: list[str]) -> int:
+    """Print the proof that a track's training and held-out problems do not meet."""
+    name = arguments[0] if arguments else "add3"
+    if name not in TRACKS:
+        print(f"data.py: there is no track {name!r}; there are {', '.join(TRACKS)}", file=sys.stderr)
+        return 2
+    track = TRACKS[name]
+    digests = index_sets_sha256(track)
+    sets = {"train": np.flatnonzero(~track.heldout), "heldout": np.flatnonzero(track.heldout)}
+    for set_name, indices in sets.items():
+        print(f"{track.name} {set_name:<8}{len(indices):>9,} problems  sha256 {digests[set_name]}")
+    print(f"{track.name} in both  {len(np.intersect1d(*sets.values())):>8,} problems")
+    for set_name, indices in sets.items():
+        examples = indices[np.linspace(0, len(indices) - 1, 5).astype(int)]
+        texts = (decode(track, row) for row in track.tokens(torch.from_numpy(examples)))
+        print(f"{track.name} {set_name:<8} {'  '.join(texts)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

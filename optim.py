@@ -1,0 +1,85 @@
+"""Muon over one flat buffer a shape, capture-safe: no step of it waits for the device."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+# Coefficients of the quintic iteration (Jordan et al., Muon, 2024).
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(matrices: Tensor, num_iterations: int, dtype: torch.dtype) -> Tensor:
+    """Push the singular values of each of the `matrices` (n, rows, columns), rows <= columns, towards 1.
+
+    The quintic Newton-Schulz iteration (Jordan et al., Muon, 2024), its products in `dtype`; float32 comes back.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.to(dtype)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(num_iterations):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.float()
+
+
+class Muon:
+    """Momentum, then the nearest orthogonal matrix as the update (Jordan et al., 2024).
+
+    Matrices of one shape, either way round, share a buffer and are orthogonalized together; a weight of three
+    dimensions is a stack of matrices. `torch.optim.Muon` is the reference it is tested against: that one takes the
+    matrices one by one and its learning rate from the host.
+
+    Args:
+        weights: of two or three dimensions, float32.
+        learning_rate: a scalar tensor on the weights' device, read anew at every step.
+        momentum: of the gradient's running mean; Nesterov's look-ahead is always on.
+        num_iterations: of `orthogonalize`.
+        dtype: of its products.
+    """
+
+    def __init__(
+        self, weights: Iterable[Tensor], learning_rate: Tensor, momentum: float, num_iterations: int, dtype: torch.dtype
+    ) -> None:
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.num_iterations = num_iterations
+        self.dtype = dtype
+        self.weights = list(weights)
+        self.by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+        for weight in self.weights:
+            self.by_shape[tuple(sorted(weight.shape[-2:]))].append(weight)
+        self.buffers = {
+            shape: torch.zeros_like(self.gather(group)) for shape, group in self.by_shape.items()
+        }  # running means of the gradient, (n, rows, columns) with rows <= columns
+
+    @staticmethod
+    def gather(tensors: Iterable[Tensor]) -> Tensor:
+        """Stack matrices of one shape, lying down."""
+        return torch.cat([lying(tensor).reshape(-1, *lying(tensor).shape[-2:]) for tensor in tensors])
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for shape, weights in self.by_shape.items():
+            gradient, mean = self.gather(weight.grad for weight in weights), self.buffers[shape]
+            mean.lerp_(gradient, 1 - self.momentum)
+            update = orthogonalize(gradient.lerp_(mean, self.momentum), self.num_iterations, self.dtype)
+            update = update * self.learning_rate
+            sizes = [weight.numel() // (shape[0] * shape[1]) for weight in weights]
+            for weight, part in zip(weights, update.split(sizes), strict=True):
+                rows, columns = weight.shape[-2:]
+                scale = max(1.0, rows / columns) ** 0.5  # an update that changes each output by the same amount
+                lying(weight).sub_(part.view(lying(weight).shape), alpha=scale)
+
+    def state(self) -> list[Tensor]:
+        return list(self.buffers.values())
+
+    def zero_grad(self) -> None:
+        for weight in self.weights:
+            weight.grad = None
+
+
+def lying(weight: Tensor) -> Tensor:
+    """A view with no more rows than columns."""
+    return weight.mT if weight.size(-2) > weight.size(-1) else weight
