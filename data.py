@@ -181,12 +181,12 @@ class Addition:
         return torch.where((written == prompts).all(1), problems, -1)
 
     def sampler(self, hard_share: float, device: torch.device) -> Sampler:
-        """Training problems; the hard ones are carry chains, where the digits of a place below the first sum to 9.
+        """Training problems; the hard ones are carry chains, where the digits of a place above the units sum to 9.
 
-        There the carry of a place depends on the one below it, which the model must look ahead for.
+        Whether such a place carries is decided further down, so the digit before it must be written looking ahead.
         """
         train = ~self.heldout
-        chain = (self.digit_sums[:-1] == 9).any(0)
+        chain = (self.digit_sums[1:] == 9).any(0)
         return Sampler(np.flatnonzero(train), np.flatnonzero(train & chain), hard_share, device)
 
     def sentence(self, problem: int, answer: str) -> str:

@@ -130,9 +130,7 @@ def learning_rate_shape(settings: Settings) -> Tensor:
 class Trainer:
     """Model, optimizers and batches on the device; a step never waits for it, so it can be captured whole."""
 
-    def __init__(
-        self, settings: Settings, track: Track, device: torch.device, dtype: torch.dtype, seed: int
-    ) -> None:
+    def __init__(self, settings: Settings, track: Track, device: torch.device, dtype: torch.dtype, seed: int) -> None:
         self.settings, self.track, self.device = settings, track, device
         self.steps = self.examples = 0
 
@@ -156,9 +154,7 @@ class Trainer:
         # optimizers
         matrices = list(self.model.blocks.parameters()) if settings.matrix_optimizer == "muon" else []
         others = [weight for weight in self.model.parameters() if not any(weight is matrix for matrix in matrices)]
-        self.muon = Muon(
-            matrices, self.muon_learning_rate, settings.muon_momentum, settings.muon_iterations, dtype
-        )
+        self.muon = Muon(matrices, self.muon_learning_rate, settings.muon_momentum, settings.muon_iterations, dtype)
         self.adam = torch.optim.AdamW(
             others,
             lr=self.adam_learning_rate,
@@ -214,9 +210,7 @@ class Trainer:
 
     def warm_up(self) -> None:
         before = [tensor.clone() for tensor in self.state()]
-        tokens = torch.randint(
-            len(self.track.vocabulary), self.texts.shape, generator=torch.Generator().manual_seed(0)
-        )
+        tokens = torch.randint(len(self.track.vocabulary), self.texts.shape, generator=torch.Generator().manual_seed(0))
         self.texts.copy_(tokens)
         if self.settings.compile:
             self.answer_loss = torch.compile(self.answer_loss, dynamic=False)

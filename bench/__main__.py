@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
         if name not in COMMANDS:
             raise WrongRequest(f"there is no command {name!r}{nearest(name, COMMANDS)}")
         command = importlib.import_module(f"bench.{name}")
-        return command.main(parse_arguments(command.Arguments, rest, description=COMMANDS[name]))
+        return command.main(parse_arguments(command.Arguments, rest, program=f"python -m bench {name}"))
     except WrongRequest as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 2

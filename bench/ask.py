@@ -1,9 +1,8 @@
 """`python -m bench ask`: answers by the weights of a run, one a line."""
 
 import dataclasses
-import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,7 @@ from bench.config import WrongRequest
 from bench.hardware import pick_device
 from bench.journal import Journal
 from bench.provenance import ROOT
-from data import Track, decode, encode
+from data import Track, decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,20 +53,44 @@ def find_weights(run: str, results: Path) -> Path:
     return results / max(with_weights, key=lambda candidate: candidate.started_at).weights
 
 
-def prompt_blocks(lines: Iterable[str], track: Track, where: Callable[[int], str]) -> Iterator[Tensor]:
-    """Token ids (n, prompt_length) uint8 of many prompts at a time; `where` names the prompt of a number.
+def read_prompts(texts: Sequence[str], track: Track, where: Callable[[int], str]) -> Tensor:
+    """Texts to token ids (n, prompt_length) uint8; `where` says which text a number means.
 
     Raises:
-        WrongRequest: a line is no prompt of the track.
+        WrongRequest: one of them is no prompt of the track.
     """
-    characters = torch.full((256,), 255, dtype=torch.uint8)
-    characters[torch.tensor(list(track.vocabulary.encode()))] = torch.arange(len(track.vocabulary), dtype=torch.uint8)
-    example = decode(track, track.tokens(torch.tensor(0))[: track.prompt_length])
-    numbered = enumerate(line.rstrip("\r\n") for line in lines)
-    while block := list(itertools.islice(numbered, BATCH_SIZE)):
-        whole = [(number, text) for number, text in block if len(text.encode()) == track.prompt_length]
-        ids = characters[torch.frombuffer(bytearray("".join(t for _, t in whole).encode()), dtype=torch.uint8).long()]
+    no_character = len(track.vocabulary)
+    ids_of_bytes = torch.full((256,), no_character, dtype=torch.uint8)
+    for token, character in enumerate(track.vocabulary):
+        ids_of_bytes[ord(character)] = token
+    wrong = next((i for i, text in enumerate(texts) if len(text) != track.prompt_length), None)
+    if wrong is None:
+        written = torch.frombuffer(bytearray("".join(texts), "ascii", "replace"), dtype=torch.uint8)
+        ids = ids_of_bytes[written.long()].view(-1, track.prompt_length)
+        not_prompts = (track.problems(ids) < 0).nonzero()
+        if not len(not_prompts):
+            return ids
+        wrong = int(not_prompts[0])
+    example = decode(track, track.tokens(torch.tensor(track.num_problems - 1))[: track.prompt_length])
+    raise WrongRequest(f"{where(wrong)}{texts[wrong]!r} is no problem of {track.name}; one looks like {example!r}")
 
 
 def main(arguments: Arguments) -> int:
+    if bool(arguments.prompts) == (arguments.file is not None):
+        raise WrongRequest("ask needs either problems or --file")
+    try:
+        device = pick_device(arguments.device)
+        model, track = weights.load(find_weights(arguments.run, arguments.results), device)
+        texts = arguments.prompts
+        if arguments.file is not None:
+            texts = arguments.file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as problem:  # UnicodeDecodeError is a ValueError
+        raise WrongRequest(str(problem)) from None
+    if not texts:
+        return 0
+    prompts = read_prompts(texts, track, lambda i: f"{arguments.file}:{i + 1}: " if arguments.file else "")
+    next_logits = model.answerer()
+    for block in prompts.split(BATCH_SIZE):
+        answers = greedy_answers(next_logits, block.long().to(device), track.answer_length).cpu()
+        sys.stdout.write("".join(f"{decode(track, answer)}\n" for answer in answers.tolist()))
     return 0

@@ -8,7 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -263,8 +263,10 @@ def update(results: Path, run: Run) -> str:
 class Arguments:
     """Render the board, and the README's figures when the results are the project's own."""
 
-    results: Annotated[Path, tyro.conf.arg(help="folder of the journal")] = ROOT / "results"
-    check: Annotated[bool, tyro.conf.arg(help="write nothing; exit 1 when a file and the journal disagree")] = False
+    results: Path = ROOT / "results"
+    """The folder of the journal."""
+    check: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write nothing; exit 1 when a file and the journal disagree."""
 
 
 def main(arguments: Arguments) -> int:

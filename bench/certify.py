@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.journal import Certificate, Count
 from data import Track, decode
 
+BATCH_SIZE = 8192  # problems decoded together; fits the activations into the caches of a CPU
 NextLogits = Callable[[Tensor], Tensor]
 
 
@@ -40,14 +41,14 @@ def certify(
     next_logits: NextLogits,
     track: Track,
     device: torch.device,
-    batch_size: int = 8192,
+    batch_size: int = BATCH_SIZE,
     num_sentences: int = 10,
 ) -> tuple[Certificate, list[str]]:
     """Decode every problem of the track and count the mistakes.
 
     Args:
         next_logits: token ids (B, T) int64 on `device` to logits (B, V) of the next character.
-        batch_size: problems decoded together; it fits a batch's activations into the cache of a CPU.
+        batch_size: problems decoded together.
         num_sentences: how many mistakes to put into words.
 
     Returns:

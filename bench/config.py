@@ -6,9 +6,10 @@ import difflib
 import io
 import re
 import tomllib
+import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -108,7 +109,13 @@ def option_value(arguments: Sequence[str], option: str) -> str | None:
     return None
 
 
-def parse_arguments(schema: type[T], arguments: Sequence[str], default: T, description: str) -> T:
+def parse_arguments(
+    schema: type[T],
+    arguments: Sequence[str],
+    default: T | None = None,
+    description: str = "",
+    program: str | None = None,
+) -> T:
     """Let tyro fill `schema` from the command line, with its panels of several lines made one.
 
     Raises:
@@ -119,7 +126,12 @@ def parse_arguments(schema: type[T], arguments: Sequence[str], default: T, descr
     try:
         with contextlib.redirect_stderr(panel):
             value, unknown = tyro.cli(
-                schema, args=list(arguments), default=default, description=description, return_unknown_args=True
+                schema,
+                prog=program,
+                args=list(arguments),
+                default=tyro.MISSING_NONPROP if default is None else default,
+                description=description,
+                return_unknown_args=True,
             )
     except SystemExit as end:
         if not end.code:
@@ -130,10 +142,16 @@ def parse_arguments(schema: type[T], arguments: Sequence[str], default: T, descr
         raise WrongRequest(" ".join(rows[:ruled])) from None
     if unknown:
         options = (f"--{name.replace('_', '-')}" for name in option_names(schema))
+        if not unknown[0].startswith("--"):
+            raise WrongRequest(f"{unknown[0]!r}: this command takes nothing here")
         raise WrongRequest(f"{unknown[0]}: unknown option{nearest(unknown[0].replace('_', '-'), options)}")
     return value
 
 
 def option_names(schema: type) -> list[str]:
-    """The fields of a dataclass of dataclasses."""
-    return [field.name for part in dataclasses.fields(schema) for field in dataclasses.fields(part.type)]
+    """The fields of a dataclass, those of a field that is one itself in its place."""
+    names = []
+    for field in dataclasses.fields(schema):
+        kind = typing.get_args(field.type)[0] if typing.get_origin(field.type) is Annotated else field.type
+        names += option_names(kind) if dataclasses.is_dataclass(kind) else [field.name]
+    return names

@@ -137,8 +137,14 @@ def show_summary(run: Run, sentences: list[str], standing: str, console: Console
     if run.message is not None:
         verdict.append(f"  {run.message}", style="default")
     console.print()
-    console.print(verdict, f"  {run.config}, seed {run.seed}, {run.steps} steps, {run.parameters:,} parameters"
-                  if run.parameters is not None else f"  {run.config}, seed {run.seed}", sep="", soft_wrap=True)
+    console.print(
+        verdict,
+        f"  {run.config}, seed {run.seed}, {run.steps} steps, {run.parameters:,} parameters"
+        if run.parameters is not None
+        else f"  {run.config}, seed {run.seed}",
+        sep="",
+        soft_wrap=True,
+    )
     console.print(phase_bar(run, min(console.width, 100)))
     if run.certificate is not None:
         console.print(certificate_table(run))

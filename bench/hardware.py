@@ -1,5 +1,7 @@
 """What an attempt ran on: hardware, software, and the machine class that boards are kept by."""
 
+import dataclasses
+import json
 import os
 import platform
 import shutil
@@ -14,6 +16,9 @@ import psutil
 import torch
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
+
+from bench.config import WrongRequest
+from bench.provenance import ROOT
 
 
 class Gpu(BaseModel):
@@ -211,7 +216,7 @@ def pick_device(name: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, available in there.items() if available)
-    if not there[name]:
+    if not there.get(name):
         raise ValueError(f"there is no {name} device on this machine; use --device auto or --device cpu")
     return torch.device(name)
 
@@ -272,3 +277,33 @@ def peak_memory_bytes() -> int | None:
     kibibytes_or_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kibibytes_or_bytes if sys.platform == "darwin" else kibibytes_or_bytes * 1024
 
+
+# -----------------------------------------------------------------------------
+# `python -m bench hardware`
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Print what this machine is and the class that its attempts are ranked in, as JSON."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    results: Path = ROOT / "results"
+    """Not used: the record is of the machine."""
+
+
+def main(arguments: Arguments) -> int:
+    try:
+        device = pick_device(arguments.device)
+    except ValueError as problem:
+        raise WrongRequest(str(problem)) from None
+    hardware, software = hardware_record(device), software_record()
+    dtype, reason = pick_precision("auto", device)
+    record = {
+        "class": machine_class(hardware, software, cores_usable()),
+        "precision": f"{str(dtype).removeprefix('torch.')} ({reason})",
+        "hardware": hardware.model_dump(),
+        "software": software.model_dump(),
+    }
+    print(json.dumps(record, indent=2, ensure_ascii=False))
+    return 0
