@@ -195,7 +195,8 @@ class Transformer(nn.Module):
         T, last = idx.size(1), len(self.blocks) - 1
         skip = first if last == 0 else 0
         table = (self.token + self.position[:T, None]).to(self.dtype)  # (T, V, C)
-        onehot = F.one_hot(idx, self.config.vocab_size).to(self.dtype)  # (B, T, V)
+        characters = torch.arange(self.config.vocab_size, device=idx.device)
+        onehot = (idx[..., None] == characters).to(self.dtype)  # (B, T, V); F.one_hot would make the host wait
         x = (onehot[:, skip:].transpose(0, 1) @ table[skip:]).transpose(0, 1)  # (B, T - skip, C)
         x = x + self.blocks[0].attention.from_table(norm(table), onehot, skip)
         x = x + self.blocks[0].mlp(norm(x))

@@ -23,7 +23,7 @@ from bench import attempt
 from bench.clock import Clock
 from data import Track
 from model import ModelConfig, Transformer
-from optim import Muon
+from optim import AdamW, Muon
 
 # -----------------------------------------------------------------------------
 # settings
@@ -63,8 +63,10 @@ class Settings:
     """Optimizer steps."""
     batch_size: int = 512
     """Problems a step."""
-    hard_share: float = 0.5
-    """Share of each batch drawn from the track's hard problems, 0..1; in addition these are carry chains."""
+    hard_share: float = 0.0
+    """Share of the drawn problems that come from the track's hard ones, 0..1; in addition these are carry chains."""
+    keep_share: float = 0.25
+    """Share of each batch that is not drawn but kept: the problems of the batch before with the highest loss, 0..1."""
 
     matrix_optimizer: Literal["muon", "adamw"] = "muon"
     """For the blocks' matrices; embeddings and the head always have AdamW."""
@@ -100,7 +102,7 @@ class Settings:
         for name in ("threads", "warmup_steps", "muon_learning_rate", "adam_learning_rate", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be below 0, got {getattr(self, name)}")
-        for name in ("hard_share", "cooldown_share"):
+        for name in ("hard_share", "keep_share", "cooldown_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
         for name in ("muon_momentum", "adam_beta1", "adam_beta2"):
@@ -144,7 +146,10 @@ class Trainer:
         # what a step reads and writes; all of it stays in place
         self.generator = torch.Generator(device).manual_seed(seed)
         self.draw_steps = min(settings.check_every, settings.num_steps)  # batches are drawn for so many steps at once
-        self.texts = torch.zeros(self.draw_steps, settings.batch_size, length, dtype=torch.uint8, device=device)
+        num_kept = round(settings.batch_size * settings.keep_share)
+        num_drawn = settings.batch_size - num_kept
+        self.texts = torch.zeros(self.draw_steps, num_drawn, length, dtype=torch.uint8, device=device)
+        self.kept = torch.zeros(num_kept, length, dtype=torch.uint8, device=device)
         self.step_index = torch.zeros(1, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), device=device)
         self.shape = learning_rate_shape(settings).to(device)
@@ -155,53 +160,42 @@ class Trainer:
         matrices = list(self.model.blocks.parameters()) if settings.matrix_optimizer == "muon" else []
         others = [weight for weight in self.model.parameters() if not any(weight is matrix for matrix in matrices)]
         self.muon = Muon(matrices, self.muon_learning_rate, settings.muon_momentum, settings.muon_iterations, dtype)
-        self.adam = torch.optim.AdamW(
-            others,
-            lr=self.adam_learning_rate,
-            betas=(settings.adam_beta1, settings.adam_beta2),
-            weight_decay=settings.weight_decay,
-            fused=True,
-            capturable=device.type == "cuda",
-        )
+        betas = settings.adam_beta1, settings.adam_beta2
+        self.adam = AdamW(others, self.adam_learning_rate, betas, settings.weight_decay)
         assert len(matrices) + len(others) == len(list(self.model.parameters()))
-        self.create_adam_state()
         self.take_step = self.step
-
-    def create_adam_state(self) -> None:
-        """Let AdamW allocate its state now: what a graph captures must not move, and a step at rate 0 changes nothing."""
-        for group in self.adam.param_groups:
-            for weight in group["params"]:
-                weight.grad = torch.zeros_like(weight)
-        self.adam.step()
-        self.adam.zero_grad()
-        for state in self.adam.state.values():
-            state["step"].zero_()
 
     def state(self) -> list[Tensor]:
         """Every tensor that a step changes and the next one depends on."""
-        adam = [tensor for state in self.adam.state.values() for tensor in state.values()]
-        return [*self.model.parameters(), *self.muon.state(), *adam, self.step_index, self.loss, self.texts]
+        optimizers = *self.muon.state(), *self.adam.state()
+        return [*self.model.parameters(), *optimizers, self.step_index, self.loss, self.texts, self.kept]
 
     # -------------------------------------------------------------------------
     # one step
 
-    def answer_loss(self, texts: Tensor) -> Tensor:
-        """Texts (B, T + 1) int64 to the mean cross-entropy of the answers' characters, nats."""
+    def answer_losses(self, texts: Tensor) -> Tensor:
+        """Texts (B, T + 1) int64 to the mean cross-entropy (B,) of each answer's characters, nats."""
         logits = self.model.forward_fast(texts[:, :-1], self.first)  # (B, answer_length, V)
-        return F.cross_entropy(logits.flatten(0, 1), texts[:, self.first + 1 :].flatten())
+        return F.cross_entropy(logits.transpose(1, 2), texts[:, self.first + 1 :], reduction="none").mean(1)
 
     def step(self) -> None:
-        """Forward, backward, update, on the batch that `step_index` points to."""
-        texts = self.texts.index_select(0, self.step_index % self.draw_steps).squeeze(0).long()
+        """Forward, backward and update on the batch that `step_index` points to."""
+        drawn = self.texts.index_select(0, self.step_index % self.draw_steps).squeeze(0)
+        texts = torch.cat([self.kept, drawn])  # (B, T + 1)
+        losses = self.answer_losses(texts.long())
+        loss = losses.mean()
+        loss.backward()
+
         factor = self.shape.index_select(0, self.step_index).squeeze(0)
         self.adam_learning_rate.copy_(factor * self.settings.adam_learning_rate)
         self.muon_learning_rate.copy_(factor * self.settings.muon_learning_rate)
-        loss = self.answer_loss(texts)
-        loss.backward()
         self.adam.step()
         self.muon.step()
-        self.adam.zero_grad()
-        self.muon.zero_grad()
+        self.model.zero_grad()
+
+        # the next batch begins with the hardest of this one (after Loshchilov and Hutter, 2015)
+        hardest = losses.detach().topk(len(self.kept)).indices
+        self.kept.copy_(texts.index_select(0, hardest))
         self.loss.copy_(loss.detach())
         self.step_index += 1
 
@@ -213,7 +207,7 @@ class Trainer:
         tokens = torch.randint(len(self.track.vocabulary), self.texts.shape, generator=torch.Generator().manual_seed(0))
         self.texts.copy_(tokens)
         if self.settings.compile:
-            self.answer_loss = torch.compile(self.answer_loss, dynamic=False)
+            self.answer_losses = torch.compile(self.answer_losses, dynamic=False)
         if self.settings.cuda_graph and self.device.type == "cuda":
             self.capture()
         else:
@@ -247,10 +241,11 @@ class Trainer:
             name: self.track.tokens(torch.from_numpy(problems).to(self.device))
             for name, problems in self.track.samples.items()
         }
+        self.kept.copy_(self.track.tokens(sampler.draw(1, len(self.kept), self.generator))[0])
         for step in range(settings.num_steps):
             watch.tick()
             if step % self.draw_steps == 0:
-                draw = sampler.draw(self.draw_steps, settings.batch_size, self.generator)
+                draw = sampler.draw(self.draw_steps, self.texts.size(1), self.generator)
                 self.texts.copy_(self.track.tokens(draw))
             self.take_step()
             self.steps, self.examples = step + 1, (step + 1) * settings.batch_size

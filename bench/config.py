@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import re
 import tomllib
 import typing
@@ -136,16 +137,20 @@ def parse_arguments(
     except SystemExit as end:
         if not end.code:
             raise
-        words = re.sub(r"\x1b\[[0-9;]*m", "", panel.getvalue()).splitlines()[1:]
-        rows = [line.strip("│|  ") for line in words]
-        ruled = next((i for i, row in enumerate(rows) if set(row) <= set("─-")), len(rows))
-        raise WrongRequest(" ".join(rows[:ruled])) from None
+        raise WrongRequest(first_words(panel.getvalue())) from None
     if unknown:
         options = (f"--{name.replace('_', '-')}" for name in option_names(schema))
         if not unknown[0].startswith("--"):
             raise WrongRequest(f"{unknown[0]!r}: this command takes nothing here")
         raise WrongRequest(f"{unknown[0]}: unknown option{nearest(unknown[0].replace('_', '-'), options)}")
     return value
+
+
+def first_words(panel: str) -> str:
+    """The message of one of tyro's error panels, which ends at a ruled line, in one line."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", panel).splitlines()[1:]
+    rows = [re.sub(r"^[│|]|[│|]$", "", line).strip() for line in plain]
+    return " ".join(itertools.takewhile(lambda row: row.strip("─-"), rows))
 
 
 def option_names(schema: type) -> list[str]:

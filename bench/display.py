@@ -98,15 +98,17 @@ class Display:
 
 def phase_bar(run: Run, width: int) -> Group:
     """The phases as one bar, a colour each, with a legend in seconds; phases that were not reached are absent."""
-    seconds = {phase: run.seconds.model_dump()[phase] for phase in PHASES}
-    known = {phase: value for phase, value in seconds.items() if value is not None}
+    seconds = run.seconds.model_dump()
+    known = {phase: seconds[phase] for phase in PHASES if seconds[phase] is not None}
+    total = "" if run.seconds.total is None else f" total {run.seconds.total:.2f} s"
     whole = sum(known.values()) or 1.0
-    bar, legend = Text(), Text()
+    columns = max(1, width - len(total))
+    bar, legend, done = Text(), Text(), 0.0
     for phase, value in known.items():
-        bar.append("━" * max(1, round(width * value / whole)), style=COLORS[phase])
+        done += value
+        bar.append("━" * (round(columns * done / whole) - len(bar)), style=COLORS[phase])
         legend.append(f"{phase} {value:.2f} s  ", style=COLORS[phase])
-    total = run.seconds.total
-    legend.append(f"total {total:.2f} s" if total is not None else "", style="bold")
+    bar.append(total, style="bold")
     return Group(bar, legend)
 
 
@@ -136,15 +138,11 @@ def show_summary(run: Run, sentences: list[str], standing: str, console: Console
         verdict.append(f"  {run.certificate.errors:,} errors in {run.certificate.problems:,}", style="default")
     if run.message is not None:
         verdict.append(f"  {run.message}", style="default")
+    trained = f"  {run.config}, seed {run.seed}"
+    if run.parameters is not None:
+        trained += f", {run.steps:,} steps, {run.parameters:,} parameters"
     console.print()
-    console.print(
-        verdict,
-        f"  {run.config}, seed {run.seed}, {run.steps} steps, {run.parameters:,} parameters"
-        if run.parameters is not None
-        else f"  {run.config}, seed {run.seed}",
-        sep="",
-        soft_wrap=True,
-    )
+    console.print(verdict, trained, sep="", soft_wrap=True)
     console.print(phase_bar(run, min(console.width, 100)))
     if run.certificate is not None:
         console.print(certificate_table(run))

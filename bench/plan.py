@@ -1,10 +1,10 @@
 """A request made into a plan: everything resolved, nothing begun."""
 
 import dataclasses
-import sys
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 import tyro
@@ -14,6 +14,8 @@ from bench.hardware import compiler_problem, cores_usable, pick_device, pick_pre
 from bench.journal import Batch
 from bench.provenance import ROOT, config_hash, first_seed, source_sha256
 from data import TRACKS, Track
+
+BATCH_VARIABLE = "ADDITION_SPEEDRUN_BATCH"  # in the environment of a batch's attempts: the batch, as JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +38,6 @@ class Request:
     """Do not wait for the device's lock; the run is marked not clean."""
     json: bool = False
     """Print the journal's line as the last line of standard output."""
-    batch: Annotated[str | None, tyro.conf.Suppress] = None
-    """The batch that this attempt belongs to, as JSON; a batch hands it to its attempts."""
 
 
 class Settings(Protocol):
@@ -64,7 +64,7 @@ class Plan:
     dtype: torch.dtype  # of the matrix products
     remark: str  # which device and precision, and why
     seed: int
-    batch: Batch | None
+    batch: Batch | None  # that this attempt was started by
 
     @property
     def settings_dict(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         dtype=dtype,
         remark=f"{device.type}, {threads} threads, {precision} ({reason})",
         seed=0,
-        batch=Batch.model_validate_json(request.batch) if request.batch else None,
+        batch=Batch.model_validate_json(os.environ[BATCH_VARIABLE]) if BATCH_VARIABLE in os.environ else None,
     )
     seed = first_seed(plan.config_hash, source_sha256()) if request.seed is None else request.seed
     return dataclasses.replace(plan, seed=seed)

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import math
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from bench.journal import Batch, Journal, Run, new_id
-from bench.plan import Plan
+from bench.plan import BATCH_VARIABLE, Plan
 from bench.stats import expected_time_to_success, spread
 
 EXIT_INTERRUPTED = 130
@@ -30,13 +32,14 @@ def without_option(arguments: Sequence[str], option: str) -> list[str]:
     return kept
 
 
-def start_attempt(arguments: Sequence[str]) -> int:
+def start_attempt(arguments: Sequence[str], batch: Batch) -> int:
     """Run the trainer's script on `arguments` in a new process and wait; its exit status, negative for a signal.
 
     Raises:
         KeyboardInterrupt: this process was interrupted; the attempt was told, and has had time to file itself.
     """
-    process = subprocess.Popen([sys.executable, sys.argv[0], *arguments])
+    environment = os.environ | {BATCH_VARIABLE: batch.model_dump_json()}
+    process = subprocess.Popen([sys.executable, sys.argv[0], *arguments], env=environment)
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -66,19 +69,22 @@ def run_batch(plan: Plan, arguments: Sequence[str], lost_run: Callable[[Plan], R
         batch = Batch(id=batch_id, command="speedrun", planned=planned, index=index)
         seed = (plan.seed + index) % 2**31
         try:
-            status = start_attempt([*own_arguments, "--seed", str(seed), "--batch", batch.model_dump_json()])
+            status = start_attempt([*own_arguments, "--seed", str(seed)], batch)
         except KeyboardInterrupt:
             status = EXIT_INTERRUPTED
         run = attempt_of(journal, batch)
         if run is None:  # it did not live long enough to leave a mark
-            run = lost_run(dataclasses.replace(plan, seed=seed, batch=batch)).model_copy(
-                update={"message": f"the process ended with status {status} before it could begin"}
-            )
+            run = lost_run(dataclasses.replace(plan, seed=seed, batch=batch))
+            ended = {
+                "outcome": "lost" if status < 0 else "error",
+                "message": f"the process ended with status {status} before it could begin",
+            }
+            run = run.model_copy(update=ended)
             journal.append(run)
         runs.append(run)
         console.print(f"{index + 1}/{planned}  {attempt_line(run)}", soft_wrap=True)
         if status == EXIT_INTERRUPTED:
-            console.print(f"interrupted after {index + 1} of {planned} attempts; the batch stays unfinished")
+            console.print(f"interrupted: {index + 1} of {planned} attempts were started")
             return EXIT_INTERRUPTED
     console.print(batch_line(runs), soft_wrap=True)
     return 0 if all(run.outcome == "solved" for run in runs) else 1
@@ -107,5 +113,6 @@ def batch_line(runs: Sequence[Run]) -> str:
     for clock in ("train", "total"):
         known = spread([s for run in runs if (s := getattr(run.seconds, clock)) is not None])
         middle = f"median {known.median:.2f} s ({known.minimum:.2f} … {known.maximum:.2f}), " if known else ""
-        parts.append(f"{clock} {middle}ERT {expected_time_to_success(runs, clock):.2f} s")
+        ert = expected_time_to_success(runs, clock)
+        parts.append(f"{clock} {middle}ERT {'never' if math.isinf(ert) else f'{ert:.2f} s'}")
     return "; ".join(parts)

@@ -1,0 +1,246 @@
+"""The transformer against its definition: loops over heads and positions, and counted parameters."""
+
+import math
+
+import pytest
+import torch
+from examples import example_settings, random_model
+from torch import Tensor
+from torch.testing import assert_close
+
+from model import ACTIVATIONS, ModelConfig, Transformer
+
+SHAPES = [{"n_layer": 1}, {"n_layer": 2}, {"n_layer": 1, "n_head": 4, "activation": "relu2"}]
+
+
+def random_ids(B: int, T: int, vocab_size: int = 12, seed: int = 0) -> Tensor:
+    return torch.randint(vocab_size, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+def naive_logits(model: Transformer, ids: list[int]) -> Tensor:
+    """One sequence through the textbook's equations in float64, head by head and position by position: (T, V)."""
+    config = model.config
+    weights = {name: weight.detach().double() for name, weight in model.named_parameters()}
+    C, nh = config.n_embd, config.n_head
+    hs = C // nh
+
+    def norm(x: Tensor) -> Tensor:
+        return x / (x.square().mean() + torch.finfo(torch.float32).eps).sqrt()
+
+    x = [weights["token"][c] + weights["position"][t] for t, c in enumerate(ids)]
+    for layer in range(config.n_layer):
+        qkv, out = weights[f"blocks.{layer}.attention.qkv"], weights[f"blocks.{layer}.attention.out"]
+        up, down = weights[f"blocks.{layer}.mlp.up"], weights[f"blocks.{layer}.mlp.down"]
+        read = [norm(row) for row in x]
+        answers = []
+        for t in range(len(ids)):
+            heads = []
+            for head in range(nh):
+                part = slice(head * hs, (head + 1) * hs)
+                query = (qkv[0] @ read[t])[part]
+                scores = [float(query @ (qkv[1] @ read[s])[part]) / math.sqrt(hs) for s in range(t + 1)]
+                shares = [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
+                heads.append(sum(share * (qkv[2] @ read[s])[part] for s, share in enumerate(shares)))
+            answers.append(out @ torch.cat(heads))
+        x = [row + answer for row, answer in zip(x, answers, strict=True)]
+        x = [row + down @ ACTIVATIONS[config.activation](up @ norm(row)) for row in x]
+    return torch.stack([weights["head"] @ norm(row) for row in x])
+
+
+# -----------------------------------------------------------------------------
+# one function, four ways to compute it
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_forward_pass_is_the_textbook_transformer(shape: dict) -> None:
+    model = random_model(**shape)
+    idx = random_ids(2, 5)
+    expected = torch.stack([naive_logits(model, row.tolist()) for row in idx])
+    assert_close(model(idx).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("T", "first"), [(11, 0), (11, 7), (11, 10), (4, 0), (4, 2), (1, 0)])
+def test_the_fast_pass_is_the_forward_pass(shape: dict, T: int, first: int) -> None:
+    model = random_model(**shape)
+    idx = random_ids(16, T)
+    logits = model(idx, first)
+    assert logits.shape == (16, T - first, 12)
+    assert logits.dtype == torch.float32
+    assert_close(model.forward_fast(idx, first), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_layer", [1, 2])
+def test_asking_from_a_later_position_drops_the_earlier_answers_only(n_layer: int) -> None:
+    model = random_model(n_layer=n_layer)
+    idx = random_ids(8, 11)
+    assert_close(model(idx, 6), model(idx)[:, 6:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_layer", [1, 2])
+@pytest.mark.parametrize("first", [0, 7])
+def test_bfloat16_passes_agree_within_its_rounding(n_layer: int, first: int) -> None:
+    idx = random_ids(64, 11)
+    exact = random_model(n_layer=n_layer)(idx, first)
+    model = random_model(n_layer=n_layer, dtype=torch.bfloat16)
+    # bfloat16 keeps 8 bits; a dozen roundings on logits of size 1 stay below a tenth.
+    for logits in (model(idx, first), model.forward_fast(idx, first)):
+        assert logits.dtype == torch.float32
+        assert (logits - exact).abs().max() < 0.1
+        assert (logits - exact).abs().max() > 0  # else nothing ran in bfloat16
+
+
+@pytest.mark.parametrize("n_layer", [1, 2])
+def test_the_fast_pass_has_the_gradients_of_the_forward_pass(n_layer: int) -> None:
+    idx = random_ids(16, 11)
+    gradients = []
+    for run in (Transformer.forward, Transformer.forward_fast):
+        model = random_model(n_layer=n_layer)
+        run(model, idx, 7).square().mean().backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters()})
+    assert all(gradient.abs().max() > 0 for gradient in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_the_fast_pass_holds_where_attention_is_sharp() -> None:
+    model = random_model()
+    with torch.no_grad():
+        model.blocks[0].attention.qkv[:2] *= 4.0  # scores spread over some 30 nats
+    idx = random_ids(32, 11)
+    assert_close(model.forward_fast(idx), model(idx), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_answerer_is_the_forward_pass_at_the_last_position(shape: dict) -> None:
+    model = random_model(**shape)
+    next_logits = model.answerer()
+    for T in range(1, 12):
+        idx = random_ids(32, T, seed=T)
+        logits = next_logits(idx)
+        assert logits.dtype == torch.float32
+        assert_close(logits, model(idx)[:, -1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_layer", [1, 2])
+def test_the_bfloat16_answerer_agrees_within_its_rounding(n_layer: int) -> None:
+    idx = random_ids(64, 9)
+    exact = random_model(n_layer=n_layer)(idx)[:, -1]
+    logits = random_model(n_layer=n_layer, dtype=torch.bfloat16).answerer()(idx)
+    assert (logits - exact).abs().max() < 0.1
+
+
+def test_the_answerer_answers_those_that_all_ask_with_one_character() -> None:
+    model = random_model()
+    idx = random_ids(8, 9)
+    idx[:, -1] = 11  # as prompts do: they end in the same character
+    assert_close(model.answerer()(idx), model(idx)[:, -1], rtol=1e-4, atol=1e-5)
+
+
+# -----------------------------------------------------------------------------
+# what a language model must not do
+
+
+@pytest.mark.parametrize("n_layer", [1, 2])
+@pytest.mark.parametrize("run", [Transformer.forward, Transformer.forward_fast])
+def test_no_position_sees_a_later_character(n_layer: int, run) -> None:
+    model = random_model(n_layer=n_layer)
+    idx = random_ids(8, 11)
+    logits = run(model, idx)
+    for t in range(1, 11):
+        changed = idx.clone()
+        changed[:, t:] = (changed[:, t:] + 1) % 12
+        difference = (run(model, changed) - logits).abs().amax((0, 2))  # (T,)
+        assert difference[:t].max() < 1e-5
+        assert difference[t:].min() > 1e-3  # the change is seen from its own position on
+
+
+@pytest.mark.parametrize("n_layer", [1, 2])
+def test_a_permuted_vocabulary_permutes_the_logits(n_layer: int) -> None:
+    model, renamed = random_model(n_layer=n_layer), random_model(n_layer=n_layer)
+    new_id = torch.randperm(12, generator=torch.Generator().manual_seed(1))  # character c becomes new_id[c]
+    with torch.no_grad():
+        renamed.token[new_id] = model.token
+        renamed.head[new_id] = model.head
+    idx = random_ids(16, 11)
+    assert_close(renamed(new_id[idx])[..., new_id], model(idx), rtol=1e-4, atol=1e-5)
+    assert_close(renamed.forward_fast(new_id[idx])[..., new_id], model.forward_fast(idx), rtol=1e-4, atol=1e-5)
+    last = renamed.answerer()(new_id[idx])[:, new_id]
+    assert_close(last, model.answerer()(idx), rtol=1e-4, atol=1e-5)
+
+
+# -----------------------------------------------------------------------------
+# weights
+
+
+@pytest.mark.parametrize(("n_layer", "n_head"), [(1, 2), (3, 4)])
+def test_the_parameters_are_those_that_can_be_counted_by_hand(n_layer: int, n_head: int) -> None:
+    model = Transformer(ModelConfig(**example_settings(n_layer=n_layer, n_head=n_head)))
+    V, T, C, H = 12, 11, 16, 24
+    attention = 3 * C * C + C * C
+    mlp = C * H + H * C
+    expected = V * C + T * C + n_layer * (attention + mlp) + V * C
+    assert sum(weight.numel() for weight in model.parameters()) == expected
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())
+
+
+def initialized(seed: int, **changes) -> dict[str, Tensor]:
+    model = Transformer(ModelConfig(**example_settings(**changes)))
+    model.initialize(torch.Generator().manual_seed(seed))
+    return model.state_dict()
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    weights = initialized(seed=5)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    again, other = initialized(seed=5), initialized(seed=6)
+    assert torch.equal(torch.get_rng_state(), before)  # and leave the global random state alone
+    for name, weight in weights.items():
+        assert torch.equal(weight, again[name])
+        if weight.any():
+            assert not torch.equal(weight, other[name])
+
+
+def test_initial_weights_have_the_scale_of_their_role() -> None:
+    weights = initialized(seed=0, n_layer=2, n_embd=64, n_hidden=128)
+    for name, weight in weights.items():
+        match name.rpartition(".")[2]:
+            case "token" | "position":
+                assert abs(float(weight.std()) - 1) < 0.1
+            case "qkv" | "up":
+                assert abs(float(weight.std()) * math.sqrt(64) - 1) < 0.1
+            case _:
+                assert not weight.any()
+    assert len(weights) == 3 + 2 * 4
+
+
+def test_an_untrained_model_prefers_no_character() -> None:
+    model = Transformer(ModelConfig(**example_settings()))
+    model.initialize(torch.Generator().manual_seed(0))
+    assert not model(random_ids(4, 11)).any()
+
+
+def test_a_parameter_that_nobody_initialises_is_an_error() -> None:
+    model = Transformer(ModelConfig(**example_settings()))
+    model.blocks[0].gain = torch.nn.Parameter(torch.ones(16))
+    with pytest.raises(ValueError, match=r"nobody initialises the parameter blocks\.0\.gain"):
+        model.initialize(torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_hidden"])
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_size_below_one_is_an_error_that_names_it(name: str, size: int) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be at least 1, got {size}$"):
+        ModelConfig(**example_settings(**{name: size}))
+
+
+def test_a_width_that_the_heads_cannot_share_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"n_embd \(16\) must be divisible by n_head \(3\)"):
+        ModelConfig(**example_settings(n_head=3))
+
+
+def test_an_unknown_activation_is_an_error_that_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="gelu, silu, relu2, got 'tanh'"):
+        ModelConfig(**example_settings(activation="tanh"))

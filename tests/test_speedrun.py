@@ -1,0 +1,375 @@
+"""The trainer's own promises, and whole attempts as a user starts them."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import speedrun
+from bench.journal import Journal
+from data import TRACKS, Addition
+
+ROOT = Path(speedrun.__file__).parent
+SMALL = speedrun.Settings(
+    n_embd=16, n_head=2, n_hidden=16, batch_size=32, num_steps=6, check_every=3, check_problems=64
+)
+SMALL_OPTIONS = "--n-embd 16 --n-head 2 --n-hidden 16 --threads 1 --num-steps 6 --check-every 3 --batch-size 32".split()
+ENDLESS = (*SMALL_OPTIONS[:8], "--num-steps", "1000000", "--check-every", "100")
+SHORT = ("--max-seconds", "0.001", *ENDLESS)  # ends in a timeout, without the seconds that a certificate takes
+
+
+def build(settings=SMALL, seed=7, track=None):
+    return speedrun.Trainer(settings, track or TRACKS["add3"], torch.device("cpu"), torch.float32, seed)
+
+
+class Witness:
+    """Stands in for the harness's watch."""
+
+    def __init__(self):
+        self.checks = []
+
+    def tick(self):
+        pass
+
+    def check(self, step, loss, errors, reached):
+        self.checks.append((step, loss, errors, reached))
+
+
+# -----------------------------------------------------------------------------
+# the trainer
+
+
+def test_warm_up_leaves_weights_optimizer_and_random_state_bit_for_bit():
+    trainer = build()
+    before = [tensor.clone() for tensor in trainer.state()]
+    generator, global_generator = trainer.generator.get_state(), torch.get_rng_state()
+    touched = []
+    step, trainer.step = trainer.step, lambda: (step(), touched.extend(t.clone() for t in trainer.state()))
+    trainer.warm_up()
+    assert any(not torch.equal(old, new) for old, new in zip(before, touched, strict=True)), "it did not even step"
+    assert all(torch.equal(old, new) for old, new in zip(before, trainer.state(), strict=True))
+    assert torch.equal(generator, trainer.generator.get_state())
+    assert torch.equal(global_generator, torch.get_rng_state())
+    assert trainer.steps == trainer.examples == 0
+
+
+def test_the_state_names_every_tensor_that_training_changes():
+    trainer = build()
+    trainer.train(Witness())
+    kept = {tensor.data_ptr() for tensor in trainer.state() if tensor.numel()}
+    for owner in (trainer, trainer.muon, trainer.adam):
+        for name, value in vars(owner).items():
+            tensors = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+            for tensor in tensors:
+                if isinstance(tensor, torch.Tensor) and tensor.numel():
+                    derived = name in ("shape", "learning_rate", "adam_learning_rate", "muon_learning_rate")
+                    assert derived or tensor.data_ptr() in kept, name
+
+
+def test_training_after_a_warm_up_is_the_same_training():
+    cold, warm = build(), build()
+    warm.warm_up()
+    cold.train(Witness())
+    warm.train(Witness())
+    assert all(torch.equal(a, b) for a, b in zip(cold.state(), warm.state(), strict=True))
+
+
+def test_everything_random_comes_from_the_seed():
+    first, again, other = build(seed=1), build(seed=1), build(seed=2)
+    for trainer in (first, again, other):
+        trainer.train(Witness())
+    assert torch.equal(first.model.blocks[0].mlp.up, again.model.blocks[0].mlp.up)
+    assert torch.equal(first.texts, again.texts)
+    assert not torch.equal(first.model.blocks[0].mlp.up, other.model.blocks[0].mlp.up)
+    assert not torch.equal(first.texts, other.texts)
+
+
+def test_no_training_batch_holds_a_held_out_problem():
+    trainer, seen = build(), []
+    step = trainer.step
+    trainer.take_step = lambda: (
+        seen.append(torch.cat([trainer.kept, trainer.texts[int(trainer.step_index) % trainer.draw_steps]])),
+        step(),
+    )
+    trainer.train(Witness())
+    track = TRACKS["add3"]
+    problems = track.problems(torch.cat(seen)[:, : track.prompt_length])
+    assert len(seen) == SMALL.num_steps
+    assert all(len(batch) == SMALL.batch_size for batch in seen)
+    assert (problems >= 0).all()
+    assert not track.heldout[problems.numpy()].any()
+
+
+def test_a_batch_begins_with_the_hardest_of_the_batch_before():
+    trainer = build()
+    with torch.no_grad():  # it starts at zero, where all losses are alike
+        trainer.model.head.normal_(generator=torch.Generator().manual_seed(0))
+    trainer.kept.copy_(trainer.track.tokens(torch.arange(len(trainer.kept))))
+    trainer.texts.copy_(
+        trainer.track.tokens(torch.arange(1000, 1000 + trainer.texts[..., 0].numel())).view_as(trainer.texts)
+    )
+    batch = torch.cat([trainer.kept, trainer.texts[0]])
+    with torch.no_grad():
+        losses = trainer.answer_losses(batch.long())
+    trainer.step()
+    by_loss = sorted(range(len(batch)), key=lambda i: -losses[i])[: len(trainer.kept)]
+    assert {tuple(batch[i].tolist()) for i in by_loss} == {tuple(row.tolist()) for row in trainer.kept}
+
+
+class NoAnswerFromTheDevice(TorchDispatchMode):
+    """Refuses what would make the host wait for a GPU, and what has no fixed shape: neither can be captured."""
+
+    REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "item", "equal", "is_nonzero")
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        name = function.overloadpacket.__name__
+        if name in self.REFUSED:
+            raise AssertionError(f"a step called {name}")
+        return function(*arguments, **(keywords or {}))
+
+
+def test_a_step_never_waits_for_the_device_and_never_moves_its_state():
+    trainer = build()
+    places = [tensor.data_ptr() for tensor in trainer.state()]
+    with NoAnswerFromTheDevice():
+        with pytest.raises(AssertionError, match="local_scalar"):
+            float(trainer.loss)  # the guard itself works
+        trainer.step()
+        trainer.step()
+    assert places == [tensor.data_ptr() for tensor in trainer.state()]
+    assert int(trainer.step_index) == 2
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero():
+    settings = replace(SMALL, num_steps=100, warmup_steps=10, cooldown_share=0.5)
+    shape = speedrun.learning_rate_shape(settings)
+    assert shape[0] == pytest.approx(0.1)
+    assert (shape[9:51] == 1).all()
+    assert shape[75] == pytest.approx(0.5)
+    assert shape[99] == pytest.approx(0.02)
+    assert (shape.diff()[50:] < 0).all()
+
+
+def test_checks_come_every_so_many_steps_and_after_the_last():
+    trainer, witness = build(replace(SMALL, num_steps=7, check_every=3)), Witness()
+    trainer.train(witness)
+    assert [check[0] for check in witness.checks] == [3, 6, 7]
+    assert trainer.steps == 7
+    assert trainer.examples == 7 * SMALL.batch_size
+    assert set(witness.checks[0][3]) == {"99%", "sample80"}
+
+
+def test_counting_errors_by_one_pass_finds_what_decoding_finds():
+    trainer = build(track=Addition(2))
+    with torch.no_grad():
+        trainer.model.head.normal_(generator=torch.Generator().manual_seed(0))
+    texts = trainer.track.tokens(torch.arange(0, 10_000, 7))
+    wrong = 0
+    for row in texts.long():
+        text = row[: trainer.track.prompt_length]
+        for _ in range(trainer.track.answer_length):
+            text = torch.cat([text, trainer.model(text[None])[0, -1].argmax()[None]])
+        wrong += not torch.equal(text, row)
+    assert trainer.count_errors(texts) == wrong
+
+
+def test_training_learns():
+    settings = replace(SMALL, n_embd=32, n_hidden=64, num_steps=60, batch_size=128, check_every=20)
+    witness = Witness()
+    build(settings).train(witness)
+    assert witness.checks[-1][1] < 0.85 * math.log(12)  # what guessing costs
+
+
+@pytest.mark.parametrize(
+    "bad", [{"num_steps": 0}, {"hard_share": 1.5}, {"n_embd": 10, "n_head": 4}, {"adam_beta1": 1.0}]
+)
+def test_settings_that_make_no_sense_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        replace(SMALL, **bad)
+
+
+# -----------------------------------------------------------------------------
+# whole attempts
+
+
+def start(*options, **keywords):
+    command = [sys.executable, "speedrun.py", "--shared", *options]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", **keywords
+    )
+
+
+def run(*options, **keywords):
+    process = start(*options, **keywords)
+    output, errors = process.communicate(timeout=200)
+    return process.returncode, output, errors
+
+
+def wait_for_mark(results, seconds=60.0):
+    """Until the attempt has left its start mark."""
+    deadline = time.monotonic() + seconds
+    while not list((results / "started").glob("*.json")):
+        assert time.monotonic() < deadline, "the attempt never began"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def small_attempt(tmp_path_factory):
+    results = tmp_path_factory.mktemp("small")
+    return results, run("--results", str(results), "--seed", "3", "--note", "a note", "--json", *SMALL_OPTIONS)
+
+
+def test_an_attempt_ends_in_the_journal_on_the_board_and_on_standard_output(small_attempt):
+    results, (status, output, errors) = small_attempt
+    runs, faults = Journal(results).read()
+    assert (status, len(runs), faults) == (1, 1, []), errors
+    line = (results / "runs.jsonl").read_text().strip()
+    assert json.loads(output.splitlines()[-1]) == json.loads(line)
+    filed = runs[0]
+    assert (filed.outcome, filed.seed, filed.note, filed.config) == ("missed", 3, "a note", "add3-cpu")
+    assert (filed.steps, filed.examples) == (6, 192)
+    assert filed.certificate.problems == 1_000_000
+    assert filed.certificate.errors > 900_000
+    assert filed.machine.clean is False  # --shared
+    assert (results / filed.weights).is_file()
+    assert filed.run_id in (results / "LEADERBOARD.md").read_text(encoding="utf-8")
+    assert not list((results / "started").iterdir())
+
+
+def test_the_phases_add_up_to_the_total(small_attempt):
+    filed = Journal(small_attempt[0]).read()[0][0]
+    phases = filed.seconds.model_dump()
+    total = phases.pop("total")
+    assert all(value is not None and value > 0 for value in phases.values())
+    assert sum(phases.values()) == pytest.approx(total, rel=0.02)
+
+
+def test_the_journal_names_no_host_no_user_and_no_path_of_this_machine(small_attempt):
+    line = (small_attempt[0] / "runs.jsonl").read_text()
+    assert str(ROOT) not in line
+    assert str(small_attempt[0]) not in line
+    assert not (os.uname().nodename and f'"{os.uname().nodename}"' in line)
+
+
+def test_progress_goes_to_standard_error_in_plain_lines(small_attempt):
+    _, (_, output, errors) = small_attempt
+    assert len(output.splitlines()) == 1
+    assert "step 6/6" in errors
+    assert "missed" in errors
+    assert "\x1b" not in errors
+    assert "got" in errors
+    assert "expected" in errors
+
+
+def test_without_a_journal_nothing_is_written(tmp_path):
+    results = tmp_path / "results"
+    status, _, errors = run("--results", str(results), "--no-journal", *SHORT)
+    assert status == 1, errors
+    assert not results.exists()
+
+
+WRONG = {
+    "--batchsize 3": "--batch-size",
+    "--batch-size many": "--batch-size",
+    "--config nope": "add3",
+    "--config nope.toml": "nope.toml",
+    "--seed -1": "--seed",
+    "--n-embd 130": "n_head",
+    "--device cuda": "--device",
+    "--attempts 0": "--attempts",
+    "--attempts 2 --seed 1": "--seed",
+    "--track add99": "add3",
+    "--compile": "compiler",
+}
+
+
+@pytest.mark.parametrize("options", WRONG)
+def test_a_wrong_request_is_one_line_and_exit_2_and_nothing_is_written(options, tmp_path):
+    if options == "--device cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has what is asked for")
+    results = tmp_path / "results"
+    environment = os.environ | {"CXX": "no-such-compiler", "CUDA_VISIBLE_DEVICES": ""}
+    status, output, errors = run("--results", str(results), *options.split(), env=environment)
+    assert (status, output, len(errors.splitlines())) == (2, "", 1), errors
+    assert WRONG[options] in errors
+    assert not results.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_attempt_is_journalled_and_exits_130(number, tmp_path):
+    process = start("--results", str(tmp_path), *ENDLESS)
+    wait_for_mark(tmp_path)
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    (filed,), _ = Journal(tmp_path).read()
+    assert (filed.outcome, filed.message, filed.certificate) == ("interrupted", number.name, None)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_an_interrupt_during_import_exits_130_without_a_traceback(tmp_path):
+    process = start("--results", str(tmp_path / "results"), *ENDLESS)
+    time.sleep(0.4)  # Python is up, torch is not
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_killed_attempt_is_filed_as_lost_by_the_next_start(tmp_path):
+    process = start("--results", str(tmp_path), *ENDLESS)
+    wait_for_mark(tmp_path)
+    process.kill()
+    process.communicate()
+    status, _, errors = run("--results", str(tmp_path), *SHORT)
+    assert status == 1, errors
+    runs, faults = Journal(tmp_path).read()
+    assert [filed.outcome for filed in runs] == ["lost", "timeout"]
+    assert faults == []
+
+
+def test_the_time_limit_ends_in_a_timeout(tmp_path):
+    status, _, errors = run("--results", str(tmp_path), "--max-seconds", "0.5", *ENDLESS)
+    (filed,), _ = Journal(tmp_path).read()
+    assert (status, filed.outcome, filed.certificate) == (1, "timeout", None), errors
+    assert 0.5 <= filed.seconds.train < 5
+
+
+def test_a_loss_that_is_not_finite_ends_as_diverged(tmp_path):
+    status, _, errors = run("--results", str(tmp_path), "--adam-learning-rate", "1e30", *SMALL_OPTIONS)
+    (filed,), _ = Journal(tmp_path).read()
+    assert (status, filed.outcome) == (1, "diverged"), errors
+    assert filed.checks[-1].loss is None
+
+
+def test_running_out_of_memory_ends_as_an_error(tmp_path):
+    options = ["--batch-size", "100000000000", "--n-embd", "16", "--n-head", "2"]  # more than any machine has
+    status, _, errors = run("--results", str(tmp_path), *options)
+    (filed,), _ = Journal(tmp_path).read()
+    assert (status, filed.outcome) == (1, "error"), errors
+    assert "out of memory" in filed.message
+    assert "Traceback" not in errors
+
+
+def test_a_batch_runs_every_attempt_in_a_process_of_its_own_with_seeds_in_a_row(tmp_path):
+    status, _, errors = run("--results", str(tmp_path), "--attempts", "2", *SHORT)
+    runs, _ = Journal(tmp_path).read()
+    assert (status, len(runs)) == (1, 2), errors
+    assert [filed.batch.index for filed in runs] == [0, 1]
+    assert {filed.batch.planned for filed in runs} == {2}
+    assert len({filed.batch.id for filed in runs}) == 1
+    assert runs[1].seed == runs[0].seed + 1
+    assert runs[0].config_hash == runs[1].config_hash

@@ -1,0 +1,86 @@
+"""Expected time to success, by hand."""
+
+import math
+
+import pytest
+from examples import example_run, example_seconds
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.journal import Run
+from bench.stats import attempt_costs, expected_time_to_success, spread
+
+
+def attempt(outcome: str, train: float | None, total: float | None = None) -> Run:
+    return example_run(outcome=outcome, seconds=example_seconds(train=train, total=total))
+
+
+seconds = st.floats(0.0, 1e4)
+outcomes = st.sampled_from(["missed", "diverged", "timeout", "error", "lost", "interrupted"])
+attempts = st.lists(
+    st.one_of(
+        st.builds(attempt, st.just("solved"), seconds, seconds),
+        st.builds(attempt, outcomes, st.none() | seconds, st.none() | seconds),
+    ),
+    max_size=8,
+)
+
+
+# -----------------------------------------------------------------------------
+# examples
+
+
+def test_when_all_attempts_solve_it_is_their_mean() -> None:
+    runs = [attempt("solved", train) for train in (10.0, 20.0, 60.0)]
+    assert expected_time_to_success(runs, "train") == 30.0
+
+
+def test_a_miss_costs_its_time_and_counts_for_nothing() -> None:
+    runs = [attempt("solved", 10.0), attempt("missed", 20.0), attempt("solved", 30.0), attempt("timeout", 60.0)]
+    assert expected_time_to_success(runs, "train") == (10 + 20 + 30 + 60) / 2
+
+
+def test_each_clock_has_its_own() -> None:
+    runs = [attempt("solved", 10.0, total=15.0), attempt("missed", 20.0, total=35.0)]
+    assert expected_time_to_success(runs, "train") == 30.0
+    assert expected_time_to_success(runs, "total") == 50.0
+
+
+def test_unknown_seconds_are_charged_as_those_of_the_slowest() -> None:
+    runs = [attempt("solved", 10.0), attempt("lost", None), attempt("missed", 40.0), attempt("error", None)]
+    assert attempt_costs(runs, "train") == [10.0, 40.0, 40.0, 40.0]
+    assert expected_time_to_success(runs, "train") == 130.0
+
+
+@pytest.mark.parametrize("runs", [[], [attempt("missed", 10.0)], [attempt("lost", None), attempt("error", 1.0)]])
+def test_without_a_success_it_is_infinite(runs: list[Run]) -> None:
+    assert expected_time_to_success(runs, "train") == math.inf
+
+
+def test_a_spread_is_the_median_between_the_extremes() -> None:
+    assert spread([5.0, 1.0, 9.0]) == (5.0, 1.0, 9.0)
+    assert spread([4.0, 1.0]) == (2.5, 1.0, 4.0)
+    assert spread([3.0]) == (3.0, 3.0, 3.0)
+    assert spread([]) is None
+
+
+# -----------------------------------------------------------------------------
+# laws
+
+
+@given(attempts, outcomes, st.none() | seconds)
+def test_one_more_attempt_that_missed_never_improves_it(runs: list[Run], outcome: str, train: float | None) -> None:
+    more = [*runs, attempt(outcome, train)]
+    assert expected_time_to_success(more, "train") >= expected_time_to_success(runs, "train")
+
+
+@given(attempts, st.integers(0, 7))
+def test_a_success_that_becomes_a_miss_never_improves_it(runs: list[Run], index: int) -> None:
+    missed = [run.model_copy(update={"outcome": "missed"}) if i == index else run for i, run in enumerate(runs)]
+    assert expected_time_to_success(missed, "train") >= expected_time_to_success(runs, "train")
+
+
+@given(attempts)
+def test_it_does_not_depend_on_the_order_of_the_attempts(runs: list[Run]) -> None:
+    forward, backward = expected_time_to_success(runs, "train"), expected_time_to_success(runs[::-1], "train")
+    assert forward == pytest.approx(backward, rel=1e-12)
