@@ -7,6 +7,7 @@ problem is a held-out one.
 import hashlib
 import random
 import sys
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -35,8 +36,8 @@ class Track(Protocol):
         """Prompts (N, prompt_length) uint8 to problem numbers (N,) int64, -1 for what is no prompt of the track."""
         ...
 
-    def sampler(self, hard_share: float, device: torch.device) -> "Sampler":
-        """Draws training problems; `hard_share` of each batch comes from the track's hard ones."""
+    def sampler(self, level_share: float, device: torch.device) -> "Sampler":
+        """Draws training problems; `level_share` of them spread evenly over the track's levels of difficulty."""
         ...
 
     def sentence(self, problem: int, answer: str) -> str:
@@ -62,22 +63,28 @@ def decode(track: Track, ids: "Tensor | list[int]") -> str:
 
 
 class Sampler:
-    """Uniform draws, with replacement, from training problems; a fixed share of each batch from hard ones."""
+    """Draws training problems with replacement; a share of them spread evenly over levels of difficulty."""
 
-    def __init__(self, train: np.ndarray, hard: np.ndarray, hard_share: float, device: torch.device) -> None:
-        """`train` and `hard` are int64 problem numbers, `hard` among `train`; `hard_share` is in 0..1."""
-        self.train = torch.from_numpy(train).to(device)
-        self.hard = torch.from_numpy(hard).to(device)
-        self.hard_share = hard_share
+    def __init__(self, levels: Sequence[np.ndarray], level_share: float, device: torch.device) -> None:
+        """`levels` are int64 problem numbers, each training problem in one level; `level_share` is in 0..1.
+
+        The rest of the problems are drawn uniformly.
+        """
+        pools = [level for level in levels if len(level)]
+        weights = [level_share / len(pools)] * len(pools) + [1 - level_share]
+        sizes = [*map(len, pools), sum(map(len, pools))]
+        starts = [sum(sizes[:i]) for i in range(len(pools))] + [0]  # the last pool is all of them
+        self.problems = torch.from_numpy(np.concatenate(pools)).to(device)
+        self.weights = torch.tensor(weights, device=device)
+        self.sizes = torch.tensor(sizes, device=device)
+        self.starts = torch.tensor(starts, device=device)
 
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Problem numbers (num_batches, batch_size) int64, on the sampler's device."""
-        num_hard = round(batch_size * self.hard_share)
-        parts = []
-        for pool, size in ((self.hard, num_hard), (self.train, batch_size - num_hard)):
-            picks = torch.randint(len(pool), (num_batches, size), generator=generator, device=pool.device)
-            parts.append(pool[picks])
-        return torch.cat(parts, dim=1)
+        """Problem numbers (num_batches, batch_size) int64, on the sampler's device and from its generator."""
+        count = num_batches * batch_size
+        pool = self.weights.multinomial(count, replacement=True, generator=generator)
+        raw = torch.randint(2**62, (count,), generator=generator, device=pool.device)
+        return self.problems[self.starts[pool] + raw % self.sizes[pool]].view(num_batches, batch_size)
 
 
 # -----------------------------------------------------------------------------
@@ -180,14 +187,15 @@ class Addition:
         written = self.tokens(problems)[:, : self.prompt_length]  # differs where a character had no business
         return torch.where((written == prompts).all(1), problems, -1)
 
-    def sampler(self, hard_share: float, device: torch.device) -> Sampler:
-        """Training problems; the hard ones are carry chains, where the digits of a place above the units sum to 9.
+    def sampler(self, level_share: float, device: torch.device) -> Sampler:
+        """Training problems; the levels are the lengths of carry chains, counted in places that sum to 9.
 
         Whether such a place carries is decided further down, so the digit before it must be written looking ahead.
+        No chain begins at the units, which nothing carries into.
         """
-        train = ~self.heldout
-        chain = (self.digit_sums[1:] == 9).any(0)
-        return Sampler(np.flatnonzero(train), np.flatnonzero(train & chain), hard_share, device)
+        chain = (self.digit_sums[1:] == 9).sum(0)
+        levels = [np.flatnonzero(~self.heldout & (chain == length)) for length in range(self.digits)]
+        return Sampler(levels, level_share, device)
 
     def sentence(self, problem: int, answer: str) -> str:
         a, b = divmod(problem, self.num_operands)

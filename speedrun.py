@@ -50,7 +50,7 @@ class Settings:
 
     n_layer: int = 1
     """Blocks."""
-    n_head: int = 8
+    n_head: int = 16
     """Attention heads."""
     n_embd: int = 128
     """Width of the residual stream."""
@@ -59,18 +59,21 @@ class Settings:
     activation: Literal["gelu", "silu", "relu2"] = "gelu"
     """Of the MLP."""
 
-    num_steps: int = 700
+    num_steps: int = 500
     """Optimizer steps."""
     batch_size: int = 512
     """Problems a step."""
-    hard_share: float = 0.0
-    """Share of the drawn problems that come from the track's hard ones, 0..1; in addition these are carry chains."""
+    level_share: float = 1.0
+    """Share of the drawn problems that is spread evenly over the track's levels of difficulty, the rest being drawn
+    uniformly, 0..1; in addition a level is a length of carry chains."""
     keep_share: float = 0.25
-    """Share of each batch that is not drawn but kept: the problems of the batch before with the highest loss, 0..1."""
+    """Share of each batch that is not drawn: the problems of the batch before with the highest loss, 0..1."""
+    keep_from: float = 0.3
+    """Share of the steps after which that begins, 0..1."""
 
     matrix_optimizer: Literal["muon", "adamw"] = "muon"
     """For the blocks' matrices; embeddings and the head always have AdamW."""
-    muon_learning_rate: float = 0.04
+    muon_learning_rate: float = 0.06
     """Peak step size of Muon, in units of an orthogonal matrix."""
     muon_momentum: float = 0.95
     """Decay of Muon's running mean of the gradient, a step."""
@@ -87,7 +90,9 @@ class Settings:
     warmup_steps: int = 20
     """Steps over which the learning rates rise from zero."""
     cooldown_share: float = 1.0
-    """Share of the steps, at the end, over which the learning rates fall to zero in a line, 0..1."""
+    """Share of the steps, at the end, over which the learning rates fall to zero, 0..1."""
+    cooldown_power: float = 2.0
+    """How they fall: as this power of the steps that are left; 1 is a line."""
 
     check_every: int = 100
     """Steps between sparse evaluations."""
@@ -99,10 +104,17 @@ class Settings:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
-        for name in ("threads", "warmup_steps", "muon_learning_rate", "adam_learning_rate", "weight_decay"):
+        for name in (
+            "threads",
+            "warmup_steps",
+            "muon_learning_rate",
+            "adam_learning_rate",
+            "weight_decay",
+            "cooldown_power",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be below 0, got {getattr(self, name)}")
-        for name in ("hard_share", "keep_share", "cooldown_share"):
+        for name in ("level_share", "keep_share", "keep_from", "cooldown_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
         for name in ("muon_momentum", "adam_beta1", "adam_beta2"):
@@ -118,11 +130,11 @@ class Settings:
 
 
 def learning_rate_shape(settings: Settings) -> Tensor:
-    """(num_steps,) float32 factors of the peak: up in a line, level, down in a line to zero."""
+    """(num_steps,) float32 factors of the peak: up in a line, level, down to zero."""
     step = torch.arange(settings.num_steps, dtype=torch.float32)
     rise = (step + 1) / max(1, settings.warmup_steps)
     fall = (settings.num_steps - step) / max(1.0, settings.cooldown_share * settings.num_steps)
-    return torch.minimum(rise, fall).clamp(max=1.0)
+    return rise.clamp(max=1.0) * fall.clamp(max=1.0) ** settings.cooldown_power
 
 
 # -----------------------------------------------------------------------------
@@ -147,8 +159,8 @@ class Trainer:
         self.generator = torch.Generator(device).manual_seed(seed)
         self.draw_steps = min(settings.check_every, settings.num_steps)  # batches are drawn for so many steps at once
         num_kept = round(settings.batch_size * settings.keep_share)
-        num_drawn = settings.batch_size - num_kept
-        self.texts = torch.zeros(self.draw_steps, num_drawn, length, dtype=torch.uint8, device=device)
+        shape = (self.draw_steps, settings.batch_size, length)
+        self.texts = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.kept = torch.zeros(num_kept, length, dtype=torch.uint8, device=device)
         self.step_index = torch.zeros(1, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), device=device)
@@ -181,7 +193,9 @@ class Trainer:
     def step(self) -> None:
         """Forward, backward and update on the batch that `step_index` points to."""
         drawn = self.texts.index_select(0, self.step_index % self.draw_steps).squeeze(0)
-        texts = torch.cat([self.kept, drawn])  # (B, T + 1)
+        keep = self.step_index >= self.settings.keep_from * self.settings.num_steps
+        kept = torch.where(keep, self.kept, drawn[: len(self.kept)])
+        texts = torch.cat([kept, drawn[len(self.kept) :]])  # (B, T + 1)
         losses = self.answer_losses(texts.long())
         loss = losses.mean()
         loss.backward()
@@ -193,7 +207,7 @@ class Trainer:
         self.muon.step()
         self.model.zero_grad()
 
-        # the next batch begins with the hardest of this one (after Loshchilov and Hutter, 2015)
+        # the next batch may begin with the hardest of this one (after Loshchilov and Hutter, 2015)
         hardest = losses.detach().topk(len(self.kept)).indices
         self.kept.copy_(texts.index_select(0, hardest))
         self.loss.copy_(loss.detach())
@@ -235,17 +249,16 @@ class Trainer:
     def train(self, watch: attempt.Watch) -> None:
         """All steps, with a sparse evaluation now and then; the last one is after the last step."""
         settings = self.settings
-        sampler = self.track.sampler(settings.hard_share, self.device)
+        sampler = self.track.sampler(settings.level_share, self.device)
         check_texts = self.track.tokens(sampler.draw(1, settings.check_problems, self.generator))[0]
         sample_texts = {
             name: self.track.tokens(torch.from_numpy(problems).to(self.device))
             for name, problems in self.track.samples.items()
         }
-        self.kept.copy_(self.track.tokens(sampler.draw(1, len(self.kept), self.generator))[0])
         for step in range(settings.num_steps):
             watch.tick()
             if step % self.draw_steps == 0:
-                draw = sampler.draw(self.draw_steps, self.texts.size(1), self.generator)
+                draw = sampler.draw(self.draw_steps, settings.batch_size, self.generator)
                 self.texts.copy_(self.track.tokens(draw))
             self.take_step()
             self.steps, self.examples = step + 1, (step + 1) * settings.batch_size

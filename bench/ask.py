@@ -23,9 +23,9 @@ from data import Track, decode
 class Arguments:
     """Answer problems with the weights of a run."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run id, a path to weights, or `latest`."""
-    prompts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROBLEM")] = ()
     """Problems, such as 123+456=."""
     file: Path | None = None
     """A file of problems, a line each, in place of those on the command line."""

@@ -147,10 +147,14 @@ def parse_arguments(
 
 
 def first_words(panel: str) -> str:
-    """The message of one of tyro's error panels, which ends at a ruled line, in one line."""
+    """The message of one of tyro's error panels in one line: what stands between the title and the next ruled line."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", panel).splitlines()[1:]
     rows = [re.sub(r"^[│|]|[│|]$", "", line).strip() for line in plain]
-    return " ".join(itertools.takewhile(lambda row: row.strip("─-"), rows))
+
+    def is_rule(row: str) -> bool:
+        return not row.strip("─-")
+
+    return " ".join(itertools.takewhile(lambda row: not is_rule(row), itertools.dropwhile(is_rule, rows)))
 
 
 def option_names(schema: type) -> list[str]:

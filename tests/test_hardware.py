@@ -160,7 +160,7 @@ class NVMLError(Exception):
     """pynvml makes a subclass a return code, by this kind of name."""
 
 
-class NVMLError_NotSupported(NVMLError):  # noqa: N801, N818, pynvml's own naming
+class NVMLError_NotSupported(NVMLError):  # noqa: N801, pynvml's own naming
     pass
 
 

@@ -20,10 +20,46 @@ from bench import journal as journal_module
 from bench.journal import Journal, Run, new_id
 
 # The contract of DESIGN.md, copied by hand: what scripts may rely on.
-KEYS = """schema run_id batch track config settings config_hash seed outcome message note device precision compiled
-threads seconds steps examples parameters train_flops checks reached certificate peak_memory_bytes
-peak_device_memory_bytes energy_joules machine hardware software source_sha256 harness_sha256 data_sha256 commit dirty
-weights weights_sha256 search started_at""".split()
+KEYS = [
+    "schema",
+    "run_id",
+    "batch",
+    "track",
+    "config",
+    "settings",
+    "config_hash",
+    "seed",
+    "outcome",
+    "message",
+    "note",
+    "device",
+    "precision",
+    "compiled",
+    "threads",
+    "seconds",
+    "steps",
+    "examples",
+    "parameters",
+    "train_flops",
+    "checks",
+    "reached",
+    "certificate",
+    "peak_memory_bytes",
+    "peak_device_memory_bytes",
+    "energy_joules",
+    "machine",
+    "hardware",
+    "software",
+    "source_sha256",
+    "harness_sha256",
+    "data_sha256",
+    "commit",
+    "dirty",
+    "weights",
+    "weights_sha256",
+    "search",
+    "started_at",
+]
 OUTCOMES = ["solved", "missed", "diverged", "timeout", "interrupted", "error", "lost", "pruned"]
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -175,17 +211,16 @@ def test_ids_are_unique_and_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> Non
     ids = {new_id("add3-cpu") for _ in range(200)}
     assert len(ids) == 200
 
-    class Day(datetime):
-        hour_now = 0
+    class Times(datetime):
+        hour = 0
 
         @classmethod
         def now(cls, tz: timezone) -> datetime:
-            return datetime(2026, 1, 31, 23, 0, 0, tzinfo=tz) + timedelta(hours=cls.hour_now)
+            Times.hour += 7
+            return datetime(2026, 1, 31, 16, tzinfo=tz) + timedelta(hours=Times.hour)
 
-    monkeypatch.setattr(journal_module, "datetime", Day)
-    later = []
-    for Day.hour_now in range(0, 100, 7):
-        later.append(new_id("add3-cpu"))
+    monkeypatch.setattr(journal_module, "datetime", Times)
+    later = [new_id("add3-cpu") for _ in range(20)]
     assert later == sorted(later)
     assert later[0].startswith("20260131-230000-add3-cpu-")
 
@@ -225,7 +260,9 @@ def test_a_line_after_a_torn_one_starts_anew(tmp_path: Path) -> None:
 
 
 @settings(max_examples=40)
-@given(st.lists(st.one_of(junk, st.text(min_size=1).map(lambda name: example_run(note=name))), max_size=6), st.booleans())
+@given(
+    st.lists(st.one_of(junk, st.text(min_size=1).map(lambda name: example_run(note=name))), max_size=6), st.booleans()
+)
 def test_a_line_that_is_no_run_is_skipped_and_reported_and_never_altered(lines: list, is_torn: bool) -> None:
     content = b"\n".join(line.line().encode() if isinstance(line, Run) else line for line in lines)
     content += b"" if is_torn else b"\n"

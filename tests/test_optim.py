@@ -1,5 +1,7 @@
 """Our optimizers against torch.optim's, and the Newton-Schulz iteration against a singular value decomposition."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -186,7 +188,7 @@ def test_the_learning_rate_is_read_anew_at_every_step(kind: str) -> None:
 
     descend(optimizer, [weight], num_steps=4, before_step=before_step)
     moved.append(weight.clone())
-    changed = [not torch.equal(before, after) for before, after in zip(moved, moved[1:], strict=False)]
+    changed = [not torch.equal(before, after) for before, after in itertools.pairwise(moved)]
     assert changed == [True, False, True, False]
 
 

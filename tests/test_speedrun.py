@@ -22,7 +22,22 @@ ROOT = Path(speedrun.__file__).parent
 SMALL = speedrun.Settings(
     n_embd=16, n_head=2, n_hidden=16, batch_size=32, num_steps=6, check_every=3, check_problems=64
 )
-SMALL_OPTIONS = "--n-embd 16 --n-head 2 --n-hidden 16 --threads 1 --num-steps 6 --check-every 3 --batch-size 32".split()
+SMALL_OPTIONS = [
+    "--n-embd",
+    "16",
+    "--n-head",
+    "2",
+    "--n-hidden",
+    "16",
+    "--threads",
+    "1",
+    "--num-steps",
+    "6",
+    "--check-every",
+    "3",
+    "--batch-size",
+    "32",
+]
 ENDLESS = (*SMALL_OPTIONS[:8], "--num-steps", "1000000", "--check-every", "100")
 SHORT = ("--max-seconds", "0.001", *ENDLESS)  # ends in a timeout, without the seconds that a certificate takes
 
@@ -93,36 +108,40 @@ def test_everything_random_comes_from_the_seed():
     assert not torch.equal(first.texts, other.texts)
 
 
-def test_no_training_batch_holds_a_held_out_problem():
-    trainer, seen = build(), []
-    step = trainer.step
-    trainer.take_step = lambda: (
-        seen.append(torch.cat([trainer.kept, trainer.texts[int(trainer.step_index) % trainer.draw_steps]])),
-        step(),
-    )
+def batches_of(trainer):
+    """Train, and return every batch (B, T + 1) that a step saw."""
+    seen, losses = [], trainer.answer_losses
+    trainer.answer_losses = lambda texts: (seen.append(texts.clone()), losses(texts))[1]
     trainer.train(Witness())
+    return seen
+
+
+def test_no_training_batch_holds_a_held_out_problem():
+    seen = batches_of(build())
     track = TRACKS["add3"]
-    problems = track.problems(torch.cat(seen)[:, : track.prompt_length])
+    problems = track.problems(torch.cat(seen)[:, : track.prompt_length].to(torch.uint8))
     assert len(seen) == SMALL.num_steps
     assert all(len(batch) == SMALL.batch_size for batch in seen)
     assert (problems >= 0).all()
     assert not track.heldout[problems.numpy()].any()
 
 
-def test_a_batch_begins_with_the_hardest_of_the_batch_before():
-    trainer = build()
-    with torch.no_grad():  # it starts at zero, where all losses are alike
-        trainer.model.head.normal_(generator=torch.Generator().manual_seed(0))
-    trainer.kept.copy_(trainer.track.tokens(torch.arange(len(trainer.kept))))
-    trainer.texts.copy_(
-        trainer.track.tokens(torch.arange(1000, 1000 + trainer.texts[..., 0].numel())).view_as(trainer.texts)
-    )
-    batch = torch.cat([trainer.kept, trainer.texts[0]])
-    with torch.no_grad():
-        losses = trainer.answer_losses(batch.long())
-    trainer.step()
-    by_loss = sorted(range(len(batch)), key=lambda i: -losses[i])[: len(trainer.kept)]
-    assert {tuple(batch[i].tolist()) for i in by_loss} == {tuple(row.tolist()) for row in trainer.kept}
+def test_a_batch_begins_with_the_hardest_of_the_batch_before_once_that_has_begun():
+    trainer = build(replace(SMALL, keep_share=0.25, keep_from=0.5))  # from step 3 on
+    losses, seen = trainer.answer_losses, []
+
+    def watched(texts):
+        found = losses(texts)
+        seen.append((texts.clone(), found.detach().clone()))
+        return found
+
+    trainer.answer_losses = watched
+    trainer.train(Witness())
+    for step in range(1, len(seen)):
+        (before, loss), (batch, _) = seen[step - 1], seen[step]
+        hardest = before[loss.topk(8).indices]
+        assert torch.equal(batch[:8], hardest) == (step >= 3)
+        assert not torch.equal(batch[8:16], hardest)
 
 
 class NoAnswerFromTheDevice(TorchDispatchMode):
@@ -150,7 +169,7 @@ def test_a_step_never_waits_for_the_device_and_never_moves_its_state():
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_zero():
-    settings = replace(SMALL, num_steps=100, warmup_steps=10, cooldown_share=0.5)
+    settings = replace(SMALL, num_steps=100, warmup_steps=10, cooldown_share=0.5, cooldown_power=1.0)
     shape = speedrun.learning_rate_shape(settings)
     assert shape[0] == pytest.approx(0.1)
     assert (shape[9:51] == 1).all()
@@ -190,7 +209,7 @@ def test_training_learns():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"num_steps": 0}, {"hard_share": 1.5}, {"n_embd": 10, "n_head": 4}, {"adam_beta1": 1.0}]
+    "bad", [{"num_steps": 0}, {"level_share": 1.5}, {"n_embd": 10, "n_head": 4}, {"adam_beta1": 1.0}]
 )
 def test_settings_that_make_no_sense_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

@@ -1,0 +1,168 @@
+"""The order of one attempt, its limits, and what each way of ending is called."""
+
+import contextlib
+import io
+
+import pytest
+import torch
+from examples import random_model
+from rich.console import Console
+
+from bench import attempt
+from bench.clock import Clock
+from bench.display import Display
+from bench.journal import Journal
+from bench.plan import make_plan
+from data import TRACKS
+from speedrun import Settings
+
+
+class FakeTime:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def time():
+    return FakeTime()
+
+
+@pytest.fixture
+def watch(time):
+    clock = Clock(age=lambda: (1.0, 0.01), now=time)
+    for phase in ("setup", "warmup", "train"):
+        clock.enter(phase)
+    display = Display("label", 100, Console(file=io.StringIO()))
+    return attempt.Watch(clock, display, max_seconds=5.0)
+
+
+def test_the_time_limit_is_read_from_the_clock_of_train(watch, time):
+    watch.tick()
+    time.now += 4.9
+    watch.tick()
+    time.now += 0.2
+    with pytest.raises(attempt.Timeout, match="5 s"):
+        watch.tick()
+
+
+def test_a_check_is_stamped_with_the_seconds_of_train(watch, time):
+    time.now += 2.5
+    watch.check(10, 0.5, 7, {})
+    (check,) = watch.checks
+    assert (check.step, check.train_seconds, check.loss, check.errors) == (10, 2.5, 0.5, 7)
+
+
+def test_a_target_is_reached_when_it_is_first_met(watch, time):
+    for seconds, met in ((1.0, False), (1.0, True), (1.0, False), (1.0, True)):
+        time.now += seconds
+        watch.check(1, 0.5, 0, {"sample80": met, "99%": False})
+    assert watch.reached == {"sample80": 2.0, "99%": None}
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_attempt_and_is_filed_as_null(watch, loss):
+    with pytest.raises(attempt.Diverged):
+        watch.check(3, loss, 7, {})
+    assert watch.checks[0].loss is None
+
+
+@pytest.mark.parametrize(
+    ("problem", "outcome"),
+    [
+        (attempt.Timeout("late"), "timeout"),
+        (attempt.Diverged("nan"), "diverged"),
+        (KeyboardInterrupt("SIGTERM"), "interrupted"),
+        (MemoryError(), "error"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "error"),
+        (RuntimeError("two\nlines"), "error"),
+    ],
+)
+def test_every_ending_has_its_name_and_one_line(problem, outcome, capsys):
+    name, line = attempt.judge(problem)
+    assert name == outcome
+    assert "\n" not in line
+
+
+class FakeTrainer:
+    """Takes no step; fails in the phase it is told to."""
+
+    def __init__(self, *_, failing=None):
+        self.model = random_model()
+        self.steps = self.examples = 0
+        self.failing = failing
+
+    def warm_up(self):
+        if self.failing == "warmup":
+            raise RuntimeError("broken in warm-up")
+
+    def train(self, watch):
+        self.steps, self.examples = 3, 30
+        watch.check(3, 0.25, 5, {"sample80": False})
+        if self.failing == "train":
+            raise KeyboardInterrupt("SIGINT")
+
+
+@contextlib.contextmanager
+def signals_kept():
+    """An attempt ends by ignoring signals, which a test must not leave behind."""
+    import signal
+
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def attempted(tmp_path, failing, monkeypatch):
+    """The run of a fake trainer, with a certificate over few problems."""
+    track = TRACKS["add3"]
+    monkeypatch.setattr(type(track), "num_problems", 1000, raising=False)
+    plan = make_plan(Settings, ["--device", "cpu", "--shared", "--results", str(tmp_path), "--threads", "1"], "")
+    clock = Clock()
+    clock.enter("setup")
+    with signals_kept():
+        return attempt.timed_attempt(plan, lambda *a: FakeTrainer(*a, failing=failing), clock)
+
+
+@pytest.mark.parametrize(
+    ("failing", "outcome", "reached"),
+    [
+        ("warmup", "error", ("import", "setup", "warmup")),
+        ("train", "interrupted", ("import", "setup", "warmup", "train")),
+    ],
+)
+def test_an_attempt_that_fails_is_filed_with_what_is_known(tmp_path, failing, outcome, reached, monkeypatch):
+    run = attempted(tmp_path, failing, monkeypatch)
+    assert Journal(tmp_path).read() == ([run], [])
+    assert run.outcome == outcome
+    assert run.certificate is None
+    assert run.weights is None
+    seconds = run.seconds.model_dump()
+    assert {phase for phase, value in seconds.items() if value is not None} == {*reached, "total"}
+    assert run.parameters is not None
+    assert [check.errors for check in run.checks] == ([5] if failing == "train" else [])
+
+
+def test_what_is_certified_is_what_was_saved(tmp_path, monkeypatch):
+    """The trainer's own model may change after saving; the verdict must not."""
+    seen = []
+    loaded = attempt.weights.load
+
+    def load(path, device):
+        seen.append(path)
+        return loaded(path, device)
+
+    monkeypatch.setattr(attempt.weights, "load", load)
+    monkeypatch.setattr(attempt, "certify", lambda next_logits, track, device: (seen.append("certify"), stop())[1])
+
+    def stop():
+        raise attempt.Timeout("enough seen")
+
+    run = attempted(tmp_path, None, monkeypatch)
+    assert seen == [tmp_path / run.weights, "certify"]
+    assert run.outcome == "timeout"

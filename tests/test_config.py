@@ -1,0 +1,281 @@
+"""Configs from small files, and requests that are wrong, each in one line."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import tyro
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import config
+from bench.config import WrongRequest, check_values, find_config, nearest, option_value, parse_arguments, read_config
+from data import TRACKS
+from speedrun import Settings as TrainerSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A trainer's settings in small."""
+
+    track: str = "add3"
+    activation: Literal["gelu", "silu"] = "gelu"
+    batch_size: int = 512
+    rate: float = 0.5
+    compile: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    request: tyro.conf.OmitArgPrefixes[Settings]
+    note: Annotated[str | None, tyro.conf.Suppress] = None
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in the place of bench/configs."""
+    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    return tmp_path
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(function, *arguments) -> str:
+    """The one line that a wrong request ends with."""
+    with pytest.raises(WrongRequest) as problem:
+        function(*arguments)
+    message = str(problem.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+# -----------------------------------------------------------------------------
+# files
+
+
+def test_a_file_sets_what_it_says_and_nothing_else(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.toml", '# why\nactivation = "silu"\nbatch_size = 64\nrate = 1.5\ncompile = true\n')
+    assert read_config(path, Settings) == {"activation": "silu", "batch_size": 64, "rate": 1.5, "compile": True}
+    assert read_config(write(tmp_path / "b.toml", ""), Settings) == {}
+
+
+def test_a_file_stands_over_its_base_and_that_over_its_own(tmp_path: Path) -> None:
+    write(tmp_path / "ground.toml", 'track = "add2"\nbatch_size = 1\nrate = 0.1\n')
+    write(tmp_path / "middle.toml", 'base = "ground"\nbatch_size = 2\nactivation = "silu"\n')
+    path = write(tmp_path / "top.toml", 'base = "middle"\nbatch_size = 3\n')
+    assert read_config(path, Settings) == {"track": "add2", "rate": 0.1, "activation": "silu", "batch_size": 3}
+
+
+def test_a_base_may_be_a_path_from_the_file_that_names_it(tmp_path: Path) -> None:
+    write(tmp_path / "ground.toml", "batch_size = 1\n")
+    path = write(tmp_path / "folder" / "top.toml", 'base = "../ground.toml"\n')
+    assert read_config(path, Settings) == {"batch_size": 1}
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_configs_that_extend_one_another_in_a_circle_are_refused(length: int, tmp_path: Path) -> None:
+    for i in range(length):
+        write(tmp_path / f"{i}.toml", f'base = "{(i + 1) % length}"\n')
+    assert "in a circle" in refused(read_config, tmp_path / "0.toml", Settings)
+
+
+def test_two_ways_to_one_base_are_no_circle(tmp_path: Path) -> None:
+    write(tmp_path / "ground.toml", "batch_size = 1\n")
+    for name in ("left", "right"):
+        path = write(tmp_path / f"{name}.toml", 'base = "ground"\n')
+        assert read_config(path, Settings) == {"batch_size": 1}
+
+
+def test_a_base_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.toml", 'base = "nowhere"\n')
+    assert refused(read_config, path, Settings) == f"{path}: base: there is no config 'nowhere'"
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"), [("batchsize", "batch_size"), ("Track", "track"), ("activaton", "activation"), ("bas", "base")]
+)
+def test_an_unknown_key_is_refused_with_the_nearest_one(key: str, meant: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.toml", f"{key} = 1\n")
+    assert refused(read_config, path, Settings) == f"{path}: unknown key '{key}'; the nearest is '{meant}'"
+
+
+def test_an_unknown_key_like_no_other_is_refused_with_all_there_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.toml", "zzz = 1\n")
+    assert "there are activation, base, batch_size, compile, rate, track" in refused(read_config, path, Settings)
+
+
+def test_an_unknown_key_of_a_base_is_refused_in_the_name_of_the_base(tmp_path: Path) -> None:
+    base = write(tmp_path / "ground.toml", "zzz = 1\n")
+    path = write(tmp_path / "a.toml", 'base = "ground"\n')
+    assert refused(read_config, path, Settings).startswith(f"{base}: unknown key 'zzz'")
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('batch_size = "512"', "batch_size"),
+        ("batch_size = 512.0", "batch_size"),
+        ("batch_size = true", "batch_size"),
+        ("compile = 1", "compile"),
+        ('rate = "fast"', "rate"),
+        ("track = 3", "track"),
+        ('activation = "gulu"', "activation"),
+        ("batch_size = [1, 2]", "batch_size"),
+        ("[track]\nname = 1", "track"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_by_its_key(line: str, key: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.toml", f"{line}\n")
+    message = refused(read_config, path, Settings)
+    assert message.startswith(f"{path}: {key}: input should be ")
+    assert ", got " in message
+
+
+def test_a_whole_number_will_do_for_a_float(tmp_path: Path) -> None:
+    assert read_config(write(tmp_path / "a.toml", "rate = 2\n"), Settings) == {"rate": 2}
+
+
+@pytest.mark.parametrize(
+    "content", [b"batch_size =", b"= 1", b"[a\n\n[b", b"a = 1\na = 2", b"\xff\xfe\x00", b'a = """']
+)
+def test_what_is_not_toml_is_refused_by_its_file(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_bytes(content)
+    assert refused(read_config, path, Settings).startswith(f"{path}: ")
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    assert "a.toml" in refused(read_config, tmp_path / "a.toml", Settings)
+
+
+@given(st.text(min_size=1), st.one_of(st.text(), st.integers(), st.lists(st.integers(), max_size=2)))
+def test_a_wrong_value_is_refused_in_one_line_whatever_it_holds(where: str, value: object) -> None:
+    where = " ".join(where.split())
+    message = refused(check_values, {"activation": value}, Settings, where)
+    assert message.startswith(f"{where}: activation: ")
+
+
+# -----------------------------------------------------------------------------
+# names
+
+
+def test_a_name_is_resolved_by_the_device(configs: Path) -> None:
+    for name in ("add3-cpu", "add3-cuda", "tiny"):
+        write(configs / f"{name}.toml", "")
+    assert find_config("add3", "cpu") == ("add3-cpu", configs / "add3-cpu.toml")
+    assert find_config("add3", "cuda") == ("add3-cuda", configs / "add3-cuda.toml")
+    assert find_config("add3", "mps") == ("add3-cpu", configs / "add3-cpu.toml")
+    assert find_config("add3-cpu", "cuda") == ("add3-cpu", configs / "add3-cpu.toml")
+    assert find_config("tiny", "cuda") == ("tiny", configs / "tiny.toml")
+
+
+def test_a_path_is_taken_as_it_is(configs: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "elsewhere" / "mine.toml", "")
+    assert find_config(str(path), "cpu") == ("mine", path)
+
+
+def test_a_file_that_is_not_there_is_refused(configs: Path) -> None:
+    missing = configs / "mine.toml"
+    assert refused(find_config, str(missing), "cpu") == f"{missing}: there is no such config file"
+
+
+def test_a_name_that_is_not_there_is_refused_with_the_nearest_one(configs: Path) -> None:
+    write(configs / "add3-cpu.toml", "")
+    assert refused(find_config, "ad3", "cpu") == "--config ad3: there is no such config; the nearest is 'add3'"
+    message = refused(find_config, "zzzzzz", "cpu")
+    assert message == "--config zzzzzz: there is no such config; there are add3, add3-cpu"
+
+
+def test_every_config_of_ours_is_valid() -> None:
+    paths = sorted(config.CONFIGS.glob("*.toml"))
+    assert paths
+    for path in paths:
+        settings = TrainerSettings(**read_config(path, TrainerSettings))
+        assert settings.track in TRACKS
+
+
+@pytest.mark.parametrize(
+    ("word", "ending"), [("batchsize", "; the nearest is 'batch-size'"), ("x", "; there are batch-size, track")]
+)
+def test_nearest_names_one_or_all(word: str, ending: str) -> None:
+    assert nearest(word, {"track", "batch-size"}) == ending
+
+
+# -----------------------------------------------------------------------------
+# the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        ([], None),
+        (["--config", "a"], "a"),
+        (["--seed", "1", "--config=a"], "a"),
+        (["--config=a=b"], "a=b"),
+        (["--config="], ""),
+        (["--configs", "a"], None),
+        (["--config"], None),
+    ],
+)
+def test_an_option_is_found_before_the_rest_is_understood(arguments: list[str], value: str | None) -> None:
+    assert option_value(arguments, "--config") == value
+
+
+def test_of_an_option_given_twice_the_same_value_counts_early_and_late() -> None:
+    arguments = ["--track", "a", "--track=b"]
+    assert option_value(arguments, "--track") == parse_arguments(Settings, arguments, Settings()).track
+
+
+def test_the_command_line_stands_over_the_config() -> None:
+    default = Settings(batch_size=64, rate=0.25)
+    parsed = parse_arguments(Settings, ["--batch-size", "8", "--compile", "--track=a=b"], default)
+    assert parsed == Settings(batch_size=8, rate=0.25, compile=True, track="a=b")
+    assert parse_arguments(Settings, ["--no-compile"], Settings(compile=True)).compile is False
+    assert parse_arguments(Settings, ["--batch_size", "8"], default).batch_size == 8
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_one() -> None:
+    message = refused(parse_arguments, Settings, ["--batchsize", "8"], Settings())
+    assert message == "--batchsize: unknown option; the nearest is '--batch-size'"
+
+
+def test_options_of_a_part_are_suggested_too() -> None:
+    message = refused(parse_arguments, Whole, ["--batchsize", "8"], Whole(Settings()))
+    assert message == "--batchsize: unknown option; the nearest is '--batch-size'"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentions"),
+    [
+        (["--batch-size", "many"], ["--batch-size", "'many'"]),
+        (["--batch-size", "1.5"], ["--batch-size", "'1.5'"]),
+        (["--batch-size"], ["--batch-size"]),
+        (["--activation", "gulu"], ["--activation", "'gulu'", "'gelu'", "'silu'"]),
+        (["stray"], ["'stray'"]),
+        (["--compile", "yes"], ["'yes'"]),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_line(arguments: list[str], mentions: list[str]) -> None:
+    message = refused(parse_arguments, Settings, arguments, Settings())
+    assert all(part in message for part in mentions)
+    assert "│" not in message
+    assert "─" not in message
+
+
+def test_names_that_hold_a_line_break_are_refused_in_one_line(configs: Path) -> None:
+    refused(parse_arguments, Settings, ["--x\ny"], Settings())
+    refused(find_config, "add3\nadd4", "cpu")
+    refused(find_config, "add3\n.toml", "cpu")
+
+
+def test_help_is_printed_and_ends_the_command(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse_arguments(Settings, ["--help"], Settings(), "What it is.", "prog")
+    assert end.value.code == 0
+    assert "--batch-size" in capsys.readouterr().out

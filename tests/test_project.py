@@ -1,0 +1,84 @@
+"""The project as a whole: its lists agree, and its floors hold."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from examples import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+RUNTIME = [Requirement(text) for text in PYPROJECT["project"]["dependencies"]]
+TESTING = [Requirement(text) for text in PYPROJECT["dependency-groups"]["test"]]
+
+
+def listed(name):
+    lines = (ROOT / name).read_text().splitlines()
+    return {canonicalize_name(line) for line in lines if line and not line.startswith(("#", "-"))}
+
+
+def test_the_requirement_files_list_what_pyproject_lists():
+    assert listed("requirements.txt") == {canonicalize_name(requirement.name) for requirement in RUNTIME}
+    assert listed("requirements-test.txt") == {canonicalize_name(requirement.name) for requirement in TESTING}
+
+
+def test_constraints_are_exact_versions_within_the_ranges():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9.]+", line) for line in lines)
+    assert not any(word in line.lower() for line in lines for word in ("nvidia-c", "triton", "+cpu"))
+    versions = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    for requirement in RUNTIME + TESTING:
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+
+
+FLOORS = [
+    {"model", "data", "optim"},
+    {"bench.clock", "bench.provenance", "bench.config"},
+    {"bench.hardware"},
+    {"bench.journal"},
+    {"bench.stats", "bench.display", "bench.weights", "bench.plan"},
+    {"bench.certify", "bench.run"},
+    {"bench.board", "bench.ask"},
+    {"bench.attempt"},
+    {"speedrun", "bench.__main__"},
+]
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_nothing_imports_upward():
+    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
+    files = {path.stem: path for path in ROOT.glob("*.py")}
+    files |= {f"bench.{path.stem}": path for path in (ROOT / "bench").glob("*.py") if path.stem != "__init__"}
+    assert set(files) == set(floor), "every module has its floor"
+    for name, path in files.items():
+        ours = {imported for imported in imports_of(path) if imported in floor}
+        assert all(floor[imported] < floor[name] for imported in ours), (name, ours)
+
+
+@pytest.mark.parametrize("heavy", ["torch._dynamo", "scipy", "matplotlib", "jinja2.compiler", "sympy"])
+def test_starting_an_attempt_imports_nothing_heavy(heavy):
+    code = f"import sys, speedrun; print({heavy!r} in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "False"
+
+
+def test_nothing_runs_at_import():
+    """Every top-level statement of the trainer's files defines something."""
+    definitions = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    for path in [*ROOT.glob("*.py"), *(ROOT / "bench").glob("*.py")]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            guard = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+            assert isinstance(node, definitions) or docstring or guard, f"{path.name}:{node.lineno}"

@@ -1,0 +1,158 @@
+"""Hashes recomputed by hand, and commits in repositories made for the purpose."""
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import provenance
+from bench.provenance import commit_and_dirty, config_hash, files_sha256, first_seed, harness_sha256, source_sha256
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small checkout in the place of ours."""
+    root = tmp_path / "checkout"
+    for name in ("speedrun.py", "model.py", "bench/clock.py", "bench/board.md.jinja", "results/LEADERBOARD.md"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# {name}\n")
+    monkeypatch.setattr(provenance, "ROOT", root)
+    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set where tests run inside a git hook
+        monkeypatch.delenv(variable, raising=False)
+    return root
+
+
+def git(root: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+    answer = subprocess.run(["git", "-C", root, *identity, *arguments], capture_output=True, text=True, check=True)
+    return answer.stdout.strip()
+
+
+@pytest.fixture
+def commit(root: Path) -> str:
+    """The same, committed."""
+    git(root, "init", "--quiet")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "--no-verify", "-m", "first")
+    return git(root, "rev-parse", "HEAD")
+
+
+# -----------------------------------------------------------------------------
+# settings and seeds
+
+
+def test_the_config_hash_is_the_sha256_of_canonical_json() -> None:
+    expected = hashlib.sha256(b'{"compile":false,"n_layer":1,"rate":0.04,"track":"add3"}').hexdigest()
+    assert config_hash({"track": "add3", "rate": 0.04, "n_layer": 1, "compile": False}) == expected
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.booleans() | st.text(), min_size=1))
+def test_the_config_hash_depends_on_values_and_not_on_their_order(settings: dict) -> None:
+    assert config_hash(dict(reversed(settings.items()))) == config_hash(settings)
+    assert config_hash(json.loads(json.dumps(settings))) == config_hash(settings)
+    key = next(iter(settings))
+    assert config_hash(settings | {key: [settings[key]]}) != config_hash(settings)
+
+
+@given(st.text("0123456789abcdef", min_size=64, max_size=64), st.text("0123456789abcdef", min_size=64, max_size=64))
+def test_the_first_seed_is_the_first_31_bits(config: str, source: str) -> None:
+    bits = f"{int(hashlib.sha256((config + source).encode()).hexdigest(), 16):0256b}"
+    assert first_seed(config, source) == int(bits[:31], 2)
+
+
+# -----------------------------------------------------------------------------
+# source
+
+
+def test_line_ends_of_windows_make_no_difference(root: Path) -> None:
+    before = source_sha256()
+    (root / "model.py").write_bytes(b"# model.py\r\n")
+    assert source_sha256() == before
+
+
+def test_the_order_of_the_files_makes_no_difference(root: Path) -> None:
+    paths = list(root.rglob("*.py"))
+    assert files_sha256(paths) == files_sha256(reversed(paths))
+    assert files_sha256(paths) != files_sha256(paths[:-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "changes_source", "changes_harness"),
+    [
+        ("speedrun.py", True, False),
+        ("model.py", True, False),
+        ("a_new_module.py", True, False),
+        ("bench/clock.py", False, True),
+        ("bench/board.md.jinja", False, True),
+        ("bench/a_new_command.py", False, True),
+        ("bench/deep/down.py", False, True),
+        ("bench/configs/add3-cpu.toml", False, False),
+        ("tests/test_model.py", False, False),
+        ("results/LEADERBOARD.md", False, False),
+        ("README.md", False, False),
+    ],
+)
+def test_a_change_is_seen_by_the_hash_that_it_belongs_to(
+    name: str, changes_source: bool, changes_harness: bool, root: Path
+) -> None:
+    source, harness = source_sha256(), harness_sha256()
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text("changed = 1\n")
+    assert (source_sha256() != source, harness_sha256() != harness) == (changes_source, changes_harness)
+
+
+def test_a_renamed_file_is_another_source(root: Path) -> None:
+    before = source_sha256()
+    (root / "model.py").rename(root / "net.py")
+    assert source_sha256() != before
+
+
+def test_what_moves_from_one_file_into_the_next_is_another_source(root: Path) -> None:
+    (root / "model.py").write_text("ab")
+    (root / "speedrun.py").write_text("c")
+    before = source_sha256()
+    (root / "model.py").write_text("a")
+    (root / "speedrun.py").write_text("bc")
+    assert source_sha256() != before
+
+
+# -----------------------------------------------------------------------------
+# commits
+
+
+def test_a_fresh_commit_is_clean(root: Path, commit: str) -> None:
+    assert commit_and_dirty() == (commit, False)
+
+
+@pytest.mark.parametrize("name", ["model.py", "bench/clock.py", "a_new_module.py"])
+def test_a_change_of_the_source_is_dirty(name: str, root: Path, commit: str) -> None:
+    (root / name).write_text("changed\n")
+    assert commit_and_dirty() == (commit, True)
+
+
+@pytest.mark.parametrize("name", ["results/LEADERBOARD.md", "results/runs.jsonl", "results/records/new/run.json"])
+def test_a_change_of_the_results_is_not(name: str, root: Path, commit: str) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text("changed\n")
+    assert commit_and_dirty() == (commit, False)
+
+
+def test_what_is_no_checkout_has_no_commit(root: Path) -> None:
+    assert commit_and_dirty() == (None, None)
+
+
+def test_a_folder_in_somebody_elses_checkout_has_no_commit(root: Path) -> None:
+    git(root.parent, "init", "--quiet")
+    git(root.parent, "add", ".")
+    git(root.parent, "commit", "--quiet", "--no-verify", "-m", "not ours")
+    assert commit_and_dirty() == (None, None)
+
+
+def test_without_git_there_is_no_commit(root: Path, commit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(root))
+    assert commit_and_dirty() == (None, None)
