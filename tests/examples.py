@@ -34,7 +34,7 @@ def example_run(**changes: Any) -> Run:
         "batch": None,
         "track": "add3",
         "config": "add3-cpu",
-        "settings": {"track": "add3", "num_steps": 700, "hard_share": 0.5, "compile": False},
+        "settings": {"track": "add3", "num_steps": 700, "level_share": 1.0, "compile": False},
         "config_hash": "c" * 64,
         "seed": 7,
         "outcome": "solved",

@@ -46,9 +46,9 @@ def schoolbook_carries(a: int, b: int) -> int:
     return count
 
 
-def has_a_chain(a: int, b: int) -> bool:
-    """Two digits above the units sum to 9."""
-    return any(int(x) + int(y) == 9 for x, y in zip(f"{a:03}"[:-1], f"{b:03}"[:-1], strict=True))
+def chain_length(a: int, b: int) -> int:
+    """Places above the units whose digits sum to 9."""
+    return sum(int(x) + int(y) == 9 for x, y in zip(f"{a:03}"[:-1], f"{b:03}"[:-1], strict=True))
 
 
 def texts(track: Addition, problems: list[int]) -> list[str]:
@@ -190,9 +190,9 @@ def test_held_out_problems_come_in_both_orders() -> None:
 # what is drawn
 
 
-@pytest.mark.parametrize("hard_share", [0.0, 0.3, 1.0])
-def test_the_sampler_never_draws_a_held_out_problem(hard_share: float) -> None:
-    problems = ADD3.sampler(hard_share, CPU).draw(50, 1000, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("level_share", [0.0, 0.3, 1.0])
+def test_the_sampler_never_draws_a_held_out_problem(level_share: float) -> None:
+    problems = ADD3.sampler(level_share, CPU).draw(50, 1000, torch.Generator().manual_seed(0))
     assert problems.shape == (50, 1000)
     assert problems.dtype == torch.int64
     assert not ADD3.heldout[problems.numpy()].any()
@@ -204,13 +204,14 @@ def test_the_sampler_reaches_every_training_problem() -> None:
     assert set(drawn.flatten().tolist()) == set(np.flatnonzero(~ADD2.heldout).tolist())
 
 
-def test_every_batch_has_its_share_of_hard_problems() -> None:
-    for hard_share, at_least in ((0.0, 0), (0.25, 25), (0.5, 50), (1.0, 100)):
-        draw = ADD3.sampler(hard_share, CPU).draw(200, 100, torch.Generator().manual_seed(1))
-        hard = [sum(has_a_chain(*divmod(problem, 1000)) for problem in batch) for batch in draw.tolist()]
-        assert min(hard) >= at_least
-        # Beyond their share, hard problems come as often as among all: 1 - 0.9 * 0.9.
-        assert sum(hard) / 200 == pytest.approx(at_least + 0.19 * (100 - at_least), abs=1.5)
+@pytest.mark.parametrize("level_share", [0.0, 0.5, 1.0])
+def test_the_levels_are_the_lengths_of_carry_chains_and_get_even_shares(level_share: float) -> None:
+    problems = ADD3.sampler(level_share, CPU).draw(30, 1000, torch.Generator().manual_seed(1)).flatten().tolist()
+    drawn = Counter(chain_length(*divmod(problem, 1000)) for problem in problems)
+    uniform = {0: 0.81, 1: 0.18, 2: 0.01}  # two places above the units, each summing to 9 one time in ten
+    for length, share in uniform.items():
+        expected = level_share / 3 + (1 - level_share) * share
+        assert drawn[length] / len(problems) == pytest.approx(expected, abs=0.015)
 
 
 def test_a_draw_depends_on_its_generator_alone() -> None:
