@@ -198,9 +198,10 @@ def test_the_sampler_never_draws_a_held_out_problem(level_share: float) -> None:
     assert not ADD3.heldout[problems.numpy()].any()
 
 
-def test_the_sampler_reaches_every_training_problem() -> None:
-    # 10,000 problems of which 9,004 are drawn from, each 100 times on average: a miss has odds of e^-100.
-    drawn = ADD2.sampler(0.0, CPU).draw(90, 10_000, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("level_share", [0.0, 1.0])
+def test_the_sampler_reaches_every_training_problem(level_share: float) -> None:
+    # 9,004 problems are drawn from, each 100 times on average and no level's less than 50: a miss has odds of e^-50.
+    drawn = ADD2.sampler(level_share, CPU).draw(90, 10_000, torch.Generator().manual_seed(0))
     assert set(drawn.flatten().tolist()) == set(np.flatnonzero(~ADD2.heldout).tolist())
 
 

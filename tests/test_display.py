@@ -210,6 +210,8 @@ def test_one_error_in_a_million_is_not_rounded_to_all_right() -> None:
     lines = summary(example_run(outcome="missed", certificate=example_certificate(errors=1)))
     assert row(lines, "all") == ["1,000,000", "1", "99.9999%"]
     assert re.search(r"missed  1 errors? in 1,000,000", "\n".join(lines))
+    larger = example_certificate(errors=1, problems=100_000_000)
+    assert row(summary(example_run(outcome="missed", certificate=larger)), "all") == ["100,000,000", "1", "99.9999%"]
 
 
 def test_the_first_mistakes_are_shown_as_sentences() -> None:

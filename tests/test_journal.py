@@ -327,15 +327,32 @@ def test_settings_come_back_as_they_were_or_are_refused(tmp_path: Path) -> None:
 # processes
 
 APPEND_TWENTY = """
-import sys
+import sys, time
 from pathlib import Path
 from examples import example_run
-from bench.journal import Journal
-name, journal = sys.argv[1], Journal(Path(sys.argv[2]))
+from bench import journal as module
+
+class SlowFile:  # the other writer must not come in between the two halves of a line
+    def __init__(self, *arguments):
+        self.file = open(*arguments)
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        self.file.close()
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+    def write(self, line):
+        self.file.write(line[:100])
+        self.file.flush()
+        time.sleep(0.002)
+        self.file.write(line[100:])
+
+module.open = SlowFile
+name, journal = sys.argv[1], module.Journal(Path(sys.argv[2]))
 print("ready", flush=True)
 input()
 for i in range(20):
-    journal.append(example_run(run_id=f"{name}-{i}", note="a line longer than a page " * 200))
+    journal.append(example_run(run_id=f"{name}-{i}"))
 """
 
 HOLD_A_MARK = """

@@ -19,7 +19,7 @@ from model import Transformer
 
 CPU = torch.device("cpu")
 TRACK = TRACKS["add3"]
-SETTINGS = {"track": "add3", "num_steps": 3, "hard_share": 0.5}
+SETTINGS = {"track": "add3", "num_steps": 3, "level_share": 0.5}
 
 
 def saved(path: Path, **changes) -> Transformer:
