@@ -100,7 +100,8 @@ class Attention(nn.Module):
         ahead = position > position[first * V :, None]  # (Q * V, R)
         scores = (query @ key).float() / math.sqrt(C // nh)
         scores = scores.masked_fill(ahead, -torch.inf)
-        # The maximum is over all rows, also those that a sequence does not hold: exp must not underflow there.
+        # The maximum is over all rows, also those that a sequence does not hold, so exp must not underflow. A score 80
+        # below it weighs e^-80; only where all that a sequence holds lie there would the softmax be another.
         scores = (scores - scores.detach().amax(-1, keepdim=True)).clamp(min=-80.0)
         return scores.exp().masked_fill(ahead, 0.0).to(table.dtype).view(nh, Q, V, R), value
 

@@ -102,8 +102,8 @@ class Settings:
     def __post_init__(self) -> None:
         positive = ("max_seconds", "num_steps", "batch_size", "check_every", "check_problems", "muon_iterations")
         for name in positive:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a number above 0, got {getattr(self, name)}")
         for name in (
             "threads",
             "warmup_steps",
@@ -112,8 +112,8 @@ class Settings:
             "weight_decay",
             "cooldown_power",
         ):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be below 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a number not below 0, got {getattr(self, name)}")
         for name in ("level_share", "keep_share", "keep_from", "cooldown_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")

@@ -50,9 +50,9 @@ class Clock:
         """End the running phase and begin `phase` at the same instant.
 
         Raises:
-            ValueError: the phase is unknown or was entered before.
+            ValueError: the phase is unknown or was entered before, or the clock has stopped.
         """
-        if phase not in PHASES or self.seconds[phase] is not None or phase == self.phase:
+        if phase not in PHASES or self.phase in (None, phase) or self.seconds[phase] is not None:
             raise ValueError(f"cannot enter the phase {phase!r} now")
         self._close()
         self.phase = phase

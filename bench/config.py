@@ -23,6 +23,9 @@ T = TypeVar("T")
 class WrongRequest(Exception):
     """What was asked for cannot be done; the message is one line that says what to do. Exit status 2."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
 
 def nearest(word: str, valid: Iterable[str]) -> str:
     """`; the nearest is 'x'`, or a list when nothing is near."""
@@ -69,7 +72,7 @@ def read_config(path: Path, schema: type, seen: tuple[Path, ...] = ()) -> dict[s
         raise WrongRequest(f"{path}: {problem}") from None
     base = values.pop("base", None)
     valid = {field.name for field in dataclasses.fields(schema)}
-    for key in values.keys() - valid:
+    for key in sorted(values.keys() - valid):
         raise WrongRequest(f"{path}: unknown key {key!r}{nearest(key, valid | {'base'})}")
     check_values(values, schema, str(path))
     if base is None:
@@ -102,12 +105,13 @@ def check_values(values: dict[str, Any], schema: type, where: str) -> None:
 
 
 def option_value(arguments: Sequence[str], option: str) -> str | None:
-    """The value that the command line gives to one option, before anything else of it is understood."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    """The value that the command line gives to one option, the last time it does, before all else is understood."""
+    found = None
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
         name, equals, value = argument.partition("=")
         if name == option:
-            return value if equals else following
-    return None
+            found = value if equals else following
+    return found
 
 
 def parse_arguments(

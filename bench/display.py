@@ -96,6 +96,10 @@ class Display:
 # the summary
 
 
+def errors_in_words(errors: int) -> str:
+    return f"{errors:,} error{'' if errors == 1 else 's'}"
+
+
 def phase_bar(run: Run, width: int) -> Group:
     """The phases as one bar, a colour each, with a legend in seconds; phases that were not reached are absent."""
     seconds = run.seconds.model_dump()
@@ -135,17 +139,17 @@ def show_summary(run: Run, sentences: list[str], standing: str, console: Console
     console = console or Console(stderr=True, highlight=False)
     verdict = Text(run.outcome, style=OUTCOME_STYLES.get(run.outcome, "bold red"))
     if run.certificate is not None:
-        verdict.append(f"  {run.certificate.errors:,} errors in {run.certificate.problems:,}", style="default")
+        verdict.append(f"  {errors_in_words(run.certificate.errors)} in {run.certificate.problems:,}", style="default")
     if run.message is not None:
         verdict.append(f"  {run.message}", style="default")
     trained = f"  {run.config}, seed {run.seed}"
     if run.parameters is not None:
         trained += f", {run.steps:,} steps, {run.parameters:,} parameters"
     console.print()
-    console.print(verdict, trained, sep="", soft_wrap=True)
+    console.print(verdict, trained, sep="", soft_wrap=True, markup=False)
     console.print(phase_bar(run, min(console.width, 100)))
     if run.certificate is not None:
         console.print(certificate_table(run))
     for sentence in sentences:
-        console.print(f"  {sentence}", style="yellow", soft_wrap=True)
-    console.print(standing, soft_wrap=True)
+        console.print(f"  {sentence}", style="yellow", soft_wrap=True, markup=False)
+    console.print(standing, soft_wrap=True, markup=False)

@@ -22,7 +22,7 @@ from bench.provenance import ROOT
 
 
 class Gpu(BaseModel):
-    """One NVIDIA GPU as NVML reports it; a counter that the driver does not offer is null."""
+    """One GPU, an NVIDIA one as NVML reports it; a counter that the driver does not offer is null."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -120,10 +120,15 @@ def throttle_reasons(mask: int) -> list[str]:
 
     prefix = "nvmlClocksEventReason"
     bits = {name.removeprefix(prefix): getattr(pynvml, name) for name in dir(pynvml) if name.startswith(prefix)}
-    return sorted(name for name, bit in bits.items() if isinstance(bit, int) and bit & mask and name != "GpuIdle")
+    single = {name: bit for name, bit in bits.items() if isinstance(bit, int) and bit.bit_count() == 1}
+    aliases = {"GpuIdle", "UserDefinedClocks"}  # no throttling, and an old name of ApplicationsClocksSetting
+    return sorted(name for name, bit in single.items() if bit & mask and name not in aliases)
 
 
 def gpu_record(device: torch.device) -> Gpu:
+    if device.type == "mps":
+        unknown = dict.fromkeys(Gpu.model_fields)
+        return Gpu(**unknown | {"name": f"{cpu_name(cpuinfo())} MPS"})
     properties = torch.cuda.get_device_properties(device)
     handle = ask_nvml(lambda: nvml_handle(device))
     if handle is None:
@@ -152,10 +157,14 @@ def energy_joules(device: torch.device) -> float | None:
     """NVML's running energy counter of a CUDA device; None where there is none."""
     if device.type != "cuda":
         return None
-    import pynvml
 
-    millijoules = ask_nvml(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(nvml_handle(device)))
-    return None if millijoules is None else millijoules / 1e3
+    def millijoules() -> int:
+        import pynvml
+
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(nvml_handle(device))
+
+    count = ask_nvml(millijoules)
+    return None if count is None else count / 1e3
 
 
 def hardware_record(device: torch.device) -> Hardware:
@@ -175,7 +184,7 @@ def hardware_record(device: torch.device) -> Hardware:
         cores=cores_usable(),
         cores_physical=psutil.cpu_count(logical=False),
         memory_bytes=psutil.virtual_memory().total,
-        gpu=gpu_record(device) if device.type == "cuda" else None,
+        gpu=None if device.type == "cpu" else gpu_record(device),
     )
 
 
@@ -254,7 +263,7 @@ def compiler_problem(device: torch.device) -> str | None:
         except ImportError:
             return "triton is not installed"
         return None
-    compiler = os.environ.get("CXX") or ("cl" if sys.platform == "win32" else "g++")
+    compiler = os.environ.get("CXX", "").strip() or ("cl" if sys.platform == "win32" else "g++")
     if shutil.which(compiler.split()[0]) is None:
         return f"the C++ compiler {compiler!r} was not found (install one, or set CXX)"
     if sys.platform == "win32":

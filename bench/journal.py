@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
@@ -20,7 +20,7 @@ from bench.hardware import Hardware, Software
 SCHEMA = 1
 
 Outcome = Literal["solved", "missed", "diverged", "timeout", "interrupted", "error", "lost", "pruned"]
-NonNegativeSeconds = FiniteFloat | None
+NonNegativeSeconds = Annotated[FiniteFloat, Field(ge=0)] | None
 
 
 class Section(BaseModel):
@@ -88,7 +88,7 @@ class Run(Section):
     batch: Batch | None
     track: str
     config: str
-    settings: dict[str, Any]
+    settings: dict[str, bool | int | FiniteFloat | str | None]
     config_hash: str  # of the settings, seed and paths aside
     seed: int
     outcome: Outcome
@@ -157,9 +157,10 @@ class Journal:
         """Add one line and force it to the disk.
 
         Raises:
+            ValidationError: the run was put together wrongly.
             OSError: the line could not be written whole; a torn line stays behind and readers pass over it.
         """
-        Run.model_validate_json(line := run.line())
+        line = Run.model_validate(run.model_dump()).line()
         with self.lock():
             self._append(line)
 
@@ -225,17 +226,18 @@ class Journal:
             return lost
         with self.lock():
             known = {run.run_id for run in self.read()[0]}
-            for mark in sorted(self.marks.glob("*.json")):
+            for mark in sorted([*self.marks.glob("*.json"), *self.marks.glob("*.draft")]):
                 alive = FileLock(mark.with_suffix(".lock"))
                 try:
                     alive.acquire(timeout=0)
                 except Timeout:
                     continue
                 try:
-                    run = Run.model_validate_json(mark.read_bytes())
-                    if run.run_id not in known:
-                        self._append(run.line())
-                        lost.append(run)
+                    if mark.suffix == ".json":  # a draft is the mark of an attempt that never began
+                        run = Run.model_validate_json(mark.read_bytes())
+                        if run.run_id not in known:
+                            self._append(run.line())
+                            lost.append(run)
                     mark.unlink()
                 except (ValidationError, FileNotFoundError):
                     pass  # a foreign file, or its attempt has just ended: not ours to judge

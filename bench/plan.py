@@ -88,7 +88,7 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         device = pick_device(settings.device)
         dtype, reason = pick_precision(settings.precision, device)
         config, _ = find_config(request.config, device.type)
-    except ValueError as problem:
+    except (ValueError, OSError) as problem:  # a file's name can be too long to look for
         raise WrongRequest(str(problem)) from None
     if settings.track not in TRACKS:
         raise WrongRequest(f"track: there is no track {settings.track!r}; there are {', '.join(TRACKS)}")
@@ -138,6 +138,10 @@ def check_request(request: Request) -> None:
     """Raises WrongRequest for values that are of the right type and still make no sense."""
     if request.seed is not None and not 0 <= request.seed < 2**63:
         raise WrongRequest(f"--seed {request.seed}: a seed is a whole number from 0 to 2**63 - 1")
+    try:
+        (request.note or "").encode()
+    except UnicodeEncodeError:
+        raise WrongRequest("--note: this is not UTF-8") from None
     if request.results.exists() and not request.results.is_dir():
         raise WrongRequest(f"--results {request.results}: this is not a folder")
     if request.attempts is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from bench.display import errors_in_words
 from bench.journal import Batch, Journal, Run, new_id
 from bench.plan import BATCH_VARIABLE, Plan
 from bench.stats import expected_time_to_success, spread
@@ -100,7 +101,7 @@ def attempt_line(run: Run) -> str:
     def seconds(value: float | None) -> str:
         return "unknown" if value is None else f"{value:.2f} s"
 
-    verdict = run.message or ("" if run.certificate is None else f"{run.certificate.errors:,} errors")
+    verdict = run.message or ("" if run.certificate is None else errors_in_words(run.certificate.errors))
     return (
         f"seed {run.seed}  {run.outcome}  {verdict}  "
         f"train {seconds(run.seconds.train)}  total {seconds(run.seconds.total)}"

@@ -25,12 +25,15 @@ def spread(values: Sequence[float]) -> Spread | None:
 def attempt_costs(runs: Sequence[Run], clock: ClockName) -> list[float]:
     """The seconds that each attempt is charged.
 
-    An attempt that ended before its clock was read (killed, crashed during start) cost time that nobody
-    measured: it is charged as much as the slowest attempt of the batch, so that losing one never pays.
+    An attempt that was killed cost time that nobody measured. It is charged its limit, `max_seconds`, or as much as
+    the slowest attempt of the batch if that is more: killing an attempt never pays.
     """
     known = [getattr(run.seconds, clock) for run in runs]
     slowest = max((seconds for seconds in known if seconds is not None), default=0.0)
-    return [slowest if seconds is None else seconds for seconds in known]
+    return [
+        max(slowest, run.settings.get("max_seconds") or 0.0) if seconds is None else seconds
+        for run, seconds in zip(runs, known, strict=True)
+    ]
 
 
 def expected_time_to_success(runs: Sequence[Run], clock: ClockName) -> float:

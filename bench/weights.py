@@ -44,7 +44,11 @@ def load(path: Path, device: torch.device) -> tuple[Transformer, Track]:
         raise ValueError(f"{path}: not a whole safetensors file ({problem})") from None
     try:
         track = TRACKS[metadata["track"]]
-        model = Transformer(ModelConfig(**json.loads(metadata["model"])), getattr(torch, metadata["dtype"]))
+        config = ModelConfig(**json.loads(metadata["model"]))
+        text_length = track.prompt_length + track.answer_length
+        if (config.vocab_size, config.block_size) != (len(track.vocabulary), text_length - 1):
+            raise ValueError(f"a model of another shape than {track.name} needs")
+        model = Transformer(config, getattr(torch, metadata["dtype"]))
         model.load_state_dict(state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
         reason = (str(problem).splitlines() or [type(problem).__name__])[0]

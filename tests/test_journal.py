@@ -74,7 +74,7 @@ runs = st.builds(
     | st.fixed_dictionaries(
         {"id": st.text(), "command": st.text(), "planned": st.integers(1, 100), "index": st.integers(0, 99)}
     ),
-    settings=st.dictionaries(st.text(), values, max_size=4),
+    settings=st.dictionaries(st.text(), plain, max_size=4),
     seed=st.integers(0, 2**63 - 1),
     outcome=st.sampled_from(OUTCOMES),
     message=st.none() | st.text(),

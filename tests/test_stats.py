@@ -46,10 +46,19 @@ def test_each_clock_has_its_own() -> None:
     assert expected_time_to_success(runs, "total") == 50.0
 
 
-def test_unknown_seconds_are_charged_as_those_of_the_slowest() -> None:
+def test_unknown_seconds_are_charged_as_the_limit_or_those_of_the_slowest() -> None:
     runs = [attempt("solved", 10.0), attempt("lost", None), attempt("missed", 40.0), attempt("error", None)]
     assert attempt_costs(runs, "train") == [10.0, 40.0, 40.0, 40.0]
     assert expected_time_to_success(runs, "train") == 130.0
+    limited = [run.model_copy(update={"settings": {"max_seconds": 60.0}}) for run in runs]
+    assert attempt_costs(limited, "train") == [10.0, 60.0, 40.0, 60.0]
+
+
+def test_killing_a_slow_attempt_never_pays() -> None:
+    limit = {"settings": {"max_seconds": 120.0}}
+    finished = [attempt("solved", 20.0), attempt("missed", 100.0)]
+    killed = [attempt("solved", 20.0), attempt("lost", None).model_copy(update=limit)]
+    assert expected_time_to_success(killed, "train") >= expected_time_to_success(finished, "train")
 
 
 @pytest.mark.parametrize("runs", [[], [attempt("missed", 10.0)], [attempt("lost", None), attempt("error", 1.0)]])
