@@ -11,7 +11,10 @@ if __name__ == "__main__":  # before the slow imports: a Ctrl-C during them leav
     for _number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(_number, lambda *_: os._exit(130))
 
+import ctypes
+import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +24,7 @@ from torch import Tensor
 
 from bench import attempt
 from bench.clock import Clock
-from data import Track
+from data import Sampler, Track
 from model import ModelConfig, Transformer
 from optim import AdamW, Muon
 
@@ -60,16 +63,22 @@ class Settings:
     """Of the MLP."""
 
     num_steps: int = 500
-    """Optimizer steps."""
+    """Optimizer steps of a round."""
+    max_rounds: int = 5
+    """Rounds at the most; each starts over from fresh random weights, and one without a mistake is the last."""
     batch_size: int = 512
     """Problems a step."""
-    level_share: float = 1.0
+    level_share: float = 0.5
     """Share of the drawn problems that is spread evenly over the track's levels of difficulty, the rest being drawn
     uniformly, 0..1; in addition a level is a length of carry chains."""
-    keep_share: float = 0.25
-    """Share of each batch that is not drawn: the problems of the batch before with the highest loss, 0..1."""
-    keep_from: float = 0.3
-    """Share of the steps after which that begins, 0..1."""
+    survey_at: int = 350
+    """Steps before the first survey, of as many problems as `survey_problems`."""
+    survey_problems: int = 300_000
+    """Problems of the first survey."""
+    drill_problems: int = 16384
+    """The hardest problems of the latest survey, which are drilled from then on."""
+    drill_share: float = 0.5
+    """Share of each batch that is drawn from them, 0..1."""
 
     matrix_optimizer: Literal["muon", "adamw"] = "muon"
     """For the blocks' matrices; embeddings and the head always have AdamW."""
@@ -89,38 +98,28 @@ class Settings:
     """AdamW's decoupled weight decay, a step and unit of learning rate."""
     warmup_steps: int = 20
     """Steps over which the learning rates rise from zero."""
-    cooldown_share: float = 1.0
-    """Share of the steps, at the end, over which the learning rates fall to zero, 0..1."""
-    cooldown_power: float = 2.0
-    """How they fall: as this power of the steps that are left; 1 is a line."""
+    decay_power: float = 2.0
+    """How they fall to zero in the course of a round: as this power of the steps that are left; 1 is a line."""
 
-    check_every: int = 100
+    check_every: int = 50
     """Steps between sparse evaluations."""
     check_problems: int = 4096
     """Training problems in a sparse evaluation."""
 
     def __post_init__(self) -> None:
-        positive = ("max_seconds", "num_steps", "batch_size", "check_every", "check_problems", "muon_iterations")
-        for name in positive:
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a number above 0, got {getattr(self, name)}")
-        for name in (
-            "threads",
-            "warmup_steps",
-            "muon_learning_rate",
-            "adam_learning_rate",
-            "weight_decay",
-            "cooldown_power",
-        ):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a number not below 0, got {getattr(self, name)}")
-        for name in ("level_share", "keep_share", "keep_from", "cooldown_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
-        for name in ("muon_momentum", "adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in 0..1, below 1, got {getattr(self, name)}")
+        """Raises ValueError for a value that no training can have."""
+        counts = "num_steps max_rounds batch_size survey_problems drill_problems check_every check_problems"
+        self.check(f"{counts} max_seconds muon_iterations", lambda value: 0 < value < math.inf, "a number above 0")
+        amounts = "threads survey_at warmup_steps muon_learning_rate adam_learning_rate weight_decay"
+        self.check(f"{amounts} decay_power", lambda value: 0 <= value < math.inf, "a number not below 0")
+        self.check("level_share drill_share", lambda value: 0 <= value <= 1, "in 0..1")
+        self.check("muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
         self.model_config(vocab_size=1, block_size=1)
+
+    def check(self, names: str, is_right: Callable[[float], bool], wanted: str) -> None:
+        for name in names.split():
+            if not is_right(getattr(self, name)):
+                raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
 
     def model_config(self, vocab_size: int, block_size: int) -> ModelConfig:
         """Raises ValueError when the sizes do not go together."""
@@ -130,15 +129,29 @@ class Settings:
 
 
 def learning_rate_shape(settings: Settings) -> Tensor:
-    """(num_steps,) float32 factors of the peak: up in a line, level, down to zero."""
-    step = torch.arange(settings.num_steps, dtype=torch.float32)
+    """(num_steps,) float32 factors of the peak: up in a line while they fall, in the course of a round, to zero."""
+    step = torch.arange(settings.num_steps)
     rise = (step + 1) / max(1, settings.warmup_steps)
-    fall = (settings.num_steps - step) / max(1.0, settings.cooldown_share * settings.num_steps)
-    return rise.clamp(max=1.0) * fall.clamp(max=1.0) ** settings.cooldown_power
+    return rise.clamp(max=1.0) * (1 - step / settings.num_steps) ** settings.decay_power
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc's malloc to keep what is freed instead of giving it back to the kernel.
+
+    A step frees and takes the same few large buffers again; by default each is mapped anew, and the kernel clears
+    every page of it. Does nothing where the C library is another.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
+        mallopt(mmap_threshold, 2**30)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 # -----------------------------------------------------------------------------
 # the trainer
+
+EXAMINED_TOGETHER = 8192  # problems; fits the activations into the caches of a CPU
 
 
 class Trainer:
@@ -147,21 +160,22 @@ class Trainer:
     def __init__(self, settings: Settings, track: Track, device: torch.device, dtype: torch.dtype, seed: int) -> None:
         self.settings, self.track, self.device = settings, track, device
         self.steps = self.examples = 0
+        if device.type == "cpu":
+            keep_freed_memory()
 
         # model: the text less its last character goes in, the answer's characters are asked for
         self.first = track.prompt_length - 1
         length = track.prompt_length + track.answer_length
         self.model = Transformer(settings.model_config(len(track.vocabulary), length - 1), dtype)
-        self.model.initialize(torch.Generator().manual_seed(seed))
+        self.weights_generator = torch.Generator().manual_seed(seed)
+        self.model.initialize(self.weights_generator)
         self.model.to(device)
 
         # what a step reads and writes; all of it stays in place
         self.generator = torch.Generator(device).manual_seed(seed)
         self.draw_steps = min(settings.check_every, settings.num_steps)  # batches are drawn for so many steps at once
-        num_kept = round(settings.batch_size * settings.keep_share)
         shape = (self.draw_steps, settings.batch_size, length)
         self.texts = torch.zeros(shape, dtype=torch.uint8, device=device)
-        self.kept = torch.zeros(num_kept, length, dtype=torch.uint8, device=device)
         self.step_index = torch.zeros(1, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), device=device)
         self.shape = learning_rate_shape(settings).to(device)
@@ -180,24 +194,20 @@ class Trainer:
     def state(self) -> list[Tensor]:
         """Every tensor that a step changes and the next one depends on."""
         optimizers = *self.muon.state(), *self.adam.state()
-        return [*self.model.parameters(), *optimizers, self.step_index, self.loss, self.texts, self.kept]
+        return [*self.model.parameters(), *optimizers, self.step_index, self.loss, self.texts]
 
     # -------------------------------------------------------------------------
     # one step
 
-    def answer_losses(self, texts: Tensor) -> Tensor:
-        """Texts (B, T + 1) int64 to the mean cross-entropy (B,) of each answer's characters, nats."""
+    def answer_loss(self, texts: Tensor) -> Tensor:
+        """Texts (B, T + 1) int64 to the mean cross-entropy of the answers' characters, nats."""
         logits = self.model.forward_fast(texts[:, :-1], self.first)  # (B, answer_length, V)
-        return F.cross_entropy(logits.transpose(1, 2), texts[:, self.first + 1 :], reduction="none").mean(1)
+        return F.cross_entropy(logits.flatten(0, 1), texts[:, self.first + 1 :].flatten())
 
     def step(self) -> None:
         """Forward, backward and update on the batch that `step_index` points to."""
-        drawn = self.texts.index_select(0, self.step_index % self.draw_steps).squeeze(0)
-        keep = self.step_index >= self.settings.keep_from * self.settings.num_steps
-        kept = torch.where(keep, self.kept, drawn[: len(self.kept)])
-        texts = torch.cat([kept, drawn[len(self.kept) :]])  # (B, T + 1)
-        losses = self.answer_losses(texts.long())
-        loss = losses.mean()
+        texts = self.texts.index_select(0, self.step_index % self.draw_steps).squeeze(0)  # (B, T + 1)
+        loss = self.answer_loss(texts.long())
         loss.backward()
 
         factor = self.shape.index_select(0, self.step_index).squeeze(0)
@@ -206,10 +216,6 @@ class Trainer:
         self.adam.step()
         self.muon.step()
         self.model.zero_grad()
-
-        # the next batch may begin with the hardest of this one (after Loshchilov and Hutter, 2015)
-        hardest = losses.detach().topk(len(self.kept)).indices
-        self.kept.copy_(texts.index_select(0, hardest))
         self.loss.copy_(loss.detach())
         self.step_index += 1
 
@@ -221,7 +227,7 @@ class Trainer:
         tokens = torch.randint(len(self.track.vocabulary), self.texts.shape, generator=torch.Generator().manual_seed(0))
         self.texts.copy_(tokens)
         if self.settings.compile:
-            self.answer_losses = torch.compile(self.answer_losses, dynamic=False)
+            self.answer_loss = torch.compile(self.answer_loss, dynamic=False)
         if self.settings.cuda_graph and self.device.type == "cuda":
             self.capture()
         else:
@@ -247,41 +253,85 @@ class Trainer:
     # training
 
     def train(self, watch: attempt.Watch) -> None:
-        """All steps, with a sparse evaluation now and then; the last one is after the last step."""
-        settings = self.settings
-        sampler = self.track.sampler(settings.level_share, self.device)
-        check_texts = self.track.tokens(sampler.draw(1, settings.check_problems, self.generator))[0]
-        sample_texts = {
-            name: self.track.tokens(torch.from_numpy(problems).to(self.device))
-            for name, problems in self.track.samples.items()
-        }
-        for step in range(settings.num_steps):
-            watch.tick()
-            if step % self.draw_steps == 0:
-                draw = sampler.draw(self.draw_steps, settings.batch_size, self.generator)
-                self.texts.copy_(self.track.tokens(draw))
-            self.take_step()
-            self.steps, self.examples = step + 1, (step + 1) * settings.batch_size
-            if self.steps % settings.check_every == 0 or self.steps == settings.num_steps:
-                errors = self.count_errors(check_texts)
-                reached = {name: self.count_errors(texts) == 0 for name, texts in sample_texts.items()}
-                reached["99%"] = errors <= settings.check_problems / 100
-                watch.check(self.steps, float(self.loss), errors, reached)
+        """Train in rounds, each from fresh random weights, until one ends without a mistake in any training problem."""
+        sampler = self.track.sampler(self.settings.level_share, self.device)
+        samples = {name: torch.from_numpy(ids).to(self.device) for name, ids in self.track.samples.items()}
+        for round_index in range(self.settings.max_rounds):
+            if round_index:
+                self.start_over()
+            if self.train_round(sampler, samples, watch) == 0:
+                return
 
-    def texts_of(self, problems: Tensor) -> Tensor:
-        """Problem numbers (...) to texts (..., T + 1) uint8."""
-        return self.track.tokens(problems)
+    def start_over(self) -> None:
+        """Fresh random weights, and optimizers and schedule at their beginning, all in place."""
+        self.model.initialize(self.weights_generator)
+        for tensor in (*self.muon.state(), *self.adam.state(), self.step_index):
+            tensor.zero_()
+
+    def train_round(self, sampler: Sampler, samples: dict[str, Tensor], watch: attempt.Watch) -> int:
+        """Take all steps of a round; returns the mistakes in the training problems at its end.
+
+        In the middle, a survey looks for the problems with the highest loss, and from then on these are drilled: they
+        take a share of each batch (after Loshchilov and Hutter, Online batch selection, 2015).
+        """
+        settings = self.settings
+        checked = sampler.draw(1, settings.check_problems, self.generator)[0]
+        drilled = checked[:0]
+        errors = 0
+        for step in range(1, settings.num_steps + 1):
+            watch.tick()
+            if (step - 1) % self.draw_steps == 0:
+                self.texts.copy_(self.track.tokens(self.draw(sampler, drilled)))
+            self.take_step()
+            self.steps += 1
+            self.examples += settings.batch_size
+
+            # sparse evaluation; at the end of all training problems
+            if step == settings.num_steps:
+                asked = sampler.problems
+            elif step == settings.survey_at:
+                asked = sampler.draw(1, settings.survey_problems, self.generator)[0].unique()
+            elif step % settings.check_every == 0:
+                asked = checked
+            else:
+                continue
+            errors, losses = self.examine(asked)
+            if step == settings.survey_at:
+                drilled = asked[losses.topk(min(settings.drill_problems, len(asked))).indices]
+            reached = {name: self.examine(problems)[0] == 0 for name, problems in samples.items()}
+            reached["99%"] = errors <= len(asked) / 100
+            watch.check(self.steps, float(self.loss), errors, reached)
+        return errors
+
+    def draw(self, sampler: Sampler, drilled: Tensor) -> Tensor:
+        """Problem numbers (draw_steps, B) for the next steps, from the sampler and from those that are drilled."""
+        num_drilled = round(self.settings.batch_size * self.settings.drill_share) if len(drilled) else 0
+        fresh = sampler.draw(self.draw_steps, self.settings.batch_size - num_drilled, self.generator)
+        if not num_drilled:
+            return fresh
+        shape = self.draw_steps, num_drilled
+        picks = torch.randint(len(drilled), shape, generator=self.generator, device=self.device)
+        return torch.cat([fresh, drilled[picks]], 1)
 
     @torch.no_grad()
-    def count_errors(self, texts: Tensor) -> int:
-        """How many of the texts (N, T + 1) the model answers wrongly.
+    def examine(self, problems: Tensor) -> tuple[int, Tensor]:
+        """How many of the problems (N,) the model answers wrongly, and each one's loss (N,) at its worst character.
 
-        One pass with the right answer as its input finds the same as decoding would: up to its first mistake, the
-        model's own output is the right answer.
+        With the right answer so far as its input, the model errs where decoding would: up to its first mistake, its
+        own output is the right answer.
         """
-        texts = texts.long()
-        answers = self.model.forward_fast(texts[:, :-1], self.first).argmax(-1)
-        return int((answers != texts[:, self.first + 1 :]).any(-1).sum())
+        next_logits = self.model.answerer()
+        wrong, losses = [], []
+        for part in problems.split(EXAMINED_TOGETHER):
+            texts = self.track.tokens(part).long()
+            loss, mistaken = [], []
+            for end in range(self.first + 1, texts.size(1)):
+                logits, target = next_logits(texts[:, :end]), texts[:, end]
+                loss.append(F.cross_entropy(logits, target, reduction="none"))
+                mistaken.append(logits.argmax(-1) != target)
+            losses.append(torch.stack(loss).amax(0))
+            wrong.append(torch.stack(mistaken).any(0))
+        return int(torch.cat(wrong).sum()), torch.cat(losses)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,14 @@ from data import TRACKS, Addition
 
 ROOT = Path(speedrun.__file__).parent
 SMALL = speedrun.Settings(
-    n_embd=16, n_head=2, n_hidden=16, batch_size=32, num_steps=6, check_every=3, check_problems=64
+    max_rounds=1,
+    n_embd=16,
+    n_head=2,
+    n_hidden=16,
+    batch_size=32,
+    num_steps=6,
+    check_every=3,
+    check_problems=64,
 )
 SMALL_OPTIONS = [
     "--n-embd",
@@ -110,38 +117,85 @@ def test_everything_random_comes_from_the_seed():
 
 def batches_of(trainer):
     """Train, and return every batch (B, T + 1) that a step saw."""
-    seen, losses = [], trainer.answer_losses
-    trainer.answer_losses = lambda texts: (seen.append(texts.clone()), losses(texts))[1]
+    seen, loss = [], trainer.answer_loss
+    trainer.answer_loss = lambda texts: (seen.append(texts.clone()), loss(texts))[1]
     trainer.train(Witness())
     return seen
 
 
-def test_no_training_batch_holds_a_held_out_problem():
-    seen = batches_of(build())
+def problems_in(batches):
     track = TRACKS["add3"]
-    problems = track.problems(torch.cat(seen)[:, : track.prompt_length].to(torch.uint8))
-    assert len(seen) == SMALL.num_steps
+    return track.problems(torch.cat(batches)[:, : track.prompt_length].to(torch.uint8))
+
+
+def test_no_training_batch_holds_a_held_out_problem():
+    settings = replace(SMALL, survey_at=3, survey_problems=500, drill_problems=100, max_rounds=2)
+    seen = batches_of(build(settings))
+    problems = problems_in(seen)
+    assert len(seen) == 2 * SMALL.num_steps
     assert all(len(batch) == SMALL.batch_size for batch in seen)
     assert (problems >= 0).all()
-    assert not track.heldout[problems.numpy()].any()
+    assert not TRACKS["add3"].heldout[problems.numpy()].any()
 
 
-def test_a_batch_begins_with_the_hardest_of_the_batch_before_once_that_has_begun():
-    trainer = build(replace(SMALL, keep_share=0.25, keep_from=0.5))  # from step 3 on
-    losses, seen = trainer.answer_losses, []
+def test_what_is_drilled_are_the_hardest_problems_of_the_survey():
+    settings = replace(SMALL, survey_at=3, survey_problems=500, drill_problems=20, drill_share=0.5, max_rounds=1)
+    trainer, surveys = build(settings), []
+    examine = trainer.examine
 
-    def watched(texts):
-        found = losses(texts)
-        seen.append((texts.clone(), found.detach().clone()))
-        return found
+    def watched(problems):
+        errors, losses = examine(problems)
+        surveys.append((problems, losses))
+        return errors, losses
 
-    trainer.answer_losses = watched
+    trainer.examine = watched
+    seen = batches_of(trainer)
+    problems, losses = next((p, loss) for p, loss in surveys if 400 < len(p) <= 500)
+    hardest = set(problems[losses.argsort(descending=True)[:20]].tolist())
+    drilled = [problems_in([batch[SMALL.batch_size // 2 :]]).tolist() for batch in seen]
+    assert all(set(batch) <= hardest for batch in drilled[3:])
+    assert not any(set(batch) <= hardest for batch in drilled[:3])
+    assert not any(set(problems_in([batch[: SMALL.batch_size // 2]]).tolist()) <= hardest for batch in seen)
+
+
+def test_a_round_that_ends_with_a_mistake_is_followed_by_one_from_fresh_weights():
+    trainer, starts = build(replace(SMALL, max_rounds=3)), []
+    train_round = trainer.train_round
+
+    def watched(*arguments):
+        starts.append([tensor.clone() for tensor in trainer.state()])
+        return train_round(*arguments)
+
+    trainer.train_round = watched
     trainer.train(Witness())
-    for step in range(1, len(seen)):
-        (before, loss), (batch, _) = seen[step - 1], seen[step]
-        hardest = before[loss.topk(8).indices]
-        assert torch.equal(batch[:8], hardest) == (step >= 3)
-        assert not torch.equal(batch[8:16], hardest)
+    assert len(starts) == 3
+    assert trainer.steps == 3 * SMALL.num_steps
+    names = [name for name, _ in trainer.model.named_parameters()]
+    for name, first, second in zip(names, starts[0], starts[1], strict=False):
+        assert torch.equal(first, second) == (not first.any()), name  # zeros start as zeros, all else is drawn anew
+    moments = [tensor for start in starts for tensor in start[len(names) : -2]]
+    assert not any(tensor.any() for tensor in moments)
+
+
+def test_a_round_without_a_mistake_is_the_last():
+    trainer = build(replace(SMALL, max_rounds=3))
+    trainer.examine = lambda problems: (0, torch.zeros(len(problems)))
+    trainer.train(Witness())
+    assert trainer.steps == SMALL.num_steps
+
+
+def test_the_decision_to_stop_looks_at_all_training_problems_and_no_others():
+    trainer, asked = build(replace(SMALL, max_rounds=1)), []
+    examine = trainer.examine
+    trainer.examine = lambda problems: (asked.append(problems), examine(problems))[1]
+    returned = []
+    train_round = trainer.train_round
+    trainer.train_round = lambda *arguments: returned.append(train_round(*arguments)) or returned[0]
+    trainer.train(Witness())
+    (everything,) = [problems for problems in asked if len(problems) > 900_000]
+    heldout = torch.from_numpy(TRACKS["add3"].heldout)
+    assert torch.equal(everything.sort().values, (~heldout).nonzero()[:, 0])
+    assert returned == [examine(everything)[0]]
 
 
 class NoAnswerFromTheDevice(TorchDispatchMode):
@@ -168,14 +222,14 @@ def test_a_step_never_waits_for_the_device_and_never_moves_its_state():
     assert int(trainer.step_index) == 2
 
 
-def test_the_learning_rate_rises_stays_and_falls_to_zero():
-    settings = replace(SMALL, num_steps=100, warmup_steps=10, cooldown_share=0.5, cooldown_power=1.0)
-    shape = speedrun.learning_rate_shape(settings)
+def test_the_learning_rate_rises_and_falls_to_zero():
+    shape = speedrun.learning_rate_shape(replace(SMALL, num_steps=100, warmup_steps=10, decay_power=2.0))
     assert shape[0] == pytest.approx(0.1)
-    assert (shape[9:51] == 1).all()
-    assert shape[75] == pytest.approx(0.5)
-    assert shape[99] == pytest.approx(0.02)
-    assert (shape.diff()[50:] < 0).all()
+    assert shape[50] == pytest.approx(0.25)
+    assert shape[99] == pytest.approx(0.0001, rel=1e-4)
+    assert shape.argmax() == 9
+    assert (shape.diff()[:9] > 0).all()
+    assert (shape.diff()[9:] < 0).all()
 
 
 def test_checks_come_every_so_many_steps_and_after_the_last():
@@ -187,18 +241,25 @@ def test_checks_come_every_so_many_steps_and_after_the_last():
     assert set(witness.checks[0][3]) == {"99%", "sample80"}
 
 
-def test_counting_errors_by_one_pass_finds_what_decoding_finds():
+def test_examining_by_the_right_answer_finds_what_decoding_finds():
     trainer = build(track=Addition(2))
     with torch.no_grad():
         trainer.model.head.normal_(generator=torch.Generator().manual_seed(0))
-    texts = trainer.track.tokens(torch.arange(0, 10_000, 7))
+    problems = torch.arange(0, 10_000, 7)
+    texts = trainer.track.tokens(problems)
     wrong = 0
     for row in texts.long():
         text = row[: trainer.track.prompt_length]
         for _ in range(trainer.track.answer_length):
             text = torch.cat([text, trainer.model(text[None])[0, -1].argmax()[None]])
         wrong += not torch.equal(text, row)
-    assert trainer.count_errors(texts) == wrong
+    errors, losses = trainer.examine(problems)
+    assert errors == wrong > 0
+    ids = texts.long()
+    every = torch.nn.functional.cross_entropy(
+        trainer.model(ids[:, :-1], trainer.first).transpose(1, 2), ids[:, trainer.first + 1 :], reduction="none"
+    )
+    assert torch.allclose(losses, every.amax(1), atol=1e-5)
 
 
 def test_training_learns():
