@@ -26,7 +26,7 @@ class Display:
 
     Args:
         label: config and seed, at the head of every line.
-        num_steps: the last step there can be.
+        num_steps: steps of a round, at whose end training may stop.
         console: where to write; standard error unless a test says otherwise.
         processor_time: seconds of processor time of this thread.
     """
@@ -56,10 +56,11 @@ class Display:
         begun = self.processor_time()
         loss = "not finite" if check.loss is None else f"{check.loss:.4f}"
         errors = "" if check.errors is None else f"  errors {check.errors:,}"
-        left = check.train_seconds / check.step * (self.num_steps - check.step)
+        rounds, step = divmod(check.step - 1, self.num_steps)
+        left = check.train_seconds / check.step * (self.num_steps - step - 1)
         line = (
-            f"train  step {check.step}/{self.num_steps}  loss {loss}{errors}  "
-            f"{check.train_seconds:.1f} s elapsed, at most {left:.1f} s left"
+            f"train  {f'round {rounds + 1}  ' if rounds else ''}step {step + 1}/{self.num_steps}  loss {loss}{errors}  "
+            f"{check.train_seconds:.1f} s elapsed, about {left:.1f} s left"
         )
         if check.train_seconds < QUIET_SECONDS:
             self.withheld = line

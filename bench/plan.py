@@ -49,7 +49,7 @@ class Settings(Protocol):
     compile: bool
     threads: int
     max_seconds: float
-    num_steps: int
+    num_steps: int  # of a round, at whose end training may stop
 
 
 @dataclasses.dataclass(frozen=True)

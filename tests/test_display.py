@@ -45,11 +45,22 @@ def test_without_a_terminal_every_event_is_one_plain_line() -> None:
     assert written(console) == [
         "add3-cpu seed 7  setup, cpu, 2 threads",
         "add3-cpu seed 7  warmup",
-        "add3-cpu seed 7  train  step 100/700  loss 0.5000  errors 1,234  2.0 s elapsed, at most 12.0 s left",
-        "add3-cpu seed 7  train  step 200/700  loss 0.0001  4.0 s elapsed, at most 10.0 s left",
+        "add3-cpu seed 7  train  step 100/700  loss 0.5000  errors 1,234  2.0 s elapsed, about 12.0 s left",
+        "add3-cpu seed 7  train  step 200/700  loss 0.0001  4.0 s elapsed, about 10.0 s left",
         "add3-cpu seed 7  certify",
     ]
     assert "\x1b" not in console.file.getvalue()
+
+
+def test_a_later_round_is_named_and_counts_its_own_steps() -> None:
+    console = plain_console()
+    display = Display("label", 100, console)
+    display.check(check(100, 10.0, errors=3))
+    display.check(check(150, 15.0, errors=3))
+    assert written(console) == [
+        "label  train  step 100/100  loss 0.5000  errors 3  10.0 s elapsed, about 0.0 s left",
+        "label  train  round 2  step 50/100  loss 0.5000  errors 3  15.0 s elapsed, about 5.0 s left",
+    ]
 
 
 def test_nothing_is_written_in_the_first_second_of_train_and_then_it_is() -> None:

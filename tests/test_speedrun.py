@@ -29,23 +29,9 @@ SMALL = speedrun.Settings(
     check_every=3,
     check_problems=64,
 )
-SMALL_OPTIONS = [
-    "--n-embd",
-    "16",
-    "--n-head",
-    "2",
-    "--n-hidden",
-    "16",
-    "--threads",
-    "1",
-    "--num-steps",
-    "6",
-    "--check-every",
-    "3",
-    "--batch-size",
-    "32",
-]
-ENDLESS = (*SMALL_OPTIONS[:8], "--num-steps", "1000000", "--check-every", "100")
+TINY = "--n-embd 16 --n-head 2 --n-hidden 16 --threads 1 --batch-size 32 --max-rounds 1".split()
+SMALL_OPTIONS = (*TINY, "--num-steps", "6", "--check-every", "3")
+ENDLESS = (*TINY, "--num-steps", "1000000", "--check-every", "100")
 SHORT = ("--max-seconds", "0.001", *ENDLESS)  # ends in a timeout, without the seconds that a certificate takes
 
 
