@@ -172,23 +172,26 @@ class Trainer:
         self.model.to(device)
 
         # what a step reads and writes; all of it stays in place
-        self.generator = torch.Generator(device).manual_seed(seed)
+        batch_seed = int(torch.randint(2**62, (), generator=self.weights_generator))
+        self.generator = torch.Generator(device).manual_seed(batch_seed)
         self.draw_steps = min(settings.check_every, settings.num_steps)  # batches are drawn for so many steps at once
         shape = (self.draw_steps, settings.batch_size, length)
         self.texts = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.step_index = torch.zeros(1, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), device=device)
-        self.shape = learning_rate_shape(settings).to(device)
+        self.learning_rate_shape = learning_rate_shape(settings).to(device)
         self.adam_learning_rate = torch.zeros((), device=device)
         self.muon_learning_rate = torch.zeros((), device=device)
 
         # optimizers
-        matrices = list(self.model.blocks.parameters()) if settings.matrix_optimizer == "muon" else []
-        others = [weight for weight in self.model.parameters() if not any(weight is matrix for matrix in matrices)]
+        matrices = list(self.model.blocks.parameters())
+        others = [self.model.token, self.model.position, self.model.head]
+        assert len(matrices) + len(others) == len(list(self.model.parameters())), "every weight has its optimizer"
+        if settings.matrix_optimizer == "adamw":
+            matrices, others = [], matrices + others
         self.muon = Muon(matrices, self.muon_learning_rate, settings.muon_momentum, settings.muon_iterations, dtype)
         betas = settings.adam_beta1, settings.adam_beta2
         self.adam = AdamW(others, self.adam_learning_rate, betas, settings.weight_decay)
-        assert len(matrices) + len(others) == len(list(self.model.parameters()))
         self.take_step = self.step
 
     def state(self) -> list[Tensor]:
@@ -210,7 +213,7 @@ class Trainer:
         loss = self.answer_loss(texts.long())
         loss.backward()
 
-        factor = self.shape.index_select(0, self.step_index).squeeze(0)
+        factor = self.learning_rate_shape.index_select(0, self.step_index % self.settings.num_steps).squeeze(0)
         self.adam_learning_rate.copy_(factor * self.settings.adam_learning_rate)
         self.muon_learning_rate.copy_(factor * self.settings.muon_learning_rate)
         self.adam.step()

@@ -135,6 +135,7 @@ class Attempt:
         before = energy_joules(plan.device)
         self.clock.enter("train")
         self.trainer.train(self.watch)
+        self.watch.tick()
 
         self.clock.enter("certify")
         after = energy_joules(plan.device)
@@ -160,7 +161,8 @@ class Attempt:
     def file(self, outcome: Outcome, message: str | None) -> Run:
         """The finished line, from whatever is known by now."""
         cuda = self.plan.device.type == "cuda"
-        trainer, certificate, seconds = self.trainer, self.certificate, self.clock.seconds
+        trainer, seconds = self.trainer, self.clock.seconds
+        certificate = self.certificate if outcome in ("solved", "missed") else None
         reached = dict(self.watch.reached)
         if certificate is not None:
             reached["heldout"] = None if certificate.heldout_errors else seconds["train"]
@@ -264,7 +266,8 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
     """Take the device, leave a start mark, perform the attempt, file the run, show how it went.
 
     Raises:
-        OSError: the results folder cannot be written; before `warmup`, or when filing.
+        WrongRequest: the results folder cannot be written to.
+        OSError: it could at the start, and cannot any more.
         KeyboardInterrupt: while waiting for the device.
     """
     journal = Journal(plan.request.results)
@@ -274,8 +277,11 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
         clock.synchronize = synchronizer(plan.device)
         lost = lost_run(plan)
         if plan.request.journal:
-            journal.recover()
-            stack.enter_context(journal.attempt(lost))
+            try:
+                journal.recover()
+                stack.enter_context(journal.attempt(lost))
+            except OSError as problem:
+                raise WrongRequest(f"--results {plan.request.results}: cannot be written to ({problem})") from None
         attempt = Attempt(plan, lost, clock)
         try:
             attempt.perform(build)

@@ -26,7 +26,7 @@ def files_sha256(paths: Iterable[Path]) -> str:
 
 def source_sha256() -> str:
     """Of the contestant: the trainer, the model, the tracks and whatever of ours stands beside them."""
-    return files_sha256(ROOT.glob("*.py"))
+    return files_sha256(path for pattern in ("*.py", "tracks/**/*.py") for path in ROOT.glob(pattern))
 
 
 def harness_sha256() -> str:

@@ -79,7 +79,12 @@ def test_the_state_names_every_tensor_that_training_changes():
             tensors = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
             for tensor in tensors:
                 if isinstance(tensor, torch.Tensor) and tensor.numel():
-                    derived = name in ("shape", "learning_rate", "adam_learning_rate", "muon_learning_rate")
+                    derived = name in (
+                        "learning_rate_shape",
+                        "learning_rate",
+                        "adam_learning_rate",
+                        "muon_learning_rate",
+                    )
                     assert derived or tensor.data_ptr() in kept, name
 
 
@@ -253,6 +258,14 @@ def test_training_learns():
     witness = Witness()
     build(settings).train(witness)
     assert witness.checks[-1][1] < 0.85 * math.log(12)  # what guessing costs
+
+
+def test_adamw_can_have_the_matrices_too():
+    settings = replace(SMALL, matrix_optimizer="adamw", n_embd=32, n_hidden=64, num_steps=60, batch_size=128)
+    trainer, witness = build(settings), Witness()
+    trainer.train(witness)
+    assert len(trainer.adam.weights) == len(list(trainer.model.parameters()))
+    assert witness.checks[-1][1] < 0.85 * math.log(12)
 
 
 @pytest.mark.parametrize(
