@@ -21,6 +21,7 @@ board: $(VENV)/installed
 	$(RUN) -m bench board
 
 $(VENV)/installed: requirements.txt requirements-test.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@

@@ -12,7 +12,6 @@ if __name__ == "__main__":  # before the slow imports: a Ctrl-C during them leav
         signal.signal(_number, lambda *_: os._exit(130))
 
 import ctypes
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ class Settings:
     track: str = "add3"
     """What is learned; see data.py."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where it is trained; auto takes CUDA, then MPS, then the CPU."""
+    """Where it is trained; auto takes CUDA where there is a GPU, else the CPU."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Of the matrix products; auto takes bfloat16 where the hardware multiplies it faster than float32."""
     compile: bool = False
@@ -64,8 +63,10 @@ class Settings:
 
     num_steps: int = 500
     """Optimizer steps of a round."""
-    max_rounds: int = 5
-    """Rounds at the most; each starts over from fresh random weights, and one without a mistake is the last."""
+    max_rounds: int = 8
+    """Rounds at the most; one that ends without a mistake in any training problem is the last."""
+    resume_below: int = 100
+    """With at most so many mistakes, the next round resumes at the survey; with more it starts over, problems."""
     batch_size: int = 512
     """Problems a step."""
     level_share: float = 0.5
@@ -78,7 +79,7 @@ class Settings:
     drill_problems: int = 16384
     """The hardest problems of the latest survey, which are drilled from then on."""
     drill_share: float = 0.5
-    """Share of each batch that is drawn from them, 0..1."""
+    """Share of each batch that is drawn from them, 0..1, below 1."""
 
     matrix_optimizer: Literal["muon", "adamw"] = "muon"
     """For the blocks' matrices; embeddings and the head always have AdamW."""
@@ -109,11 +110,12 @@ class Settings:
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no training can have."""
         counts = "num_steps max_rounds batch_size survey_problems drill_problems check_every check_problems"
-        self.check(f"{counts} max_seconds muon_iterations", lambda value: 0 < value < math.inf, "a number above 0")
-        amounts = "threads survey_at warmup_steps muon_learning_rate adam_learning_rate weight_decay"
-        self.check(f"{amounts} decay_power", lambda value: 0 <= value < math.inf, "a number not below 0")
-        self.check("level_share drill_share", lambda value: 0 <= value <= 1, "in 0..1")
-        self.check("muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
+        self.check(f"{counts} muon_iterations max_seconds", lambda value: 0 < value < 2**31, "above 0 and below 2**31")
+        self.check("threads survey_at resume_below warmup_steps", lambda value: 0 <= value < 2**31, "in 0..2**31")
+        amounts = "muon_learning_rate adam_learning_rate weight_decay decay_power"
+        self.check(amounts, lambda value: 0 <= value < float("inf"), "a number not below 0")
+        self.check("level_share", lambda value: 0 <= value <= 1, "in 0..1")
+        self.check("drill_share muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
         self.model_config(vocab_size=1, block_size=1)
 
     def check(self, names: str, is_right: Callable[[float], bool], wanted: str) -> None:
@@ -256,14 +258,26 @@ class Trainer:
     # training
 
     def train(self, watch: attempt.Watch) -> None:
-        """Train in rounds, each from fresh random weights, until one ends without a mistake in any training problem."""
-        sampler = self.track.sampler(self.settings.level_share, self.device)
+        """Train in rounds until one ends without a mistake in any training problem.
+
+        After a few mistakes the next round resumes at the survey, now with the hardest of all problems to drill;
+        after more than a few, training got stuck on something, and starts over from fresh random weights.
+        """
+        settings = self.settings
+        sampler = self.track.sampler(settings.level_share, self.device)
         samples = {name: torch.from_numpy(ids).to(self.device) for name, ids in self.track.samples.items()}
-        for round_index in range(self.settings.max_rounds):
-            if round_index:
-                self.start_over()
-            if self.train_round(sampler, samples, watch) == 0:
+        nothing = sampler.problems[:0]
+        errors, hardest = self.train_round(0, nothing, sampler, samples, watch)
+        for _ in range(1, settings.max_rounds):
+            if errors == 0:
                 return
+            if errors <= settings.resume_below and settings.survey_at < settings.num_steps:
+                first_step, drilled = settings.survey_at, hardest
+                self.step_index.fill_(first_step)
+            else:
+                first_step, drilled = 0, nothing
+                self.start_over()
+            errors, hardest = self.train_round(first_step, drilled, sampler, samples, watch)
 
     def start_over(self) -> None:
         """Fresh random weights, and optimizers and schedule at their beginning, all in place."""
@@ -271,40 +285,48 @@ class Trainer:
         for tensor in (*self.muon.state(), *self.adam.state(), self.step_index):
             tensor.zero_()
 
-    def train_round(self, sampler: Sampler, samples: dict[str, Tensor], watch: attempt.Watch) -> int:
-        """Take all steps of a round; returns the mistakes in the training problems at its end.
+    def train_round(
+        self,
+        first_step: int,
+        drilled: Tensor,
+        sampler: Sampler,
+        samples: dict[str, Tensor],
+        watch: attempt.Watch,
+    ) -> tuple[int, Tensor]:
+        """Take the steps of a round from `first_step` on; at its end all training problems are asked.
 
         In the middle, a survey looks for the problems with the highest loss, and from then on these are drilled: they
         take a share of each batch (after Loshchilov and Hutter, Online batch selection, 2015).
+
+        Returns:
+            The mistakes in the training problems, and the numbers of the hardest of them.
         """
         settings = self.settings
         checked = sampler.draw(1, settings.check_problems, self.generator)[0]
-        drilled = checked[:0]
-        errors = 0
-        for step in range(1, settings.num_steps + 1):
+        for step in range(first_step, settings.num_steps):
             watch.tick()
-            if (step - 1) % self.draw_steps == 0:
+            if step == first_step or step % self.draw_steps == 0:
                 self.texts.copy_(self.track.tokens(self.draw(sampler, drilled)))
             self.take_step()
             self.steps += 1
             self.examples += settings.batch_size
 
-            # sparse evaluation; at the end of all training problems
-            if step == settings.num_steps:
+            # sparse evaluation
+            if step + 1 == settings.num_steps:
                 asked = sampler.problems
-            elif step == settings.survey_at:
+            elif step + 1 == settings.survey_at:
                 asked = sampler.draw(1, settings.survey_problems, self.generator)[0].unique()
-            elif step % settings.check_every == 0:
+            elif (step + 1) % settings.check_every == 0:
                 asked = checked
             else:
                 continue
             errors, losses = self.examine(asked)
-            if step == settings.survey_at:
+            if asked is not checked:
                 drilled = asked[losses.topk(min(settings.drill_problems, len(asked))).indices]
             reached = {name: self.examine(problems)[0] == 0 for name, problems in samples.items()}
             reached["99%"] = errors <= len(asked) / 100
-            watch.check(self.steps, float(self.loss), errors, reached)
-        return errors
+            watch.check(self.steps, float(self.loss), errors, reached, settings.num_steps - step - 1)
+        return errors, drilled
 
     def draw(self, sampler: Sampler, drilled: Tensor) -> Tensor:
         """Problem numbers (draw_steps, B) for the next steps, from the sampler and from those that are drilled."""

@@ -83,8 +83,10 @@ def main(arguments: Arguments) -> int:
         model, track = weights.load(find_weights(arguments.run, arguments.results), device)
         texts = arguments.prompts
         if arguments.file is not None:
-            texts = arguments.file.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as problem:  # UnicodeDecodeError is a ValueError
+            texts = arguments.file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as problem:
+        raise WrongRequest(f"{arguments.file}: {problem}") from None
+    except (OSError, ValueError) as problem:
         raise WrongRequest(str(problem)) from None
     if not texts:
         return 0

@@ -5,6 +5,7 @@ The trainer hands over what to build; this file owns the order, the clock, the v
 
 import contextlib
 import math
+import os
 import signal
 import sys
 import tempfile
@@ -67,8 +68,15 @@ class Watch:
         if self.clock.elapsed() > self.max_seconds:
             raise Timeout(f"train reached its limit of {self.max_seconds:g} s")
 
-    def check(self, step: int, loss: float, errors: int, reached: dict[str, bool]) -> None:
-        """Report a sparse evaluation: loss in nats a character, errors, and which named targets are met.
+    def check(self, step: int, loss: float, errors: int, reached: dict[str, bool], steps_left: int) -> None:
+        """Report a sparse evaluation.
+
+        Args:
+            step: taken so far.
+            loss: of the latest batch, nats a character.
+            errors: in the training problems that were asked.
+            reached: which of the named targets are met now.
+            steps_left: before training may stop.
 
         Raises:
             Diverged: the loss is not finite.
@@ -79,7 +87,7 @@ class Watch:
         for target, met in reached.items():
             if self.reached.get(target) is None:
                 self.reached[target] = seconds if met else None
-        self.display.check(check)
+        self.display.check(check, steps_left)
         if check.loss is None:
             raise Diverged(f"the loss was not finite at step {step}")
 
@@ -113,7 +121,7 @@ class Attempt:
         self.plan = plan
         self.lost = lost
         self.clock = clock
-        self.display = Display(f"{plan.config} seed {plan.seed}", plan.settings.num_steps)
+        self.display = Display(f"{plan.config} seed {plan.seed}")
         self.watch = Watch(clock, self.display, plan.settings.max_seconds)
         self.trainer: Trainer | None = None
         self.certificate: Certificate | None = None
@@ -359,5 +367,8 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     if plan.request.json:
-        print(run.line(), flush=True)
+        try:
+            print(run.line(), flush=True)
+        except OSError:  # nobody reads it; the run is filed all the same
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return {"solved": EXIT_SOLVED, "interrupted": EXIT_INTERRUPTED}.get(run.outcome, EXIT_NOT_SOLVED)

@@ -47,15 +47,18 @@ def find_config(name: str, device_type: str) -> tuple[str, Path]:
         WrongRequest: there is no such config.
     """
     if name.endswith(".toml"):
-        if not Path(name).is_file():
-            raise WrongRequest(f"{name}: there is no such config file")
-        return Path(name).stem, Path(name)
+        path = Path(name)
+        if not path.is_file():
+            raise WrongRequest(f"{name!r}: there is no such config file")
+        if not re.fullmatch(r"[\w.-]+", path.stem):  # it becomes part of file names and of the board
+            raise WrongRequest(f"{name!r}: a config's name is made of letters, digits, '.', '-' and '_'")
+        return path.stem, path
+    known = {path.stem: path for path in CONFIGS.glob("*.toml")}
     for resolved in (name, f"{name}-{'cuda' if device_type == 'cuda' else 'cpu'}"):
-        if (CONFIGS / f"{resolved}.toml").is_file():
-            return resolved, CONFIGS / f"{resolved}.toml"
-    known = {path.stem for path in CONFIGS.glob("*.toml")}
-    known |= {stem.rpartition("-")[0] for stem in known if stem.endswith(("-cpu", "-cuda"))}
-    raise WrongRequest(f"--config {name}: there is no such config{nearest(name, known)}")
+        if resolved in known:
+            return resolved, known[resolved]
+    short = {stem.rpartition("-")[0] for stem in known if stem.endswith(("-cpu", "-cuda"))}
+    raise WrongRequest(f"--config {name!r}: there is no such config{nearest(name, {*known, *short})}")
 
 
 def read_config(path: Path, schema: type, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def read_config(path: Path, schema: type, seen: tuple[Path, ...] = ()) -> dict[s
     if path.resolve() in seen:
         raise WrongRequest(f"{path}: base: the configs extend one another in a circle")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
         raise WrongRequest(f"{path}: {problem}") from None
     base = values.pop("base", None)
@@ -141,7 +144,7 @@ def parse_arguments(
     except SystemExit as end:
         if not end.code:
             raise
-        raise WrongRequest(first_words(panel.getvalue())) from None
+        raise WrongRequest(first_words(panel.getvalue()).removeprefix("Error parsing settings: ")) from None
     if unknown:
         options = (f"--{name.replace('_', '-')}" for name in option_names(schema))
         if not unknown[0].startswith("--"):

@@ -26,7 +26,6 @@ class Display:
 
     Args:
         label: config and seed, at the head of every line.
-        num_steps: steps of a round, at whose end training may stop.
         console: where to write; standard error unless a test says otherwise.
         processor_time: seconds of processor time of this thread.
     """
@@ -34,12 +33,10 @@ class Display:
     def __init__(
         self,
         label: str,
-        num_steps: int,
         console: Console | None = None,
         processor_time: Callable[[], float] = time.thread_time,
     ) -> None:
         self.label = label
-        self.num_steps = num_steps
         self.console = console or Console(stderr=True, highlight=False)
         self.processor_time = processor_time
         self.processor_seconds = 0.0  # spent in here while `train` ran
@@ -51,16 +48,18 @@ class Display:
         if name != "train":  # `train` announces itself by its first check
             self._show(f"{name}{remark and ', ' + remark}")
 
-    def check(self, check: Check) -> None:
-        """One sparse evaluation; `check.train_seconds` decides whether it is time to write."""
+    def check(self, check: Check, steps_left: int) -> None:
+        """One sparse evaluation, so many steps before training may stop.
+
+        `check.train_seconds` decides whether it is time to write.
+        """
         begun = self.processor_time()
         loss = "not finite" if check.loss is None else f"{check.loss:.4f}"
         errors = "" if check.errors is None else f"  errors {check.errors:,}"
-        rounds, step = divmod(check.step - 1, self.num_steps)
-        left = check.train_seconds / check.step * (self.num_steps - step - 1)
+        seconds_left = check.train_seconds / check.step * steps_left
         line = (
-            f"train  {f'round {rounds + 1}  ' if rounds else ''}step {step + 1}/{self.num_steps}  loss {loss}{errors}  "
-            f"{check.train_seconds:.1f} s elapsed, about {left:.1f} s left"
+            f"train  step {check.step:,} of {check.step + steps_left:,}  loss {loss}{errors}  "
+            f"{check.train_seconds:.1f} s elapsed, about {seconds_left:.1f} s left"
         )
         if check.train_seconds < QUIET_SECONDS:
             self.withheld = line

@@ -49,7 +49,6 @@ class Settings(Protocol):
     compile: bool
     threads: int
     max_seconds: float
-    num_steps: int  # of a round, at whose end training may stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +94,10 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
     if settings.compile and (problem := compiler_problem(device)):
         raise WrongRequest(f"--compile: {problem}; or run with --no-compile")
     precision = str(dtype).removeprefix("torch.")
-    threads = settings.threads or cores_usable() or 1
+    cores = cores_usable() or 1
+    if settings.threads > cores:
+        raise WrongRequest(f"--threads {settings.threads}: there are {cores} cores; 0 takes them all")
+    threads = settings.threads or cores
     plan = Plan(
         request=request,
         settings=dataclasses.replace(settings, device=device.type, precision=precision, threads=threads),
@@ -122,6 +124,8 @@ def read_request(settings_type: type, arguments: Sequence[str], description: str
         [("request", tyro.conf.OmitArgPrefixes[Request]), ("settings", tyro.conf.OmitArgPrefixes[settings_type])],
         frozen=True,
     )
+    if option_value(arguments, "--results") == "":
+        raise WrongRequest("--results: the folder's name is empty")
     name = option_value(arguments, "--config") or Request.config
     wanted_device = option_value(arguments, "--device") or "auto"
     check_values({"device": wanted_device}, settings_type, "the command line")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from bench.config import WrongRequest
 from bench.display import errors_in_words
 from bench.journal import Batch, Journal, Run, new_id
 from bench.plan import BATCH_VARIABLE, Plan
@@ -58,11 +59,20 @@ def run_batch(plan: Plan, arguments: Sequence[str], lost_run: Callable[[Plan], R
         arguments: the command line that asked for the batch.
         lost_run: makes the line for an attempt that left none.
 
+    Raises:
+        WrongRequest: the results folder cannot be written to.
+
     Returns:
         Exit status 0 when all attempts solved the track, 130 when interrupted, else 1.
     """
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     journal = Journal(plan.request.results)
+    try:
+        journal.recover()
+        with journal.lock():
+            pass
+    except OSError as problem:
+        raise WrongRequest(f"--results {plan.request.results}: cannot be written to ({problem})") from None
     batch_id, planned = new_id(plan.config), plan.request.attempts
     own_arguments = without_option(arguments, "--attempts")
     runs: list[Run] = []

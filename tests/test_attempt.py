@@ -35,7 +35,7 @@ def watch(time):
     clock = Clock(age=lambda: (1.0, 0.01), now=time)
     for phase in ("setup", "warmup", "train"):
         clock.enter(phase)
-    display = Display("label", 100, Console(file=io.StringIO()))
+    display = Display("label", Console(file=io.StringIO()))
     return attempt.Watch(clock, display, max_seconds=5.0)
 
 
@@ -50,7 +50,7 @@ def test_the_time_limit_is_read_from_the_clock_of_train(watch, time):
 
 def test_a_check_is_stamped_with_the_seconds_of_train(watch, time):
     time.now += 2.5
-    watch.check(10, 0.5, 7, {})
+    watch.check(10, 0.5, 7, {}, 90)
     (check,) = watch.checks
     assert (check.step, check.train_seconds, check.loss, check.errors) == (10, 2.5, 0.5, 7)
 
@@ -58,14 +58,14 @@ def test_a_check_is_stamped_with_the_seconds_of_train(watch, time):
 def test_a_target_is_reached_when_it_is_first_met(watch, time):
     for seconds, met in ((1.0, False), (1.0, True), (1.0, False), (1.0, True)):
         time.now += seconds
-        watch.check(1, 0.5, 0, {"sample80": met, "99%": False})
+        watch.check(1, 0.5, 0, {"sample80": met, "99%": False}, 9)
     assert watch.reached == {"sample80": 2.0, "99%": None}
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_the_attempt_and_is_filed_as_null(watch, loss):
     with pytest.raises(attempt.Diverged):
-        watch.check(3, loss, 7, {})
+        watch.check(3, loss, 7, {}, 9)
     assert watch.checks[0].loss is None
 
 
@@ -100,7 +100,7 @@ class FakeTrainer:
 
     def train(self, watch):
         self.steps, self.examples = 3, 30
-        watch.check(3, 0.25, 5, {"sample80": False})
+        watch.check(3, 0.25, 5, {"sample80": False}, 9)
         if self.failing == "train":
             raise KeyboardInterrupt("SIGINT")
 

@@ -182,14 +182,14 @@ def test_a_path_is_taken_as_it_is(configs: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_is_refused(configs: Path) -> None:
     missing = configs / "mine.toml"
-    assert refused(find_config, str(missing), "cpu") == f"{missing}: there is no such config file"
+    assert refused(find_config, str(missing), "cpu") == f"{str(missing)!r}: there is no such config file"
 
 
 def test_a_name_that_is_not_there_is_refused_with_the_nearest_one(configs: Path) -> None:
     write(configs / "add3-cpu.toml", "")
-    assert refused(find_config, "ad3", "cpu") == "--config ad3: there is no such config; the nearest is 'add3'"
+    assert refused(find_config, "ad3", "cpu") == "--config 'ad3': there is no such config; the nearest is 'add3'"
     message = refused(find_config, "zzzzzz", "cpu")
-    assert message == "--config zzzzzz: there is no such config; there are add3, add3-cpu"
+    assert message == "--config 'zzzzzz': there is no such config; there are add3, add3-cpu"
 
 
 def test_every_config_of_ours_is_valid() -> None:

@@ -282,7 +282,7 @@ def test_throttle_reasons_are_the_bits_that_are_set(mask: int, reasons: list[str
 
 
 @pytest.mark.parametrize(
-    ("cuda", "mps", "expected"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+    ("cuda", "mps", "expected"), [(True, True, "cuda"), (False, True, "cpu"), (False, False, "cpu")]
 )
 def test_auto_takes_the_best_device_there_is(
     cuda: bool, mps: bool, expected: str, monkeypatch: pytest.MonkeyPatch

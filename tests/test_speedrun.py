@@ -48,7 +48,7 @@ class Witness:
     def tick(self):
         pass
 
-    def check(self, step, loss, errors, reached):
+    def check(self, step, loss, errors, reached, steps_left):
         self.checks.append((step, loss, errors, reached))
 
 
@@ -149,23 +149,43 @@ def test_what_is_drilled_are_the_hardest_problems_of_the_survey():
     assert not any(set(problems_in([batch[: SMALL.batch_size // 2]]).tolist()) <= hardest for batch in seen)
 
 
-def test_a_round_that_ends_with_a_mistake_is_followed_by_one_from_fresh_weights():
-    trainer, starts = build(replace(SMALL, max_rounds=3)), []
-    train_round = trainer.train_round
+def starts_of_rounds(trainer):
+    """Train, and return the state (cloned) and the first step of each round."""
+    starts, train_round = [], trainer.train_round
 
-    def watched(*arguments):
-        starts.append([tensor.clone() for tensor in trainer.state()])
-        return train_round(*arguments)
+    def watched(first_step, *arguments):
+        starts.append((first_step, [tensor.clone() for tensor in trainer.state()]))
+        return train_round(first_step, *arguments)
 
     trainer.train_round = watched
     trainer.train(Witness())
-    assert len(starts) == 3
+    return starts
+
+
+def test_after_many_mistakes_a_round_starts_over_from_fresh_weights():
+    trainer = build(replace(SMALL, max_rounds=3, resume_below=100))
+    starts = starts_of_rounds(trainer)
+    assert [first_step for first_step, _ in starts] == [0, 0, 0]
     assert trainer.steps == 3 * SMALL.num_steps
     names = [name for name, _ in trainer.model.named_parameters()]
-    for name, first, second in zip(names, starts[0], starts[1], strict=False):
+    for name, first, second in zip(names, starts[0][1], starts[1][1], strict=False):
         assert torch.equal(first, second) == (not first.any()), name  # zeros start as zeros, all else is drawn anew
-    moments = [tensor for start in starts for tensor in start[len(names) : -2]]
+    moments = [tensor for _, state in starts for tensor in state[len(names) : -2]]
     assert not any(tensor.any() for tensor in moments)
+
+
+def test_after_few_mistakes_a_round_resumes_at_the_survey_and_drills_the_hardest_of_all():
+    settings = replace(SMALL, max_rounds=2, resume_below=10**6, survey_at=4, drill_problems=20, drill_share=0.5)
+    trainer, surveys = build(settings), []
+    examine = trainer.examine
+    trainer.examine = lambda problems: (surveys.append((problems, found := examine(problems))), found)[1]
+    seen = batches_of(trainer)
+    problems, (_, losses) = next((p, found) for p, found in surveys if len(p) > 900_000)
+    assert len(seen) == SMALL.num_steps + 2
+    drilled = problems_in([batch[SMALL.batch_size // 2 :] for batch in seen[-2:]]).tolist()
+    assert set(drilled) <= set(problems[losses.topk(20).indices].tolist())
+    first_steps = [first_step for first_step, _ in starts_of_rounds(build(settings))]
+    assert first_steps == [0, 4]
 
 
 def test_a_round_without_a_mistake_is_the_last():
@@ -181,12 +201,12 @@ def test_the_decision_to_stop_looks_at_all_training_problems_and_no_others():
     trainer.examine = lambda problems: (asked.append(problems), examine(problems))[1]
     returned = []
     train_round = trainer.train_round
-    trainer.train_round = lambda *arguments: returned.append(train_round(*arguments)) or returned[0]
+    trainer.train_round = lambda *arguments: returned.append(train_round(*arguments)) or returned[-1]
     trainer.train(Witness())
     (everything,) = [problems for problems in asked if len(problems) > 900_000]
     heldout = torch.from_numpy(TRACKS["add3"].heldout)
     assert torch.equal(everything.sort().values, (~heldout).nonzero()[:, 0])
-    assert returned == [examine(everything)[0]]
+    assert [errors for errors, _ in returned] == [examine(everything)[0]]
 
 
 class NoAnswerFromTheDevice(TorchDispatchMode):
@@ -342,7 +362,7 @@ def test_the_journal_names_no_host_no_user_and_no_path_of_this_machine(small_att
 def test_progress_goes_to_standard_error_in_plain_lines(small_attempt):
     _, (_, output, errors) = small_attempt
     assert len(output.splitlines()) == 1
-    assert "step 6/6" in errors
+    assert "step 6 of 6" in errors
     assert "missed" in errors
     assert "\x1b" not in errors
     assert "got" in errors
@@ -368,7 +388,21 @@ WRONG = {
     "--attempts 2 --seed 1": "--seed",
     "--track add99": "add3",
     "--compile": "compiler",
+    "--threads 100000": "cores",
+    "--num-steps 99999999999999999999": "num_steps",
+    "--config ../configs/add3-cpu": "no such config",
 }
+
+
+def test_a_reader_that_has_gone_changes_neither_the_outcome_nor_the_journal(tmp_path):
+    options = ["--results", str(tmp_path), "--json", *SHORT]
+    with subprocess.Popen(["true"], stdin=subprocess.PIPE) as reader:
+        reader.wait()
+        command = [sys.executable, "speedrun.py", "--shared", *options]
+        done = subprocess.run(command, cwd=ROOT, stdout=reader.stdin, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert len(Journal(tmp_path).read()[0]) == 1
 
 
 @pytest.mark.parametrize("options", WRONG)
@@ -435,7 +469,7 @@ def test_a_loss_that_is_not_finite_ends_as_diverged(tmp_path):
 
 
 def test_running_out_of_memory_ends_as_an_error(tmp_path):
-    options = ["--batch-size", "100000000000", "--n-embd", "16", "--n-head", "2"]  # more than any machine has
+    options = ["--batch-size", "2000000000", "--n-embd", "16", "--n-head", "2"]  # more than any machine has
     status, _, errors = run("--results", str(tmp_path), *options)
     (filed,), _ = Journal(tmp_path).read()
     assert (status, filed.outcome) == (1, "error"), errors
