@@ -33,7 +33,7 @@ from bench.hardware import (
 )
 from bench.journal import Certificate, Check, Journal, Machine, Outcome, Run, Seconds, new_id
 from bench.plan import Plan, Settings, make_plan
-from bench.provenance import commit_and_dirty, harness_sha256, source_sha256
+from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
 from bench.run import run_batch
 from data import Track, index_sets_sha256
 from model import Transformer
@@ -166,6 +166,12 @@ class Attempt:
             with tempfile.TemporaryDirectory() as folder:
                 yield Path(folder)
 
+    def without_paths(self, message: str) -> str:
+        """The journal is published: the folders of this machine stay out of it."""
+        for folder, name in ((self.plan.request.results.resolve(), "results"), (ROOT, ".")):
+            message = message.replace(str(folder), name)
+        return message
+
     def file(self, outcome: Outcome, message: str | None) -> Run:
         """The finished line, from whatever is known by now."""
         cuda = self.plan.device.type == "cuda"
@@ -177,7 +183,7 @@ class Attempt:
             reached["solved"] = None if certificate.errors else seconds["train"]
         found: dict[str, Any] = {
             "outcome": outcome,
-            "message": message,
+            "message": message and self.without_paths(message),
             "seconds": Seconds.model_validate({**seconds, "total": self.clock.total}),
             "clock_resolution_seconds": self.clock.resolution_seconds,
             "display_seconds": None if seconds["train"] is None else self.display.processor_seconds,

@@ -13,7 +13,6 @@ from bench.clock import Clock
 from bench.display import Display
 from bench.journal import Journal
 from bench.plan import make_plan
-from data import TRACKS
 from speedrun import Settings
 
 
@@ -118,10 +117,8 @@ def signals_kept():
             signal.signal(number, handler)
 
 
-def attempted(tmp_path, failing, monkeypatch):
-    """The run of a fake trainer, with a certificate over few problems."""
-    track = TRACKS["add3"]
-    monkeypatch.setattr(type(track), "num_problems", 1000, raising=False)
+def attempted(tmp_path, failing):
+    """The run of a fake trainer."""
     plan = make_plan(Settings, ["--device", "cpu", "--shared", "--results", str(tmp_path), "--threads", "1"], "")
     clock = Clock()
     clock.enter("setup")
@@ -136,8 +133,8 @@ def attempted(tmp_path, failing, monkeypatch):
         ("train", "interrupted", ("import", "setup", "warmup", "train")),
     ],
 )
-def test_an_attempt_that_fails_is_filed_with_what_is_known(tmp_path, failing, outcome, reached, monkeypatch):
-    run = attempted(tmp_path, failing, monkeypatch)
+def test_an_attempt_that_fails_is_filed_with_what_is_known(tmp_path, failing, outcome, reached):
+    run = attempted(tmp_path, failing)
     assert Journal(tmp_path).read() == ([run], [])
     assert run.outcome == outcome
     assert run.certificate is None
@@ -146,6 +143,16 @@ def test_an_attempt_that_fails_is_filed_with_what_is_known(tmp_path, failing, ou
     assert {phase for phase, value in seconds.items() if value is not None} == {*reached, "total"}
     assert run.parameters is not None
     assert [check.errors for check in run.checks] == ([5] if failing == "train" else [])
+
+
+def test_a_message_in_the_journal_names_no_folder_of_this_machine(tmp_path, monkeypatch):
+    def load(path, device):
+        raise ValueError(f"{path}: broken, says {attempt.ROOT / 'bench'}")
+
+    monkeypatch.setattr(attempt.weights, "load", load)
+    run = attempted(tmp_path, None)
+    assert run.outcome == "error"
+    assert run.message == f"ValueError: results/{run.weights}: broken, says ./bench"
 
 
 def test_what_is_certified_is_what_was_saved(tmp_path, monkeypatch):
@@ -163,6 +170,6 @@ def test_what_is_certified_is_what_was_saved(tmp_path, monkeypatch):
     def stop():
         raise attempt.Timeout("enough seen")
 
-    run = attempted(tmp_path, None, monkeypatch)
+    run = attempted(tmp_path, None)
     assert seen == [tmp_path / run.weights, "certify"]
     assert run.outcome == "timeout"
