@@ -71,3 +71,27 @@ def test_results_that_are_no_folder_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WrongRequest, match="not a folder"):
         plan_of("--results", str(tmp_path / "file"))
+
+
+WRONG = {
+    "--batch-size many": "--batch-size",
+    "--config nope": "add3",
+    "--config ../configs/add3-cpu": "no such config",
+    "--seed -1": "--seed",
+    "--attempts 0": "--attempts",
+    "--attempts 2 --seed 1": "--seed",
+    "--track add99": "add3",
+    "--threads 100000": "cores",
+    "--num-steps 99999999999999999999": "num_steps",
+    "--max-seconds nan": "max_seconds",
+    "--results=": "--results",
+    "stray": "stray",
+}
+
+
+@pytest.mark.parametrize("options", WRONG)
+def test_a_wrong_command_line_is_refused_in_one_line_that_names_what_is_wrong(options):
+    with pytest.raises(WrongRequest) as refused:
+        plan_of(*options.split())
+    assert WRONG[options] in str(refused.value)
+    assert "\n" not in str(refused.value)
