@@ -32,13 +32,13 @@ from bench.hardware import (
     software_record,
 )
 from bench.journal import Certificate, Check, Journal, Machine, Outcome, Run, Seconds, new_id
-from bench.plan import Plan, Settings, make_plan
+from bench.plan import Plan, Settings, make_plan, refusing_unwritable
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
-from bench.run import run_batch
+from bench.run import EXIT_INTERRUPTED, run_batch
 from data import Track, index_sets_sha256
 from model import Transformer
 
-EXIT_SOLVED, EXIT_NOT_SOLVED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_SOLVED, EXIT_NOT_SOLVED, EXIT_WRONG_REQUEST = 0, 1, 2
 
 
 class Timeout(Exception):
@@ -291,11 +291,9 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
         clock.synchronize = synchronizer(plan.device)
         lost = lost_run(plan)
         if plan.request.journal:
-            try:
+            with refusing_unwritable(plan.request.results):
                 journal.recover()
                 stack.enter_context(journal.attempt(lost))
-            except OSError as problem:
-                raise WrongRequest(f"--results {plan.request.results}: cannot be written to ({problem})") from None
         attempt = Attempt(plan, lost, clock)
         try:
             attempt.perform(build)

@@ -1,8 +1,9 @@
 """A request made into a plan: everything resolved, nothing begun."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,11 +83,10 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         SystemExit: after `--help`.
     """
     try:
-        request, settings = read_request(settings_type, arguments, description)
+        config, request, settings = read_request(settings_type, arguments, description)
         check_request(request)
         device = pick_device(settings.device)
         dtype, reason = pick_precision(settings.precision, device)
-        config, _ = find_config(request.config, device.type)
     except (ValueError, OSError) as problem:  # a file's name can be too long to look for
         raise WrongRequest(str(problem)) from None
     if settings.track not in TRACKS:
@@ -113,8 +113,10 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
     return dataclasses.replace(plan, seed=seed)
 
 
-def read_request(settings_type: type, arguments: Sequence[str], description: str) -> tuple[Request, Settings]:
-    """The config's values under the command line's; which config it is may depend on the device.
+def read_request(settings_type: type, arguments: Sequence[str], description: str) -> tuple[str, Request, Settings]:
+    """The config's resolved name, the request and the settings.
+
+    The command line's values stand over the config's; which config it is may depend on the device.
 
     Raises:
         WrongRequest, ValueError: see `make_plan`.
@@ -129,13 +131,13 @@ def read_request(settings_type: type, arguments: Sequence[str], description: str
     name = option_value(arguments, "--config") or Request.config
     wanted_device = option_value(arguments, "--device") or "auto"
     check_values({"device": wanted_device}, settings_type, "the command line")
-    _, path = find_config(name, pick_device(wanted_device).type)
+    config, path = find_config(name, pick_device(wanted_device).type)
     try:
         settings = settings_type(**read_config(path, settings_type))
     except ValueError as problem:
         raise WrongRequest(f"{path}: {problem}") from None
     parsed = parse_arguments(command_line, arguments, command_line(Request(config=name), settings), description)
-    return parsed.request, parsed.settings
+    return config, parsed.request, parsed.settings
 
 
 def check_request(request: Request) -> None:
@@ -156,3 +158,12 @@ def check_request(request: Request) -> None:
         raise WrongRequest("--seed: the seeds of a batch follow from config and source; leave it out")
     if not request.journal:
         raise WrongRequest("--no-journal: every attempt of a batch is journalled; leave it out")
+
+
+@contextlib.contextmanager
+def refusing_unwritable(results: Path) -> Iterator[None]:
+    """Make a folder that cannot be written to a wrong request, while nothing has begun yet."""
+    try:
+        yield
+    except OSError as problem:
+        raise WrongRequest(f"--results {results}: cannot be written to ({problem})") from None

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from bench.config import WrongRequest
 from bench.display import errors_in_words
 from bench.journal import Batch, Journal, Run, new_id
-from bench.plan import BATCH_VARIABLE, Plan
+from bench.plan import BATCH_VARIABLE, Plan, refusing_unwritable
 from bench.stats import expected_time_to_success, spread
 
 EXIT_INTERRUPTED = 130
@@ -67,12 +66,10 @@ def run_batch(plan: Plan, arguments: Sequence[str], lost_run: Callable[[Plan], R
     """
     console = Console(stderr=True, highlight=False, markup=False)
     journal = Journal(plan.request.results)
-    try:
+    with refusing_unwritable(plan.request.results):
         journal.recover()
         with journal.lock():
             pass
-    except OSError as problem:
-        raise WrongRequest(f"--results {plan.request.results}: cannot be written to ({problem})") from None
     batch_id, planned = new_id(plan.config), plan.request.attempts
     own_arguments = without_option(arguments, "--attempts")
     runs: list[Run] = []
