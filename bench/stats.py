@@ -22,6 +22,13 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(statistics.median(values), min(values), max(values)) if values else None
 
 
+def utilisation(run: Run) -> float | None:
+    """The share of the machine's measured peak of matrix products that `train` made use of, 0..1."""
+    if not (run.train_flops and run.seconds.train and run.matmul_flops_per_second):
+        return None
+    return run.train_flops / (run.seconds.train * run.matmul_flops_per_second)
+
+
 def attempt_costs(runs: Sequence[Run], clock: ClockName) -> list[float]:
     """The seconds that each attempt is charged.
 
@@ -43,3 +50,28 @@ def expected_time_to_success(runs: Sequence[Run], clock: ClockName) -> float:
     """
     num_solved = sum(run.outcome == "solved" for run in runs)
     return sum(attempt_costs(runs, clock)) / num_solved if num_solved else float("inf")
+
+
+# -----------------------------------------------------------------------------
+# how often attempts solve
+
+
+def wilson_interval(num_solved: int, num_attempts: int) -> tuple[float, float]:
+    """The 95% interval of a share that was seen as `num_solved` of `num_attempts` (Wilson, 1927)."""
+    from scipy.stats import binomtest
+
+    if num_attempts == 0:
+        return 0.0, 1.0
+    low, high = binomtest(num_solved, num_attempts).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(low), float(high)
+
+
+def solve_rates_agree(num_solved: int, num_attempts: int, other_solved: int, other_attempts: int) -> bool:
+    """Whether nothing speaks against two batches solving equally often: Fisher's exact test (1935), two-sided, at 5%.
+
+    Few attempts agree with almost anything.
+    """
+    from scipy.stats import fisher_exact
+
+    table = [[num_solved, num_attempts - num_solved], [other_solved, other_attempts - other_solved]]
+    return bool(fisher_exact(table).pvalue >= 0.05)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.journal import Run
-from bench.stats import attempt_costs, expected_time_to_success, spread
+from bench.stats import attempt_costs, expected_time_to_success, solve_rates_agree, spread, wilson_interval
 
 
 def attempt(outcome: str, train: float | None, total: float | None = None) -> Run:
@@ -73,8 +73,37 @@ def test_a_spread_is_the_median_between_the_extremes() -> None:
     assert spread([]) is None
 
 
+def test_the_interval_of_a_share_is_wilson_s() -> None:
+    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_solve_rates_disagree_when_chance_would_rarely_part_them_so() -> None:
+    """By hand, 10 of 10: against 5 of 10, 2 × 252 / 15504 = 3.3%; against 6 of 10, 2 × 210 / 4845 = 8.7%."""
+    assert solve_rates_agree(10, 10, 10, 10)
+    assert solve_rates_agree(10, 10, 6, 10)
+    assert not solve_rates_agree(10, 10, 5, 10)
+    assert not solve_rates_agree(5, 10, 10, 10)
+    assert not solve_rates_agree(0, 10, 30, 30)
+
+
+def test_no_attempts_agree_with_anything() -> None:
+    assert solve_rates_agree(0, 0, 10, 10)
+    assert solve_rates_agree(0, 0, 0, 0)
+
+
 # -----------------------------------------------------------------------------
 # laws
+
+
+@given(st.integers(1, 200), st.data())
+def test_a_share_lies_within_its_interval_and_so_does_the_reverse(num_attempts: int, data: st.DataObject) -> None:
+    num_solved = data.draw(st.integers(0, num_attempts))
+    low, high = wilson_interval(num_solved, num_attempts)
+    assert 0.0 <= low <= num_solved / num_attempts <= high <= 1.0
+    assert wilson_interval(num_attempts - num_solved, num_attempts) == pytest.approx((1 - high, 1 - low))
 
 
 @given(attempts, outcomes, st.none() | seconds)
