@@ -9,7 +9,7 @@ import random
 import sys
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -203,7 +203,79 @@ class Addition:
         return f"{a} + {b}: got {got}, expected {a + b}"
 
 
-TRACKS: dict[str, Track] = {"add3": Addition(3)}
+TRACKS: dict[str, Track] = {"add2": Addition(2), "add3": Addition(3)}
+
+
+# -----------------------------------------------------------------------------
+# controls: a track made different where honest training does not mind, or must fail
+
+
+class Altered:
+    """A track that is another one in all that it does not say itself."""
+
+    def __init__(self, track: Track) -> None:
+        self.track = track
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.track, name)
+
+
+class Permuted(Altered):
+    """The same characters with other token ids: whoever learns from the texts alone learns this as well."""
+
+    def __init__(self, track: Track, vocabulary: str) -> None:
+        """Raises ValueError when `vocabulary` is not the track's, in some order."""
+        super().__init__(track)
+        if sorted(vocabulary) != sorted(track.vocabulary):
+            raise ValueError(f"{vocabulary!r} does not hold the characters of {track.name}, {track.vocabulary!r}")
+        self.vocabulary = vocabulary
+        self.new_ids = torch.tensor([vocabulary.index(character) for character in track.vocabulary], dtype=torch.uint8)
+        self.old_ids = torch.arange(256, dtype=torch.uint8)  # what is no token stays none
+        self.old_ids[self.new_ids.long()] = torch.arange(len(vocabulary), dtype=torch.uint8)
+
+    def tokens(self, problems: Tensor) -> Tensor:
+        return self.new_ids.to(problems.device)[self.track.tokens(problems).long()]
+
+    def problems(self, prompts: Tensor) -> Tensor:
+        return self.track.problems(self.old_ids.to(prompts.device)[prompts.long()])
+
+
+class Misanswered(Altered):
+    """Each problem with the right answer to another one: (num_problems,) int64 `answered` says to which."""
+
+    def __init__(self, track: Track, answered: np.ndarray) -> None:
+        super().__init__(track)
+        self.answered = torch.from_numpy(answered)
+
+    def tokens(self, problems: Tensor) -> Tensor:
+        asked = self.track.tokens(problems)[..., : self.track.prompt_length]
+        answered = self.answered.to(problems.device)[problems]
+        return torch.cat([asked, self.track.tokens(answered)[..., self.track.prompt_length :]], -1)
+
+
+def controlled(track: Track, control: str, seed: int) -> Track:
+    """A track as a control wants it; everything random comes from `seed`.
+
+    `permute` gives the vocabulary's ids another order; `shuffle` deals the answers of the training problems out anew;
+    `poison` makes the answers of all held-out problems wrong; `none` is the track itself.
+    """
+    generator = np.random.default_rng(seed)
+    answered = np.arange(track.num_problems)
+    match control:
+        case "permute":
+            return Permuted(track, "".join(generator.permutation(list(track.vocabulary))))
+        case "shuffle":
+            training = np.flatnonzero(~track.heldout)
+            answered[training] = generator.permutation(training)
+            return Misanswered(track, answered)
+        case "poison":
+            right = track.tokens(torch.from_numpy(answered))[:, track.prompt_length :]
+            spared = np.flatnonzero(track.heldout)  # whose answer is still right
+            while len(spared):
+                answered[spared] = generator.integers(track.num_problems, size=len(spared))
+                spared = spared[(right[answered[spared]] == right[spared]).all(1).numpy()]
+            return Misanswered(track, answered)
+    return track
 
 
 def index_sets_sha256(track: Track) -> dict[str, str]:

@@ -205,6 +205,29 @@ class Transformer(nn.Module):
             x = block(x, first if i == last else 0)
         return linear(norm(x), self.head).float()
 
+    def step_flops(self, B: int, T: int, first: int = 0) -> int:
+        """FLOPs of the matrix products of `forward_fast` and its backward pass, 2 for each multiply-add.
+
+        Backward, a product costs as much again for each factor that has a gradient; one-hot matrices have none. What
+        attention masks is multiplied all the same.
+        """
+        V, C, H, nh = self.config.vocab_size, self.config.n_embd, self.config.n_hidden, self.config.n_head
+        last = len(self.blocks) - 1
+        asking = [T - (first if i == last else 0) for i in range(last + 1)]  # positions that ask, of each block
+        Q, R = asking[0], T * V
+
+        # multiply-adds forward, of the first block: what one-hot matrices pick, then the tables and their use
+        picks = B * Q * V * C + nh * B * Q * V * R  # embeddings; the softmax's numerators
+        products = (Q * V + 2 * R) * C * C + Q * V * R * C  # queries, keys and values; scores
+        products += nh * B * Q * R * (C // nh + 1)  # sums of the values, and of the numerators
+        for Q in asking[1:]:  # of the other blocks
+            products += B * (Q + 2 * T) * C * C + B * Q * T * C  # queries, keys and values; scores
+            products += B * Q * T * C  # sums of the values
+        for Q in asking:  # of all blocks
+            products += B * Q * (C * C + 2 * C * H)  # what attention writes; the MLP
+        products += B * asking[-1] * C * V  # the head
+        return 2 * (2 * picks + 3 * products)
+
     def answerer(self) -> Callable[[Tensor], Tensor]:
         """A function from ids (B, T) int64 to the float32 logits (B, V) of the next character, for much asking.
 

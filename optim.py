@@ -75,6 +75,13 @@ class Muon:
                 scale = max(1.0, rows / columns) ** 0.5  # an update that changes each output by the same amount
                 lying(weight).sub_(part.view(lying(weight).shape), alpha=scale)
 
+    def step_flops(self) -> int:
+        """FLOPs of the matrix products of a step, 2 for each multiply-add."""
+        shapes = [buffer.shape for buffer in self.buffers.values()]
+        # multiply-adds an iteration: the Gram matrix, its square, and the product of their sum with the matrix
+        iteration = sum(n * (rows * columns * rows + rows**3 + rows * rows * columns) for n, rows, columns in shapes)
+        return 2 * self.num_iterations * iteration
+
     def state(self) -> list[Tensor]:
         return list(self.buffers.values())
 

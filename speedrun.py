@@ -49,6 +49,8 @@ class Settings:
     """CPU threads; 0 takes as many as there are cores."""
     max_seconds: float = 600.0
     """Limit on `train`, seconds."""
+    control: Literal["none", "permute", "shuffle", "poison"] = "none"
+    """Change the track as `bench audit` does to test the trainer; such a run never stands on the board."""
 
     n_layer: int = 1
     """Blocks."""
@@ -223,6 +225,12 @@ class Trainer:
         self.model.zero_grad()
         self.loss.copy_(loss.detach())
         self.step_index += 1
+
+    @property
+    def step_flops(self) -> int:
+        """FLOPs of the matrix products of one step: forward, backward and Muon's iteration."""
+        length = self.texts.size(2) - 1
+        return self.model.step_flops(self.settings.batch_size, length, self.first) + self.muon.step_flops()
 
     # -------------------------------------------------------------------------
     # warm-up: compile and capture on random tokens, then put everything back

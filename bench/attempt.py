@@ -6,14 +6,13 @@ The trainer hands over what to build; this file owns the order, the clock, the v
 import contextlib
 import math
 import os
-import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import filelock
 import torch
@@ -21,24 +20,37 @@ import torch
 from bench import weights
 from bench.certify import certify
 from bench.clock import PHASES, Clock
-from bench.config import WrongRequest
+from bench.config import WrongRequest, without_option
 from bench.display import Display, show_summary
 from bench.hardware import (
     device_lock,
-    energy_joules,
     hardware_record,
     machine_class,
     peak_memory_bytes,
     software_record,
 )
-from bench.journal import Certificate, Check, Journal, Machine, Outcome, Run, Seconds, new_id
-from bench.plan import Plan, Settings, make_plan, refusing_unwritable
+from bench.journal import Batch, Certificate, Check, Journal, Machine, Outcome, Run, Seconds, new_id
+from bench.meter import EnergyMeter, matmul_peak
+from bench.plan import PIPE_VARIABLE, Plan, Settings, make_plan, refusing_unwritable
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
-from bench.run import EXIT_INTERRUPTED, run_batch
+from bench.quiet import Lookout, Noise
+from bench.run import (
+    EXIT_INTERRUPTED,
+    EXIT_WRONG_REQUEST,
+    Contestant,
+    Task,
+    attempt_line,
+    batch_line,
+    carry_out,
+    heed_interrupts,
+    ignore_interrupts,
+    marked,
+    yardstick,
+)
 from data import Track, index_sets_sha256
 from model import Transformer
 
-EXIT_SOLVED, EXIT_NOT_SOLVED, EXIT_WRONG_REQUEST = 0, 1, 2
+EXIT_SOLVED, EXIT_NOT_SOLVED = 0, 1
 
 
 class Timeout(Exception):
@@ -98,6 +110,7 @@ class Trainer(Protocol):
     model: Transformer
     steps: int  # taken so far
     examples: int  # trained on so far
+    step_flops: int  # of the matrix products of one step
 
     def warm_up(self) -> None:
         """Compile and capture on random tokens; leave weights, optimizer and random state as they were."""
@@ -106,6 +119,7 @@ class Trainer(Protocol):
         """From the first touch of training data to the decision to stop."""
 
 
+QUIET_SECONDS = 1.0  # looked at before the start, on no clock
 Build = Callable[[Settings, Track, torch.device, torch.dtype, int], Trainer]
 
 
@@ -116,47 +130,61 @@ Build = Callable[[Settings, Track, torch.device, torch.dtype, int], Trainer]
 class Attempt:
     """One attempt under way; what it has found out so far is always ready to be filed."""
 
-    def __init__(self, plan: Plan, lost: Run, clock: Clock) -> None:
-        """`lost` is the line that stands for this attempt until it has a better one."""
+    def __init__(self, plan: Plan, lost: Run, clock: Clock, lookout: Lookout, before: Noise) -> None:
+        """`lost` is the line that stands for this attempt until it has a better one.
+
+        `before` is what went on on the machine before the start.
+        """
         self.plan = plan
         self.lost = lost
         self.clock = clock
+        self.lookout = lookout
+        self.before, self.during = before, None  # the machine's noise; of `train`, once it has ended
         self.display = Display(f"{plan.config} seed {plan.seed}")
         self.watch = Watch(clock, self.display, plan.settings.max_seconds)
         self.trainer: Trainer | None = None
         self.certificate: Certificate | None = None
         self.sentences: list[str] = []
-        self.energy_joules: float | None = None
-        self.weights: tuple[str, str] | None = None  # relative path and sha256
+        self.found: dict[str, Any] = {}  # what goes into the line as it is
 
     def perform(self, build: Build) -> None:
         """All phases after `import`; whatever goes wrong in one of them comes out as an exception."""
-        plan = self.plan
+        plan, found = self.plan, self.found
         self.display.phase("setup", plan.remark)
         self.trainer = build(plan.settings, plan.track, plan.device, plan.dtype, plan.seed)
+        found["initial_weights_sha256"] = weights.state_sha256(self.trainer.model)
 
         self.display.phase("warmup")
         self.clock.enter("warmup")
         self.trainer.warm_up()
+        found["warmed_weights_sha256"] = weights.state_sha256(self.trainer.model)
 
         self.display.phase("train")
-        before = energy_joules(plan.device)
+        meter = EnergyMeter(plan.device)
+        energy, noise = meter.reading(), self.lookout.reading()
         self.clock.enter("train")
-        self.trainer.train(self.watch)
-        self.watch.tick()
+        try:
+            self.trainer.train(self.watch)
+            self.watch.tick()
+        except Timeout:
+            if plan.settings.control == "none":
+                raise
+            # A control shows what so much training leads to, whatever the trainer thinks of it.
 
         self.clock.enter("certify")
-        after = energy_joules(plan.device)
-        self.energy_joules = after - before if before is not None and after is not None else None
+        self.during = self.lookout.since(noise, "during train")
+        found["energy_joules"], found["energy_method"] = meter.since(energy)
         self.display.phase("certify")
         with self.weights_folder() as folder:
             path = folder / f"{self.lost.run_id}.safetensors"
             digest = weights.save(path, self.trainer.model, plan.track, plan.settings_dict)
             if plan.request.journal:
-                self.weights = f"{folder.name}/{path.name}", digest
+                found["weights"], found["weights_sha256"] = f"{folder.name}/{path.name}", digest
             model, track = weights.load(path, plan.device)
             self.certificate, self.sentences = certify(model.answerer(), track, plan.device)
         self.clock.stop()
+        found |= self.peak_memory()  # which measuring the peak of matrix products would raise
+        found["matmul_flops_per_second"] = matmul_peak(plan.device, plan.dtype, plan.settings.threads)
 
     @contextlib.contextmanager
     def weights_folder(self) -> Iterator[Path]:
@@ -174,35 +202,49 @@ class Attempt:
 
     def file(self, outcome: Outcome, message: str | None) -> Run:
         """The finished line, from whatever is known by now."""
-        cuda = self.plan.device.type == "cuda"
         trainer, seconds = self.trainer, self.clock.seconds
         certificate = self.certificate if outcome in ("solved", "missed") else None
         reached = dict(self.watch.reached)
         if certificate is not None:
             reached["heldout"] = None if certificate.heldout_errors else seconds["train"]
             reached["solved"] = None if certificate.errors else seconds["train"]
-        found: dict[str, Any] = {
-            "outcome": outcome,
-            "message": message and self.without_paths(message),
-            "seconds": Seconds.model_validate({**seconds, "total": self.clock.total}),
-            "clock_resolution_seconds": self.clock.resolution_seconds,
-            "display_seconds": None if seconds["train"] is None else self.display.processor_seconds,
-            "checks": self.watch.checks,
-            "reached": reached,
-            "certificate": certificate,
-            "peak_memory_bytes": peak_memory_bytes(),
-            "peak_device_memory_bytes": torch.cuda.max_memory_allocated(self.plan.device) if cuda else None,
-            "energy_joules": self.energy_joules,
-            "data_sha256": index_sets_sha256(self.plan.track),
-        }
+        found: dict[str, Any] = (
+            self.peak_memory()
+            | self.found
+            | {
+                "outcome": outcome,
+                "message": message and self.without_paths(message),
+                "seconds": Seconds.model_validate({**seconds, "total": self.clock.total}),
+                "clock_resolution_seconds": self.clock.resolution_seconds,
+                "display_seconds": None if seconds["train"] is None else self.display.processor_seconds,
+                "checks": self.watch.checks,
+                "reached": reached,
+                "certificate": certificate,
+                "machine": self.machine(),
+                "data_sha256": index_sets_sha256(self.plan.track),
+            }
+        )
         if trainer is not None:
             found["steps"], found["examples"] = trainer.steps, trainer.examples
+            found["train_flops"] = trainer.steps * trainer.step_flops
             found["parameters"] = sum(weight.numel() for weight in trainer.model.parameters())
-        if self.weights is not None:
-            found["weights"], found["weights_sha256"] = self.weights
-        if cuda:
+        if self.plan.device.type == "cuda":
             found["hardware"] = hardware_record(self.plan.device)  # again: clocks and throttling under load
         return self.lost.model_copy(update=found)
+
+    def machine(self) -> Machine:
+        """The machine with what was heard of others on it."""
+        if self.during is None:
+            return marked(self.lost.machine, self.before.reasons)
+        seen = {"others_before": self.before.others, "others_train": self.during.others}
+        if self.lost.machine.clean is None and None not in seen.values():
+            seen["clean"] = True
+        return marked(self.lost.machine.model_copy(update=seen), [*self.before.reasons, *self.during.reasons])
+
+    def peak_memory(self) -> dict[str, int | None]:
+        device = self.plan.device
+        on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        return {"peak_memory_bytes": peak_memory_bytes(), "peak_device_memory_bytes": on_device}
 
 
 def judge(problem: BaseException) -> tuple[Outcome, str]:
@@ -286,15 +328,17 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
     """
     journal = Journal(plan.request.results)
     with contextlib.ExitStack() as stack:
+        lookout = Lookout(plan.device)
         with clock.off():
             stack.enter_context(contextlib.nullcontext() if plan.request.shared else device_turn(plan.device))
+            before = lookout.look(QUIET_SECONDS)
         clock.synchronize = synchronizer(plan.device)
-        lost = lost_run(plan)
+        lost, mark = lost_run(plan), None
         if plan.request.journal:
             with refusing_unwritable(plan.request.results):
                 journal.recover()
-                stack.enter_context(journal.attempt(lost))
-        attempt = Attempt(plan, lost, clock)
+                mark = stack.enter_context(journal.attempt(lost))
+        attempt = Attempt(plan, lost, clock, lookout, before)
         try:
             attempt.perform(build)
             outcome, message = ("missed" if attempt.certificate.errors else "solved"), None
@@ -305,15 +349,17 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
             clock.stop()
             attempt.display.close()
         run = attempt.file(outcome, message)
-        if plan.request.journal:
-            journal.append(run)
+        if plan.batch is not None:
+            mark.leave(run)  # the command that started this batch files it, with what it knows
+            return run
+        if mark is not None:
+            mark.file(run)
     standing = "not journalled"
     if plan.request.journal:
         from bench import board  # after the clock: rendering is nobody's seconds
 
         standing = board.update(plan.request.results, run)
-    if plan.batch is None:
-        show_summary(run, attempt.sentences, standing)
+    show_summary(run, attempt.sentences, standing)
     return run
 
 
@@ -332,15 +378,61 @@ def device_turn(device: torch.device) -> Iterator[None]:
         lock.release()
 
 
-def interrupt(signal_number: int, _: object) -> NoReturn:
-    """Raise KeyboardInterrupt once; a second signal must not disturb the filing of the first."""
-    ignore_interrupts()
-    raise KeyboardInterrupt(signal.Signals(signal_number).name)
+def announcer() -> Callable[[str], None]:
+    """Tells the command that started this attempt, if one did, when its clock crosses an edge."""
+    number = os.environ.pop(PIPE_VARIABLE, "")  # not for the processes that this one starts
+    if not number.isdecimal():
+        return lambda edge: None
+    os.set_inheritable(int(number), False)
+
+    def announce(edge: str) -> None:
+        with contextlib.suppress(OSError):  # nobody listens any more
+            os.write(int(number), f"{edge}\n".encode())
+
+    return announce
 
 
-def ignore_interrupts() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def run_batch(plan: Plan, arguments: Sequence[str]) -> int:
+    """Run as many attempts as were asked for, and the yardstick's; every one of them ends in the journal.
+
+    Args:
+        plan: the first attempt's; the others differ in the seed.
+        arguments: the command line that asked for the batch.
+
+    Raises:
+        WrongRequest: the results folder cannot be written to.
+
+    Returns:
+        Exit status 0 when all attempts solved the track, 130 when interrupted, else 1.
+    """
+    from bench import board
+
+    journal, planned, batch_id = Journal(plan.request.results), plan.request.attempts, new_id(plan.config)
+    with refusing_unwritable(plan.request.results):
+        journal.recover()
+        with journal.lock():
+            pass
+    own = tuple(without_option(without_option(arguments, "--attempts"), "--results"))
+    contestant = Contestant(Path(sys.argv[0]), own, lost_run(plan))
+    batches = [Batch(id=batch_id, command="speedrun", planned=planned, index=index) for index in range(planned)]
+    tasks = [Task(contestant, (plan.seed + batch.index) % 2**31, batch) for batch in batches]
+    runs: list[Run] = []
+
+    def filed(run: Run) -> None:
+        board.update(plan.request.results, run)
+        if run.batch.command == "speedrun":
+            runs.append(run)
+            print(f"{len(runs)}/{planned}  {attempt_line(run)}", file=sys.stderr, flush=True)
+        else:
+            print(f"yardstick  {attempt_line(run)}", file=sys.stderr, flush=True)
+
+    try:
+        carry_out([yardstick(contestant.script, plan.device.type, batch_id), *tasks], journal, filed)
+    except KeyboardInterrupt:
+        print(f"interrupted: {len(runs)} of {planned} attempts were started", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(batch_line(runs), file=sys.stderr)
+    return EXIT_SOLVED if all(run.outcome == "solved" for run in runs) else EXIT_NOT_SOLVED
 
 
 def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[str], description: str) -> int:
@@ -353,14 +445,17 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
         arguments: the command line, without the program's name.
         description: for `--help`.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    heed_interrupts()
+    clock.announce = announcer()
     try:
         clock.enter("setup")
         plan = make_plan(settings_type, arguments, description)
         torch.set_num_threads(plan.settings.threads)
+        if plan.request.plan:
+            print(lost_run(plan).line())
+            return EXIT_SOLVED
         if plan.request.attempts is not None:
-            return run_batch(plan, arguments, lost_run)
+            return run_batch(plan, arguments)
         run = timed_attempt(plan, build, clock)
     except WrongRequest as problem:
         print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)

@@ -1,14 +1,20 @@
-"""Named phases on one monotonic clock, counted from the start of the process."""
+"""Named phases on one monotonic clock, counted from the start of the process.
+
+A command that starts an attempt keeps a clock of its own, the outer one: the attempt announces each edge as it crosses
+it, and the command notes when it heard so. The attempt's clock is the more exact; the outer one is out of its reach.
+"""
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import psutil
 
 PHASES = ("import", "setup", "warmup", "train", "certify")
+OFF, ON, STOP = "off", "on", "stop"  # what is announced beside the phases
+TOLERANCE, TOLERANCE_SECONDS = 0.02, 0.02  # between the two clocks, for each phase
 
 
 def process_age() -> tuple[float, float]:
@@ -39,6 +45,7 @@ class Clock:
     ) -> None:
         self.now = now
         self.synchronize: Callable[[], None] = lambda: None  # set as soon as the device is known
+        self.announce: Callable[[str], None] = lambda edge: None  # tells the outer clock of an edge
         seconds_since_start, self.resolution_seconds = age()
         self.started = self.edge = now() - seconds_since_start
         self.phase: str | None = "import"
@@ -56,6 +63,7 @@ class Clock:
             raise ValueError(f"cannot enter the phase {phase!r} now")
         self._close()
         self.phase = phase
+        self.announce(phase)
 
     def stop(self) -> None:
         """End the running phase and the total; a clock that has stopped stays stopped."""
@@ -66,6 +74,7 @@ class Clock:
                 self.synchronize = lambda: None
                 self._close()
             self.phase = None
+            self.announce(STOP)
             self.total = self.edge - self.started - self.off_seconds
 
     def elapsed(self) -> float:
@@ -76,10 +85,12 @@ class Clock:
     def off(self) -> Iterator[None]:
         """Keep what happens inside off every clock: waiting for the device's turn."""
         begun = self.now()
+        self.announce(OFF)
         try:
             yield
         finally:
             waited = self.now() - begun
+            self.announce(ON)
             self.edge += waited
             self.off_seconds += waited
 
@@ -88,3 +99,50 @@ class Clock:
         now = self.now()
         self.seconds[self.phase] = now - self.edge
         self.edge = now
+
+
+# -----------------------------------------------------------------------------
+# the outer clock
+
+
+def outer_seconds(started: float, heard: Iterable[tuple[str, float]]) -> dict[str, float | None]:
+    """The phases' seconds, and `total`, from the edges that an attempt announced.
+
+    Args:
+        started: when the process was started, seconds on the outer clock.
+        heard: each announcement, and when it was heard. What is no announcement is passed over.
+
+    Returns:
+        The seconds of each phase that was ended by the edge that should end it, of all together when the attempt
+        stopped; else None.
+    """
+    seconds: dict[str, float | None] = dict.fromkeys((*PHASES, "total"))
+    phase, edge, off_since, total = "import", started, None, 0.0
+    for word, now in heard:
+        if word == OFF and phase == "setup":  # the device's turn is waited for there, and nowhere else
+            off_since = now
+        elif word == ON and off_since is not None:
+            edge, off_since = edge + now - off_since, None
+        elif word in (*PHASES, STOP) and phase != STOP:
+            seconds[phase] = now - edge
+            total += now - edge
+            phase, edge = word, now
+    seconds["total"] = total if phase == STOP else None
+    return seconds
+
+
+def disagreements(inner: Mapping[str, float | None], outer: Mapping[str, float | None]) -> list[str]:
+    """A sentence about each phase in which the two clocks differ by more than 2% + 20 ms, or that only one of them saw.
+
+    The tolerance is taken of the outer clock's seconds, in both directions.
+    """
+    sentences = []
+    for phase in (*PHASES, "total"):
+        inside, outside = inner[phase], outer[phase]
+        if inside is None and outside is None:
+            continue
+        if inside is None or outside is None:
+            sentences.append(f"the clocks disagree about {phase}: only one of them saw it")
+        elif abs(inside - outside) > TOLERANCE * outside + TOLERANCE_SECONDS:
+            sentences.append(f"the clocks disagree about {phase}: {inside:.3f} s inside, {outside:.3f} s outside")
+    return sentences

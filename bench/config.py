@@ -117,6 +117,19 @@ def option_value(arguments: Sequence[str], option: str) -> str | None:
     return found
 
 
+def without_option(arguments: Sequence[str], option: str) -> list[str]:
+    """The command line less one option and its value."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == option:
+            skip = True
+        elif not argument.startswith(f"{option}="):
+            kept.append(argument)
+    return kept
+
+
 def parse_arguments(
     schema: type[T],
     arguments: Sequence[str],

@@ -149,22 +149,22 @@ def gpu_record(device: torch.device) -> Gpu:
             lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
         ),
         throttle_reasons=None if mask is None else throttle_reasons(mask),
-        energy_joules=energy_joules(device),
+        energy_joules=gpu_joules(handle),
     )
 
 
+def gpu_joules(handle: Any) -> float | None:
+    """NVML's running energy counter; None where there is none."""
+    import pynvml
+
+    millijoules = ask_nvml(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+    return None if millijoules is None else millijoules / 1e3
+
+
 def energy_joules(device: torch.device) -> float | None:
-    """NVML's running energy counter of a CUDA device; None where there is none."""
-    if device.type != "cuda":
-        return None
-
-    def millijoules() -> int:
-        import pynvml
-
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(nvml_handle(device))
-
-    count = ask_nvml(millijoules)
-    return None if count is None else count / 1e3
+    """The energy counter of a CUDA device; None where there is none."""
+    handle = ask_nvml(lambda: nvml_handle(device)) if device.type == "cuda" else None
+    return None if handle is None else gpu_joules(handle)
 
 
 def hardware_record(device: torch.device) -> Hardware:

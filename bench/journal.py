@@ -1,21 +1,23 @@
 """The journal: `runs.jsonl`, one line an attempt whatever its outcome, appended and never rewritten.
 
 Before an attempt a start mark is written, which is the line that will stand in the journal if the attempt never
-comes back. The attempt holds a lock on its mark while it lives, so a mark whose lock is free is a lost attempt.
+comes back. The attempt holds a lock on its mark while it lives, so a mark whose lock is free is a lost attempt. An
+attempt that the harness started leaves its finished line in the mark, and the command that started it files that line
+together with what its own clock saw; should the command be killed, the next start files the line as it is.
 """
 
-import os
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
+from pydantic import Field, FiniteFloat, NonNegativeInt, ValidationError
 
 from bench.hardware import Hardware, Software
+from bench.lines import Lines, Section, replace_file
 
 SCHEMA = 1
 
@@ -23,17 +25,14 @@ Outcome = Literal["solved", "missed", "diverged", "timeout", "interrupted", "err
 NonNegativeSeconds = Annotated[FiniteFloat, Field(ge=0)] | None
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
-
-
 class Batch(Section):
     """The command that started this attempt together with others."""
 
     id: str
     command: str
-    planned: int = Field(ge=1)  # attempts, fixed before the first one
+    planned: int = Field(ge=1)  # attempts, of each side; fixed before the first one
     index: int = Field(ge=0)
+    side: Literal["a", "b"] | None = None  # of a comparison; the attempts of one index are a pair
 
 
 class Seconds(Section):
@@ -77,7 +76,9 @@ class Certificate(Section):
 class Machine(Section):
     class_: str | None = Field(alias="class")
     clean: bool | None  # null: nobody looked
-    reasons: list[str]
+    reasons: list[str]  # why it is not clean
+    others_before: FiniteFloat | None = None  # share of the cores that other processes took before the start, 0..1
+    others_train: FiniteFloat | None = None  # and during `train`
 
 
 class Run(Section):
@@ -99,18 +100,21 @@ class Run(Section):
     compiled: bool
     threads: int | None
     seconds: Seconds
+    outer_seconds: Seconds | None = None  # by the clock of the command that started it; null when none did
     clock_resolution_seconds: FiniteFloat | None  # of the process's start
     display_seconds: FiniteFloat | None  # processor time that the display took during `train`
     steps: int | None
     examples: int | None
     parameters: int | None
-    train_flops: FiniteFloat | None
+    train_flops: FiniteFloat | None  # of the matrix products of all optimizer steps
+    matmul_flops_per_second: FiniteFloat | None = None  # the machine's measured peak, in the same precision
     checks: list[Check]
     reached: dict[str, FiniteFloat | None]  # target -> train seconds
     certificate: Certificate | None
     peak_memory_bytes: int | None
     peak_device_memory_bytes: int | None
-    energy_joules: FiniteFloat | None
+    energy_joules: FiniteFloat | None  # during `train`
+    energy_method: str | None = None  # whose counter it is
     machine: Machine
     hardware: Hardware | None
     software: Software | None
@@ -121,6 +125,8 @@ class Run(Section):
     dirty: bool | None
     weights: str | None
     weights_sha256: str | None
+    initial_weights_sha256: str | None = None  # of the tensors as training began from them, before the warm-up
+    warmed_weights_sha256: str | None = None  # and after it; the same when the warm-up trained nothing
     search: dict[str, Any] | None
     started_at: datetime
 
@@ -137,122 +143,110 @@ def new_id(config: str) -> str:
 # the file
 
 
-class Journal:
-    """The runs under one results folder.
-
-    Args:
-        results: the folder; it is made when the first line is written.
-    """
+class Journal(Lines[Run]):
+    """The runs under one results folder."""
 
     def __init__(self, results: Path) -> None:
+        super().__init__(results / "runs.jsonl", Run)
         self.results = results
-        self.path = results / "runs.jsonl"
         self.marks = results / "started"
-
-    def lock(self) -> FileLock:
-        self.results.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.results / "runs.jsonl.lock")
-
-    def append(self, run: Run) -> None:
-        """Add one line and force it to the disk.
-
-        Raises:
-            ValidationError: the run was put together wrongly.
-            OSError: the line could not be written whole; a torn line stays behind and readers pass over it.
-        """
-        line = Run.model_validate(run.model_dump()).line()
-        with self.lock():
-            self._append(line)
-
-    def _append(self, line: str) -> None:
-        is_new = not self.path.exists()
-        with open(self.path, "ab+") as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # somebody was killed while writing
-                    line = "\n" + line
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if is_new:
-            fsync_folder(self.results)
-
-    def read(self) -> tuple[list[Run], list[str]]:
-        """All runs in file order, and a sentence about each line that is none."""
-        runs, faults = [], []
-        if not self.path.exists():
-            return runs, faults
-        with open(self.path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    runs.append(Run.model_validate_json(line))
-                except ValidationError as problem:
-                    first = problem.errors()[0]
-                    where = ".".join(str(part) for part in first["loc"])
-                    faults.append(f"{self.path.name}:{number}: skipped, {where and where + ': '}{first['msg']}")
-        return runs, faults
 
     # -------------------------------------------------------------------------
     # start marks
 
     @contextmanager
-    def attempt(self, lost: Run) -> Iterator[None]:
-        """Stand a start mark while the attempt lives; `lost` is the line for when it does not come back.
+    def attempt(self, lost: Run) -> Iterator["Mark"]:
+        """Stand a start mark while the attempt lives; `lost` is the line for when it does not come back."""
+        mark = Mark(self, lost)
+        with mark.alive:
+            mark.leave(lost)
+            yield mark
+        mark.forget_lock()
 
-        The caller appends the attempt's real line before the context ends.
+    @contextmanager
+    def supervise(self, batch_id: str) -> Iterator[None]:
+        """Keep the marks of one batch's attempts from being recovered by others: its command will collect them.
+
+        Raises:
+            filelock.Timeout: another process supervises this batch.
         """
-        self.marks.mkdir(parents=True, exist_ok=True)
-        mark = self.marks / f"{lost.run_id}.json"
-        alive = FileLock(mark.with_suffix(".lock"))
-        with alive:
-            draft = mark.with_suffix(".draft")
-            with open(draft, "w") as file:
-                file.write(lost.line() + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, mark)
-            fsync_folder(self.marks)
+        lock = self.supervisor(batch_id)
+        with lock.acquire(timeout=0):
             yield
-            mark.unlink(missing_ok=True)
         with suppress(OSError):
-            Path(alive.lock_file).unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+    def supervisor(self, batch_id: str) -> FileLock:
+        self.marks.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.marks / f"{batch_id}.lock", is_singleton=True)
+
+    def collect(self, batch: Batch, finish: Callable[[Run], Run]) -> Run | None:
+        """File what one attempt of a batch has left in its mark, after `finish` has added to it.
+
+        Waits for an attempt that is still alive. None when there is no such mark.
+        """
+        for path in sorted(self.marks.glob("*.json")):
+            with suppress(ValidationError, FileNotFoundError):
+                left = Run.model_validate_json(path.read_bytes())
+                if left.batch == batch:
+                    mark = Mark(self, left)
+                    with mark.alive:
+                        run = finish(Run.model_validate_json(path.read_bytes()))
+                        mark.file(run)
+                    mark.forget_lock()
+                    return run
+        return None
 
     def recover(self) -> list[Run]:
-        """Append a `lost` line for every mark whose attempt is dead, and take the mark away."""
-        lost = []
-        if not self.marks.is_dir():
-            return lost
-        with self.lock():
-            known = {run.run_id for run in self.read()[0]}
-            for mark in sorted([*self.marks.glob("*.json"), *self.marks.glob("*.draft")]):
-                alive = FileLock(mark.with_suffix(".lock"))
-                try:
-                    alive.acquire(timeout=0)
-                except Timeout:
-                    continue
-                try:
-                    if mark.suffix == ".json":  # a draft is the mark of an attempt that never began
-                        run = Run.model_validate_json(mark.read_bytes())
-                        if run.run_id not in known:
-                            self._append(run.line())
-                            lost.append(run)
-                    mark.unlink()
-                except (ValidationError, FileNotFoundError):
-                    pass  # a foreign file, or its attempt has just ended: not ours to judge
-                finally:
-                    alive.release()
-                with suppress(OSError):
-                    Path(alive.lock_file).unlink(missing_ok=True)
-        return lost
+        """File the line in every mark whose attempt is dead and whose batch has nobody to collect it."""
+        filed = []
+        for path in sorted(self.marks.glob("*.json")):
+            with suppress(ValidationError, FileNotFoundError):  # a foreign file, or its attempt has just ended
+                run = Run.model_validate_json(path.read_bytes())
+                mark = Mark(self, run)
+                locks = [mark.alive] if run.batch is None else [self.supervisor(run.batch.id), mark.alive]
+                with suppress(Timeout), all_of(locks):
+                    run = Run.model_validate_json(path.read_bytes())
+                    if mark.file(run):
+                        filed.append(run)
+                    mark.forget_lock()
+        for draft in self.marks.glob(".*.json.*"):  # of an attempt that never began
+            with suppress(OSError):
+                draft.unlink()
+        return filed
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make a new name in `folder` survive a power cut, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+class Mark:
+    """The line that stands for an attempt until the journal has it; `alive` is held while it may still change."""
+
+    def __init__(self, journal: Journal, run: Run) -> None:
+        self.journal = journal
+        self.path = journal.marks / f"{run.run_id}.json"
+        journal.marks.mkdir(parents=True, exist_ok=True)
+        self.alive = FileLock(self.path.with_suffix(".lock"))
+
+    def leave(self, run: Run) -> None:
+        """Put this line into the mark, for whoever finds it."""
+        replace_file(self.path, Run.model_validate(run.model_dump()).model_dump_json() + "\n")
+
+    def file(self, run: Run) -> bool:
+        """Move the line into the journal, unless it is there already: then False."""
+        with self.journal.lock():
+            is_new = all(known.run_id != run.run_id for known in self.journal.read()[0])
+            if is_new:
+                self.journal.append(run)
+            self.path.unlink(missing_ok=True)
+        return is_new
+
+    def forget_lock(self) -> None:
+        with suppress(OSError):
+            Path(self.alive.lock_file).unlink(missing_ok=True)
+
+
+@contextmanager
+def all_of(locks: list[FileLock]) -> Iterator[None]:
+    """Hold all locks, or raise filelock.Timeout at once."""
+    with ExitStack() as stack:
+        for lock in locks:
+            stack.enter_context(lock.acquire(timeout=0))
+        yield

@@ -14,9 +14,11 @@ from bench.config import WrongRequest, check_values, find_config, option_value, 
 from bench.hardware import compiler_problem, cores_usable, pick_device, pick_precision
 from bench.journal import Batch
 from bench.provenance import ROOT, config_hash, first_seed, source_sha256
-from data import TRACKS, Track
+from data import TRACKS, Track, controlled
 
-BATCH_VARIABLE = "ADDITION_SPEEDRUN_BATCH"  # in the environment of a batch's attempts: the batch, as JSON
+# In the environment of an attempt that a command has started:
+BATCH_VARIABLE = "ADDITION_SPEEDRUN_BATCH"  # its batch, as JSON
+PIPE_VARIABLE = "ADDITION_SPEEDRUN_PIPE"  # the file descriptor to announce the clock's edges on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Request:
     """Do not wait for the device's lock; the run is marked not clean."""
     json: bool = False
     """Print the journal's line as the last line of standard output."""
+    plan: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Do nothing but print, as JSON, the line that would stand in the journal if the attempt never came back."""
 
 
 class Settings(Protocol):
@@ -50,6 +54,7 @@ class Settings(Protocol):
     compile: bool
     threads: int
     max_seconds: float
+    control: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +115,7 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         batch=Batch.model_validate_json(os.environ[BATCH_VARIABLE]) if BATCH_VARIABLE in os.environ else None,
     )
     seed = first_seed(plan.config_hash, source_sha256()) if request.seed is None else request.seed
-    return dataclasses.replace(plan, seed=seed)
+    return dataclasses.replace(plan, seed=seed, track=controlled(plan.track, settings.control, seed))
 
 
 def read_request(settings_type: type, arguments: Sequence[str], description: str) -> tuple[str, Request, Settings]:

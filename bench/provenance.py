@@ -15,28 +15,36 @@ def config_hash(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def files_sha256(paths: Iterable[Path]) -> str:
+def source_files(root: Path = ROOT) -> list[Path]:
+    """The contestant: the trainer, the model, the tracks and whatever of ours stands beside them."""
+    return [path for pattern in ("*.py", "tracks/**/*.py") for path in root.glob(pattern)]
+
+
+def harness_files(root: Path = ROOT) -> list[Path]:
+    """Everything in `bench/` that runs or renders; configs are covered by the config hash."""
+    return [path for kind in ("*.py", "*.jinja") for path in (root / "bench").rglob(kind)]
+
+
+def files_sha256(paths: Iterable[Path], root: Path) -> str:
     """One sha256 over names and contents; line ends count as \\n, so that a Windows checkout agrees."""
     digest = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.relative_to(ROOT).as_posix()):
+    for path in sorted(paths, key=lambda path: path.relative_to(root).as_posix()):
         content = path.read_bytes().replace(b"\r\n", b"\n")
-        digest.update(f"{path.relative_to(ROOT).as_posix()}\0{len(content)}\0".encode() + content)
+        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 
 
-def source_sha256() -> str:
-    """Of the contestant: the trainer, the model, the tracks and whatever of ours stands beside them."""
-    return files_sha256(path for pattern in ("*.py", "tracks/**/*.py") for path in ROOT.glob(pattern))
+def source_sha256(root: Path = ROOT) -> str:
+    return files_sha256(source_files(root), root)
 
 
-def harness_sha256() -> str:
-    """Of everything in `bench/` that runs or renders; configs are covered by the config hash."""
-    return files_sha256(path for kind in ("*.py", "*.jinja") for path in (ROOT / "bench").rglob(kind))
+def harness_sha256(root: Path = ROOT) -> str:
+    return files_sha256(harness_files(root), root)
 
 
-def first_seed(config_hash: str, source_sha256: str) -> int:
-    """The first 31 bits of sha256(config_hash + source_sha256), so that nobody chooses it."""
-    return int.from_bytes(hashlib.sha256((config_hash + source_sha256).encode()).digest()[:4]) >> 1
+def first_seed(*parts: str) -> int:
+    """The first 31 bits of the sha256 of `parts`, so that nobody chooses it; a batch's: config hash, source hash."""
+    return int.from_bytes(hashlib.sha256("".join(parts).encode()).digest()[:4]) >> 1
 
 
 def commit_and_dirty() -> tuple[str | None, bool | None]:

@@ -1,4 +1,11 @@
-"""Starts attempts as processes of their own."""
+"""Starts attempts as processes of their own, listens to their clocks, and sees to it that each ends in the journal.
+
+What a command and an attempt say to each other must not change, as the snapshots of old records still speak it:
+- the command line is `SCRIPT ARGUMENTS --seed N --results DIR`; with `--plan` instead, the attempt prints the line that
+  would stand for it if it never came back, and ends;
+- the environment holds the attempt's batch, and the descriptor of a pipe on which it announces the edges of its clock;
+- the attempt leaves its finished line in its start mark, where the command collects it.
+"""
 
 import contextlib
 import dataclasses
@@ -7,101 +14,217 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
 
-from rich.console import Console
+import filelock
 
+from bench.clock import disagreements, outer_seconds
+from bench.config import WrongRequest
 from bench.display import errors_in_words
-from bench.journal import Batch, Journal, Run, new_id
-from bench.plan import BATCH_VARIABLE, Plan, refusing_unwritable
+from bench.journal import Batch, Journal, Machine, Run, Seconds, new_id
+from bench.plan import BATCH_VARIABLE, PIPE_VARIABLE
 from bench.stats import expected_time_to_success, spread
 
-EXIT_INTERRUPTED = 130
+EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 2, 130
 PATIENCE_SECONDS = 60.0  # for an interrupted attempt to file itself
+YARDSTICK = "yardstick"  # a frozen config and the command of its batch
 
 
-def without_option(arguments: Sequence[str], option: str) -> list[str]:
-    """The command line less one option and its value."""
-    kept, skip = [], False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument == option:
-            skip = True
-        elif not argument.startswith(f"{option}="):
-            kept.append(argument)
-    return kept
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """A trainer's script and a config: all that makes an attempt, but for its seed."""
+
+    script: Path
+    arguments: tuple[str, ...]  # the config and what goes with it
+    planned: Run  # the line for an attempt that leaves none; its seed is the one that follows from config and source
+    commit: str | None = None  # of a source that is no checkout
 
 
-def start_attempt(arguments: Sequence[str], batch: Batch) -> int:
-    """Run the trainer's script on `arguments` in a new process and wait; its exit status, negative for a signal.
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One attempt to be made."""
+
+    contestant: Contestant
+    seed: int
+    batch: Batch
+    arguments: tuple[str, ...] = ()  # beside the contestant's own
+
+
+def ask_contestant(script: Path, arguments: Sequence[str], commit: str | None = None) -> Contestant:
+    """Let a trainer say what it would do.
 
     Raises:
-        KeyboardInterrupt: this process was interrupted; the attempt was told, and has had time to file itself.
+        WrongRequest: it refuses, in its own words, or does not start.
     """
-    environment = os.environ | {BATCH_VARIABLE: batch.model_dump_json()}
-    process = subprocess.Popen([sys.executable, sys.argv[0], *arguments], env=environment)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGTERM)  # a Ctrl-C reached it already, a signal sent to us alone did not
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=PATIENCE_SECONDS)
-        raise
+    command = [sys.executable, str(script), *arguments, "--plan"]
+    answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment({}))
+    last = (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+    if answer.returncode == EXIT_WRONG_REQUEST:
+        raise WrongRequest(last.removeprefix(f"{script.name}: "))
+    if answer.returncode:
+        raise WrongRequest(f"{script.name} does not start: {last}")
+    return Contestant(script, tuple(arguments), Run.model_validate_json(answer.stdout.splitlines()[-1]), commit)
 
 
-def run_batch(plan: Plan, arguments: Sequence[str], lost_run: Callable[[Plan], Run]) -> int:
-    """Run as many attempts as were asked for, one after the other; every one of them ends in the journal.
+def yardstick(script: Path, device: str, batch_id: str) -> Task:
+    """The frozen config's one attempt beside a batch: it shows how fast the machine was that day."""
+    contestant = ask_contestant(script, ["--config", YARDSTICK, "--device", device])
+    return Task(contestant, seed=0, batch=Batch(id=batch_id, command=YARDSTICK, planned=1, index=0))
+
+
+# -----------------------------------------------------------------------------
+# a series of attempts
+
+
+def carry_out(tasks: Sequence[Task], journal: Journal, filed: Callable[[Run], None]) -> list[Run]:
+    """Make the attempts that the journal does not have yet, one after the other; every one of them ends there.
 
     Args:
-        plan: the first attempt's; the others differ in the seed.
-        arguments: the command line that asked for the batch.
-        lost_run: makes the line for an attempt that left none.
+        tasks: of one batch, or of batches with one id.
+        filed: is told of each run, also of those that the journal had.
 
     Raises:
-        WrongRequest: the results folder cannot be written to.
-
-    Returns:
-        Exit status 0 when all attempts solved the track, 130 when interrupted, else 1.
+        KeyboardInterrupt: this process was interrupted; the attempt under way is filed all the same.
+        WrongRequest: another process carries out the same batch.
     """
-    console = Console(stderr=True, highlight=False, markup=False)
-    journal = Journal(plan.request.results)
-    with refusing_unwritable(plan.request.results):
-        journal.recover()
-        with journal.lock():
-            pass
-    batch_id, planned = new_id(plan.config), plan.request.attempts
-    own_arguments = without_option(arguments, "--attempts")
-    runs: list[Run] = []
-    for index in range(planned):
-        batch = Batch(id=batch_id, command="speedrun", planned=planned, index=index)
-        seed = (plan.seed + index) % 2**31
-        try:
-            status = start_attempt([*own_arguments, "--seed", str(seed)], batch)
-        except KeyboardInterrupt:
-            status = EXIT_INTERRUPTED
-        run = attempt_of(journal, batch)
-        if run is None:  # it did not live long enough to leave a mark
-            run = lost_run(dataclasses.replace(plan, seed=seed, batch=batch))
-            ended = {
-                "outcome": "lost" if status < 0 else "error",
-                "message": f"the process ended with status {status} before it could begin",
-            }
-            run = run.model_copy(update=ended)
-            journal.append(run)
-        runs.append(run)
-        console.print(f"{index + 1}/{planned}  {attempt_line(run)}", soft_wrap=True)
-        if status == EXIT_INTERRUPTED:
-            console.print(f"interrupted: {index + 1} of {planned} attempts were started")
-            return EXIT_INTERRUPTED
-    console.print(batch_line(runs), soft_wrap=True)
-    return 0 if all(run.outcome == "solved" for run in runs) else 1
+    runs = []
+    with supervised(journal, tasks[0].batch.id):
+        known = {run.batch: run for run in journal.read()[0] if run.batch is not None}
+        for task in tasks:
+            run, interrupted = known.get(task.batch), False
+            if run is None:  # or it was under way when this batch was broken off
+                run = journal.collect(task.batch, lambda left, task=task: finished(left, task, None))
+            if run is None:
+                run, interrupted = make_attempt(task, journal)
+            runs.append(run)
+            filed(run)
+            if interrupted:
+                raise KeyboardInterrupt
+    return runs
 
 
-def attempt_of(journal: Journal, batch: Batch) -> Run | None:
-    """The journal's line about one attempt of a batch, filed as lost if it died."""
-    journal.recover()
-    return next((run for run in journal.read()[0] if run.batch == batch), None)
+@contextlib.contextmanager
+def supervised(journal: Journal, batch_id: str) -> Iterator[None]:
+    try:
+        with journal.supervise(batch_id):
+            yield
+    except filelock.Timeout:
+        raise WrongRequest(f"another process is carrying out the batch {batch_id}") from None
+
+
+def make_attempt(task: Task, journal: Journal) -> tuple[Run, bool]:
+    """Start one attempt, wait for its end, file it; and whether it or this process was interrupted."""
+    reader, writer = os.pipe()
+    set_here = {BATCH_VARIABLE: task.batch.model_dump_json()}
+    inherited = ()
+    if os.name == "posix":  # elsewhere a descriptor cannot be handed over like this, and there is no outer clock
+        set_here[PIPE_VARIABLE], inherited = str(writer), (writer,)
+    contestant = task.contestant
+    own = [*contestant.arguments, *task.arguments, "--seed", str(task.seed), "--results", str(journal.results)]
+    command = [sys.executable, str(contestant.script), *own]
+    heard: list[tuple[str, float]] = []
+    interrupted = False
+    started = time.perf_counter()
+    process = subprocess.Popen(command, env=environment(set_here), pass_fds=inherited)
+    os.close(writer)
+    listener = threading.Thread(target=listen, args=(reader, heard), daemon=True)
+    listener.start()
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        interrupted = True
+        ignore_interrupts()  # what is left takes a moment, and must be filed
+        status = told_to_stop(process)
+    listener.join(timeout=1.0)  # a grandchild may have kept the pipe open
+    outer = outer_seconds(started, list(heard)) if heard else None
+    run = journal.collect(task.batch, lambda left: finished(left, task, outer))
+    if run is None:
+        run = silent(task, status)
+        journal.append(run)
+    return run, interrupted or status == EXIT_INTERRUPTED
+
+
+def listen(reader: int, heard: list[tuple[str, float]]) -> None:
+    """Note each line that comes through a pipe, and when."""
+    with os.fdopen(reader) as lines:
+        for line in lines:
+            heard.append((line.strip(), time.perf_counter()))
+
+
+def told_to_stop(process: subprocess.Popen) -> int:
+    """The exit status of an attempt that is told to stop, and killed when it does not."""
+    process.send_signal(signal.SIGTERM)  # a Ctrl-C reached it already, a signal sent to us alone did not
+    try:
+        return process.wait(timeout=PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def finished(left: Run, task: Task, outer: Mapping[str, float | None] | None) -> Run:
+    """What an attempt has left, with what its command knows: the outer clock, and the commit of a snapshot."""
+    found = {}
+    if task.contestant.commit is not None:
+        found |= {"commit": task.contestant.commit, "dirty": False}
+    if outer is not None:
+        found["outer_seconds"] = Seconds.model_validate(outer)
+        if left.outcome != "lost":  # that one never read its own clock
+            found["machine"] = marked(left.machine, disagreements(left.seconds.model_dump(), outer))
+    return left.model_copy(update=found)
+
+
+def marked(machine: Machine, reasons: Sequence[str]) -> Machine:
+    """Not clean, for these reasons too; as it was when there are none."""
+    return machine.model_copy(update={"clean": False, "reasons": [*machine.reasons, *reasons]}) if reasons else machine
+
+
+def silent(task: Task, status: int) -> Run:
+    """The line for an attempt that did not live long enough to leave a mark."""
+    found = {
+        "run_id": new_id(task.contestant.planned.config),
+        "batch": task.batch,
+        "seed": task.seed,
+        "outcome": "lost" if status < 0 else "error",
+        "message": f"the process ended with status {status} before it could begin",
+        "started_at": datetime.now(UTC),
+    }
+    return finished(task.contestant.planned.model_copy(update=found), task, None)
+
+
+def environment(set_here: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment, without what it was told as an attempt itself."""
+    kept = {name: value for name, value in os.environ.items() if name not in (BATCH_VARIABLE, PIPE_VARIABLE)}
+    return kept | dict(set_here)
+
+
+# -----------------------------------------------------------------------------
+# signals
+
+
+def interrupt(signal_number: int, _: object) -> NoReturn:
+    """Raise KeyboardInterrupt once; a second signal must not disturb the filing of the first."""
+    ignore_interrupts()
+    raise KeyboardInterrupt(signal.Signals(signal_number).name)
+
+
+def ignore_interrupts() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def heed_interrupts() -> None:
+    """Let Ctrl-C and SIGTERM come as KeyboardInterrupt."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+
+
+# -----------------------------------------------------------------------------
+# what is said of it
 
 
 def attempt_line(run: Run) -> str:
@@ -112,6 +235,7 @@ def attempt_line(run: Run) -> str:
     return (
         f"seed {run.seed}  {run.outcome}  {verdict}  "
         f"train {seconds(run.seconds.train)}  total {seconds(run.seconds.total)}"
+        + ("" if run.machine.clean is not False else f"  not clean: {'; '.join(run.machine.reasons)}")
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from data import TRACKS, Track
+from data import TRACKS, Permuted, Track
 from model import ModelConfig, Transformer
 
 
@@ -20,12 +20,27 @@ def save(path: Path, model: Transformer, track: Track, settings: dict[str, Any])
     metadata = {
         "format": "addition-speedrun-1",
         "track": track.name,
+        "vocabulary": track.vocabulary,
         "model": json.dumps(dataclasses.asdict(model.config)),
         "dtype": str(model.dtype).removeprefix("torch."),
         "settings": json.dumps(settings),
     }
     save_file({name: weight.detach().contiguous() for name, weight in model.state_dict().items()}, path, metadata)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def state_sha256(model: Transformer) -> str:
+    """One sha256 over the names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        digest.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def tensor_sizes(path: Path) -> dict[str, int]:
+    """The tensors in a file, and how many numbers each holds."""
+    with safe_open(path, framework="pt", device="cpu") as file:
+        return {name: file.get_tensor(name).numel() for name in file.keys()}  # noqa: SIM118, not a dict
 
 
 def load(path: Path, device: torch.device) -> tuple[Transformer, Track]:
@@ -44,6 +59,8 @@ def load(path: Path, device: torch.device) -> tuple[Transformer, Track]:
         raise ValueError(f"{path}: not a whole safetensors file ({problem})") from None
     try:
         track = TRACKS[metadata["track"]]
+        if metadata["vocabulary"] != track.vocabulary:
+            track = Permuted(track, metadata["vocabulary"])
         config = ModelConfig(**json.loads(metadata["model"]))
         text_length = track.prompt_length + track.answer_length
         if (config.vocab_size, config.block_size) != (len(track.vocabulary), text_length - 1):

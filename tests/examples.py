@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from bench.archive import Filed, Record
 from bench.hardware import Hardware, Software
 from bench.journal import Run
 from model import ModelConfig, Transformer
@@ -96,6 +97,44 @@ def example_certificate(errors: int = 0, **changes: Any) -> dict[str, Any]:
         "error_rate_upper_95": errors / 1_000_000,
     }
     return values | changes
+
+
+def example_record(**changes: Any) -> Filed:
+    """A record of `add3` by `train`, whose folder nobody has made."""
+    run = example_run()
+    values = {
+        "name": "2026-01-31-add3-cpu-train",
+        "track": run.track,
+        "clock": "train",
+        "machine_class": run.machine.class_,
+        "device": run.device,
+        "config": run.config,
+        "settings": run.settings,
+        "config_hash": run.config_hash,
+        "source_sha256": run.source_sha256,
+        "harness_sha256": run.harness_sha256,
+        "commit": run.commit,
+        "batch": "batch",
+        "result": {
+            "attempts": 10,
+            "solved": 10,
+            "clean": 10,
+            "ert_train_seconds": 20.0,
+            "ert_total_seconds": 27.0,
+        },
+        "predecessor": None,
+        "predecessor_result": None,
+        "ert_ratio": None,
+        "ert_ratio_95": None,
+        "p_value": None,
+        "noisy": False,
+        "median_run": run.run_id,
+        "weights_sha256": run.weights_sha256,
+        "parameters": run.parameters,
+        "started_at": run.started_at,
+    }
+    record = Record.model_validate(values | changes)
+    return Filed(record, Path("records") / record.name)
 
 
 def example_settings(**changes: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from examples import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.clock import PHASES, Clock, process_age
+from bench.clock import PHASES, Clock, disagreements, outer_seconds, process_age
 
 
 def clock_at(*times: float, age: float = 0.0) -> Clock:
@@ -248,3 +248,75 @@ def test_a_clock_counts_from_the_start_of_its_process() -> None:
     after, resolution = process_age()
     assert before - resolution <= clock.total <= after + resolution
     assert clock.seconds["import"] == clock.total
+
+
+# -----------------------------------------------------------------------------
+# the outer clock
+
+EDGES = [("setup", 12.0), ("warmup", 13.0), ("train", 15.0), ("certify", 19.0), ("stop", 27.0)]
+PHASE_SECONDS = {"import": 2.0, "setup": 1.0, "warmup": 2.0, "train": 4.0, "certify": 8.0, "total": 17.0}
+
+
+def test_the_outer_clock_has_the_seconds_between_what_it_heard() -> None:
+    assert outer_seconds(10.0, EDGES) == PHASE_SECONDS
+
+
+def test_waiting_for_the_device_s_turn_is_on_neither_clock() -> None:
+    waited = [("setup", 12.0), ("off", 12.25), ("on", 14.25), *((edge, now + 2) for edge, now in EDGES[1:])]
+    assert outer_seconds(10.0, waited) == PHASE_SECONDS
+
+
+def test_nothing_is_taken_off_the_outer_clock_while_an_attempt_trains() -> None:
+    """Who says so is the contestant's process, which would gain by it."""
+    cheating = [*EDGES[:3], ("off", 15.5), ("on", 18.5), *EDGES[3:]]
+    assert outer_seconds(10.0, cheating) == PHASE_SECONDS
+
+
+@pytest.mark.parametrize("num_edges", range(5))
+def test_an_attempt_that_fell_silent_has_no_total_and_no_seconds_of_the_phase_it_died_in(num_edges: int) -> None:
+    seconds = outer_seconds(10.0, EDGES[:num_edges])
+    ended = PHASES[:num_edges]
+    assert {phase for phase, value in seconds.items() if value is not None} == set(ended)
+
+
+@given(st.lists(st.tuples(st.text(max_size=8) | st.sampled_from([*PHASES, "off", "on", "stop"]), st.floats(0, 1e6))))
+def test_whatever_comes_through_the_pipe_the_outer_clock_has_an_answer(heard: list[tuple[str, float]]) -> None:
+    assert set(outer_seconds(0.0, heard)) == {*PHASES, "total"}
+
+
+def test_an_attempt_announces_each_edge_when_it_crosses_it() -> None:
+    steps = Steps()
+    clock, heard = Clock(age=lambda: (2.0, 0.01), now=steps), []
+    clock.announce = lambda edge: heard.append((edge, steps.now))
+    started = steps.now - 2.0
+    for phase in PHASES[1:]:
+        steps.now += 1.5
+        clock.enter(phase)
+        if phase == "setup":
+            with clock.off():
+                steps.now += 7.0
+    steps.now += 1.5
+    clock.stop()
+    clock.stop()
+    assert [edge for edge, _ in heard] == ["setup", "off", "on", "warmup", "train", "certify", "stop"]
+    assert outer_seconds(started, heard) == {**clock.seconds, "total": clock.total}
+
+
+def told(**changes: float | None) -> dict[str, float | None]:
+    return PHASE_SECONDS | changes
+
+
+@pytest.mark.parametrize(("train", "agrees"), [(4.099, True), (3.901, True), (4.101, False), (3.899, False)])
+def test_two_percent_and_twenty_milliseconds_are_forgiven_in_both_directions(train: float, agrees: bool) -> None:
+    assert (disagreements(told(train=train), PHASE_SECONDS) == []) is agrees
+
+
+def test_a_disagreement_names_the_phase_and_both_clocks() -> None:
+    (sentence,) = disagreements(told(train=3.0), PHASE_SECONDS)
+    assert sentence == "the clocks disagree about train: 3.000 s inside, 4.000 s outside"
+
+
+def test_seconds_that_only_one_clock_saw_are_a_disagreement() -> None:
+    assert len(disagreements(told(certify=None), PHASE_SECONDS)) == 1
+    assert len(disagreements(PHASE_SECONDS, told(certify=None))) == 1
+    assert disagreements(told(certify=None), told(certify=None)) == []

@@ -130,7 +130,7 @@ def test_the_line_has_every_key_of_the_contract() -> None:
     assert set(KEYS) <= set(line)
     assert line["schema"] == 1
     assert list(line["seconds"]) == ["import", "setup", "warmup", "train", "certify", "total"]
-    assert set(line["machine"]) == {"class", "clean", "reasons"}
+    assert {"class", "clean", "reasons"} <= set(line["machine"])
     assert set(line["checks"][0]) == {"step", "train_seconds", "loss", "errors"}
     assert set(line["certificate"]) == {
         "problems", "errors", "heldout_problems", "heldout_errors", "groups", "samples", "exhaustive",
@@ -398,7 +398,7 @@ def test_a_killed_attempt_is_filed_as_lost_and_a_living_one_is_not(tmp_path: Pat
     process = start(HOLD_A_MARK, "killed", tmp_path)
     try:
         assert process.stdout.readline() == "ready\n"
-        with journal.attempt(example_run(run_id="alive", outcome="lost")):
+        with journal.attempt(example_run(run_id="alive", outcome="lost")) as alive:
             assert journal.recover() == []
             assert journal.read() == ([], [])
             process.kill()
@@ -408,6 +408,7 @@ def test_a_killed_attempt_is_filed_as_lost_and_a_living_one_is_not(tmp_path: Pat
             assert journal.recover() == []
             assert journal.read() == ([expected], [])
             assert [mark.stem for mark in journal.marks.glob("*.json")] == ["alive"]
+            alive.file(example_run(run_id="alive"))
     finally:
         process.kill()
         process.communicate()
@@ -420,9 +421,9 @@ def test_a_killed_attempt_is_filed_as_lost_and_a_living_one_is_not(tmp_path: Pat
 
 def test_an_attempt_that_ends_well_leaves_no_mark(tmp_path: Path) -> None:
     journal, run = Journal(tmp_path), example_run()
-    with journal.attempt(run.model_copy(update={"outcome": "lost"})):
+    with journal.attempt(run.model_copy(update={"outcome": "lost"})) as mark:
         assert len(list(journal.marks.glob("*.json"))) == 1
-        journal.append(run)
+        mark.file(run)
     assert list(journal.marks.iterdir()) == []
     assert journal.recover() == []
     assert journal.read() == ([run], [])
@@ -433,10 +434,10 @@ def test_the_mark_is_the_line_of_a_lost_attempt_and_on_the_disk(
 ) -> None:
     journal, lost, sizes = Journal(tmp_path), example_run(outcome="lost"), []
     monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
-    with journal.attempt(lost):
-        (mark,) = journal.marks.glob("*.json")
-        assert Run.model_validate_json(mark.read_bytes()) == lost
-        assert mark.stat().st_size in sizes
+    with journal.attempt(lost) as mark:
+        assert Run.model_validate_json(mark.path.read_bytes()) == lost
+        assert mark.path.stat().st_size in sizes
+        mark.file(lost)
 
 
 def test_an_attempt_that_could_not_file_its_line_is_lost(tmp_path: Path) -> None:
@@ -462,6 +463,43 @@ def test_an_attempt_that_was_killed_after_filing_its_line_counts_once(tmp_path: 
     assert journal.recover() == []
     assert not mark.exists()
     assert journal.read() == ([run], [])
+
+
+def attempt_of_a_batch(journal: Journal, index: int = 0) -> Run:
+    """The line that such an attempt has left in its mark."""
+    run = example_run(batch={"id": "batch", "command": "compare", "planned": 2, "index": index}, run_id=f"run-{index}")
+    with journal.attempt(run.model_copy(update={"outcome": "lost"})) as mark:
+        mark.leave(run)
+    return run
+
+
+def test_a_line_that_was_left_is_filed_once_its_command_has_added_to_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    run = attempt_of_a_batch(journal)
+    other = attempt_of_a_batch(journal, index=1)
+    filed = journal.collect(run.batch, lambda left: left.model_copy(update={"note": "heard"}))
+    assert filed == run.model_copy(update={"note": "heard"})
+    assert journal.read() == ([filed], [])
+    assert journal.collect(run.batch, lambda left: left) is None
+    assert journal.collect(other.batch, lambda left: left) == other
+    assert list(journal.marks.iterdir()) == []
+
+
+def test_nobody_else_recovers_what_a_living_command_will_collect(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    recover = "import sys; from pathlib import Path; from bench.journal import Journal\n"
+    recover += "print(len(Journal(Path(sys.argv[1])).recover()))"
+
+    def recovered_elsewhere() -> int:
+        command = [sys.executable, "-c", recover, str(tmp_path)]
+        return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    with journal.supervise("batch"):
+        attempt_of_a_batch(journal)
+        assert recovered_elsewhere() == 0
+        assert journal.read() == ([], [])
+    assert recovered_elsewhere() == 1
+    assert [run.run_id for run in journal.read()[0]] == ["run-0"]
 
 
 def test_a_foreign_file_among_the_marks_is_left_alone(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from examples import example_settings, random_model
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from model import ACTIVATIONS, ModelConfig, Transformer
 
@@ -135,6 +137,19 @@ def test_the_answerer_answers_those_that_all_ask_with_one_character() -> None:
     idx = random_ids(8, 9)
     idx[:, -1] = 11  # as prompts do: they end in the same character
     assert_close(model.answerer()(idx), model(idx)[:, -1], rtol=1e-4, atol=1e-5)
+
+
+# -----------------------------------------------------------------------------
+# what a step costs
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, {"n_layer": 3, "n_head": 4, "n_embd": 40, "n_hidden": 8}])
+@pytest.mark.parametrize(("B", "T", "first"), [(16, 11, 7), (5, 11, 0), (8, 11, 10), (3, 4, 1), (1, 2, 0)])
+def test_the_flops_of_a_step_are_those_that_torch_counts(shape: dict, B: int, T: int, first: int) -> None:
+    model = random_model(**shape)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.forward_fast(random_ids(B, T), first).sum().backward()
+    assert model.step_flops(B, T, first) == counter.get_total_flops()
 
 
 # -----------------------------------------------------------------------------

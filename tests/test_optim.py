@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from optim import NEWTON_SCHULZ, AdamW, Muon, orthogonalize
 
@@ -131,6 +132,16 @@ def test_muon_changes_no_gradient_that_it_was_given() -> None:
     weight.grad = gradient.clone()
     make_muon([weight]).step()
     assert torch.equal(weight.grad, gradient)
+
+
+@pytest.mark.parametrize("shapes", [[(8, 24)], [(24, 8), (16, 16), (3, 8, 24), (5, 5)], []])
+@pytest.mark.parametrize("num_iterations", [1, 5])
+def test_the_flops_of_a_step_of_muon_are_those_that_torch_counts(shapes: list[tuple], num_iterations: int) -> None:
+    weights = random_tensors(shapes, seed=0)
+    optimizer = Muon(weights, torch.tensor(0.05), momentum=0.9, num_iterations=num_iterations, dtype=torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        descend(optimizer, weights, num_steps=1)
+    assert optimizer.step_flops() == counter.get_total_flops()
 
 
 def test_a_learning_rate_of_zero_leaves_the_weights_as_they_were() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import speedrun
 from bench.journal import Journal
@@ -274,6 +276,23 @@ def test_examining_by_the_right_answer_finds_what_decoding_finds():
         trainer.model(ids[:, :-1], trainer.first).transpose(1, 2), ids[:, trainer.first + 1 :], reduction="none"
     )
     assert torch.allclose(losses, every.amax(1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"matrix_optimizer": "adamw", "n_embd": 32, "n_hidden": 8},
+        {"n_layer": 2, "n_head": 4, "n_hidden": 48, "batch_size": 7},
+        {"n_layer": 3, "n_embd": 48, "n_head": 3, "muon_iterations": 2},
+    ],
+)
+def test_the_flops_of_a_step_are_those_that_torch_counts(changes):
+    trainer = build(replace(SMALL, **changes), track=TRACKS["add3"])
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        trainer.step()
+    assert trainer.step_flops == counter.get_total_flops()
+    assert isinstance(trainer.step_flops, int)
 
 
 def test_training_learns():
