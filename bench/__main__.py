@@ -1,6 +1,7 @@
 """`python -m bench COMMAND`: the harness's commands; a command's file is imported only when it is called."""
 
 import importlib
+import os
 import sys
 
 from bench.config import WrongRequest, nearest, parse_arguments
@@ -8,7 +9,12 @@ from bench.config import WrongRequest, nearest, parse_arguments
 COMMANDS = {
     "ask": "answer problems with the weights of a run",
     "board": "render the leaderboard from the journal, or check that it says what the journal says",
+    "export": "write the journal's runs as a table: csv, json or parquet",
+    "compare": "say which of two contestants is faster, by one test over pairs of attempts",
+    "record": "run a batch against the standing record, and file it when it is faster",
+    "replay": "run a record again from its snapshot, by today's clock and certificate",
     "hardware": "print what this machine is and the class its attempts are ranked in",
+    "show": "print what is known about one run",
 }
 
 
@@ -24,12 +30,17 @@ def main(arguments: list[str]) -> int:
         if name not in COMMANDS:
             raise WrongRequest(f"there is no command {name!r}{nearest(name, COMMANDS)}")
         command = importlib.import_module(f"bench.{name}")
-        return command.main(parse_arguments(command.Arguments, rest, program=f"python -m bench {name}"))
+        status = command.main(parse_arguments(command.Arguments, rest, program=f"python -m bench {name}"))
+        sys.stdout.flush()
+        return status
     except WrongRequest as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from bench import weights
 from bench.certify import BATCH_SIZE, greedy_answers
 from bench.config import WrongRequest
 from bench.hardware import pick_device
-from bench.journal import Journal
+from bench.lookup import find_weights
 from bench.provenance import ROOT
 from data import Track, decode
 
@@ -33,24 +33,6 @@ class Arguments:
     """auto, cpu, cuda or mps."""
     results: Path = ROOT / "results"
     """The folder of the journal and the weights."""
-
-
-def find_weights(run: str, results: Path) -> Path:
-    """The weights of a run id, of `latest`, or at a path.
-
-    Raises:
-        WrongRequest: there is no such run, or it kept no weights.
-    """
-    if Path(run).suffix == ".safetensors":
-        return Path(run)
-    runs, _ = Journal(results).read()
-    with_weights = [candidate for candidate in runs if candidate.weights is not None]
-    if run != "latest":
-        with_weights = [candidate for candidate in with_weights if candidate.run_id == run]
-    if not with_weights:
-        what = "no run with weights" if run == "latest" else f"no run {run!r} with weights"
-        raise WrongRequest(f"there is {what} in {results}")
-    return results / max(with_weights, key=lambda candidate: candidate.started_at).weights
 
 
 def read_prompts(texts: Sequence[str], track: Track, where: Callable[[int], str]) -> Tensor:

@@ -1,12 +1,11 @@
-"""The board: `LEADERBOARD.md` and the README's figures, rendered from the journal alone."""
+"""The board: `LEADERBOARD.md`, its plots and the README's figures, rendered from the journal alone."""
 
 import dataclasses
 import io
-import os
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,59 +13,19 @@ import tyro
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 
+from bench.agenda import Agenda, agenda_file, runs_of
+from bench.archive import Filed, read_records
+from bench.batches import CLOCKS, RANKED_FROM, BatchOfRuns, batches_of, best_batches, standing
+from bench.comparison import Conclusion, conclusions_file, contestant_text, ratio_text
 from bench.display import show_summary
 from bench.journal import Journal, Run
+from bench.lines import replace_file
+from bench.plots import Figure, Place, RecordPoint, figures
 from bench.provenance import ROOT
-from bench.stats import ClockName, expected_time_to_success, spread
+from bench.run import YARDSTICK
+from bench.stats import ClockName, expected_time_to_success, spread, utilisation
 
-RANKED_FROM = 10  # attempts in a batch
-RANKED_COMMANDS = {"speedrun"}  # attempts of a matrix or a search never stand on the board
-CLOCKS: tuple[ClockName, ...] = ("train", "total")
 MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchOfRuns:
-    """The attempts that one command started; the unit that is ranked."""
-
-    runs: tuple[Run, ...]  # by index
-
-    @property
-    def id(self) -> str:
-        return self.runs[0].batch.id
-
-    @property
-    def finished(self) -> bool:
-        return len(self.runs) == self.runs[0].batch.planned
-
-    @property
-    def ranked(self) -> bool:
-        return self.finished and len(self.runs) >= RANKED_FROM
-
-    @property
-    def num_solved(self) -> int:
-        return sum(run.outcome == "solved" for run in self.runs)
-
-    def values(self, read: Callable[[Run], float | None]) -> list[float]:
-        """What `read` finds in the runs, unknown values left out."""
-        return [value for run in self.runs if (value := read(run)) is not None]
-
-    def order(self, clock: ClockName) -> tuple[bool, float, str]:
-        """Sorts the ranked before the others, then by ERT; an unsolved batch last."""
-        return not self.ranked, expected_time_to_success(self.runs, clock), self.id
-
-
-def batches_of(runs: Iterable[Run]) -> list[BatchOfRuns]:
-    """The batches that may stand on the board, in file order.
-
-    A batch whose runs disagree in config, source or machine class is split: only like attempts rank together.
-    """
-    together: dict[tuple, dict[int, Run]] = defaultdict(dict)
-    for run in runs:
-        if run.batch is not None and run.batch.command in RANKED_COMMANDS:
-            key = (run.batch.id, run.config_hash, run.source_sha256, run.machine.class_)
-            together[key].setdefault(run.batch.index, run)
-    return [BatchOfRuns(tuple(by_index[i] for i in sorted(by_index))) for by_index in together.values()]
 
 
 # -----------------------------------------------------------------------------
@@ -94,7 +53,30 @@ def middle(values: Sequence[float], pattern: str) -> str:
     return "—" if known is None else format(known.median, pattern)
 
 
-def batch_row(batch: BatchOfRuns, clock: ClockName, rank: int) -> dict[str, str]:
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """All that a board is rendered from: what lies in one results folder."""
+
+    runs: Sequence[Run]
+    faults: Sequence[str] = ()  # sentences about what could not be read
+    records: Sequence[Filed] = ()
+    agendas: Sequence[Agenda] = ()
+    conclusions: Sequence[Conclusion] = ()
+
+    def yardsticks(self) -> dict[str, Run]:
+        """The yardstick's run beside each batch."""
+        return {run.batch.id: run for run in self.runs if run.batch is not None and run.batch.command == YARDSTICK}
+
+
+def read_evidence(results: Path) -> Evidence:
+    runs, faults = Journal(results).read()
+    records, record_faults = read_records(results)
+    agendas, agenda_faults = agenda_file(results).read()
+    conclusions, conclusion_faults = conclusions_file(results).read()
+    return Evidence(runs, [*faults, *record_faults, *agenda_faults, *conclusion_faults], records, agendas, conclusions)
+
+
+def batch_row(batch: BatchOfRuns, clock: ClockName, rank: int, yardstick: Run | None) -> dict[str, str]:
     first = batch.runs[0]
     hardware = first.hardware
     return {
@@ -107,6 +89,9 @@ def batch_row(batch: BatchOfRuns, clock: ClockName, rank: int) -> dict[str, str]
         "steps": middle(batch.values(lambda run: run.steps), ",.0f"),
         "parameters": middle(batch.values(lambda run: run.parameters), ",.0f"),
         "memory": middle([value / 2**20 for value in batch.values(peak_memory)], ",.0f"),
+        "clean": clean_text(batch.runs),
+        "utilisation": middle(batch.values(utilisation), ".1%"),
+        "yardstick": number(yardstick and yardstick.seconds.train, ".2f"),
         "hardware": "—" if hardware is None else (hardware.gpu.name if hardware.gpu else hardware.cpu) or "—",
         "date": f"{first.started_at:%Y-%m-%d}",
         "commit": commit_text(first),
@@ -117,6 +102,50 @@ def batch_row(batch: BatchOfRuns, clock: ClockName, rank: int) -> dict[str, str]
 def peak_memory(run: Run) -> int | None:
     """Bytes, of the device that trained."""
     return run.peak_device_memory_bytes if run.device == "cuda" else run.peak_memory_bytes
+
+
+def clean_text(runs: Sequence[Run]) -> str:
+    """How many ran on a quiet machine; an em dash when nobody looked."""
+    seen = [run.machine.clean for run in runs if run.machine.clean is not None]
+    return f"{sum(seen)}/{len(runs)}" if seen else number(None)
+
+
+def record_row(filed: Filed) -> dict[str, str]:
+    record, result = filed.record, filed.record.result
+    return {
+        "name": record.name,
+        "ert": number(record.ert_seconds, ".2f"),
+        "ratio": ratio_text(record.ert_ratio, record.ert_ratio_95),
+        "predecessor": record.predecessor or number(None),
+        "solved": f"{result.solved}/{result.attempts}",
+        "clean": f"{result.clean}/{result.attempts}" + (" (noisy)" if record.noisy else ""),
+        "parameters": number(record.parameters),
+        "date": f"{record.started_at:%Y-%m-%d}",
+        "commit": record.commit[:10],
+        "machine_classes": str(len(filed.machine_classes())),
+    }
+
+
+def comparison_row(agenda: Agenda, conclusion: Conclusion | None, num_attempts: int) -> dict[str, str]:
+    row = {
+        "id": agenda.id,
+        "clock": agenda.clock,
+        "a": contestant_text(agenda.a),
+        "b": contestant_text(agenda.b),
+        "number": str(agenda.number),
+        "pairs": str(agenda.pairs),
+        "date": f"{agenda.started_at:%Y-%m-%d}",
+    }
+    if conclusion is None:
+        unknown = dict.fromkeys(("ratio", "p_value", "drift", "solved"), number(None))
+        return row | unknown | {"verdict": f"not finished: {num_attempts} of {2 * agenda.pairs} attempts"}
+    return row | {
+        "verdict": conclusion.verdict,
+        "ratio": ratio_text(conclusion.ert_ratio, conclusion.ert_ratio_95),
+        "p_value": number(conclusion.p_value, ".4f"),
+        "drift": number(conclusion.drift, "+.1%"),
+        "solved": f"{conclusion.a.solved}/{conclusion.a.attempts}, {conclusion.b.solved}/{conclusion.b.attempts}",
+    }
 
 
 def run_row(run: Run) -> dict[str, Any]:
@@ -135,31 +164,82 @@ def run_row(run: Run) -> dict[str, Any]:
     }
 
 
-def machine_section(name: str, runs: Sequence[Run]) -> dict[str, Any]:
-    batches = batches_of(runs)
-    tables = {}
+def stands_on_the_board(run: Run) -> bool:
+    """Not the yardstick, and not what was done to test a trainer."""
+    command = None if run.batch is None else run.batch.command
+    return command not in (YARDSTICK, "audit") and run.settings.get("control", "none") == "none"
+
+
+def by_machine(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
+    """Track -> machine class -> runs, both in alphabetical order."""
+    found: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in filter(stands_on_the_board, runs):
+        found[run.track][run.machine.class_ or "unknown machine"].append(run)
+    return {track: dict(sorted(machines.items())) for track, machines in sorted(found.items())}
+
+
+def records_at(place: Place, records: Sequence[Filed]) -> list[Filed]:
+    """The records of one board."""
+    return [filed for filed in records if place == (filed.record.track, filed.record.machine_class, filed.record.clock)]
+
+
+def figures_at(place: Place, batches: Sequence[BatchOfRuns], records: Sequence[Filed]) -> list[Figure]:
+    points = [
+        RecordPoint(
+            name=filed.record.name,
+            date=filed.record.started_at,
+            ert_seconds=filed.record.ert_seconds,
+            low_seconds=None,
+            high_seconds=None,
+            solved=filed.record.result.solved,
+            attempts=filed.record.result.attempts,
+        )
+        for filed in records_at(place, records)
+    ]
+    return figures(place, batches, points)
+
+
+def machine_section(track: str, name: str, runs: Sequence[Run], evidence: Evidence) -> dict[str, Any]:
+    batches, yardsticks = batches_of(runs), evidence.yardsticks()
+    tables, plots, records = {}, {}, {}
     for clock in CLOCKS:
+        place = Place(track, name, clock)
+        plots[clock] = figures_at(place, batches, evidence.records)
+        records[clock] = [record_row(filed) for filed in reversed(records_at(place, evidence.records))]
         in_order = sorted(batches, key=lambda batch: batch.order(clock))
-        tables[clock] = [batch_row(batch, clock, rank) for rank, batch in enumerate(in_order, start=1)]
+        tables[clock] = [
+            batch_row(batch, clock, rank, yardsticks.get(batch.id)) for rank, batch in enumerate(in_order, start=1)
+        ]
     singles = [run for run in runs if run.batch is None and run.search is None]
+    concluded = {conclusion.id: conclusion for conclusion in evidence.conclusions}
     return {
         "name": name,
         "tables": tables,
+        "plots": plots,
+        "records": records,
+        "comparisons": [
+            comparison_row(agenda, concluded.get(agenda.id), sum(map(len, runs_of(agenda, runs))))
+            for agenda in reversed(evidence.agendas)
+            if agenda.b is not None and (agenda.track, agenda.machine_class) == (track, name)
+        ],
         "singles": [run_row(run) for run in sorted(singles, key=lambda run: run.started_at, reverse=True)],
         "batches": [{"id": batch.id, "runs": [run_row(run) for run in batch.runs]} for batch in reversed(batches)],
     }
 
 
-def render(runs: Sequence[Run], faults: Sequence[str]) -> str:
-    """The whole board as Markdown."""
-    by_place: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        by_place[run.track][run.machine.class_ or "unknown machine"].append(run)
+def render(evidence: Evidence) -> str:
+    """The whole board as Markdown; it names its plots, which `all_figures` makes."""
     tracks = [
-        {"name": track, "machines": [machine_section(name, machines[name]) for name in sorted(machines)]}
-        for track, machines in sorted(by_place.items())
+        {"name": track, "machines": [machine_section(track, name, its, evidence) for name, its in machines.items()]}
+        for track, machines in by_machine(evidence.runs).items()
     ]
-    environment = Environment(
+    template = environment().get_template("board.md.jinja")
+    return template.render(tracks=tracks, faults=evidence.faults, ranked_from=RANKED_FROM)
+
+
+def environment() -> Environment:
+    """The templates beside this file."""
+    return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -167,20 +247,21 @@ def render(runs: Sequence[Run], faults: Sequence[str]) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown; what is shown are our own figures and one-line messages
     )
-    return environment.get_template("board.md.jinja").render(tracks=tracks, faults=faults, ranked_from=RANKED_FROM)
+
+
+def all_figures(evidence: Evidence) -> list[Figure]:
+    """The plots that the board names."""
+    places = [
+        (Place(track, name, clock), batches_of(its))
+        for track, machines in by_machine(evidence.runs).items()
+        for name, its in machines.items()
+        for clock in CLOCKS
+    ]
+    return [figure for place, batches in places for figure in figures_at(place, batches, evidence.records)]
 
 
 # -----------------------------------------------------------------------------
 # the README's figures
-
-
-def best_batches(runs: Sequence[Run], clock: ClockName) -> list[BatchOfRuns]:
-    """The first of each board."""
-    best: dict[tuple, BatchOfRuns] = {}
-    for batch in sorted(batches_of(runs), key=lambda batch: batch.order(clock)):
-        if batch.ranked and batch.num_solved:
-            best.setdefault((batch.runs[0].track, batch.runs[0].machine.class_), batch)
-    return list(best.values())
 
 
 def standing_figures(runs: Sequence[Run]) -> str:
@@ -226,42 +307,22 @@ def fill_readme(text: str, runs: Sequence[Run]) -> str:
 # after an attempt, and the command
 
 
-def standing(run: Run, runs: Sequence[Run]) -> str:
-    """Where an attempt stands, in a line."""
-    same = [other for other in runs if (other.track, other.machine.class_) == (run.track, run.machine.class_)]
-    leaders = {clock: best_batches(same, clock) for clock in CLOCKS}
-    if run.batch is not None:
-        place = f"attempt {run.batch.index + 1} of {run.batch.planned} of the batch {run.batch.id}"
-    else:
-        place = f"a single attempt, not ranked (--attempts {RANKED_FROM} makes a batch that is)"
-    if not leaders["train"]:
-        return f"{place}; no batch leads {run.track} on this machine class yet"
-    leads = "; ".join(
-        f"{clock}: {best[0].runs[0].config} leads with ERT {expected_time_to_success(best[0].runs, clock):.2f} s"
-        for clock, best in leaders.items()
-    )
-    return f"{place}; {leads}"
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file whole: a reader finds the old board or the new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(draft, path)
+def refresh(results: Path) -> Evidence:
+    """Render the board's text; the plots wait for `bench board`, as drawing takes longer than reading."""
+    with Journal(results).lock():
+        evidence = read_evidence(results)
+        replace_file(results / "LEADERBOARD.md", render(evidence))
+    return evidence
 
 
 def update(results: Path, run: Run) -> str:
     """Render the board after an attempt; returns where the attempt stands."""
-    journal = Journal(results)
-    with journal.lock():
-        runs, faults = journal.read()
-        write(results / "LEADERBOARD.md", render(runs, faults))
-    return standing(run, runs)
+    return standing(run, refresh(results).runs)
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Render the board, and the README's figures when the results are the project's own."""
+    """Render the board and its plots, and the README's figures when the results are the project's own."""
 
     results: Path = ROOT / "results"
     """The folder of the journal."""
@@ -270,20 +331,25 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> int:
-    journal = Journal(arguments.results)
-    runs, faults = journal.read()
-    wanted = {arguments.results / "LEADERBOARD.md": render(runs, faults)}
+    evidence = read_evidence(arguments.results)
+    wanted = {arguments.results / "LEADERBOARD.md": render(evidence)}
     readme = ROOT / "README.md"
     if arguments.results.resolve() == ROOT / "results" and readme.exists():
-        wanted[readme] = fill_readme(readme.read_text(encoding="utf-8"), runs)
-    for fault in faults:
+        wanted[readme] = fill_readme(readme.read_text(encoding="utf-8"), evidence.runs)
+    plots = {arguments.results / "plots" / f"{figure.name}.svg": figure for figure in all_figures(evidence)}
+    for path, figure in plots.items():
+        wanted[path.with_suffix(".csv")] = figure.csv()
+    for fault in evidence.faults:
         print(fault, file=sys.stderr)
     if not arguments.check:
-        arguments.results.mkdir(parents=True, exist_ok=True)
+        for path, figure in plots.items():
+            wanted[path] = figure.svg()
         for path, text in wanted.items():
-            write(path, text)
+            replace_file(path, text)
         return 0
+    # A picture's bytes depend on the version that drew it, so that only its data are compared.
     stale = [path.name for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
+    stale += [path.name for path in plots if not path.exists()]
     for name in stale:
         print(f"{name} does not say what the journal says; run `python -m bench board`", file=sys.stderr)
     return 1 if stale else 0

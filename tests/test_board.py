@@ -1,7 +1,11 @@
 """The board, from journals made by hand."""
 
+import re
+import subprocess
+import sys
+
 import pytest
-from examples import example_run
+from examples import ROOT, example_record, example_run
 
 from bench import board
 from bench.journal import Batch, Journal, Machine, Seconds
@@ -38,7 +42,7 @@ def table(text, clock):
 def test_batches_are_ranked_by_expected_time_to_success():
     fast_but_unsure = batch_runs("unsure", [6.0] * 10, outcome=lambda i: "solved" if i % 2 else "missed")
     slow_and_sure = batch_runs("sure", [10.0] * 10)
-    rows = table(board.render(fast_but_unsure + slow_and_sure, []), "train")
+    rows = table(board.render(board.Evidence(fast_but_unsure + slow_and_sure)), "train")
     assert [(row[0], row[1], row[2], row[3]) for row in rows] == [
         ("1", "sure", "10.00", "10/10"),
         ("2", "unsure", "12.00", "5/10"),
@@ -49,7 +53,7 @@ def test_the_two_clocks_are_ranked_apart():
     runs = batch_runs("a", [10.0] * 10) + [
         run.model_copy(update={"seconds": seconds(9.0, 30.0)}) for run in batch_runs("b", [9.0] * 10)
     ]
-    text = board.render(runs, [])
+    text = board.render(board.Evidence(runs))
     assert [row[1] for row in table(text, "train")] == ["b", "a"]
     assert [row[1] for row in table(text, "total")] == ["a", "b"]
 
@@ -61,7 +65,7 @@ def test_a_batch_that_solved_nothing_ranks_last_and_small_or_unfinished_ones_hav
         *batch_runs("hopeless", [1.0] * 10, outcome=lambda i: "missed"),
         *batch_runs("good", [20.0] * 10),
     ]
-    rows = table(board.render(runs, []), "train")
+    rows = table(board.render(board.Evidence(runs)), "train")
     assert [(row[0], row[1]) for row in rows[:2]] == [("1", "good"), ("2", "hopeless")]
     assert rows[1][2] == "never"
     assert {(row[0], row[1]) for row in rows[2:]} == {("—", "small"), ("—", "unfinished")}
@@ -69,27 +73,22 @@ def test_a_batch_that_solved_nothing_ranks_last_and_small_or_unfinished_ones_hav
 
 
 def test_median_and_extremes_are_shown_in_seconds():
-    rows = table(board.render(batch_runs("a", [3.0, 1.0, 2.0, 5.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0]), []), "train")
+    rows = table(
+        board.render(board.Evidence(batch_runs("a", [3.0, 1.0, 2.0, 5.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0]))), "train"
+    )
     assert rows[0][4] == "5.50 (1.00 … 10.00)"
 
 
 def test_a_search_or_a_matrix_never_stands_on_the_board():
-    text = board.render(batch_runs("matrix", [1.0] * 10, command="matrix"), [])
+    text = board.render(board.Evidence(batch_runs("matrix", [1.0] * 10, command="matrix")))
     assert "No batch yet." in text
     assert "matrix-0" not in text
-
-
-def test_attempts_of_unlike_sources_are_not_one_batch():
-    runs = batch_runs("a", [1.0] * 10)
-    runs[5:] = [run.model_copy(update={"source_sha256": "other"}) for run in runs[5:]]
-    assert sorted(len(batch.runs) for batch in board.batches_of(runs)) == [5, 5]
-    assert not any(batch.ranked for batch in board.batches_of(runs))
 
 
 def test_machine_classes_have_tables_of_their_own():
     runs = batch_runs("a", [1.0] * 10)
     other = Machine(class_="another machine", clean=None, reasons=[])
-    text = board.render(runs + batch_runs("b", [2.0] * 10, machine=other), [])
+    text = board.render(board.Evidence(runs + batch_runs("b", [2.0] * 10, machine=other)))
     assert text.count("### by `train`") == 2
     assert "on another machine" in text
 
@@ -98,20 +97,20 @@ def test_single_attempts_stand_below_unranked_newest_first():
     runs = [
         example_run(run_id=f"single-{day}", batch=None, started_at=f"2026-01-{day}T00:00:00Z") for day in (11, 13, 12)
     ]
-    part = board.render(runs, []).split("### single attempts")[1]
+    part = board.render(board.Evidence(runs)).split("### single attempts")[1]
     places = [part.index(f"single-{day}") for day in (13, 12, 11)]
     assert places == sorted(places)
 
 
 def test_every_row_leads_to_its_runs():
-    text = board.render(batch_runs("a", [1.0] * 10), [])
+    text = board.render(board.Evidence(batch_runs("a", [1.0] * 10)))
     assert "(#a)" in text
     assert '<a id="a"></a>' in text
     assert all(f"| a-{i} |" in text for i in range(10))
 
 
 def test_lines_that_could_not_be_read_are_shown():
-    assert "runs.jsonl:3: skipped" in board.render([], ["runs.jsonl:3: skipped, it is torn"])
+    assert "runs.jsonl:3: skipped" in board.render(board.Evidence([], ["runs.jsonl:3: skipped, it is torn"]))
 
 
 @pytest.fixture
@@ -156,20 +155,76 @@ def test_figures_between_markers_are_made_anew_and_the_rest_is_left():
         board.fill_readme(text.replace("standing", "no-such-figures"), runs)
 
 
-def test_where_an_attempt_stands_is_said_in_a_line():
-    runs = batch_runs("a", [1.0] * 10)
-    single = example_run(run_id="single", batch=None)
-    assert "not ranked" in board.standing(single, [single])
-    assert "no batch leads" in board.standing(single, [single])
-    line = board.standing(single, [*runs, single])
-    assert "train: a leads with ERT 1.00 s" in line
-    assert "total: a leads with ERT 6.00 s" in line
-    assert "\n" not in line
-
-
 def test_updating_after_an_attempt_renders_the_whole_board(results):
     single = example_run(run_id="single", batch=None)
+    board.main(board.Arguments(results=results))  # draws the plots, which a single attempt leaves as they are
     Journal(results).append(single)
     board.update(results, single)
     assert board.main(board.Arguments(results=results, check=True)) == 0
     assert "single" in (results / "LEADERBOARD.md").read_text("utf-8")
+
+
+# -----------------------------------------------------------------------------
+# the plots
+
+
+def pictures(text):
+    """The names of the pictures that the board shows, without folder and suffix."""
+    return re.findall(r"!\[[^\]]+\]\(plots/([^)]+)\.svg\)", text)
+
+
+def test_every_ranking_shows_its_plot_and_leads_to_the_data():
+    text = board.render(board.Evidence(batch_runs("a", [1.0] * 10)))
+    train, total = pictures(text)
+    assert train.endswith("-train-solved")
+    assert total.endswith("-total-solved")
+    assert text.index("### by `train`") < text.index(train) < text.index("### by `total`") < text.index(total)
+    assert f"(plots/{train}.csv)" in text
+
+
+def test_no_plot_is_shown_before_a_batch_is_ranked():
+    assert not pictures(board.render(board.Evidence(batch_runs("small", [1.0] * 9))))
+
+
+def test_records_have_a_plot_of_their_own():
+    runs = batch_runs("a", [1.0] * 10)
+    evidence = board.Evidence(runs, records=[example_record()])
+    shown = pictures(board.render(evidence))
+    assert [name.rpartition("-")[2] for name in shown] == ["solved", "records", "solved"]
+    assert [figure.name for figure in board.all_figures(evidence)] == shown
+
+
+def test_the_board_writes_the_plots_it_shows(results):
+    board.main(board.Arguments(results=results))
+    shown = pictures((results / "LEADERBOARD.md").read_text("utf-8"))
+    written = sorted(path.name for path in (results / "plots").iterdir())
+    assert written == sorted(f"{name}.{suffix}" for name in shown for suffix in ("csv", "svg"))
+    assert all("</svg>" in path.read_text("utf-8") for path in (results / "plots").glob("*.svg"))
+
+
+def test_the_check_compares_the_data_of_a_plot_and_not_its_picture(results, capsys):
+    check = board.Arguments(results=results, check=True)
+    board.main(board.Arguments(results=results))
+    data, picture = sorted((results / "plots").glob("*train*"))
+    picture.write_text("drawn by another version", "utf-8")
+    assert board.main(check) == 0
+    picture.unlink()
+    assert board.main(check) == 1
+    board.main(board.Arguments(results=results))
+    data.write_text(data.read_text("utf-8").replace("1.000000", "0.900000", 1), "utf-8")
+    capsys.readouterr()
+    assert board.main(check) == 1
+    assert data.name in capsys.readouterr().err
+
+
+def test_after_an_attempt_nothing_is_drawn_and_nothing_heavy_is_imported(results):
+    code = (
+        "import sys; from pathlib import Path; from bench import board; from bench.journal import Journal;"
+        "results = Path(sys.argv[1]); board.update(results, Journal(results).read()[0][0]);"
+        "print([name for name in ('matplotlib', 'scipy') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(results)]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
+    assert pictures((results / "LEADERBOARD.md").read_text("utf-8"))
+    assert not (results / "plots").exists()

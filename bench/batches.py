@@ -1,0 +1,83 @@
+"""Batches of attempts, the unit that is ranked: which runs are one, which batches lead, and where an attempt stands."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from bench.journal import Run
+from bench.stats import ClockName, expected_time_to_success
+
+RANKED_FROM = 10  # attempts in a batch
+RANKED_COMMANDS = {"speedrun", "record"}  # attempts of a matrix or a search never stand on the board
+CLOCKS: tuple[ClockName, ...] = ("train", "total")
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchOfRuns:
+    """The attempts that one command started; the unit that is ranked."""
+
+    runs: tuple[Run, ...]  # by index
+
+    @property
+    def id(self) -> str:
+        return self.runs[0].batch.id
+
+    @property
+    def finished(self) -> bool:
+        return len(self.runs) == self.runs[0].batch.planned
+
+    @property
+    def ranked(self) -> bool:
+        return self.finished and len(self.runs) >= RANKED_FROM
+
+    @property
+    def num_solved(self) -> int:
+        return sum(run.outcome == "solved" for run in self.runs)
+
+    def values(self, read: Callable[[Run], float | None]) -> list[float]:
+        """What `read` finds in the runs, unknown values left out."""
+        return [value for run in self.runs if (value := read(run)) is not None]
+
+    def order(self, clock: ClockName) -> tuple[bool, float, str]:
+        """Sorts the ranked before the others, then by ERT; an unsolved batch last."""
+        return not self.ranked, expected_time_to_success(self.runs, clock), self.id
+
+
+def batches_of(runs: Iterable[Run]) -> list[BatchOfRuns]:
+    """The batches that may stand on the board, in file order.
+
+    A batch whose runs disagree in config, source or machine class is split: only like attempts rank together.
+    """
+    together: dict[tuple, dict[int, Run]] = defaultdict(dict)
+    for run in runs:
+        # The opponent in a record's pairs has the challenger's seeds, not those that follow from itself.
+        if run.batch is not None and run.batch.command in RANKED_COMMANDS and run.batch.side != "b":
+            key = (run.batch.id, run.config_hash, run.source_sha256, run.machine.class_)
+            together[key].setdefault(run.batch.index, run)
+    return [BatchOfRuns(tuple(by_index[i] for i in sorted(by_index))) for by_index in together.values()]
+
+
+def best_batches(runs: Sequence[Run], clock: ClockName) -> list[BatchOfRuns]:
+    """The first of each track on each machine class."""
+    best: dict[tuple, BatchOfRuns] = {}
+    for batch in sorted(batches_of(runs), key=lambda batch: batch.order(clock)):
+        if batch.ranked and batch.num_solved:
+            best.setdefault((batch.runs[0].track, batch.runs[0].machine.class_), batch)
+    return list(best.values())
+
+
+def standing(run: Run, runs: Sequence[Run]) -> str:
+    """Where an attempt stands, in a line."""
+    same = [other for other in runs if (other.track, other.machine.class_) == (run.track, run.machine.class_)]
+    leaders = {clock: best_batches(same, clock) for clock in CLOCKS}
+    if run.batch is not None:
+        place = f"attempt {run.batch.index + 1} of {run.batch.planned} of the batch {run.batch.id}"
+    else:
+        place = f"a single attempt, not ranked (--attempts {RANKED_FROM} makes a batch that is)"
+    if not leaders["train"]:
+        return f"{place}; no batch leads {run.track} on this machine class yet"
+    leads = "; ".join(
+        f"{clock}: {best[0].runs[0].config} leads with ERT {expected_time_to_success(best[0].runs, clock):.2f} s"
+        for clock, best in leaders.items()
+    )
+    return f"{place}; {leads}"

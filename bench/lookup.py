@@ -1,0 +1,67 @@
+"""What a command's RUN means: a run id, `latest`, or a path to weights."""
+
+import difflib
+import hashlib
+from pathlib import Path
+
+from bench.config import WrongRequest
+from bench.journal import Journal, Run
+
+
+def is_weights_path(wanted: str) -> bool:
+    return Path(wanted).suffix == ".safetensors"
+
+
+def find_run(wanted: str, results: Path, with_weights: bool = False) -> Run:
+    """The run of an id, the latest one, or the one that ended with the weights in a file.
+
+    Args:
+        wanted: a run id, `latest`, or a path to weights.
+        results: the folder of the journal.
+        with_weights: pass over runs that kept none.
+
+    Raises:
+        WrongRequest: there is no such run; names the nearest.
+    """
+    runs, _ = Journal(results).read()
+    candidates = [run for run in runs if run.weights is not None or not with_weights]
+    kind = "run with weights" if with_weights else "run"
+    if is_weights_path(wanted):
+        digest = weights_sha256(Path(wanted))
+        found = [run for run in candidates if run.weights_sha256 == digest]
+        if not found:
+            raise WrongRequest(f"no run in {results} ended with the weights in {wanted} (sha256 {digest})")
+    elif not candidates:
+        raise WrongRequest(f"there is no {kind} in {results}")
+    elif wanted == "latest":
+        found = candidates
+    else:
+        found = [run for run in candidates if run.run_id == wanted]
+        if not found:
+            (near,) = difflib.get_close_matches(wanted, [run.run_id for run in candidates], n=1, cutoff=0.0)
+            raise WrongRequest(f"there is no {kind} {wanted!r} in {results}; the nearest is {near!r}")
+    return max(found, key=lambda run: run.started_at)
+
+
+def find_weights(wanted: str, results: Path) -> Path:
+    """The weights of a run id, of the latest run that kept any, or at a path, which needs no journal.
+
+    Raises:
+        WrongRequest: there is no such run, or it kept no weights.
+    """
+    return Path(wanted) if is_weights_path(wanted) else results / find_run(wanted, results, with_weights=True).weights
+
+
+def weights_sha256(path: Path) -> str:
+    """Of a weights file, as the journal has it.
+
+    Raises:
+        WrongRequest: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise WrongRequest(f"{path}: there is no such weights file") from None
+    except OSError as problem:
+        raise WrongRequest(f"{path}: {problem.strerror or problem}") from None

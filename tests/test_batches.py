@@ -1,0 +1,66 @@
+"""Batches, from runs made by hand."""
+
+from examples import example_run, example_seconds
+
+from bench import batches
+from bench.journal import Batch
+
+
+def batch_runs(name, trains, outcome=lambda i: "solved", planned=None, command="speedrun", **changes):
+    """A batch with these seconds of `train`, each with 5 s more in total."""
+    return [
+        example_run(
+            run_id=f"{name}-{i}",
+            batch=Batch(id=name, command=command, planned=planned or len(trains), index=i),
+            seconds=example_seconds(train=train, total=train + 5),
+            outcome=outcome(i),
+            config=name,
+            **changes,
+        )
+        for i, train in enumerate(trains)
+    ]
+
+
+def test_the_runs_of_a_batch_stand_by_index_and_batches_in_file_order():
+    runs = batch_runs("b", [1.0, 2.0, 3.0])[::-1] + batch_runs("a", [4.0])
+    found = batches.batches_of([*runs, example_run(batch=None)])
+    assert [batch.id for batch in found] == ["b", "a"]
+    assert [run.run_id for run in found[0].runs] == ["b-0", "b-1", "b-2"]
+
+
+def test_only_finished_batches_of_enough_attempts_are_ranked():
+    runs = [*batch_runs("few", [1.0] * 9), *batch_runs("cut", [1.0] * 10, planned=11), *batch_runs("ten", [1.0] * 10)]
+    assert [batch.ranked for batch in batches.batches_of(runs)] == [False, False, True]
+
+
+def test_the_attempts_of_other_commands_are_no_batches_of_the_board():
+    assert not batches.batches_of(batch_runs("matrix", [1.0] * 10, command="matrix"))
+
+
+def test_attempts_of_unlike_sources_are_not_one_batch():
+    runs = batch_runs("a", [1.0] * 10)
+    runs[5:] = [run.model_copy(update={"source_sha256": "other"}) for run in runs[5:]]
+    assert sorted(len(batch.runs) for batch in batches.batches_of(runs)) == [5, 5]
+    assert not any(batch.ranked for batch in batches.batches_of(runs))
+
+
+def test_the_best_batch_is_the_ranked_and_solved_one_with_the_least_expected_time():
+    runs = [
+        *batch_runs("small", [1.0] * 9),
+        *batch_runs("hopeless", [1.0] * 10, outcome=lambda i: "missed"),
+        *batch_runs("unsure", [6.0] * 10, outcome=lambda i: "solved" if i % 2 else "missed"),
+        *batch_runs("sure", [10.0] * 10),
+        *batch_runs("elsewhere", [30.0] * 10, machine={"class": "another", "clean": None, "reasons": []}),
+    ]
+    assert [batch.id for batch in batches.best_batches(runs, "train")] == ["sure", "elsewhere"]
+
+
+def test_where_an_attempt_stands_is_said_in_a_line():
+    runs = batch_runs("a", [1.0] * 10)
+    single = example_run(run_id="single", batch=None)
+    assert "not ranked" in batches.standing(single, [single])
+    assert "no batch leads" in batches.standing(single, [single])
+    line = batches.standing(single, [*runs, single])
+    assert "train: a leads with ERT 1.00 s" in line
+    assert "total: a leads with ERT 6.00 s" in line
+    assert "\n" not in line
