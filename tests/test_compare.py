@@ -1,0 +1,174 @@
+"""Comparisons as a user asks for them, with a trainer that only pretends; and what an interruption leaves."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from bench import board, compare
+from bench.agenda import agenda_file
+from bench.comparison import compared, described
+from bench.config import WrongRequest
+
+
+def ask(arena, a="fast", b="slow", **changes):
+    return compare.main(compare.Arguments(a=a, b=b, results=arena.results, **changes))
+
+
+def agendas(arena):
+    return agenda_file(arena.results).read()[0]
+
+
+def test_the_last_line_is_the_verdict(arena, capsys):
+    assert ask(arena) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "faster"
+    assert ask(arena, "slow", "fast") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "slower"
+
+
+def test_a_config_against_itself_is_not_decided_and_more_pairs_are_named(arena, capsys):
+    arena.behave(same={"train": 9.0})
+    assert ask(arena, "fast", "same") == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-1] == "not decided"
+    assert "would need: " in shown
+
+
+def test_both_sides_of_a_pair_have_one_seed_and_the_order_within_it_is_drawn(arena):
+    ask(arena, pairs=12)
+    (agenda,) = agendas(arena)
+    runs = arena.attempts()
+    assert len(runs) == 24
+    for index, (first, second) in enumerate(zip(runs[::2], runs[1::2], strict=True)):
+        assert first.seed == second.seed == agenda.seeds[index]
+        assert (first.batch.index, first.batch.side) == (index, agenda.first[index])
+        assert {first.batch.side, second.batch.side} == {"a", "b"}
+        assert {run.config for run in (first, second) if run.batch.side == "a"} == {"fast"}
+    assert len(set(agenda.seeds)) == 12
+    assert set(agenda.first) == {"a", "b"}  # the same for all has a chance of 1 in 2,048
+
+
+def test_the_yardstick_runs_once_beside_it(arena):
+    ask(arena, pairs=2)
+    runs, _ = arena.journal.read()
+    assert [run.batch.command for run in runs] == ["yardstick", *["compare"] * 4]
+    assert len({run.batch.id for run in runs}) == 1
+
+
+def test_the_plan_is_written_before_the_first_attempt(arena):
+    arena.behave(fast={"dies": "early"}, slow={"dies": "early"})
+    ask(arena, pairs=1)
+    (agenda,) = agendas(arena)
+    assert agenda.started_at <= min(run.started_at for run in arena.attempts())
+    assert agenda.pairs == 1
+
+
+def test_every_comparison_has_its_number_in_the_series_against_one_opponent(arena, capsys):
+    arena.behave(other={"train": 9.5})
+    for a, b in (("fast", "slow"), ("other", "slow"), ("fast", "other"), ("fast", "slow")):
+        ask(arena, a, b, pairs=1)
+    assert [agenda.number for agenda in agendas(arena)] == [1, 2, 1, 3]
+    assert "comparison number 3 against this opponent" in capsys.readouterr().out
+    first, _, _, again = agendas(arena)
+    assert first.seeds != again.seeds, "a new comparison has seeds of its own"
+
+
+def test_fewer_than_six_pairs_decide_nothing(arena, capsys):
+    ask(arena, pairs=5)
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-1] == "not decided"
+    assert "fewer than 6 pairs cannot decide anything" in shown
+
+
+def test_misses_and_killed_attempts_count(arena, capsys):
+    arena.behave(unsure={"train": 5.0, "solves": 0.25}, dying={"train": 9.0, "dies": "late"})
+    ask(arena, "unsure", "slow")
+    assert capsys.readouterr().out.splitlines()[-1] != "faster"
+    ask(arena, "slow", "dying")
+    assert capsys.readouterr().out.splitlines()[-1] == "faster"
+
+
+def test_the_board_tells_the_comparison_and_does_not_rank_its_attempts(arena):
+    ask(arena)
+    (agenda,) = agendas(arena)
+    text = (arena.results / "LEADERBOARD.md").read_text()
+    assert agenda.id in text
+    assert "faster" in text
+    assert "No batch yet." in text
+    assert board.render(board.Evidence(arena.journal.read()[0])).count("10/10") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"pairs": 0}, "--pairs 0"),
+        ({"a": "faster"}, "'faster'"),
+        ({"b": "no/such/record"}, "'no/such/record'"),
+    ],
+)
+def test_a_wrong_request_is_refused_and_leaves_nothing(arena, changes, told):
+    with pytest.raises(WrongRequest, match=told):
+        ask(arena, **changes)
+    assert not arena.results.exists()
+
+
+# -----------------------------------------------------------------------------
+# interruptions
+
+
+def interrupted(arena, number, at):
+    """A comparison whose process gets a signal during attempt `at`; its exit status and standard error."""
+    arena.behave(fast={"train": 9.0, "sleep": 0.4}, slow={"train": 12.0, "sleep": 0.4})
+    process = arena.start("compare", "fast", "slow", "--pairs", "3", "--results", str(arena.results))
+    give_up = time.monotonic() + 60
+    while len(arena.calls()) < at:
+        assert time.monotonic() < give_up
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    arena.behave(fast={"train": 9.0}, slow={"train": 12.0})
+    return process.returncode, said
+
+
+def test_after_ctrl_c_the_same_command_goes_on_and_repeats_nothing(arena, capsys):
+    status, said = interrupted(arena, signal.SIGINT, 3)
+    assert status == 130
+    assert "the same command goes on" in said
+    assert len(arena.attempts()) == 3
+    assert ask(arena, pairs=3) == 0
+    assert len(arena.calls()) == len(set(arena.calls())) == len(arena.attempts()) == 6
+    assert len(agendas(arena)) == 1
+    assert "resuming" in capsys.readouterr().err
+
+
+def test_after_kill_9_the_attempt_under_way_counts_and_nothing_is_repeated(arena):
+    status, _ = interrupted(arena, signal.SIGKILL, 3)
+    assert status == -9
+    ask(arena, pairs=3)
+    runs = arena.attempts()
+    assert len(arena.calls()) == len(set(arena.calls())) == len(runs) == 6
+    assert len(agendas(arena)) == 1
+
+
+def test_an_unfinished_comparison_cannot_be_given_another_number_of_pairs(arena):
+    interrupted(arena, signal.SIGINT, 2)
+    with pytest.raises(WrongRequest, match="planned with 3 and is not finished"):
+        ask(arena, pairs=10)
+
+
+def test_a_comparison_that_is_not_finished_says_so(arena):
+    interrupted(arena, signal.SIGINT, 3)
+    (agenda,) = agendas(arena)
+    comparison = compared(agenda, arena.journal.read()[0])
+    assert comparison.verdict == "not decided"
+    assert comparison.p_value is None
+    assert "not finished: 3 of 6 attempts" in described(comparison)
+
+
+def test_the_agenda_is_a_line_of_json_with_units_and_no_paths(arena):
+    ask(arena, pairs=1)
+    (line,) = (arena.results / "agenda.jsonl").read_text().splitlines()
+    assert str(arena.root) not in line
+    assert json.loads(line)["schema"] == 1
