@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from rich.console import Console
 from bench import attempt
 from bench.clock import Clock
 from bench.display import Display
-from bench.journal import Journal
-from bench.plan import make_plan
+from bench.journal import Batch, Journal
+from bench.plan import BATCH_VARIABLE, PIPE_VARIABLE, make_plan
 from speedrun import Settings
 
 
@@ -88,20 +89,26 @@ def test_every_ending_has_its_name_and_one_line(problem, outcome, capsys):
 class FakeTrainer:
     """Takes no step; fails in the phase it is told to."""
 
-    def __init__(self, *_, failing=None):
-        self.model = random_model()
+    def __init__(self, settings, track, *_, failing=None):
+        self.model = random_model(block_size=track.prompt_length + track.answer_length - 1)
         self.steps = self.examples = 0
+        self.step_flops = 1000
         self.failing = failing
 
     def warm_up(self):
         if self.failing == "warmup":
             raise RuntimeError("broken in warm-up")
+        if self.failing == "honesty":
+            with torch.no_grad():
+                self.model.token.add_(1)
 
     def train(self, watch):
         self.steps, self.examples = 3, 30
         watch.check(3, 0.25, 5, {"sample80": False}, 9)
         if self.failing == "train":
             raise KeyboardInterrupt("SIGINT")
+        if self.failing == "time":
+            raise attempt.Timeout("late")
 
 
 @contextlib.contextmanager
@@ -117,9 +124,15 @@ def signals_kept():
             signal.signal(number, handler)
 
 
-def attempted(tmp_path, failing):
+@pytest.fixture(autouse=True)
+def no_second_of_silence(monkeypatch):
+    monkeypatch.setattr(attempt, "QUIET_SECONDS", 0.0)
+
+
+def attempted(tmp_path, failing, *more):
     """The run of a fake trainer."""
-    plan = make_plan(Settings, ["--device", "cpu", "--shared", "--results", str(tmp_path), "--threads", "1"], "")
+    arguments = ["--device", "cpu", "--shared", "--results", str(tmp_path), "--threads", "1", *more]
+    plan = make_plan(Settings, arguments, "")
     clock = Clock()
     clock.enter("setup")
     with signals_kept():
@@ -143,6 +156,51 @@ def test_an_attempt_that_fails_is_filed_with_what_is_known(tmp_path, failing, ou
     assert {phase for phase, value in seconds.items() if value is not None} == {*reached, "total"}
     assert run.parameters is not None
     assert [check.errors for check in run.checks] == ([5] if failing == "train" else [])
+
+
+def test_what_the_steps_cost_and_whether_the_warm_up_taught_anything_is_filed(tmp_path):
+    run = attempted(tmp_path, None, "--track", "add2")
+    assert run.train_flops == 3 * 1000
+    assert run.matmul_flops_per_second > 1e8
+    assert run.initial_weights_sha256 == run.warmed_weights_sha256 is not None
+    assert attempted(tmp_path, "honesty").warmed_weights_sha256 != run.initial_weights_sha256
+
+
+def test_a_control_is_certified_at_its_limit_and_an_attempt_is_not(tmp_path):
+    assert attempted(tmp_path, "time", "--track", "add2").outcome == "timeout"
+    run = attempted(tmp_path, "time", "--track", "add2", "--control", "shuffle")
+    assert run.outcome == "missed"
+    assert run.certificate.errors > 0
+
+
+def test_an_attempt_that_a_command_started_leaves_its_line_and_files_nothing(tmp_path, monkeypatch):
+    batch = Batch(id="batch", command="compare", planned=2, index=1, side="b")
+    monkeypatch.setenv(BATCH_VARIABLE, batch.model_dump_json())
+    run = attempted(tmp_path, "train")
+    journal = Journal(tmp_path)
+    assert journal.read() == ([], [])
+    assert not (tmp_path / "LEADERBOARD.md").exists()
+    assert journal.collect(batch, lambda left: left) == run
+
+
+def test_an_attempt_announces_its_edges_on_the_pipe_it_was_given(monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setenv(PIPE_VARIABLE, str(writer))
+    announce = attempt.announcer()
+    assert PIPE_VARIABLE not in os.environ, "what this process starts has no business with it"
+    announce("setup")
+    announce("stop")
+    assert os.read(reader, 100) == b"setup\nstop\n"
+    os.close(reader)
+    announce("nobody listens any more")
+    os.close(writer)
+
+
+@pytest.mark.parametrize("told", [None, "", "no number"])
+def test_an_attempt_that_nobody_listens_to_announces_nothing(monkeypatch, told):
+    if told is not None:
+        monkeypatch.setenv(PIPE_VARIABLE, told)
+    attempt.announcer()("setup")
 
 
 def test_a_message_in_the_journal_names_no_folder_of_this_machine(tmp_path, monkeypatch):

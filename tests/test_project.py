@@ -36,13 +36,15 @@ def test_constraints_are_exact_versions_within_the_ranges():
 
 FLOORS = [
     {"model", "data", "optim"},
-    {"bench.clock", "bench.provenance", "bench.config"},
+    {"bench.clock", "bench.provenance", "bench.config", "bench.lines"},
     {"bench.hardware"},
-    {"bench.journal"},
-    {"bench.stats", "bench.display", "bench.weights", "bench.plan"},
-    {"bench.certify", "bench.run"},
-    {"bench.board", "bench.ask"},
-    {"bench.attempt"},
+    {"bench.journal", "bench.quiet", "bench.meter"},
+    {"bench.stats", "bench.display", "bench.weights", "bench.plan", "bench.lookup", "bench.archive"},
+    {"bench.certify", "bench.run", "bench.batches", "bench.paired"},
+    {"bench.agenda", "bench.recheck", "bench.plots"},
+    {"bench.comparison"},
+    {"bench.board", "bench.ask", "bench.export", "bench.show"},
+    {"bench.attempt", "bench.compare", "bench.record", "bench.replay", "bench.audit"},
     {"speedrun", "bench.__main__"},
 ]
 

@@ -70,15 +70,15 @@ def test_the_first_seed_is_the_first_31_bits(config: str, source: str) -> None:
 
 
 def test_line_ends_of_windows_make_no_difference(root: Path) -> None:
-    before = source_sha256()
+    before = source_sha256(root)
     (root / "model.py").write_bytes(b"# model.py\r\n")
-    assert source_sha256() == before
+    assert source_sha256(root) == before
 
 
 def test_the_order_of_the_files_makes_no_difference(root: Path) -> None:
     paths = list(root.rglob("*.py"))
-    assert files_sha256(paths) == files_sha256(reversed(paths))
-    assert files_sha256(paths) != files_sha256(paths[:-1])
+    assert files_sha256(paths, root) == files_sha256(reversed(paths), root)
+    assert files_sha256(paths, root) != files_sha256(paths[:-1], root)
 
 
 @pytest.mark.parametrize(
@@ -100,25 +100,25 @@ def test_the_order_of_the_files_makes_no_difference(root: Path) -> None:
 def test_a_change_is_seen_by_the_hash_that_it_belongs_to(
     name: str, changes_source: bool, changes_harness: bool, root: Path
 ) -> None:
-    source, harness = source_sha256(), harness_sha256()
+    source, harness = source_sha256(root), harness_sha256(root)
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_text("changed = 1\n")
-    assert (source_sha256() != source, harness_sha256() != harness) == (changes_source, changes_harness)
+    assert (source_sha256(root) != source, harness_sha256(root) != harness) == (changes_source, changes_harness)
 
 
 def test_a_renamed_file_is_another_source(root: Path) -> None:
-    before = source_sha256()
+    before = source_sha256(root)
     (root / "model.py").rename(root / "net.py")
-    assert source_sha256() != before
+    assert source_sha256(root) != before
 
 
 def test_what_moves_from_one_file_into_the_next_is_another_source(root: Path) -> None:
     (root / "model.py").write_text("ab")
     (root / "speedrun.py").write_text("c")
-    before = source_sha256()
+    before = source_sha256(root)
     (root / "model.py").write_text("a")
     (root / "speedrun.py").write_text("bc")
-    assert source_sha256() != before
+    assert source_sha256(root) != before
 
 
 # -----------------------------------------------------------------------------
