@@ -177,7 +177,7 @@ class FakeProducts:
 
 @pytest.mark.parametrize(
     ("device", "flops_per_second", "largest"),
-    [(CPU, 1e9, 256), (CPU, 1e11, 1024), (CPU, 1e13, 2048), (CUDA, 1e13, 4096), (CUDA, 1e15, 8192)],
+    [(CPU, 5e8, 256), (CPU, 5e10, 1024), (CPU, 1e13, 2048), (CUDA, 1e12, 4096), (CUDA, 1e15, 8192)],
 )
 def test_the_peak_is_the_best_product_of_a_third_of_a_second(
     device: torch.device, flops_per_second: float, largest: int, monkeypatch: pytest.MonkeyPatch
@@ -188,7 +188,7 @@ def test_the_peak_is_the_best_product_of_a_third_of_a_second(
     monkeypatch.setattr(time, "perf_counter", lambda: fake.now)
     assert matmul_peak(device, torch.float32, threads=1) == pytest.approx(flops_per_second)
     assert max(fake.sizes) == largest
-    assert fake.now < 0.6
+    assert fake.now < 0.7
     assert len(fake.sizes) > 3
 
 

@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from fractions import Fraction
+from statistics import NormalDist, variance
 
 import numpy as np
 import pytest
@@ -359,9 +360,22 @@ def test_the_pairs_needed_grow_with_the_noise_and_shrink_with_the_difference() -
     assert pairs_needed(random_pairs(200, 1 / 1.10, 0.1), 0) > 6
 
 
+def bell_shaped_pairs(num_pairs: int, log_ratio: float) -> Pairs:
+    """Side b always takes 20 s; the log seconds of side a are bell-shaped, with a standard deviation of nearly 0.01."""
+    bell = [NormalDist().inv_cdf((index + 0.5) / num_pairs) for index in range(num_pairs)]
+    costs_a = [20.0 * math.exp(log_ratio + 0.01 * value) for value in bell]
+    return Pairs(attempts(*costs_a), attempts(*[20.0] * num_pairs))
+
+
 def test_the_pairs_needed_are_those_of_a_paired_difference() -> None:
-    """By hand: log differences of mean 0.1 and variance 2 × 0.1², quantiles 1.96 and 0.84, hence 15.7 + 1.9."""
-    assert pairs_needed(random_pairs(2_000, math.exp(0.1), 0.1), 0) == pytest.approx(18, abs=2)
+    """By hand: (1.96 + 0.84)² × (0.01 / 0.00627)² is 20, and 1.96² / 2 more are for the spread being estimated."""
+    assert pairs_needed(bell_shaped_pairs(1_000, 0.00627), 0) == pytest.approx(22, abs=1)
+
+
+def test_a_small_comparison_does_not_plan_with_too_little_spread() -> None:
+    log_seconds = np.log(bell_shaped_pairs(6, 0.001).a.costs).tolist()
+    right = (1.96 + 0.84) ** 2 * variance(log_seconds) / 0.001**2
+    assert pairs_needed(bell_shaped_pairs(6, 0.001), 0) == pytest.approx(right, rel=0.15)
 
 
 def test_a_plan_has_at_least_six_pairs() -> None:

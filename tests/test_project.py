@@ -1,6 +1,8 @@
 """The project as a whole: its lists agree, and its floors hold."""
 
 import ast
+import dataclasses
+import hashlib
 import re
 import subprocess
 import sys
@@ -9,6 +11,11 @@ import tomllib
 from examples import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from bench.archive import read_records
+from bench.config import read_config
+from bench.record import RESOLVED_BY_MACHINE
+from speedrun import Settings
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUNTIME = [Requirement(text) for text in PYPROJECT["project"]["dependencies"]]
@@ -83,3 +90,22 @@ def test_nothing_runs_at_import():
             docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             guard = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
             assert isinstance(node, definitions) or docstring or guard, f"{path.name}:{node.lineno}"
+
+
+def test_the_yardstick_is_frozen():
+    """Another workload under this name would make all earlier readings useless."""
+    content = (ROOT / "bench" / "configs" / "yardstick.toml").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == "b2cf89883d0a83b54e222dbf344616fbd5b287b1d8e5698432f7e755798664de"
+
+
+def test_a_default_config_is_the_latest_record_by_total():
+    """No other way leads to a new default."""
+    latest = {}
+    for filed in read_records(ROOT / "results")[0]:  # the oldest first
+        if filed.record.clock == "total":
+            latest[filed.record.track, filed.record.device] = filed.record
+    for (track, device), record in latest.items():
+        values = read_config(ROOT / "bench" / "configs" / f"{track}-{device}.toml", Settings)
+        settings = dataclasses.asdict(Settings(**values))
+        kept = record.settings.keys() - {*RESOLVED_BY_MACHINE}
+        assert {key: settings.get(key) for key in kept} == {key: record.settings[key] for key in kept}, record.name
