@@ -161,19 +161,15 @@ class Attempt:
 
         self.display.phase("train")
         meter = EnergyMeter(plan.device)
-        energy, noise = meter.reading(), self.lookout.reading()
+        noise, energy = self.lookout.reading(), meter.reading()
         self.clock.enter("train")
         try:
-            self.trainer.train(self.watch)
-            self.watch.tick()
-        except Timeout:
-            if plan.settings.control == "none":
-                raise
-            # A control shows what so much training leads to, whatever the trainer thinks of it.
+            self.train()
+            self.clock.enter("certify")
+        finally:  # also of a training that failed
+            found["energy_joules"], found["energy_method"] = meter.since(energy)
+            self.during = self.lookout.since(noise, "during train")
 
-        self.clock.enter("certify")
-        self.during = self.lookout.since(noise, "during train")
-        found["energy_joules"], found["energy_method"] = meter.since(energy)
         self.display.phase("certify")
         with self.weights_folder() as folder:
             path = folder / f"{self.lost.run_id}.safetensors"
@@ -185,6 +181,15 @@ class Attempt:
         self.clock.stop()
         found |= self.peak_memory()  # which measuring the peak of matrix products would raise
         found["matmul_flops_per_second"] = matmul_peak(plan.device, plan.dtype, plan.settings.threads)
+
+    def train(self) -> None:
+        """A control shows what so much training leads to, whatever the trainer thinks of it: its limit is its end."""
+        try:
+            self.trainer.train(self.watch)
+            self.watch.tick()
+        except Timeout:
+            if self.plan.settings.control == "none":
+                raise
 
     @contextlib.contextmanager
     def weights_folder(self) -> Iterator[Path]:

@@ -161,12 +161,6 @@ def gpu_joules(handle: Any) -> float | None:
     return None if millijoules is None else millijoules / 1e3
 
 
-def energy_joules(device: torch.device) -> float | None:
-    """The energy counter of a CUDA device; None where there is none."""
-    handle = ask_nvml(lambda: nvml_handle(device)) if device.type == "cuda" else None
-    return None if handle is None else gpu_joules(handle)
-
-
 def hardware_record(device: torch.device) -> Hardware:
     info = cpuinfo()
     flags = info["flags"].split() if "flags" in info else None

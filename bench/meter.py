@@ -96,7 +96,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, threads: int) -> float
         while (seconds_left := deadline - time.perf_counter()) > 0 or not best:
             seconds = product_seconds(operands)
             best = max(best, 2 * n**3 / seconds)
-            if n < largest and 2**3 * seconds < seconds_left / 4:
+            if n < largest and 2**3 * seconds < seconds_left:
                 n *= 2
                 operands = square_matrices(n, device, dtype)
         return best

@@ -248,18 +248,12 @@ def test_without_pynvml_the_energy_and_the_counters_are_null(nvml: Callable, mon
     nvml()
     monkeypatch.setitem(sys.modules, "pynvml", None)  # an import of it raises ImportError
     assert hardware.gpu_record(CUDA).driver is None
-    assert hardware.energy_joules(CUDA) is None
+    assert hardware.gpu_record(CUDA).energy_joules is None
 
 
 def test_a_mistake_of_ours_is_not_taken_for_a_missing_counter() -> None:
     with pytest.raises(ZeroDivisionError):
         hardware.ask_nvml(lambda: 1 // 0)
-
-
-def test_a_cpu_has_no_energy_counter(nvml: Callable) -> None:
-    nvml()
-    assert hardware.energy_joules(CPU) is None
-    assert hardware.energy_joules(CUDA) == 1.5
 
 
 def test_the_gpu_is_found_by_its_uuid(nvml: Callable) -> None:
