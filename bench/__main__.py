@@ -41,6 +41,9 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as problem:  # a full disk, say; what was filed before stays whole
+        print(f"bench: {problem}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

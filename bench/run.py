@@ -120,7 +120,8 @@ def supervised(journal: Journal, batch_id: str) -> Iterator[None]:
 def make_attempt(task: Task, journal: Journal) -> tuple[Run, bool]:
     """Start one attempt, wait for its end, file it; and whether it or this process was interrupted."""
     reader, writer = os.pipe()
-    set_here = {BATCH_VARIABLE: task.batch.model_dump_json()}
+    # Only what is set, so that a snapshot may be older than a key.
+    set_here = {BATCH_VARIABLE: task.batch.model_dump_json(exclude_none=True)}
     inherited = ()
     if os.name == "posix":  # elsewhere a descriptor cannot be handed over like this, and there is no outer clock
         set_here[PIPE_VARIABLE], inherited = str(writer), (writer,)
@@ -167,10 +168,10 @@ def told_to_stop(process: subprocess.Popen) -> int:
 
 
 def finished(left: Run, task: Task, outer: Mapping[str, float | None] | None) -> Run:
-    """What an attempt has left, with what its command knows: the outer clock, and the commit of a snapshot."""
+    """What an attempt has left, with what its command knows: the outer clock, and where a snapshot came from."""
     found = {}
     if task.contestant.commit is not None:
-        found |= {"commit": task.contestant.commit, "dirty": False}
+        found |= {"commit": task.contestant.commit, "dirty": False, "config": task.contestant.planned.config}
     if outer is not None:
         found["outer_seconds"] = Seconds.model_validate(outer)
         if left.outcome != "lost":  # that one never read its own clock

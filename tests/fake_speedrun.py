@@ -41,7 +41,7 @@ def main():
     behaviour = {"train": 10.0, "solves": 1.0, "noise": 0.03, "sleep": 0.0, "dies": None} | behaviours[name]
     settings = {"track": "add3", "behaviour": name, "control": "none", "max_seconds": 100.0}
     line = json.loads((ARENA / "template.json").read_text()) | {
-        "config": name,
+        "config": Path(given.config).stem,
         "settings": settings,
         "config_hash": config_hash(settings),
         "source_sha256": source_sha256(ROOT),
@@ -59,7 +59,8 @@ def main():
         os.kill(os.getpid(), signal.SIGKILL)
     results = Path(given.results)
     line |= {"seed": given.seed, "batch": json.loads(os.environ["ADDITION_SPEEDRUN_BATCH"])}
-    line["run_id"] = "-".join(map(str, (line["batch"]["id"], name, line["batch"]["side"], line["batch"]["index"])))
+    batch = line["batch"] = {"side": None} | line["batch"]
+    line["run_id"] = "-".join(map(str, (batch["id"], name, batch["side"], batch["index"])))
     mark = results / "started" / f"{line['run_id']}.json"
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.write_text(json.dumps(line))
