@@ -11,7 +11,7 @@ from rich.console import Console
 from bench import board
 from bench.agenda import Contestants, enter, perform, undertake
 from bench.archive import ClockName
-from bench.comparison import compared, conclude, is_concluded, show_comparison
+from bench.comparison import COMPARISON_WIDTH, compared, conclude, is_concluded, show_comparison
 from bench.config import WrongRequest
 from bench.journal import Journal
 from bench.plan import refusing_unwritable
@@ -77,6 +77,6 @@ def main(arguments: Arguments) -> int:
     comparison = compared(agenda, journal.read()[0])
     conclude(comparison, arguments.results)
     board.refresh(arguments.results)
-    show_comparison(comparison, Console(highlight=False, width=160))
+    show_comparison(comparison, Console(highlight=False, width=COMPARISON_WIDTH))
     print(comparison.verdict)
     return 0

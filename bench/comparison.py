@@ -26,6 +26,8 @@ from bench.paired import (
 )
 from bench.stats import ClockName, expected_time_to_success, spread
 
+COMPARISON_WIDTH = 160  # columns that the table of a comparison needs
+
 
 class Conclusion(Section):
     """A line of `comparisons.jsonl`: what a finished comparison came to; `compared` finds it again in the journal."""

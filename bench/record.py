@@ -29,7 +29,7 @@ from bench.archive import (
 )
 from bench.batches import RANKED_FROM
 from bench.board import environment, number
-from bench.comparison import Comparison, compared, conclude, ratio_text, show_comparison, yielded
+from bench.comparison import COMPARISON_WIDTH, Comparison, compared, conclude, ratio_text, show_comparison, yielded
 from bench.config import CONFIGS, WrongRequest, find_config
 from bench.journal import Journal, Run
 from bench.lines import replace_file
@@ -128,7 +128,7 @@ def decide(arguments: Arguments, agenda: Agenda, before: Filed | None, runs: Seq
     comparison = None if before is None else compared(agenda, runs)
     if comparison is not None:
         conclude(comparison, arguments.results)
-        show_comparison(comparison, Console(highlight=False, width=160))
+        show_comparison(comparison, Console(highlight=False, width=COMPARISON_WIDTH))
     refusal = refused(own, comparison, arguments.noisy)
     if refusal is not None:
         board.refresh(arguments.results)

@@ -10,8 +10,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from bench.agenda import Agenda, agenda_file
 from bench.batches import standing
 from bench.clock import PHASES
+from bench.comparison import COMPARISON_WIDTH, compared, show_comparison
 from bench.config import WrongRequest
 from bench.display import show_summary
 from bench.journal import Journal, Run
@@ -25,10 +27,10 @@ UNKNOWN = "—"
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Print what is known about one run."""
+    """Print what is known about one run, or what a comparison came to."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run id, a path to weights, or `latest`."""
+    """A run id, a path to weights, `latest`, or the id of a comparison."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the journal's line."""
     results: Path = ROOT / "results"
@@ -176,8 +178,21 @@ def weights_facts(path: Path) -> Iterator[tuple[str, str]]:
         raise WrongRequest(f"{path}: these are not weights of this project ({problem})") from None
 
 
+def find_comparison(wanted: str, results: Path) -> Agenda | None:
+    """The agenda of this id, of a command that had two sides."""
+    return next((agenda for agenda in agenda_file(results).read()[0] if agenda.id == wanted and agenda.b), None)
+
+
 def main(arguments: Arguments) -> int:
     console = Console(highlight=False)
+    agenda = find_comparison(arguments.run, arguments.results)
+    if agenda is not None:
+        comparison = compared(agenda, Journal(arguments.results).read()[0])
+        if arguments.json:
+            raise WrongRequest("--json: a comparison is not a line of the journal; comparisons.jsonl has its own")
+        show_comparison(comparison, Console(highlight=False, width=COMPARISON_WIDTH))
+        print(comparison.verdict)
+        return 0
     try:
         run = find_run(arguments.run, arguments.results)
     except WrongRequest as problem:

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from bench import board, compare
+from bench import board, compare, show
 from bench.agenda import agenda_file
-from bench.comparison import compared, described
+from bench.comparison import compared, conclusions_file, described
 from bench.config import WrongRequest
 
 
@@ -31,6 +31,16 @@ def test_sides_that_are_alike_are_not_decided(arena, capsys):
     arena.behave(fast={"noise": 0.0}, same={"noise": 0.0})
     assert ask(arena, "fast", "same", pairs=6) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "not decided"
+
+
+def test_a_comparison_is_shown_again_from_the_journal_alone(arena, capsys):
+    ask(arena, pairs=6)
+    told = capsys.readouterr().out
+    (agenda,) = agendas(arena)
+    assert show.main(show.Arguments(run=agenda.id, results=arena.results)) == 0
+    assert capsys.readouterr().out == told
+    comparison = compared(agenda, arena.journal.read()[0])
+    assert conclusions_file(arena.results).read()[0] == [comparison.conclusion()]
 
 
 def test_both_sides_of_a_pair_have_one_seed_and_the_order_within_it_is_drawn(arena):
