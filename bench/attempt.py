@@ -417,7 +417,8 @@ def run_batch(plan: Plan, arguments: Sequence[str]) -> int:
         journal.recover()
         with journal.lock():
             pass
-    own = tuple(without_option(without_option(arguments, "--attempts"), "--results"))
+    own = without_option(without_option(arguments, "--attempts"), "--results")
+    own = tuple(argument for argument in own if argument != "--json")  # what is printed is what is filed, hence here
     contestant = Contestant(Path(sys.argv[0]), own, lost_run(plan))
     batches = [Batch(id=batch_id, command="speedrun", planned=planned, index=index) for index in range(planned)]
     tasks = [Task(contestant, (plan.seed + batch.index) % 2**31, batch) for batch in batches]
@@ -427,6 +428,8 @@ def run_batch(plan: Plan, arguments: Sequence[str]) -> int:
         board.update(plan.request.results, run)
         if run.batch.command == "speedrun":
             runs.append(run)
+            if plan.request.json:
+                print(run.line(), flush=True)
             print(f"{len(runs)}/{planned}  {attempt_line(run)}", file=sys.stderr, flush=True)
         else:
             print(f"yardstick  {attempt_line(run)}", file=sys.stderr, flush=True)

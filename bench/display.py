@@ -150,6 +150,8 @@ def show_summary(run: Run, sentences: list[str], standing: str, console: Console
     console.print(phase_bar(run, min(console.width, 100)))
     if run.certificate is not None:
         console.print(certificate_table(run))
+    for reason in run.machine.reasons:
+        console.print(f"not clean: {reason}", style="yellow", soft_wrap=True, markup=False)
     for sentence in sentences:
         console.print(f"  {sentence}", style="yellow", soft_wrap=True, markup=False)
     console.print(standing, soft_wrap=True, markup=False)

@@ -240,3 +240,8 @@ def test_the_summary_fits_a_narrow_terminal() -> None:
     bars = [line for line in lines if "━" in line]
     assert bars
     assert all(len(line) <= 60 for line in bars)
+
+
+def test_the_summary_says_why_a_run_is_not_clean() -> None:
+    noisy = {"class": "Example CPU", "clean": False, "reasons": ["other processes took 12% of the cores during train"]}
+    assert "not clean: other processes took 12% of the cores during train" in summary(example_run(machine=noisy))
