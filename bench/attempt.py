@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import filelock
 import torch
@@ -31,7 +31,7 @@ from bench.hardware import (
 )
 from bench.journal import Batch, Certificate, Check, Journal, Machine, Outcome, Run, Seconds, new_id
 from bench.meter import EnergyMeter, matmul_peak
-from bench.plan import PIPE_VARIABLE, Plan, Settings, make_plan, refusing_unwritable
+from bench.plan import PIPE_VARIABLE, Build, Plan, Trainer, make_plan, refusing_unwritable
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
 from bench.quiet import Lookout, Noise
 from bench.run import (
@@ -47,8 +47,7 @@ from bench.run import (
     marked,
     yardstick,
 )
-from data import Track, index_sets_sha256
-from model import Transformer
+from data import index_sets_sha256
 
 EXIT_SOLVED, EXIT_NOT_SOLVED = 0, 1
 
@@ -104,23 +103,7 @@ class Watch:
             raise Diverged(f"the loss was not finite at step {step}")
 
 
-class Trainer(Protocol):
-    """The contestant: built in `setup`, warmed up in `warmup`, trained in `train`."""
-
-    model: Transformer
-    steps: int  # taken so far
-    examples: int  # trained on so far
-    step_flops: int  # of the matrix products of one step
-
-    def warm_up(self) -> None:
-        """Compile and capture on random tokens; leave weights, optimizer and random state as they were."""
-
-    def train(self, watch: Watch) -> None:
-        """From the first touch of training data to the decision to stop."""
-
-
 QUIET_SECONDS = 1.0  # looked at before the start, on no clock
-Build = Callable[[Settings, Track, torch.device, torch.dtype, int], Trainer]
 
 
 # -----------------------------------------------------------------------------
@@ -443,6 +426,14 @@ def run_batch(plan: Plan, arguments: Sequence[str]) -> int:
     return EXIT_SOLVED if all(run.outcome == "solved" for run in runs) else EXIT_NOT_SOLVED
 
 
+def probed(plan: Plan, build: Build) -> str:
+    """What a probe finds, as JSON; not an attempt, but the device is its own all the same."""
+    from bench.probe import PROBES
+
+    with contextlib.nullcontext() if plan.request.shared else device_turn(plan.device):
+        return PROBES[plan.request.probe](plan, build).model_dump_json()
+
+
 def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[str], description: str) -> int:
     """`python speedrun.py`: the exit status of one attempt, or of a batch of them.
 
@@ -461,6 +452,9 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
         torch.set_num_threads(plan.settings.threads)
         if plan.request.plan:
             print(lost_run(plan).line())
+            return EXIT_SOLVED
+        if plan.request.probe is not None:
+            print(probed(plan, build))
             return EXIT_SOLVED
         if plan.request.attempts is not None:
             return run_batch(plan, arguments)

@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import tyro
@@ -15,6 +15,7 @@ from bench.hardware import compiler_problem, cores_usable, pick_device, pick_pre
 from bench.journal import Batch
 from bench.provenance import ROOT, config_hash, first_seed, source_sha256
 from data import TRACKS, Track, controlled
+from model import Transformer
 
 # In the environment of an attempt that a command has started:
 BATCH_VARIABLE = "ADDITION_SPEEDRUN_BATCH"  # its batch, as JSON
@@ -43,6 +44,8 @@ class Request:
     """Print the journal's line as the last line of standard output."""
     plan: tyro.conf.FlagCreatePairsOff[bool] = False
     """Do nothing but print, as JSON, the line that would stand in the journal if the attempt never came back."""
+    probe: Literal["seeds", "warmup"] | None = None
+    """Carry out a check of `bench audit` instead of an attempt, and print what it finds as JSON."""
 
 
 class Settings(Protocol):
@@ -55,6 +58,27 @@ class Settings(Protocol):
     threads: int
     max_seconds: float
     control: str
+
+
+class Trainer(Protocol):
+    """The contestant: built in `setup`, warmed up in `warmup`, trained in `train`."""
+
+    model: Transformer
+    steps: int  # taken so far
+    examples: int  # trained on so far
+    step_flops: int  # of the matrix products of one step
+
+    def warm_up(self) -> None:
+        """Compile and capture on random tokens; leave weights, optimizer and random state as they were."""
+
+    def train(self, watch: Any) -> None:
+        """From the first touch of training data to the decision to stop.
+
+        `watch` is the harness's, `bench.attempt.Watch`: to be told of each step and each check.
+        """
+
+
+Build = Callable[[Settings, Track, torch.device, torch.dtype, int], Trainer]
 
 
 @dataclasses.dataclass(frozen=True)

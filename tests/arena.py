@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from examples import ROOT, example_run
 
-from bench import agenda, config, record
+from bench import agenda, config, plots, record
 from bench.journal import Journal, Run
 from bench.quiet import Lookout, Noise
 
@@ -90,6 +90,8 @@ def arena(tmp_path, monkeypatch):
     monkeypatch.setattr(agenda, "SCRIPT", built.script)
     for module in (config, record):
         monkeypatch.setattr(module, "CONFIGS", built.root / "bench" / "configs")
+    for draw in ("draw_solved", "draw_records"):  # which takes a second; test_plots.py looks at the pictures
+        monkeypatch.setattr(plots, draw, lambda rows, place: "<svg></svg>")
     monkeypatch.setattr(Lookout, "look", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are not quiet
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield built

@@ -131,8 +131,8 @@ def no_second_of_silence(monkeypatch):
 
 def attempted(tmp_path, failing, *more):
     """The run of a fake trainer."""
-    arguments = ["--device", "cpu", "--shared", "--results", str(tmp_path), "--threads", "1", *more]
-    plan = make_plan(Settings, arguments, "")
+    arguments = f"--device cpu --shared --results {tmp_path} --threads 1 --track add2".split()
+    plan = make_plan(Settings, [*arguments, *more], "")
     clock = Clock()
     clock.enter("setup")
     with signals_kept():
@@ -159,7 +159,7 @@ def test_an_attempt_that_fails_is_filed_with_what_is_known(tmp_path, failing, ou
 
 
 def test_what_the_steps_cost_and_whether_the_warm_up_taught_anything_is_filed(tmp_path):
-    run = attempted(tmp_path, None, "--track", "add2")
+    run = attempted(tmp_path, None)
     assert run.train_flops == 3 * 1000
     assert run.matmul_flops_per_second > 1e8
     assert run.initial_weights_sha256 == run.warmed_weights_sha256 is not None
@@ -167,8 +167,8 @@ def test_what_the_steps_cost_and_whether_the_warm_up_taught_anything_is_filed(tm
 
 
 def test_a_control_is_certified_at_its_limit_and_an_attempt_is_not(tmp_path):
-    assert attempted(tmp_path, "time", "--track", "add2").outcome == "timeout"
-    run = attempted(tmp_path, "time", "--track", "add2", "--control", "shuffle")
+    assert attempted(tmp_path, "time").outcome == "timeout"
+    run = attempted(tmp_path, "time", "--control", "shuffle")
     assert run.outcome == "missed"
     assert run.certificate.errors > 0
 

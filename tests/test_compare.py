@@ -21,9 +21,9 @@ def agendas(arena):
 
 
 def test_the_last_line_is_the_verdict(arena, capsys):
-    assert ask(arena) == 0
+    assert ask(arena, pairs=6) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "faster"
-    assert ask(arena, "slow", "fast") == 0
+    assert ask(arena, "slow", "fast", pairs=6) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "slower"
 
 
@@ -92,14 +92,14 @@ def test_fewer_than_six_pairs_decide_nothing(arena, capsys):
 
 def test_misses_and_killed_attempts_count(arena, capsys):
     arena.behave(unsure={"train": 5.0, "solves": 0.25}, dying={"train": 9.0, "dies": "late"})
-    ask(arena, "unsure", "slow")
+    ask(arena, "unsure", "slow", pairs=6)
     assert capsys.readouterr().out.splitlines()[-1] != "faster"
-    ask(arena, "slow", "dying")
+    ask(arena, "slow", "dying", pairs=6)
     assert capsys.readouterr().out.splitlines()[-1] == "faster"
 
 
 def test_the_board_tells_the_comparison_and_does_not_rank_its_attempts(arena):
-    ask(arena)
+    ask(arena, pairs=6)
     (agenda,) = agendas(arena)
     text = (arena.results / "LEADERBOARD.md").read_text()
     assert agenda.id in text
@@ -146,6 +146,12 @@ def test_after_ctrl_c_the_same_command_goes_on_and_repeats_nothing(arena, capsys
     assert status == 130
     assert "the same command goes on" in said
     assert len(arena.attempts()) == 3
+    (agenda,) = agendas(arena)
+    comparison = compared(agenda, arena.journal.read()[0])
+    assert (comparison.verdict, comparison.p_value) == ("not decided", None)
+    assert "not finished: 3 of 6 attempts" in described(comparison)
+    with pytest.raises(WrongRequest, match="planned with 3 and is not finished"):
+        ask(arena, pairs=10)
     assert ask(arena, pairs=3) == 0
     assert len(arena.calls()) == len(set(arena.calls())) == len(arena.attempts()) == 6
     assert len(agendas(arena)) == 1
@@ -159,21 +165,6 @@ def test_after_kill_9_the_attempt_under_way_counts_and_nothing_is_repeated(arena
     runs = arena.attempts()
     assert len(arena.calls()) == len(set(arena.calls())) == len(runs) == 6
     assert len(agendas(arena)) == 1
-
-
-def test_an_unfinished_comparison_cannot_be_given_another_number_of_pairs(arena):
-    interrupted(arena, signal.SIGINT, 2)
-    with pytest.raises(WrongRequest, match="planned with 3 and is not finished"):
-        ask(arena, pairs=10)
-
-
-def test_a_comparison_that_is_not_finished_says_so(arena):
-    interrupted(arena, signal.SIGINT, 3)
-    (agenda,) = agendas(arena)
-    comparison = compared(agenda, arena.journal.read()[0])
-    assert comparison.verdict == "not decided"
-    assert comparison.p_value is None
-    assert "not finished: 3 of 6 attempts" in described(comparison)
 
 
 def test_the_agenda_is_a_line_of_json_with_units_and_no_paths(arena):

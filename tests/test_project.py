@@ -47,7 +47,7 @@ FLOORS = [
     {"bench.hardware"},
     {"bench.journal", "bench.quiet", "bench.meter"},
     {"bench.stats", "bench.display", "bench.weights", "bench.plan", "bench.lookup", "bench.archive"},
-    {"bench.certify", "bench.run", "bench.batches", "bench.paired"},
+    {"bench.certify", "bench.run", "bench.probe", "bench.batches", "bench.paired"},
     {"bench.agenda", "bench.recheck", "bench.plots"},
     {"bench.comparison"},
     {"bench.board", "bench.ask", "bench.export", "bench.show"},
