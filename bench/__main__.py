@@ -13,6 +13,7 @@ COMMANDS = {
     "compare": "say which of two contestants is faster, by one test over pairs of attempts",
     "record": "run a batch against the standing record, and file it when it is faster",
     "replay": "run a record again from its snapshot, by today's clock and certificate",
+    "audit": "look for cheats in a run or a record",
     "hardware": "print what this machine is and the class its attempts are ranked in",
     "show": "print what is known about one run",
 }

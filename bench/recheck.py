@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from bench import weights
-from bench.certify import NextLogits, certify
+from bench.certify import NextLogits, certify, greedy_answers
 from bench.journal import Certificate
 from bench.lines import Section
 from bench.provenance import ROOT, harness_files, source_files
 from bench.run import environment
+from data import Track
 from model import Transformer
 
 How = Literal["plain", "fast"]
@@ -32,6 +34,7 @@ class Recheck(Section):
     parameters: int  # numbers in the file
     other_tensors: list[str]  # of the file, that are no parameters of the model
     latest_change: float  # the largest change of a logit by later characters, over the largest logit
+    right_when_scrambled: float | None = None  # share of problems, 0..1, with the weights scrambled; null: nobody asked
 
 
 class Unusable(Exception):
@@ -85,24 +88,48 @@ def plainly(model: Transformer) -> NextLogits:
 
 
 @torch.inference_mode()
-def change_by_later_characters(model: Transformer, num_sequences: int = 64) -> float:
+def change_by_later_characters(model: Transformer, track: Track, num_sequences: int = 64) -> float:
     """The largest change of any logit when all characters after its own are replaced, over the largest logit.
 
-    Random sequences, each cut at every place; the plain forward pass and the fast one. A causal model has nothing but
-    rounding to show.
+    Random sequences, and texts of the track, as a leak may spare what is no text; each cut at every place. The plain
+    forward pass and the fast one. A causal model has nothing but rounding to show.
     """
     generator = torch.Generator().manual_seed(0)
-    device = next(model.parameters()).device
-    shape = num_sequences, model.config.block_size
-    here, there = (torch.randint(model.config.vocab_size, shape, generator=generator).to(device) for _ in range(2))
+    device, length = next(model.parameters()).device, model.config.block_size
+
+    def sequences() -> Tensor:
+        """(2 * num_sequences, T) int64."""
+        characters = torch.randint(model.config.vocab_size, (num_sequences, length), generator=generator)
+        problems = torch.randint(track.num_problems, (num_sequences,), generator=generator)
+        return torch.cat([characters, track.tokens(problems)[:, :length].long()]).to(device)
+
+    here, there = sequences(), sequences()
     largest = 0.0
     for forward in (model.forward, model.forward_fast):
         logits = forward(here)
-        for kept in range(1, model.config.block_size):
+        for kept in range(1, length):
             mixed = torch.cat([here[:, :kept], there[:, kept:]], 1)
             change = (forward(mixed)[:, :kept] - logits[:, :kept]).abs().max()
             largest = max(largest, float(change / logits.abs().max()))
     return largest
+
+
+@torch.inference_mode()
+def right_when_scrambled(model: Transformer, track: Track, num_problems: int = 4096) -> float:
+    """The share of problems, 0..1, that the plain forward pass gets right with each weight's values in random order.
+
+    What was learned stands in the weights, so a model that still answers knows it from elsewhere: its code computes.
+    The model is left scrambled.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+        weight.copy_(weight.flatten()[order].view_as(weight))
+    problems = torch.randint(track.num_problems, (num_problems,), generator=generator)
+    texts = track.tokens(problems).long().to(next(model.parameters()).device)
+    prompts, right = texts[:, : track.prompt_length], texts[:, track.prompt_length :]
+    parts = [greedy_answers(plainly(model), part, track.answer_length) for part in prompts.split(PLAIN_BATCH_SIZE)]
+    return float((torch.cat(parts) == right).all(1).float().mean())
 
 
 def main(path: Path, how: How) -> int:
@@ -117,7 +144,8 @@ def main(path: Path, how: How) -> int:
         sentences=sentences,
         parameters=sum(sizes.values()),
         other_tensors=sorted(sizes.keys() - names),
-        latest_change=change_by_later_characters(model),
+        latest_change=change_by_later_characters(model, track),
+        right_when_scrambled=right_when_scrambled(model, track) if how == "plain" else None,  # spoils the model
     )
     print(found.model_dump_json())
     return 0

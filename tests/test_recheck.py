@@ -1,0 +1,134 @@
+"""The certificate again, in a process of its own, and what else a weights file is asked."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from examples import ROOT, random_model
+
+from bench import recheck, weights
+from bench.certify import certify
+from data import TRACKS, Permuted
+from model import Transformer
+
+CPU = torch.device("cpu")
+ADD2 = TRACKS["add2"]
+
+
+def small_model(seed: int = 0, **changes) -> Transformer:
+    return random_model(seed, block_size=8, **changes).eval().requires_grad_(False)
+
+
+def saved(folder: Path, model: Transformer, track=ADD2) -> Path:
+    weights.save(folder / "w.safetensors", model, track, {})
+    return folder / "w.safetensors"
+
+
+# -----------------------------------------------------------------------------
+# the process of its own
+
+
+@pytest.mark.parametrize("how", ["plain", "fast"])
+def test_a_fresh_process_finds_what_this_one_finds(how: str, tmp_path: Path) -> None:
+    model, track = small_model(), Permuted(ADD2, "=+9876543210")
+    found = recheck.recheck(ROOT, saved(tmp_path, model, track), how)
+    expected, sentences = certify(lambda idx: model(idx)[:, -1], track, CPU)
+    assert found.certificate == expected
+    assert found.sentences == sentences
+    assert found.parameters == sum(weight.numel() for weight in model.parameters())
+    assert found.other_tensors == []
+    assert (found.right_when_scrambled is None) == (how == "fast")
+
+
+def test_what_is_no_weights_file_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(b"nothing")
+    with pytest.raises(recheck.Unusable, match=r"\A.*not a whole safetensors file[^\n]*\Z"):
+        recheck.recheck(ROOT, tmp_path / "w.safetensors", "fast")
+
+
+def test_the_harness_and_the_tracks_are_today_s_and_all_else_is_the_contestant_s(tmp_path: Path) -> None:
+    theirs, folder = tmp_path / "theirs", tmp_path / "together"
+    for name in ("bench", "tracks"):
+        (theirs / name).mkdir(parents=True)
+    for name in ("speedrun.py", "model.py", "helper.py", "data.py", "tracks/more.py", "bench/certify.py"):
+        (theirs / name).write_text("# theirs\n")
+    folder.mkdir()
+    recheck.assemble(theirs, folder)
+    for name in ("speedrun.py", "model.py", "helper.py"):
+        assert (folder / name).read_text() == "# theirs\n"
+    for name in ("data.py", "bench/certify.py", "bench/attempt.py", "bench/board.md.jinja"):
+        assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
+    assert not (folder / "tracks").exists()
+
+
+# -----------------------------------------------------------------------------
+# later characters
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n_layer", [1, 2])
+def test_our_model_does_not_look_ahead(n_layer: int, dtype: torch.dtype) -> None:
+    model = small_model(n_layer=n_layer, dtype=dtype)
+    assert recheck.change_by_later_characters(model, ADD2) <= torch.finfo(dtype).eps
+
+
+class LooksAhead(Transformer):
+    """Adds a little of the next character's logit, as far as `leaks` lets it."""
+
+    def forward(self, idx: torch.Tensor, first: int = 0) -> torch.Tensor:
+        logits = super().forward(idx, first)
+        following = torch.nn.functional.one_hot(idx[:, first + 1 :], logits.size(-1))
+        logits[:, :-1] += 0.01 * following * self.leaks(idx)[:, None, None]
+        return logits
+
+    def leaks(self, idx: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(idx))
+
+
+class LooksAheadInTexts(LooksAhead):
+    """Behaves on random characters."""
+
+    def leaks(self, idx: torch.Tensor) -> torch.Tensor:
+        return (ADD2.problems(idx[:, : ADD2.prompt_length].to(torch.uint8)) >= 0).float()
+
+
+@pytest.mark.parametrize("kind", [LooksAhead, LooksAheadInTexts])
+def test_a_model_that_looks_ahead_is_seen(kind: type[LooksAhead]) -> None:
+    model = small_model()
+    model.__class__ = kind
+    assert recheck.change_by_later_characters(model, ADD2) > 1e-3
+
+
+def test_looking_ahead_is_seen_in_the_fast_pass_too() -> None:
+    model = small_model()
+    plain = model.forward
+    model.forward_fast = lambda idx, first=0: plain(idx.flip(1), first)
+    assert recheck.change_by_later_characters(model, ADD2) > 1e-3
+
+
+# -----------------------------------------------------------------------------
+# scrambled weights
+
+
+class Calculator(Transformer):
+    """Knows the sums without any weights."""
+
+    def forward(self, idx: torch.Tensor, first: int = 0) -> torch.Tensor:
+        problems = ADD2.problems(idx[:, : ADD2.prompt_length].to(torch.uint8))
+        following = ADD2.tokens(problems).long()[:, first + 1 : idx.size(1) + 1]
+        return torch.nn.functional.one_hot(following, 12).float()
+
+
+def test_a_model_that_computes_answers_with_scrambled_weights() -> None:
+    model = small_model()
+    model.__class__ = Calculator
+    assert recheck.right_when_scrambled(model, ADD2) == 1.0
+
+
+def test_scrambling_leaves_each_weight_its_values_in_another_order() -> None:
+    model = small_model()
+    before = [weight.clone() for weight in model.parameters()]
+    assert recheck.right_when_scrambled(model, ADD2) < 0.1
+    for old, new in zip(before, model.parameters(), strict=True):
+        assert not torch.equal(old, new)
+        assert torch.equal(old.flatten().sort().values, new.flatten().sort().values)
