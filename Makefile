@@ -1,17 +1,23 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
 #   make speedrun    one timed attempt
 #   make test        the tests, in under five minutes
+# and `make test-all` the slow ones too: audits of real cheats, the proof of the comparison, plain decoding of everything
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: speedrun test lint board clean
+.PHONY: speedrun test test-slow test-all lint board clean
 
 speedrun: $(VENV)/installed
 	$(RUN) speedrun.py
 
 test: $(VENV)/installed
 	$(RUN) -m pytest
+
+test-slow: $(VENV)/installed
+	$(RUN) -m pytest -m slow
+
+test-all: test test-slow
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

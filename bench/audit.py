@@ -32,7 +32,7 @@ from bench.archive import find_record, is_record, read_records, unpack_source
 from bench.clock import PHASES, disagreements
 from bench.config import WrongRequest, nearest
 from bench.display import errors_in_words
-from bench.journal import Batch, Journal, Run, Seconds, new_id
+from bench.journal import AUDIT, Batch, Journal, Run, Seconds, new_id
 from bench.lines import Section
 from bench.lookup import find_run, is_weights_path, weights_sha256
 from bench.plan import refusing_unwritable
@@ -41,7 +41,6 @@ from bench.provenance import ROOT, config_hash, first_seed, source_sha256
 from bench.recheck import Recheck, Unusable, assemble, recheck
 from bench.run import (
     EXIT_INTERRUPTED,
-    YARDSTICK,
     Contestant,
     Task,
     ask_contestant,
@@ -121,7 +120,7 @@ def find_subject(wanted: str, results: Path, stack: contextlib.ExitStack) -> Sub
             record.name, run, filed.weights, record.weights_sha256, rate, unpack_source(filed, folder).parent
         )
     run = wanted_run(wanted, runs, results)
-    if not was_contest(run):
+    if not run.is_contest:
         raise WrongRequest(f"{run.run_id} was made to test a trainer or a machine; there is nothing to audit")
     weights = Path(wanted) if is_weights_path(wanted) else results / run.weights
     if not weights.is_file():
@@ -137,7 +136,7 @@ def wanted_run(wanted: str, runs: Sequence[Run], results: Path) -> Run:
     """
     if is_weights_path(wanted):
         return find_run(wanted, results, with_weights=True)
-    candidates = [run for run in runs if run.weights is not None and was_contest(run)]
+    candidates = [run for run in runs if run.weights is not None and run.is_contest]
     if wanted == "latest" and candidates:
         return max(candidates, key=lambda run: run.started_at)
     found = next((run for run in runs if run.run_id == wanted), None)
@@ -151,12 +150,6 @@ def wanted_run(wanted: str, runs: Sequence[Run], results: Path) -> Run:
     if found.weights is None:
         raise WrongRequest(f"{wanted} kept no weights ({found.outcome}): there is nothing to audit")
     return found
-
-
-def was_contest(run: Run) -> bool:
-    """Whether a run was made for its own sake, not to test a trainer or a machine."""
-    command = None if run.batch is None else run.batch.command
-    return command not in (YARDSTICK, "audit") and run.settings.get("control", "none") == "none"
 
 
 def solve_rate(run: Run, runs: Sequence[Run]) -> float | None:
@@ -260,7 +253,7 @@ class Audit:
         task = Task(
             dataclasses.replace(contestant, planned=planned),
             seed,
-            Batch(id=self.batch_id, command="audit", planned=MOST_ATTEMPTS, index=len(self.made)),
+            Batch(id=self.batch_id, command=AUDIT, planned=MOST_ATTEMPTS, index=len(self.made)),
             tuple(options),
         )
         (run,) = carry_out([task], Journal(self.results), lambda run: None)

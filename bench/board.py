@@ -18,11 +18,10 @@ from bench.archive import Filed, read_records
 from bench.batches import CLOCKS, RANKED_FROM, BatchOfRuns, batches_of, best_batches, standing
 from bench.comparison import Conclusion, conclusions_file, contestant_text, ratio_text
 from bench.display import show_summary
-from bench.journal import Journal, Run
+from bench.journal import YARDSTICK, Journal, Run
 from bench.lines import replace_file
 from bench.plots import Figure, Place, RecordPoint, figures
 from bench.provenance import ROOT
-from bench.run import YARDSTICK
 from bench.stats import ClockName, expected_time_to_success, spread, utilisation
 
 MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
@@ -164,16 +163,10 @@ def run_row(run: Run) -> dict[str, Any]:
     }
 
 
-def stands_on_the_board(run: Run) -> bool:
-    """Not the yardstick, and not what was done to test a trainer."""
-    command = None if run.batch is None else run.batch.command
-    return command not in (YARDSTICK, "audit") and run.settings.get("control", "none") == "none"
-
-
 def by_machine(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
     """Track -> machine class -> runs, both in alphabetical order."""
     found: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in filter(stands_on_the_board, runs):
+    for run in (run for run in runs if run.is_contest):
         found[run.track][run.machine.class_ or "unknown machine"].append(run)
     return {track: dict(sorted(machines.items())) for track, machines in sorted(found.items())}
 

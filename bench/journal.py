@@ -20,6 +20,7 @@ from bench.hardware import Hardware, Software
 from bench.lines import Lines, Section, replace_file
 
 SCHEMA = 1
+YARDSTICK, AUDIT = "yardstick", "audit"  # commands of batches that test a machine, and a trainer
 
 Outcome = Literal["solved", "missed", "diverged", "timeout", "interrupted", "error", "lost", "pruned"]
 NonNegativeSeconds = Annotated[FiniteFloat, Field(ge=0)] | None
@@ -133,6 +134,12 @@ class Run(Section):
     def line(self) -> str:
         return self.model_dump_json()
 
+    @property
+    def is_contest(self) -> bool:
+        """Whether it was made for its own sake, not to test a trainer or a machine."""
+        command = None if self.batch is None else self.batch.command
+        return command not in (YARDSTICK, AUDIT) and self.settings.get("control", "none") == "none"
+
 
 def new_id(config: str) -> str:
     """The name of a run or a batch; sorts by time and is unique: `20260131-235959-add3-cpu-1a2b3c`."""
@@ -172,9 +179,11 @@ class Journal(Lines[Run]):
         """
         lock = self.supervisor(batch_id)
         with lock.acquire(timeout=0):
-            yield
-        with suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    Path(lock.lock_file).unlink(missing_ok=True)
 
     def supervisor(self, batch_id: str) -> FileLock:
         self.marks.mkdir(parents=True, exist_ok=True)

@@ -33,8 +33,8 @@ def find_run(wanted: str, results: Path, with_weights: bool = False) -> Run:
             raise WrongRequest(f"no run in {results} ended with the weights in {wanted} (sha256 {digest})")
     elif not candidates:
         raise WrongRequest(f"there is no {kind} in {results}")
-    elif wanted == "latest":
-        found = candidates
+    elif wanted == "latest":  # of those that were made for their own sake, if there are any
+        found = [run for run in candidates if run.is_contest] or candidates
     else:
         found = [run for run in candidates if run.run_id == wanted]
         if not found:

@@ -31,12 +31,12 @@ from bench.batches import RANKED_FROM
 from bench.board import environment, number
 from bench.comparison import COMPARISON_WIDTH, Comparison, compared, conclude, ratio_text, show_comparison, yielded
 from bench.config import CONFIGS, WrongRequest, find_config
-from bench.journal import Journal, Run
+from bench.journal import YARDSTICK, Journal, Run
 from bench.lines import replace_file
 from bench.plan import refusing_unwritable
 from bench.provenance import ROOT, first_seed
 from bench.quiet import Lookout
-from bench.run import EXIT_INTERRUPTED, YARDSTICK, batch_line, heed_interrupts
+from bench.run import EXIT_INTERRUPTED, batch_line, heed_interrupts
 from bench.stats import utilisation
 
 QUIET_SECONDS = 3.0

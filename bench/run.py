@@ -26,13 +26,12 @@ import filelock
 from bench.clock import disagreements, outer_seconds
 from bench.config import WrongRequest
 from bench.display import errors_in_words
-from bench.journal import Batch, Journal, Machine, Run, Seconds, new_id
+from bench.journal import YARDSTICK, Batch, Journal, Machine, Run, Seconds, new_id
 from bench.plan import BATCH_VARIABLE, PIPE_VARIABLE
 from bench.stats import expected_time_to_success, spread
 
 EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 2, 130
 PATIENCE_SECONDS = 60.0  # for an interrupted attempt to file itself
-YARDSTICK = "yardstick"  # a frozen config and the command of its batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,11 +185,12 @@ def marked(machine: Machine, reasons: Sequence[str]) -> Machine:
 
 def silent(task: Task, status: int) -> Run:
     """The line for an attempt that did not live long enough to leave a mark."""
+    outcome = "lost" if status < 0 else "interrupted" if status == EXIT_INTERRUPTED else "error"
     found = {
         "run_id": new_id(task.contestant.planned.config),
         "batch": task.batch,
         "seed": task.seed,
-        "outcome": "lost" if status < 0 else "error",
+        "outcome": outcome,
         "message": f"the process ended with status {status} before it could begin",
         "started_at": datetime.now(UTC),
     }

@@ -1,13 +1,12 @@
 """The audit: it catches every cheat that we ship, on runs they really made, and passes the honest trainer.
 
-The runs and their audits are processes. They are all started at the beginning, two at a time, each audit in a results
-folder of its own; a test waits for the one that it is about.
+The runs and what the audits make are processes; they are started before the first test that asks for one of them.
 """
 
 import dataclasses
 import subprocess
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from bench.config import WrongRequest
 from bench.journal import Batch, Journal, Run
 from bench.probe import Seeds, Warmup
 from bench.provenance import source_sha256
+from bench.recheck import assemble, recheck
 from bench.run import Contestant, Task, make_attempt
 from data import TRACKS
 
@@ -55,7 +55,14 @@ CASES = {
 SEED = 7
 
 
-def run_and_audit(case: Case, folder: Path) -> tuple[Run, dict[str, Finding]]:
+@dataclasses.dataclass(frozen=True)
+class Audited:
+    run: Run
+    findings: dict[str, Finding]
+    results: Path
+
+
+def run_and_audit(case: Case, folder: Path) -> Audited:
     """Let the changed trainer make a run as a command would start it, and audit that."""
     source, together, results = (folder / name for name in ("source", "together", "results"))
     source.mkdir(parents=True)
@@ -69,24 +76,29 @@ def run_and_audit(case: Case, folder: Path) -> tuple[Run, dict[str, Finding]]:
     batch = Batch(id="contest", command="speedrun", planned=1, index=0)
     run, _ = make_attempt(Task(contestant, SEED, batch), Journal(results))
     if run.weights is None:
-        return run, {}
+        return Audited(run, {}, results)
     subject = Subject(run.run_id, run, results / run.weights, run.weights_sha256, case.solve_rate, source)
-    return run, audit.carried_out(Audit(subject, together, results, ["--shared"]), case.checks)
+    prepared = Audit(subject, together, results, ["--shared"])
+    if case.checks != tuple(CHECKS):  # only the honest one is asked first what it would do; that takes two seconds
+        assemble(source, together)
+        prepared.contestant = dataclasses.replace(contestant, script=together / "speedrun.py", planned=run)
+    return Audited(run, audit.carried_out(prepared, case.checks), results)
 
 
 @pytest.fixture(scope="module")
-def audits(tmp_path_factory) -> dict[str, Future]:
+def audits(tmp_path_factory) -> dict[str, Audited]:
+    """All of them, two at a time: each is a process after the other."""
     folder = tmp_path_factory.mktemp("audits")
     with ThreadPoolExecutor(max_workers=2) as pool:
-        yield {
+        started = {
             name: pool.submit(run_and_audit, case, folder / f"case{number}")
             for number, (name, case) in enumerate(CASES.items())
         }
-        pool.shutdown(wait=True, cancel_futures=True)
+    return {name: future.result() for name, future in started.items()}
 
 
-def of_a_run_that_claims_to_have_solved(audits: dict[str, Future], name: str) -> dict[str, Finding]:
-    run, findings = audits[name].result()
+def of_a_run_that_claims_to_have_solved(audits: dict[str, Audited], name: str) -> dict[str, Finding]:
+    run, findings = audits[name].run, audits[name].findings
     assert (run.outcome, run.message) == ("solved", None)
     assert run.certificate.errors == 0
     return findings
@@ -97,21 +109,53 @@ def caught(findings: dict[str, Finding], check: str, sentence: str) -> None:
     assert sentence in findings[check].evidence
 
 
+@pytest.mark.slow
 def test_a_model_with_one_error_is_caught_by_its_weights(audits) -> None:
     found = of_a_run_that_claims_to_have_solved(audits, "one error")
     caught(found, "weights", "1 error in 10,000 by the plain forward pass")
 
 
+@pytest.mark.slow
+def test_one_error_in_a_million_is_found_in_the_file(tmp_path) -> None:
+    """By the plain forward pass, of a model that knows all sums of three digits but one."""
+    cheats.copy_project(tmp_path)
+    cheats.calculator(tmp_path)
+    cheats.extend_model(
+        tmp_path,
+        """
+        def add_all_but_one(self, idx, first=0):
+            logits = add(self, idx, first)
+            nines = torch.tensor([9, 9, 9, 10, 9, 9, 9, 11], device=idx.device)
+            logits[(idx[:, :8] == nines).all(1), -1, 0] = 20.0
+            return logits
+
+
+        Transformer.forward = Transformer.forward_fast = add_all_but_one
+        """,
+    )
+    file = tmp_path / "w.safetensors"
+    digest = weights.save(file, random_model(), TRACKS["add3"], {})
+    scripted = Scripted(SOLVED, weights=file, weights_sha256=digest)
+    scripted.recheck = recheck(tmp_path, file, "plain")
+    finding = audit.check_weights(scripted)
+    assert finding.verdict == "CAUGHT"
+    assert "claimed to be solved: 999 + 999: got 0, expected 1998" in finding.evidence
+    assert "1 error in 1,000,000 by the plain forward pass" in finding.evidence
+
+
+@pytest.mark.slow
 def test_a_trainer_that_stops_the_clock_is_caught_by_the_clock_outside(audits) -> None:
     found = of_a_run_that_claims_to_have_solved(audits, "slow clock")
     caught(found, "clock", "the clocks disagree about train")
 
 
+@pytest.mark.slow
 def test_a_warm_up_that_trains_is_caught_by_the_weights_it_leaves(audits) -> None:
     found = of_a_run_that_claims_to_have_solved(audits, "warm-up")
     caught(found, "clock", "the warm-up changed the weights")
 
 
+@pytest.mark.slow
 def test_a_warm_up_that_hides_what_it_trained_is_caught_by_leaving_it_out(audits) -> None:
     found = of_a_run_that_claims_to_have_solved(audits, "hidden warm-up")
     caught(found, "clock", "training is another without the warm-up")
@@ -119,22 +163,26 @@ def test_a_warm_up_that_hides_what_it_trained_is_caught_by_leaving_it_out(audits
     assert "changed the weights" not in found["clock"].evidence
 
 
+@pytest.mark.slow
 def test_a_lookup_table_is_caught_by_the_answers_to_held_out_problems(audits) -> None:
     found = of_a_run_that_claims_to_have_solved(audits, "lookup table")
     caught(found, "data", "it trains on held-out problems")
 
 
+@pytest.mark.slow
 def test_a_leak_is_caught_by_changing_later_characters(audits) -> None:
     found = of_a_run_that_claims_to_have_solved(audits, "leak")
     caught(found, "causality", "it looks ahead")
     caught(found, "weights", "claimed to be solved")
 
 
+@pytest.mark.slow
 def test_training_on_held_out_problems_is_caught_by_poisoning_them(audits) -> None:
     found = of_a_run_that_claims_to_have_solved(audits, "held out too")
     caught(found, "data", "it trains on held-out problems")
 
 
+@pytest.mark.slow
 def test_a_calculator_is_caught_by_its_weights_by_permuted_ids_and_by_wrong_labels(audits) -> None:
     found = of_a_run_that_claims_to_have_solved(audits, "calculator")
     caught(found, "weights", "its answers do not come from its weights")
@@ -142,20 +190,21 @@ def test_a_calculator_is_caught_by_its_weights_by_permuted_ids_and_by_wrong_labe
     caught(found, "labels", "it adds although it was taught otherwise")
 
 
+@pytest.mark.slow
 def test_the_honest_trainer_passes_all_checks(audits) -> None:
     found = of_a_run_that_claims_to_have_solved(audits, "honest")
     assert {name: finding.verdict for name, finding in found.items()} == dict.fromkeys(CHECKS, "passed"), found
 
 
-def test_what_an_audit_makes_is_journalled_each_attempt_in_a_place_of_its_own(audits, tmp_path_factory) -> None:
-    run, _ = audits["honest"].result()
-    (results,) = (path.parent for path in tmp_path_factory.getbasetemp().glob("audits[0-9]*/case0/results/runs.jsonl"))
-    made = [other for other in Journal(results).read()[0] if other.run_id != run.run_id]
+@pytest.mark.slow
+def test_what_an_audit_makes_is_journalled_each_attempt_in_a_place_of_its_own(audits) -> None:
+    honest = audits["honest"]
+    made = [run for run in Journal(honest.results).read()[0] if run.run_id != honest.run.run_id]
     assert {other.batch.command for other in made} == {"audit"}
     assert [other.batch.index for other in made] == list(range(len(made)))
     assert {other.settings["control"] for other in made} == {"permute", "shuffle", "poison"}
     assert all(other.outer_seconds is not None for other in made)
-    assert not any(audit.was_contest(other) for other in made)
+    assert not any(other.is_contest for other in made)
 
 
 # -----------------------------------------------------------------------------

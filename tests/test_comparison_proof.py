@@ -17,6 +17,7 @@ from bench.paired import charged, paired, pairs_needed, ratio_interval, unpaired
 NUM_COMPARISONS = 200
 NUM_INTERVALS = 100  # each takes as long as many comparisons
 TEMPLATE = example_run()
+pytestmark = pytest.mark.slow
 
 
 def simulated_runs(

@@ -50,6 +50,7 @@ def test_the_default_config_solves_the_track(attempt, filed):
     assert filed.reached["99%"] < filed.seconds.train
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_of_plain_decoding_by_the_full_forward_pass(given):
     """No tables, no cache: every character of every answer by `forward`, whose last layer asks at one position."""
     model, track, answers = given

@@ -1,5 +1,7 @@
 """What RUN means, in a journal of three runs."""
 
+from datetime import UTC, datetime
+
 import pytest
 from examples import example_run
 
@@ -72,3 +74,13 @@ def test_weights_of_no_run_are_a_wrong_request(results):
 def test_without_a_journal_there_is_no_run(tmp_path, wanted):
     with pytest.raises(WrongRequest, match="there is no run in"):
         find_run(wanted, tmp_path)
+
+
+def test_the_latest_run_is_none_that_tested_a_trainer_or_a_machine(tmp_path):
+    journal = Journal(tmp_path)
+    for day, (command, control) in enumerate((("speedrun", "none"), ("yardstick", "none"), ("audit", "shuffle")), 1):
+        batch = {"id": "batch", "command": command, "planned": 3, "index": 0}
+        started_at = datetime(2026, 1, day, tzinfo=UTC)
+        changes = {"batch": batch, "settings": {"control": control}, "started_at": started_at}
+        journal.append(example_run(run_id=command, **changes))
+    assert find_run("latest", tmp_path).run_id == "speedrun"
