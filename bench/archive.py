@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, ValidationError
 
+from bench.clock import ClockName
 from bench.config import WrongRequest, nearest
 from bench.lines import Lines, Section, replace_file
 from bench.provenance import harness_files, harness_sha256, source_files, source_sha256
 
-ClockName = Literal["train", "total"]
 Interval = tuple[FiniteFloat, FiniteFloat]
 
 

@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 import psutil
 
+ClockName = Literal["train", "total"]  # the two that are ranked by
 PHASES = ("import", "setup", "warmup", "train", "certify")
 OFF, ON, STOP = "off", "on", "stop"  # what is announced beside the phases
 TOLERANCE, TOLERANCE_SECONDS = 0.02, 0.02  # between the two clocks, for each phase

@@ -2,11 +2,10 @@
 
 import statistics
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from bench.clock import ClockName
 from bench.journal import Run
-
-ClockName = Literal["train", "total"]
 
 
 class Spread(NamedTuple):
