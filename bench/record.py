@@ -31,7 +31,7 @@ from bench.batches import RANKED_FROM
 from bench.board import environment, number
 from bench.comparison import COMPARISON_WIDTH, Comparison, compared, conclude, ratio_text, show_comparison, yielded
 from bench.config import CONFIGS, WrongRequest, find_config
-from bench.journal import YARDSTICK, Journal, Run
+from bench.journal import Journal, Run
 from bench.lines import replace_file
 from bench.plan import refusing_unwritable
 from bench.provenance import ROOT, first_seed
@@ -136,14 +136,14 @@ def decide(arguments: Arguments, agenda: Agenda, before: Filed | None, runs: Seq
         return 1
     record = made_record(arguments, agenda, own, comparison, before)
     median = next(run for run in own if run.run_id == record.median_run)
-    yardsticks = [run for run in runs if run.batch and (run.batch.id, run.batch.command) == (agenda.id, YARDSTICK)]
+    yardstick = board.Evidence(runs).yardsticks().get(agenda.id)
     file_record(
         arguments.results,
         record,
         arguments.results / median.weights,
         source,
         f"The settings of {record.name}, as they were resolved on its machine.",
-        lambda filed: readme(filed, before, agenda, own, comparison, yardsticks),
+        lambda filed: readme(filed, before, agenda, own, comparison, yardstick),
     )
     print(f"record {record.name}: {batch_line(own)}")
     if agenda.clock == "total":
@@ -246,7 +246,7 @@ def readme(
     agenda: Agenda,
     own: Sequence[Run],
     comparison: Comparison | None,
-    yardsticks: Sequence[Run],
+    yardstick: Run | None,
 ) -> str:
     record = filed.record
     sides = [(record.name, record.result)]
@@ -276,7 +276,7 @@ def readme(
             changed_files=[] if before is None else changed_files(before, filed),
             runs=[attempt_row(run) for run in own],
             medians=medians(own),
-            yardstick=number(yardsticks[0].seconds.train if yardsticks else None, ".2f"),
+            yardstick=number(yardstick and yardstick.seconds.train, ".2f"),
         )
     )
 

@@ -46,10 +46,6 @@ def shown(value: Any, pattern: str = "", unit: str = "") -> str:
     return UNKNOWN if value is None else f"{value:{pattern}}{unit and ' ' + unit}"
 
 
-def yes_or_no(value: bool | None) -> str:
-    return UNKNOWN if value is None else "yes" if value else "no"
-
-
 def cleanliness(run: Run) -> str:
     machine = run.machine
     verdict = f"{UNKNOWN} (nobody looked)" if machine.clean is None else "yes" if machine.clean else "no"
