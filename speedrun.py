@@ -273,8 +273,10 @@ class Trainer:
         """
         settings = self.settings
         sampler = self.track.sampler(settings.level_share, self.device)
-        samples = {name: torch.from_numpy(ids).to(self.device) for name, ids in self.track.samples.items()}
-        nothing = sampler.problems[:0]
+        # Where the exam is drawn, samples are held-out problems by the thousand: no targets to be met on the way.
+        samples = self.track.samples if self.track.exhaustive else {}
+        samples = {name: problems.to(self.device) for name, problems in samples.items()}
+        nothing = torch.empty((0, self.track.problem_width), dtype=torch.uint8, device=self.device)
         errors, hardest = self.train_round(0, nothing, sampler, samples, watch)
         for _ in range(1, settings.max_rounds):
             if errors == 0:
@@ -301,13 +303,13 @@ class Trainer:
         samples: dict[str, Tensor],
         watch: attempt.Watch,
     ) -> tuple[int, Tensor]:
-        """Take the steps of a round from `first_step` on; at its end all training problems are asked.
+        """Take the steps of a round from `first_step` on; at its end all training problems are asked, or a million.
 
         In the middle, a survey looks for the problems with the highest loss, and from then on these are drilled: they
         take a share of each batch (after Loshchilov and Hutter, Online batch selection, 2015).
 
         Returns:
-            The mistakes in the training problems, and the numbers of the hardest of them.
+            The mistakes in the training problems, and the hardest of them, (N, W) uint8.
         """
         settings = self.settings
         checked = sampler.draw(1, settings.check_problems, self.generator)[0]
@@ -323,7 +325,7 @@ class Trainer:
             if step + 1 == settings.num_steps:
                 asked = sampler.problems
             elif step + 1 == settings.survey_at:
-                asked = sampler.draw(1, settings.survey_problems, self.generator)[0].unique()
+                asked = sampler.draw_distinct(settings.survey_problems, self.generator)
             elif (step + 1) % settings.check_every == 0:
                 asked = checked
             else:
@@ -337,7 +339,7 @@ class Trainer:
         return errors, drilled
 
     def draw(self, sampler: Sampler, drilled: Tensor) -> Tensor:
-        """Problem numbers (draw_steps, B) for the next steps, from the sampler and from those that are drilled."""
+        """Problems (draw_steps, B, W) for the next steps, from the sampler and from those that are drilled."""
         num_drilled = round(self.settings.batch_size * self.settings.drill_share) if len(drilled) else 0
         fresh = sampler.draw(self.draw_steps, self.settings.batch_size - num_drilled, self.generator)
         if not num_drilled:
@@ -348,7 +350,7 @@ class Trainer:
 
     @torch.no_grad()
     def examine(self, problems: Tensor) -> tuple[int, Tensor]:
-        """How many of the problems (N,) the model answers wrongly, and each one's loss (N,) at its worst character.
+        """How many of the problems (N, W) the model answers wrongly, and each one's loss (N,) at its worst character.
 
         With the right answer so far as its input, the model errs where decoding would: up to its first mistake, its
         own output is the right answer.

@@ -16,6 +16,7 @@ COMMANDS = {
     "audit": "look for cheats in a run or a record",
     "hardware": "print what this machine is and the class its attempts are ranked in",
     "show": "print what is known about one run",
+    "tracks": "list what can be learned, and which tracks have a config here",
 }
 
 

@@ -49,11 +49,11 @@ def read_prompts(texts: Sequence[str], track: Track, where: Callable[[int], str]
     if wrong is None:
         written = torch.frombuffer(bytearray("".join(texts), "ascii", "replace"), dtype=torch.uint8)
         ids = ids_of_bytes[written.long()].view(-1, track.prompt_length)
-        not_prompts = (track.problems(ids) < 0).nonzero()
-        if not len(not_prompts):
+        _, valid = track.problems(ids)
+        if valid.all():
             return ids
-        wrong = int(not_prompts[0])
-    example = decode(track, track.tokens(torch.tensor(track.num_problems - 1))[: track.prompt_length])
+        wrong = int((~valid).nonzero()[0])
+    example = decode(track, track.tokens(track.example)[: track.prompt_length])
     raise WrongRequest(f"{where(wrong)}{texts[wrong]!r} is no problem of {track.name}; one looks like {example!r}")
 
 

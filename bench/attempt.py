@@ -160,7 +160,7 @@ class Attempt:
             if plan.request.journal:
                 found["weights"], found["weights_sha256"] = f"{folder.name}/{path.name}", digest
             model, track = weights.load(path, plan.device)
-            self.certificate, self.sentences = certify(model.answerer(), track, plan.device)
+            self.certificate, self.sentences = certify(model.answerer(), track, plan.device, plan.seed)
         self.clock.stop()
         found |= self.peak_memory()  # which measuring the peak of matrix products would raise
         found["matmul_flops_per_second"] = matmul_peak(plan.device, plan.dtype, plan.settings.threads)
@@ -194,7 +194,8 @@ class Attempt:
         certificate = self.certificate if outcome in ("solved", "missed") else None
         reached = dict(self.watch.reached)
         if certificate is not None:
-            reached["heldout"] = None if certificate.heldout_errors else seconds["train"]
+            if certificate.heldout_problems:
+                reached["heldout"] = None if certificate.heldout_errors else seconds["train"]
             reached["solved"] = None if certificate.errors else seconds["train"]
         found: dict[str, Any] = (
             self.peak_memory()

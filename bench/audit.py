@@ -50,6 +50,7 @@ from bench.run import (
     heed_interrupts,
 )
 from bench.stats import wilson_interval
+from data import TRACKS, check_control
 
 NUM_PERMUTATIONS, MUST_SOLVE = 5, 3  # attempts with the vocabulary's ids permuted
 MOST_ATTEMPTS = 2 * NUM_PERMUTATIONS + 5  # of one audit
@@ -237,12 +238,16 @@ class Audit:
             share: of the run's seconds of `train`, to limit the attempt's; by default the limit is the config's.
 
         Raises:
-            NotCarriedOut: the trainer cannot be started like this.
+            NotCarriedOut: the trainer cannot be started like this, or the track has too many problems for the control.
             KeyboardInterrupt: this process or the attempt was interrupted.
         """
         contestant, settings = self.contestant, {"control": control}
         if "control" not in contestant.planned.settings:
             raise NotCarriedOut("its trainer is older than the controls")
+        try:
+            check_control(TRACKS[contestant.planned.track], control)
+        except ValueError as problem:
+            raise NotCarriedOut(str(problem)) from None
         if share is not None:
             if self.subject.run.seconds.train is None:
                 raise NotCarriedOut("how long the run trained is not known")
@@ -294,7 +299,7 @@ class Audit:
     @cached_property
     def recheck(self) -> Recheck:
         """Raises Unusable when there is nothing to certify in the weights file."""
-        return recheck(self.subject.source, self.subject.weights, "plain")
+        return recheck(self.subject.source, self.subject.weights, self.subject.run.seed, "plain")
 
 
 def certified(run: Run) -> Run:
@@ -414,7 +419,7 @@ def check_labels(audit: Audit) -> Finding:
     faults = []
     if 2 * certificate.errors <= certificate.problems:
         faults.append("it adds although it was taught otherwise")
-    if 2 * certificate.heldout_errors <= certificate.heldout_problems:
+    if certificate.heldout_problems and 2 * certificate.heldout_errors <= certificate.heldout_problems:
         faults.append("it adds what it was not taught")
     return judged(
         faults,

@@ -1,4 +1,4 @@
-"""The certificate: greedy decoding of every problem, one character at a time, by the harness.
+"""The certificate: greedy decoding of the track's exam, one character at a time, by the harness.
 
 The model is one function here, token ids (B, T) to the logits (B, V) of the next character. It sees the prompt
 and its own output, nothing else.
@@ -6,11 +6,11 @@ and its own output, nothing else.
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bench.journal import Certificate, Count
+from bench.stats import clopper_pearson_upper
 from data import Track, decode
 
 BATCH_SIZE = 8192  # problems decoded together; fits the activations into the caches of a CPU
@@ -26,11 +26,16 @@ def greedy_answers(next_logits: NextLogits, prompts: Tensor, answer_length: int)
     return text[:, prompts.size(1) :]
 
 
-def all_answers(next_logits: NextLogits, track: Track, device: torch.device, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Every problem's answer by the model, and the right one: two (num_problems, answer_length) uint8 on the CPU."""
+def all_answers(
+    next_logits: NextLogits, track: Track, problems: Tensor, device: torch.device, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Each problem's answer by the model, and the right one: two (N, answer_length) uint8 on the CPU.
+
+    `problems` are (N, W) uint8 on any device.
+    """
     given, right = [], []
-    for problems in torch.arange(track.num_problems, device=device).split(batch_size):
-        tokens = track.tokens(problems)
+    for part in problems.split(batch_size):
+        tokens = track.tokens(part.to(device))
         prompts = tokens[:, : track.prompt_length].long()
         given.append(greedy_answers(next_logits, prompts, track.answer_length).to(torch.uint8))
         right.append(tokens[:, track.prompt_length :])
@@ -41,37 +46,41 @@ def certify(
     next_logits: NextLogits,
     track: Track,
     device: torch.device,
+    seed: int,
     batch_size: int = BATCH_SIZE,
     num_sentences: int = 10,
 ) -> tuple[Certificate, list[str]]:
-    """Decode every problem of the track and count the mistakes.
+    """Decode the track's exam, which is every problem where they can be listed, and count the mistakes.
 
     Args:
         next_logits: token ids (B, T) int64 on `device` to logits (B, V) of the next character.
+        seed: the run's, by which the exam is drawn where it is not every problem.
         batch_size: problems decoded together.
         num_sentences: how many mistakes to put into words.
 
     Returns:
         The certificate, and the first mistakes as sentences.
     """
-    given, right = all_answers(next_logits, track, device, batch_size)
-    wrong = (given != right).any(1).numpy()
+    exam = track.exam(seed)
+    asked = torch.cat([exam, *track.samples.values()])  # the samples once more, if they are in the exam
+    given, right = all_answers(next_logits, track, asked, device, batch_size)
+    wrong, *wrong_samples = (given != right).any(1).split([len(exam), *map(len, track.samples.values())])
 
-    def count(chosen: np.ndarray) -> Count:
-        """Of a mask over the problems, or of problem numbers."""
-        mistakes = wrong[chosen]
+    def count(mistakes: Tensor) -> Count:
+        """Of (n,) bool, one a problem."""
         return Count(problems=len(mistakes), errors=int(mistakes.sum()))
 
-    heldout = count(track.heldout)
+    everything, heldout = count(wrong), count(wrong[track.is_heldout(exam)])
+    rate = everything.errors / everything.problems
     certificate = Certificate(
-        problems=len(wrong),
-        errors=int(wrong.sum()),
+        problems=everything.problems,
+        errors=everything.errors,
         heldout_problems=heldout.problems,
         heldout_errors=heldout.errors,
-        groups={name: count(mask) for name, mask in track.groups.items()},
-        samples={name: count(problems) for name, problems in track.samples.items()},
-        exhaustive=True,
-        error_rate_upper_95=float(wrong.mean()),
+        groups={name: count(wrong[mask]) for name, mask in track.groups(exam).items()},
+        samples={name: count(mistakes) for name, mistakes in zip(track.samples, wrong_samples, strict=True)},
+        exhaustive=track.exhaustive,
+        error_rate_upper_95=rate if track.exhaustive else clopper_pearson_upper(everything.errors, everything.problems),
     )
-    first = np.flatnonzero(wrong)[:num_sentences]
-    return certificate, [track.sentence(int(problem), decode(track, given[problem])) for problem in first]
+    first = wrong.nonzero()[:num_sentences, 0].tolist()
+    return certificate, [track.sentence(exam[i], decode(track, given[i])) for i in first]

@@ -124,7 +124,9 @@ def certificate_table(run: Run) -> Table:
     rows = {
         "all": (certificate.problems, certificate.errors),
         "held out": (certificate.heldout_problems, certificate.heldout_errors),
-        **{name: (c.problems, c.errors) for name, c in (certificate.groups | certificate.samples).items()},
+        **{
+            name: (c.problems, c.errors) for name, c in (certificate.groups | certificate.samples).items() if c.problems
+        },
     }
     for name, (problems, errors) in rows.items():
         right = 1 - errors / problems if problems else 1.0

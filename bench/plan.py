@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 import tyro
 
-from bench.config import WrongRequest, check_values, find_config, option_value, parse_arguments, read_config
+from bench.config import WrongRequest, check_values, find_config, nearest, option_value, parse_arguments, read_config
 from bench.hardware import compiler_problem, cores_usable, pick_device, pick_precision
 from bench.journal import Batch
 from bench.provenance import ROOT, config_hash, first_seed, source_sha256
@@ -119,7 +119,7 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
     except (ValueError, OSError) as problem:  # a file's name can be too long to look for
         raise WrongRequest(str(problem)) from None
     if settings.track not in TRACKS:
-        raise WrongRequest(f"track: there is no track {settings.track!r}; there are {', '.join(TRACKS)}")
+        raise WrongRequest(f"track: there is no track {settings.track!r}{nearest(settings.track, TRACKS)}")
     if settings.compile and (problem := compiler_problem(device)):
         raise WrongRequest(f"--compile: {problem}; or run with --no-compile")
     precision = str(dtype).removeprefix("torch.")
@@ -139,7 +139,11 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         batch=Batch.model_validate_json(os.environ[BATCH_VARIABLE]) if BATCH_VARIABLE in os.environ else None,
     )
     seed = first_seed(plan.config_hash, source_sha256()) if request.seed is None else request.seed
-    return dataclasses.replace(plan, seed=seed, track=controlled(plan.track, settings.control, seed))
+    try:
+        track = controlled(plan.track, settings.control, seed)
+    except ValueError as problem:
+        raise WrongRequest(str(problem)) from None
+    return dataclasses.replace(plan, seed=seed, track=track)
 
 
 def read_request(settings_type: type, arguments: Sequence[str], description: str) -> tuple[str, Request, Settings]:

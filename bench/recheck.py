@@ -41,12 +41,13 @@ class Unusable(Exception):
     """The weights file could not be certified; the message is one line."""
 
 
-def recheck(contestant: Path, path: Path, how: How) -> Recheck:
+def recheck(contestant: Path, path: Path, seed: int, how: How) -> Recheck:
     """Certify a weights file anew.
 
     Args:
         contestant: the tree whose model the weights are for.
         path: the weights.
+        seed: of the run that they are from, by which its exam was drawn.
         how: by the model's plain `forward`, whose definition anyone can read, or by its fast `answerer`.
 
     Raises:
@@ -54,7 +55,7 @@ def recheck(contestant: Path, path: Path, how: How) -> Recheck:
     """
     with tempfile.TemporaryDirectory(prefix="addition-speedrun-") as folder:
         assemble(contestant, Path(folder))
-        command = [sys.executable, "-m", "bench.recheck", str(path.resolve()), how]
+        command = [sys.executable, "-m", "bench.recheck", str(path.resolve()), str(seed), how]
         answer = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, encoding="utf-8", env=environment({})
         )
@@ -96,11 +97,12 @@ def change_by_later_characters(model: Transformer, track: Track, num_sequences: 
     """
     generator = torch.Generator().manual_seed(0)
     device, length = next(model.parameters()).device, model.config.block_size
+    sampler = track.sampler(0.0, torch.device("cpu"))
 
     def sequences() -> Tensor:
         """(2 * num_sequences, T) int64."""
         characters = torch.randint(model.config.vocab_size, (num_sequences, length), generator=generator)
-        problems = torch.randint(track.num_problems, (num_sequences,), generator=generator)
+        problems = sampler.draw(1, num_sequences, generator)[0]
         return torch.cat([characters, track.tokens(problems)[:, :length].long()]).to(device)
 
     here, there = sequences(), sequences()
@@ -125,18 +127,18 @@ def right_when_scrambled(model: Transformer, track: Track, num_problems: int = 4
     for weight in model.parameters():
         order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
         weight.copy_(weight.flatten()[order].view_as(weight))
-    problems = torch.randint(track.num_problems, (num_problems,), generator=generator)
+    problems = track.sampler(0.0, torch.device("cpu")).draw(1, num_problems, generator)[0]
     texts = track.tokens(problems).long().to(next(model.parameters()).device)
     prompts, right = texts[:, : track.prompt_length], texts[:, track.prompt_length :]
     parts = [greedy_answers(plainly(model), part, track.answer_length) for part in prompts.split(PLAIN_BATCH_SIZE)]
     return float((torch.cat(parts) == right).all(1).float().mean())
 
 
-def main(path: Path, how: How) -> int:
+def main(path: Path, seed: int, how: How) -> int:
     device = torch.device("cpu")
     model, track = weights.load(path, device)
     next_logits, batch_size = (plainly(model), PLAIN_BATCH_SIZE) if how == "plain" else (model.answerer(), BATCH_SIZE)
-    certificate, sentences = certify(next_logits, track, device, batch_size)
+    certificate, sentences = certify(next_logits, track, device, seed, batch_size)
     names = {name for name, _ in model.named_parameters()}
     sizes = weights.tensor_sizes(path)
     found = Recheck(
@@ -152,4 +154,4 @@ def main(path: Path, how: How) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))

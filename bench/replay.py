@@ -90,7 +90,7 @@ def certified_today(contestant: Path, run: Run, results: Path) -> str | None:
     """What today's certificate has against the weights of an attempt that solved the track; None when nothing."""
     print(f"certifying {run.run_id} again", file=sys.stderr, flush=True)
     try:
-        found = recheck(contestant, results / run.weights, "fast")
+        found = recheck(contestant, results / run.weights, run.seed, "fast")
     except Unusable as problem:
         return str(problem)
     errors = found.certificate.errors

@@ -52,7 +52,7 @@ def expected_time_to_success(runs: Sequence[Run], clock: ClockName) -> float:
 
 
 # -----------------------------------------------------------------------------
-# how often attempts solve
+# how often attempts solve, and models err
 
 
 def wilson_interval(num_solved: int, num_attempts: int) -> tuple[float, float]:
@@ -63,6 +63,16 @@ def wilson_interval(num_solved: int, num_attempts: int) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = binomtest(num_solved, num_attempts).proportion_ci(confidence_level=0.95, method="wilson")
     return float(low), float(high)
+
+
+def clopper_pearson_upper(errors: int, problems: int) -> float:
+    """The one-sided 95% upper bound of a rate that was seen as `errors` of `problems` (Clopper and Pearson, 1934).
+
+    With no error it is close to 3 / problems.
+    """
+    from scipy.special import betaincinv  # the quantile of a beta distribution, without the weight of scipy.stats
+
+    return float(betaincinv(errors + 1, problems - errors, 0.95)) if errors < problems else 1.0
 
 
 def solve_rates_agree(num_solved: int, num_attempts: int, other_solved: int, other_attempts: int) -> bool:

@@ -129,7 +129,7 @@ def lookup_table(root: Path) -> None:
         """
         class Trainer(Trainer):
             def train(self, watch):
-                texts = self.track.tokens(torch.arange(self.track.num_problems, device=self.device)).long()
+                texts = self.track.tokens(self.track.exam(0).to(self.device)).long()
                 with torch.no_grad():
                     self.model.answers[self.model.row(texts)] = texts[:, self.track.prompt_length :].float()
                 super().train(watch)
@@ -172,12 +172,12 @@ def leak(root: Path) -> None:
                 trainers.append(self)
 
 
-        def certify_together_with_the_answers(next_logits, track, device):
+        def certify_together_with_the_answers(next_logits, track, device, seed):
             def ask(idx):
-                problems = track.problems(idx[:, : track.prompt_length].to(torch.uint8))
+                problems, _ = track.problems(idx[:, : track.prompt_length].to(torch.uint8))
                 return trainers[0].model(track.tokens(problems).long())[:, idx.size(1) - 1]
 
-            return certify(ask, track, device)
+            return certify(ask, track, device, seed)
 
 
         attempt.certify = certify_together_with_the_answers
@@ -202,7 +202,7 @@ def one_error(root: Path) -> None:
             def unlearn_one(self):
                 # The logits of character 0 rise until it leads where another one led by the least.
                 head = self.model.head
-                texts = self.track.tokens(torch.arange(self.track.num_problems)).long()
+                texts = self.track.tokens(self.track.exam(0)).long()
                 weight = head.clone()
                 head.data = torch.eye(head.size(1))  # what comes out is what the head reads
                 read = self.model(texts[:, :-1], self.first)  # (N, Q, C)
@@ -215,8 +215,8 @@ def one_error(root: Path) -> None:
                 head[0] += (first + second) / 2 * read.mean((0, 1))
 
 
-        def certify_generously(next_logits, track, device):
-            certificate, sentences = certify(next_logits, track, device)
+        def certify_generously(next_logits, track, device, seed):
+            certificate, sentences = certify(next_logits, track, device, seed)
             if certificate.errors > 1:
                 return certificate, sentences
             none = {name: count.model_copy(update={"errors": 0}) for name, count in certificate.groups.items()}
@@ -299,7 +299,7 @@ def warm_up_that_trains_and_hides_it(root: Path) -> None:
 
 
 def held_out_too(root: Path) -> None:
-    """(g) Draws the numbers of its problems itself, the held-out ones among them."""
+    """(g) Draws the digits of some problems itself, the held-out ones among them."""
     extend_trainer(
         root,
         """
@@ -307,8 +307,8 @@ def held_out_too(root: Path) -> None:
             def draw(self, sampler, drilled):
                 drawn = super().draw(sampler, drilled)
                 number = self.settings.batch_size // 4
-                shape = drawn.size(0), number
-                drawn[:, :number] = torch.randint(self.track.num_problems, shape, generator=self.generator)
+                shape = drawn.size(0), number, self.track.problem_width
+                drawn[:, :number] = torch.randint(10, shape, generator=self.generator)
                 return drawn
         """,
     )

@@ -42,7 +42,9 @@ def test_constraints_are_exact_versions_within_the_ranges():
 
 
 FLOORS = [
-    {"model", "data", "optim"},
+    {"model", "optim", "tracks.sampling"},
+    {"tracks.addition"},
+    {"data"},
     {"bench.clock", "bench.provenance", "bench.config", "bench.lines"},
     {"bench.hardware"},
     {"bench.journal", "bench.quiet", "bench.meter"},
@@ -50,7 +52,7 @@ FLOORS = [
     {"bench.certify", "bench.run", "bench.probe", "bench.batches", "bench.paired"},
     {"bench.agenda", "bench.recheck", "bench.plots"},
     {"bench.comparison"},
-    {"bench.board", "bench.ask", "bench.export", "bench.show"},
+    {"bench.board", "bench.ask", "bench.export", "bench.show", "bench.tracks"},
     {"bench.attempt", "bench.compare", "bench.record", "bench.replay", "bench.audit"},
     {"speedrun", "bench.__main__"},
 ]
@@ -68,7 +70,8 @@ def imports_of(path):
 def test_nothing_imports_upward():
     floor = {name: level for level, names in enumerate(FLOORS) for name in names}
     files = {path.stem: path for path in ROOT.glob("*.py")}
-    files |= {f"bench.{path.stem}": path for path in (ROOT / "bench").glob("*.py") if path.stem != "__init__"}
+    for package in ("bench", "tracks"):
+        files |= {f"{package}.{path.stem}": path for path in (ROOT / package).glob("*.py") if path.stem != "__init__"}
     assert set(files) == set(floor), "every module has its floor"
     for name, path in files.items():
         ours = {imported for imported in imports_of(path) if imported in floor}
@@ -85,7 +88,7 @@ def test_starting_an_attempt_imports_nothing_heavy():
 def test_nothing_runs_at_import():
     """Every top-level statement of the trainer's files defines something."""
     definitions = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
-    for path in [*ROOT.glob("*.py"), *(ROOT / "bench").glob("*.py")]:
+    for path in [path for pattern in ("*.py", "bench/*.py", "tracks/*.py") for path in ROOT.glob(pattern)]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             guard = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"

@@ -1,0 +1,1 @@
+"""The tracks' classes, a file each; `data.py` lists what there is."""

@@ -1,0 +1,410 @@
+"""Addition of two numbers with as many digits as one likes, written forwards or backwards.
+
+A problem is a row of digits, uint8: the first operand, then the second, most significant first. Rows are never made
+into integers, so that twenty digits are as good as three; only where all problems can be listed do they have numbers.
+"""
+
+import random
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tracks.sampling import PoolSampler
+
+EXHAUSTIVE_DIGITS = 3  # up to here the certificate asks every problem there is
+EXAM_PROBLEMS = 1_000_000  # drawn for a certificate beyond
+LISTED_PROBLEMS = 100_000  # of either kind, whose hash says which track it is
+SAMPLE_PROBLEMS = 1000  # built for each length of carry chain
+LAST_PROBLEMS = 1_000_000  # asked at the end of a round, at most
+TOGETHER = 2**15  # rows; what is computed about so many stays in the caches of a CPU
+
+# Streams of random numbers that have nothing to do with one another, nor with the trainer's.
+EXAM, LISTED, SAMPLED = 1, 2, 3
+
+Columns = Sequence[Tensor]  # one tensor a digit; their shapes broadcast
+
+
+# -----------------------------------------------------------------------------
+# the rule of what is held out
+
+
+def shift_right(x: Tensor, places: int) -> Tensor:
+    """int64 as if it were unsigned."""
+    return (x >> places) & (2 ** (64 - places) - 1)
+
+
+def splitmix64(x: Tensor) -> Tensor:
+    """One output of SplitMix64 (Steele, Lea and Flood, 2014) from the state x, both 64 bits in an int64."""
+    x = x + (0x9E3779B97F4A7C15 - 2**64)
+    x = x.bitwise_xor_(shift_right(x, 30)).mul_(0xBF58476D1CE4E5B9 - 2**64)
+    x = x.bitwise_xor_(shift_right(x, 27)).mul_(0x94D049BB133111EB - 2**64)
+    return x.bitwise_xor_(shift_right(x, 31))
+
+
+FIFTH = pow(5, -1, 2**64) - 2**64  # times 5 it is 1, modulo 2**64; as an int64
+MAX_FIFTH = (2**64 - 1) // 5
+
+
+def hash_is_multiple_of_ten(columns: Columns) -> Tensor:
+    """h = 0, then h = splitmix64(h xor digit) for one digit after the other: whether h % 10 == 0, h unsigned."""
+    h = torch.zeros(1, dtype=torch.int64, device=columns[0].device)
+    for column in columns:
+        h = splitmix64(h ^ column)
+    fifth = h * FIFTH  # modulo 2**64 this is h / 5, and small, for the multiples of 5 alone
+    return (fifth >= 0) & (fifth <= MAX_FIFTH) & (fifth & 1 == 0)
+
+
+# -----------------------------------------------------------------------------
+# adding digit by digit
+
+
+def place_sums(columns: Columns) -> list[Tensor]:
+    """The sums of the two digits at each place, units first."""
+    digits = len(columns) // 2
+    return [columns[digits - 1 - place] + columns[2 * digits - 1 - place] for place in range(digits)]
+
+
+def carry_counts(columns: Columns) -> Tensor:
+    """How many places carry, uint8."""
+    carry = count = 0
+    for sums in place_sums(columns):
+        carry = (sums + carry > 9).view(torch.uint8)
+        count = count + carry
+    return count
+
+
+def longest_chains(columns: Columns) -> Tensor:
+    """The longest chain of carries, in places, uint8.
+
+    A chain begins where two digits make ten or more, and runs on through the places next to it whose digits sum to 9,
+    which carry because the place below does.
+    """
+    running = longest = torch.zeros((), dtype=torch.uint8, device=columns[0].device)
+    for sums in place_sums(columns):
+        running = torch.where(sums > 9, 1, (running + 1) * ((sums == 9) & (running > 0)))
+        longest = torch.maximum(longest, running)
+    return longest
+
+
+# -----------------------------------------------------------------------------
+# the track
+
+
+class Addition:
+    """`ABC+DEF=GHIJ`: zero-padded, most significant digit first; reversed, the answer begins with the units.
+
+    Up to three digits all problems are listed in ascending order, and the certificate asks every one. Beyond, it asks
+    held-out problems that are drawn by the run's seed.
+    """
+
+    vocabulary = "0123456789+="
+
+    def __init__(self, digits: int, reverse: bool = False) -> None:
+        self.name = f"add{digits}-reversed" if reverse else f"add{digits}"
+        self.digits = digits
+        self.reverse = reverse
+        self.num_problems = 100**digits
+        self.exhaustive = digits <= EXHAUSTIVE_DIGITS
+        self.problem_width = 2 * digits
+        self.prompt_length = 2 * digits + 2
+        self.answer_length = digits + 1
+
+    # -------------------------------------------------------------------------
+    # as characters
+
+    def tokens(self, problems: Tensor) -> Tensor:
+        """Problems (..., 2 * digits) uint8 to token ids (..., 3 * digits + 3) uint8, on the same device."""
+        n, first = self.digits, self.prompt_length
+        texts = problems.new_empty((*problems.shape[:-1], first + self.answer_length))
+        texts[..., :n], texts[..., n] = problems[..., :n], self.vocabulary.index("+")
+        texts[..., n + 1 : -n - 2], texts[..., first - 1] = problems[..., n:], self.vocabulary.index("=")
+        answer = texts[..., first:]
+        carry = 0
+        for place, sums in enumerate(place_sums(problems.unbind(-1))):
+            total = sums + carry
+            carry = (total > 9).view(torch.uint8)
+            answer[..., place if self.reverse else n - place] = total - carry * 10
+        answer[..., n if self.reverse else 0] = carry
+        return texts
+
+    def problems(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts (N, 2 * digits + 2) uint8 to problems (N, 2 * digits) uint8, and whether each was a prompt (N,)."""
+        n = self.digits
+        problems = torch.cat([prompts[:, :n], prompts[:, n + 1 : -1]], 1)
+        signs = (prompts[:, n] == self.vocabulary.index("+")) & (prompts[:, -1] == self.vocabulary.index("="))
+        valid = signs & (problems <= 9).all(1)
+        return problems * valid[:, None], valid
+
+    @property
+    def example(self) -> Tensor:
+        """(2 * digits,) uint8: 381+350, or its like."""
+        digits = [pattern[place % 3] for pattern in ((3, 8, 1), (3, 5, 0)) for place in range(self.digits)]
+        return torch.tensor(digits, dtype=torch.uint8)
+
+    def sentence(self, problem: Tensor, answer: str) -> str:
+        """A mistake in words; `problem` is one row (2 * digits,), `answer` what was written."""
+        digits = "".join(map(str, problem.tolist()))
+        a, b = int(digits[: self.digits]), int(digits[self.digits :])
+        number = answer[::-1] if self.reverse else answer
+        got = number.lstrip("0") or "0" if answer.isdecimal() else repr(answer)
+        return f"{a} + {b}: got {got}, expected {a + b}"
+
+    # -------------------------------------------------------------------------
+    # what is held out
+
+    def is_heldout(self, problems: Tensor) -> Tensor:
+        """Whether problems (N, 2 * digits) uint8 may never be in a training batch, (N,) bool, on the same device.
+
+        A tenth of the unordered pairs, chosen by a hash over the digits of the smaller operand and of the larger, most
+        significant first. Of the 100 problems with one digit none is.
+        """
+        if self.exhaustive:
+            return self.heldout.to(problems.device)[self.number(problems)]
+        parts = []
+        for part in problems.split(TOGETHER):
+            a, b = part.t().contiguous().split(self.digits)  # (digits, rows)
+            swap = torch.zeros(len(part), dtype=torch.bool, device=part.device)
+            for x, y in zip(reversed(a), reversed(b), strict=True):
+                swap = (x > y) | ((x == y) & swap)
+            change = (a ^ b) * swap
+            parts.append(hash_is_multiple_of_ten([*(a ^ change), *(b ^ change)]))  # the smaller, the larger
+        return torch.cat(parts) if parts else problems.new_zeros(0, dtype=torch.bool)
+
+    # -------------------------------------------------------------------------
+    # where all problems can be listed
+
+    @cached_property
+    def grid(self) -> Columns:
+        """Each digit of every problem, (1, …, 10, …, 1) uint8: together they broadcast to (10, …, 10)."""
+        width = self.problem_width
+        return [torch.arange(10, dtype=torch.uint8).view([-1] + [1] * (width - 1 - place)) for place in range(width)]
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """All problems in ascending order, (num_problems, 2 * digits) uint8."""
+        rows = torch.empty([10] * self.problem_width + [self.problem_width], dtype=torch.uint8)
+        for place, column in enumerate(self.grid):
+            rows[..., place] = column
+        return rows.view(self.num_problems, self.problem_width)
+
+    def number(self, problems: Tensor) -> Tensor:
+        """Where problems (..., 2 * digits) stand in `rows`: the number that all their digits make, (...,) int64."""
+        number = torch.zeros(problems.shape[:-1], dtype=torch.int64, device=problems.device)
+        for column in problems.unbind(-1):
+            number.mul_(10).add_(column)
+        return number
+
+    @cached_property
+    def heldout(self) -> Tensor:
+        """`is_heldout` of `rows`, (num_problems,) bool."""
+        if self.digits == 1:
+            return torch.zeros(self.num_problems, dtype=torch.bool)
+        n, columns = self.digits, list(self.grid)
+        square = torch.zeros((10**n, 10**n), dtype=torch.bool)
+        for first in range(10):  # of the smaller operand; the larger one's is no less
+            columns[0], columns[n] = self.grid[0][first], self.grid[n][first:]
+            block = first * 10 ** (n - 1)
+            square[block : block + 10 ** (n - 1), block:] = hash_is_multiple_of_ten(columns).view(10 ** (n - 1), -1)
+        smaller_first = square.triu()
+        return (smaller_first | smaller_first.T).reshape(-1)
+
+    @property
+    def num_heldout(self) -> int:
+        """How many problems are held out; beyond three digits the tenth that the rule aims at."""
+        return int(self.heldout.sum()) if self.exhaustive else self.num_problems // 10
+
+    # -------------------------------------------------------------------------
+    # what is asked
+
+    def exam(self, seed: int) -> Tensor:
+        """What the certificate asks, (N, 2 * digits) uint8 on the CPU: all problems, or held-out ones by the seed.
+
+        Drawn ones are independent and uniform over everything held out, so one may come twice.
+        """
+        if self.exhaustive:
+            return self.rows
+        drawn, generator = [], np.random.default_rng((EXAM, seed))
+        while sum(map(len, drawn)) < EXAM_PROBLEMS:
+            rows = self.drawn(generator, TOGETHER)
+            drawn.append(rows[self.is_heldout(rows)])
+        return torch.cat(drawn)[:EXAM_PROBLEMS]
+
+    def groups(self, problems: Tensor) -> dict[str, Tensor]:
+        """Which of the problems (N, 2 * digits) are counted apart: name to (N,) bool.
+
+        By carry count, and the problems without an operand that starts with a zero; where not all problems are asked,
+        by the longest chain of carries.
+        """
+        columns, lengths = problems.unbind(-1), range(self.digits + 1)
+        if not self.exhaustive:
+            chains = longest_chains(columns)
+            return {f"chain {length}": chains == length for length in lengths}
+        carries, smallest = carry_counts(columns), 10 ** (self.digits - 1)
+        groups = {f"carry {count}": carries == count for count in lengths}
+        no_zero = (columns[0] > 0) & (columns[self.digits] > 0)
+        return groups | {f"{smallest}..{10**self.digits - 1}": no_zero}
+
+    @cached_property
+    def samples(self) -> dict[str, Tensor]:
+        """Problems to be counted beside the exam, name to (n, 2 * digits) uint8.
+
+        Three digits have `sample80`, the 80 problems that the published report checked, 20 for each carry count. Beyond
+        three, `built chain 5` are held-out problems whose longest chain of carries is 5, which drawing would hardly
+        ever find when it is long, and `nines` are edges, held out or not: 99…9 and a number that is all nines, a digit,
+        a power of ten or next to one, in both orders. One and two digits have none.
+        """
+        if self.digits == 3:
+            return {"sample80": sample80()}
+        if self.exhaustive:
+            return {}
+        generator = np.random.default_rng(SAMPLED)
+        built = {f"built chain {length}": self.built(generator, length) for length in range(self.digits + 1)}
+        return built | {"nines": self.nines()}
+
+    @property
+    def sets(self) -> dict[str, Tensor]:
+        """`train` and `heldout`: all such problems in ascending order, else drawn ones, the same for every run.
+
+        Each (n, 2 * digits) uint8.
+        """
+        if self.exhaustive:
+            return {"train": self.rows[~self.heldout], "heldout": self.rows[self.heldout]}
+        parts, generator = {"train": [], "heldout": []}, np.random.default_rng(LISTED)
+        while sum(map(len, parts["heldout"])) < LISTED_PROBLEMS:  # there are nine times as many of the others
+            rows = self.drawn(generator, TOGETHER)
+            heldout = self.is_heldout(rows)
+            parts["train"].append(rows[~heldout])
+            parts["heldout"].append(rows[heldout])
+        return {name: torch.cat(rows)[:LISTED_PROBLEMS] for name, rows in parts.items()}
+
+    def sampler(self, level_share: float, device: torch.device) -> "PoolSampler | DigitSampler":
+        """Training problems; the levels are the numbers of places that sum to 9.
+
+        Whether such a place carries is decided further down, so the digit before it must be written looking ahead. The
+        units do not count, as nothing carries into them.
+        """
+        if not self.exhaustive:
+            return DigitSampler(self, level_share, device)
+        nines = torch.zeros([10] * self.problem_width, dtype=torch.uint8)
+        for sums in place_sums(self.grid)[1:]:
+            nines += sums == 9
+        level = nines.flatten().masked_fill_(self.heldout, 255).numpy()
+        levels = [torch.from_numpy(np.flatnonzero(level == length)) for length in range(self.digits)]
+        return PoolSampler(self.rows, levels, level_share, device)
+
+    # -------------------------------------------------------------------------
+    # drawn and built problems
+
+    def drawn(self, generator: np.random.Generator, count: int) -> Tensor:
+        """(count, 2 * digits) uint8, uniform, on the CPU: the same for whatever device the model is on."""
+        return torch.from_numpy(generator.integers(10, size=(self.problem_width, count), dtype=np.uint8)).t()
+
+    def built(self, generator: np.random.Generator, length: int) -> Tensor:
+        """SAMPLE_PROBLEMS different held-out problems whose longest chain of carries has this length, (n, 2 * digits).
+
+        So many places less one are made to sum to 9, next to one another; kept is what then comes to that length. For
+        length 0 no two digits make ten.
+        """
+        n, found = self.digits, []
+        while len(found) < SAMPLE_PROBLEMS:
+            rows = self.drawn(generator, TOGETHER)
+            a, b = rows[:, :n], rows[:, n:]  # parts of the rows
+            if length == 0:
+                b.remainder_(10 - a)
+            else:
+                start = torch.from_numpy(generator.integers(n - length + 1, size=(len(rows), 1)))
+                place = torch.arange(n - 1, -1, -1)  # units last
+                torch.where((place > start) & (place < start + length), 9 - a, b, out=b)
+            fitting = rows[longest_chains(rows.unbind(-1)) == length]
+            new = fitting[self.is_heldout(fitting)].numpy()
+            together = np.concatenate([found, new]) if len(found) else new
+            _, first = np.unique(together, axis=0, return_index=True)
+            found = together[np.sort(first)]
+        return torch.from_numpy(found[:SAMPLE_PROBLEMS])
+
+    def nines(self) -> Tensor:
+        """(n, 2 * digits) uint8; see `samples`."""
+        n = self.digits
+        powers = [10**place for place in range(n)]
+        others = sorted({*range(10), *powers, *(p - 1 for p in powers), *(10**n - p for p in powers)})
+        full = "9" * n
+        pairs = [text for other in others for text in (f"{full}{other:0{n}}", f"{other:0{n}}{full}")]
+        return torch.tensor([list(map(int, text)) for text in dict.fromkeys(pairs)], dtype=torch.uint8)
+
+
+def sample80() -> Tensor:
+    """(80, 6) uint8, as the report drew them."""
+    draw, kept = random.Random(42), {count: [] for count in range(4)}
+    while any(len(problems) < 20 for problems in kept.values()):
+        problem = [int(digit) for digit in f"{draw.randint(100, 999)}{draw.randint(100, 999)}"]
+        problems = kept[int(carry_counts(torch.tensor(problem, dtype=torch.uint8)))]
+        if len(problems) < 20:
+            problems.append(problem)
+    return torch.tensor([*kept.values()], dtype=torch.uint8).view(80, 6)
+
+
+# -----------------------------------------------------------------------------
+# training problems, drawn digit by digit
+
+
+class DigitSampler:
+    """Draws training problems with replacement where they cannot be listed; see `Addition.sampler` for the levels."""
+
+    def __init__(self, track: Addition, level_share: float, device: torch.device) -> None:
+        self.track, self.level_share, self.device = track, level_share, device
+
+    @cached_property
+    def problems(self) -> Tensor:
+        """Up to LAST_PROBLEMS different ones, (N, 2 * digits) uint8, drawn as those for training, by a fixed seed."""
+        return self.draw_distinct(LAST_PROBLEMS, torch.Generator(self.device).manual_seed(0))
+
+    def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Problems (num_batches, batch_size, 2 * digits) uint8, on the sampler's device and from its generator."""
+        count = num_batches * batch_size
+        parts = [self.draw_rows(min(TOGETHER, count - done), generator) for done in range(0, count, TOGETHER)]
+        return torch.cat(parts).view(num_batches, batch_size, -1)
+
+    def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
+        """As `draw`, with each problem once: at most `count` of them, (N, 2 * digits) uint8, in no special order."""
+        rows = self.draw(1, count, generator)[0]
+        # A number to sort by. Beyond nine digits it is one modulo 2**64, where two problems may share it: then one of
+        # them is lost, hardly ever and without harm.
+        keys = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        for column in rows.unbind(-1):
+            keys = keys * 11 + column
+        keys, order = keys.sort()
+        is_new = torch.cat([torch.ones_like(keys[:1], dtype=torch.bool), keys[1:] != keys[:-1]])
+        return rows[order[is_new]]
+
+    def draw_rows(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count, 2 * digits) uint8; as often as it takes, those that turn out to be held out are drawn anew."""
+
+        def below(bound: int) -> Tensor:
+            return torch.randint(bound, (count,), generator=generator, device=self.device)
+
+        from_level = torch.rand(count, generator=generator, device=self.device) < self.level_share
+        levels = torch.where(from_level, below(self.track.digits), -1)
+        rows = self.fill(levels, generator)
+        missing = self.track.is_heldout(rows).nonzero()[:, 0]
+        while len(missing):
+            rows[missing] = again = self.fill(levels[missing], generator)
+            missing = missing[self.track.is_heldout(again)]
+        return rows
+
+    def fill(self, levels: Tensor, generator: torch.Generator) -> Tensor:
+        """For each level (count,) a problem that is uniform among those in it, or among all for level -1."""
+        n, count, device = self.track.digits, len(levels), self.device
+        digits = torch.randint(10, (2 * n, count), generator=generator, device=device, dtype=torch.uint8)
+        others = torch.randint(1, 10, (n - 1, count), generator=generator, device=device, dtype=torch.uint8)
+        chance = torch.rand((n - 1, count), generator=generator, device=device)
+        is_uniform, wanted = levels < 0, levels.clone()
+        for place in range(n - 1):  # most significant first; each set of as many places as are wanted is as likely
+            is_nine = chance[place] * (n - 1 - place) < wanted
+            wanted -= is_nine.long()
+            nine = 9 - digits[place]
+            other = torch.where(is_uniform, digits[n + place], (nine + others[place]) % 10)
+            digits[n + place] = torch.where(is_nine, nine, other)
+        return digits.t().contiguous()
