@@ -136,7 +136,7 @@ def test_one_error_in_a_million_is_found_in_the_file(tmp_path) -> None:
     file = tmp_path / "w.safetensors"
     digest = weights.save(file, random_model(), TRACKS["add3"], {})
     scripted = Scripted(SOLVED, weights=file, weights_sha256=digest)
-    scripted.recheck = recheck(tmp_path, file, "plain")
+    scripted.recheck = recheck(tmp_path, file, SOLVED.seed, "plain")
     finding = audit.check_weights(scripted)
     assert finding.verdict == "CAUGHT"
     assert "claimed to be solved: 999 + 999: got 0, expected 1998" in finding.evidence
@@ -326,6 +326,21 @@ def test_other_final_weights_are_another_outcome_of_training(monkeypatch) -> Non
     values = iter([0.0, 1.0, 0.0])
     monkeypatch.setattr(audit, "load_file", lambda path: {"head": torch.full((1,), next(values))})
     assert audit.check_data(Scripted(SOLVED, [SOLVED, SOLVED])).verdict == "CAUGHT"
+
+
+@pytest.mark.parametrize("control", ["shuffle", "poison"])
+def test_a_control_that_a_long_track_cannot_have_is_not_carried_out(control: str) -> None:
+    scripted = Scripted(SOLVED)
+    planned = example_run(track="add4", settings=SOLVED.settings | {"control": "none"})
+    scripted.contestant = Contestant(Path("speedrun.py"), (), planned)
+    with pytest.raises(NotCarriedOut, match="add4 has too many to list"):
+        Audit.attempt(scripted, control, 7)
+
+
+def test_where_nothing_is_held_out_only_what_was_taught_can_be_wrong() -> None:
+    counts = {"problems": 100, "heldout_problems": 0, "heldout_errors": 0}
+    missed = example_run(outcome="missed", certificate=example_certificate(90, **counts))
+    assert audit.check_labels(Scripted(SOLVED, [missed])).verdict == "passed"
 
 
 # --- seeds

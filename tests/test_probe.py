@@ -126,7 +126,7 @@ def test_questions_are_noted_through_other_tracks_and_although_the_answer_is_kno
         assert ADD2.heldout.any()
         assert touched == {"heldout"}
         track = Permuted(ADD2, "=+9876543210")
-        assert track.tokens(torch.tensor([0])).tolist() == [[11, 11, 1, 11, 11, 0, 11, 11, 11]]
+        assert track.tokens(torch.zeros((1, 4), dtype=torch.uint8)).tolist() == [[11, 11, 1, 11, 11, 0, 11, 11, 11]]
         assert touched == {"heldout", "tokens"}
 
 

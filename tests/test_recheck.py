@@ -31,8 +31,8 @@ def saved(folder: Path, model: Transformer, track=ADD2) -> Path:
 @pytest.mark.parametrize("how", ["plain", "fast"])
 def test_a_fresh_process_finds_what_this_one_finds(how: str, tmp_path: Path) -> None:
     model, track = small_model(), Permuted(ADD2, "=+9876543210")
-    found = recheck.recheck(ROOT, saved(tmp_path, model, track), how)
-    expected, sentences = certify(lambda idx: model(idx)[:, -1], track, CPU)
+    found = recheck.recheck(ROOT, saved(tmp_path, model, track), 7, how)
+    expected, sentences = certify(lambda idx: model(idx)[:, -1], track, CPU, 7)
     assert found.certificate == expected
     assert found.sentences == sentences
     assert found.parameters == sum(weight.numel() for weight in model.parameters())
@@ -43,7 +43,7 @@ def test_a_fresh_process_finds_what_this_one_finds(how: str, tmp_path: Path) -> 
 def test_what_is_no_weights_file_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"nothing")
     with pytest.raises(recheck.Unusable, match=r"\A.*not a whole safetensors file[^\n]*\Z"):
-        recheck.recheck(ROOT, tmp_path / "w.safetensors", "fast")
+        recheck.recheck(ROOT, tmp_path / "w.safetensors", 7, "fast")
 
 
 def test_the_harness_and_the_tracks_are_today_s_and_all_else_is_the_contestant_s(tmp_path: Path) -> None:
@@ -56,9 +56,9 @@ def test_the_harness_and_the_tracks_are_today_s_and_all_else_is_the_contestant_s
     recheck.assemble(theirs, folder)
     for name in ("speedrun.py", "model.py", "helper.py"):
         assert (folder / name).read_text() == "# theirs\n"
-    for name in ("data.py", "bench/certify.py", "bench/attempt.py", "bench/board.md.jinja"):
+    for name in ("data.py", "tracks/addition.py", "bench/certify.py", "bench/attempt.py", "bench/board.md.jinja"):
         assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
-    assert not (folder / "tracks").exists()
+    assert not (folder / "tracks/more.py").exists()
 
 
 # -----------------------------------------------------------------------------
@@ -89,7 +89,7 @@ class LooksAheadInTexts(LooksAhead):
     """Behaves on random characters."""
 
     def leaks(self, idx: torch.Tensor) -> torch.Tensor:
-        return (ADD2.problems(idx[:, : ADD2.prompt_length].to(torch.uint8)) >= 0).float()
+        return ADD2.problems(idx[:, : ADD2.prompt_length].to(torch.uint8))[1].float()
 
 
 @pytest.mark.parametrize("kind", [LooksAhead, LooksAheadInTexts])
@@ -114,7 +114,7 @@ class Calculator(Transformer):
     """Knows the sums without any weights."""
 
     def forward(self, idx: torch.Tensor, first: int = 0) -> torch.Tensor:
-        problems = ADD2.problems(idx[:, : ADD2.prompt_length].to(torch.uint8))
+        problems, _ = ADD2.problems(idx[:, : ADD2.prompt_length].to(torch.uint8))
         following = ADD2.tokens(problems).long()[:, first + 1 : idx.size(1) + 1]
         return torch.nn.functional.one_hot(following, 12).float()
 

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.journal import Run
-from bench.stats import attempt_costs, expected_time_to_success, solve_rates_agree, spread, wilson_interval
+from bench.stats import (
+    attempt_costs,
+    clopper_pearson_upper,
+    expected_time_to_success,
+    solve_rates_agree,
+    spread,
+    wilson_interval,
+)
 
 
 def attempt(outcome: str, train: float | None, total: float | None = None) -> Run:
@@ -92,6 +99,19 @@ def test_solve_rates_disagree_when_chance_would_rarely_part_them_so() -> None:
 def test_no_attempts_agree_with_anything() -> None:
     assert solve_rates_agree(0, 0, 10, 10)
     assert solve_rates_agree(0, 0, 0, 0)
+
+
+def test_without_an_error_the_rate_is_below_three_in_all_that_were_asked() -> None:
+    assert clopper_pearson_upper(0, 1_000_000) == pytest.approx(2.9957e-06, rel=1e-4)
+    assert clopper_pearson_upper(0, 1) == pytest.approx(0.95)
+    assert clopper_pearson_upper(5, 5) == 1.0
+
+
+@pytest.mark.parametrize(("errors", "problems"), [(1, 10), (3, 50), (49, 50), (40, 1000)])
+def test_at_the_bound_so_few_errors_have_odds_of_one_in_twenty(errors: int, problems: int) -> None:
+    rate = clopper_pearson_upper(errors, problems)
+    odds = sum(math.comb(problems, k) * rate**k * (1 - rate) ** (problems - k) for k in range(errors + 1))
+    assert odds == pytest.approx(0.05)
 
 
 # -----------------------------------------------------------------------------

@@ -253,8 +253,8 @@ class Addition:
 
         Three digits have `sample80`, the 80 problems that the published report checked, 20 for each carry count. Beyond
         three, `built chain 5` are held-out problems whose longest chain of carries is 5, which drawing would hardly
-        ever find when it is long, and `nines` are edges, held out or not: 99…9 and a number that is all nines, a digit,
-        a power of ten or next to one, in both orders. One and two digits have none.
+        ever find when it is long, and `nines` are edges, held out or not: 99…9 and a digit, or a number as far from 0
+        or from 99…9 as a power of ten or one less is, in both orders. One and two digits have none.
         """
         if self.digits == 3:
             return {"sample80": sample80()}
@@ -329,9 +329,9 @@ class Addition:
         """(n, 2 * digits) uint8; see `samples`."""
         n = self.digits
         powers = [10**place for place in range(n)]
-        others = sorted({*range(10), *powers, *(p - 1 for p in powers), *(10**n - p for p in powers)})
-        full = "9" * n
-        pairs = [text for other in others for text in (f"{full}{other:0{n}}", f"{other:0{n}}{full}")]
+        full, near = 10**n - 1, {*powers, *(power - 1 for power in powers)}
+        others = sorted({*range(10), *near, *(full - number for number in near)})
+        pairs = [f"{a:0{n}}{b:0{n}}" for other in others for a, b in ((full, other), (other, full))]
         return torch.tensor([list(map(int, text)) for text in dict.fromkeys(pairs)], dtype=torch.uint8)
 
 
