@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracks.sampling import PoolSampler
+from tracks.sampling import DigitSampler, PoolSampler, rows_together
 
 EXHAUSTIVE_DIGITS = 3  # up to here the certificate asks every problem there is
 EXAM_PROBLEMS = 1_000_000  # drawn for a certificate beyond
 LISTED_PROBLEMS = 100_000  # of either kind, whose hash says which track it is
 SAMPLE_PROBLEMS = 1000  # built for each length of carry chain
-LAST_PROBLEMS = 1_000_000  # asked at the end of a round, at most
-TOGETHER = 2**15  # rows; what is computed about so many stays in the caches of a CPU
+DRAWN_TOGETHER = 2**15  # problems, where they are drawn until there are enough of a kind; part of what is drawn
 
 # Streams of random numbers that have nothing to do with one another, nor with the trainer's.
 EXAM, LISTED, SAMPLED = 1, 2, 3
@@ -29,6 +28,9 @@ Columns = Sequence[Tensor]  # one tensor a digit; their shapes broadcast
 
 # -----------------------------------------------------------------------------
 # the rule of what is held out
+
+FIFTH = pow(5, -1, 2**64) - 2**64  # times 5 it is 1, modulo 2**64; as an int64
+MAX_FIFTH = (2**64 - 1) // 5
 
 
 def shift_right(x: Tensor, places: int) -> Tensor:
@@ -44,16 +46,12 @@ def splitmix64(x: Tensor) -> Tensor:
     return x.bitwise_xor_(shift_right(x, 31))
 
 
-FIFTH = pow(5, -1, 2**64) - 2**64  # times 5 it is 1, modulo 2**64; as an int64
-MAX_FIFTH = (2**64 - 1) // 5
-
-
 def hash_is_multiple_of_ten(columns: Columns) -> Tensor:
     """h = 0, then h = splitmix64(h xor digit) for one digit after the other: whether h % 10 == 0, h unsigned."""
     h = torch.zeros(1, dtype=torch.int64, device=columns[0].device)
     for column in columns:
         h = splitmix64(h ^ column)
-    fifth = h * FIFTH  # modulo 2**64 this is h / 5, and small, for the multiples of 5 alone
+    fifth = h * FIFTH  # modulo 2**64: for the multiples of 5, and no others, this is h / 5 and at most MAX_FIFTH
     return (fifth >= 0) & (fifth <= MAX_FIFTH) & (fifth & 1 == 0)
 
 
@@ -164,7 +162,7 @@ class Addition:
         if self.exhaustive:
             return self.heldout.to(problems.device)[self.number(problems)]
         parts = []
-        for part in problems.split(TOGETHER):
+        for part in problems.split(rows_together(problems.device)):
             a, b = part.t().contiguous().split(self.digits)  # (digits, rows)
             swap = torch.zeros(len(part), dtype=torch.bool, device=part.device)
             for x, y in zip(reversed(a), reversed(b), strict=True):
@@ -228,7 +226,7 @@ class Addition:
             return self.rows
         drawn, generator = [], np.random.default_rng((EXAM, seed))
         while sum(map(len, drawn)) < EXAM_PROBLEMS:
-            rows = self.drawn(generator, TOGETHER)
+            rows = self.drawn(generator, DRAWN_TOGETHER)
             drawn.append(rows[self.is_heldout(rows)])
         return torch.cat(drawn)[:EXAM_PROBLEMS]
 
@@ -274,20 +272,20 @@ class Addition:
             return {"train": self.rows[~self.heldout], "heldout": self.rows[self.heldout]}
         parts, generator = {"train": [], "heldout": []}, np.random.default_rng(LISTED)
         while sum(map(len, parts["heldout"])) < LISTED_PROBLEMS:  # there are nine times as many of the others
-            rows = self.drawn(generator, TOGETHER)
+            rows = self.drawn(generator, DRAWN_TOGETHER)
             heldout = self.is_heldout(rows)
             parts["train"].append(rows[~heldout])
             parts["heldout"].append(rows[heldout])
         return {name: torch.cat(rows)[:LISTED_PROBLEMS] for name, rows in parts.items()}
 
-    def sampler(self, level_share: float, device: torch.device) -> "PoolSampler | DigitSampler":
+    def sampler(self, level_share: float, device: torch.device) -> PoolSampler | DigitSampler:
         """Training problems; the levels are the numbers of places that sum to 9.
 
         Whether such a place carries is decided further down, so the digit before it must be written looking ahead. The
         units do not count, as nothing carries into them.
         """
         if not self.exhaustive:
-            return DigitSampler(self, level_share, device)
+            return DigitSampler(self.digits, self.is_heldout, level_share, device)
         nines = torch.zeros([10] * self.problem_width, dtype=torch.uint8)
         for sums in place_sums(self.grid)[1:]:
             nines += sums == 9
@@ -310,7 +308,7 @@ class Addition:
         """
         n, found = self.digits, []
         while len(found) < SAMPLE_PROBLEMS:
-            rows = self.drawn(generator, TOGETHER)
+            rows = self.drawn(generator, DRAWN_TOGETHER)
             a, b = rows[:, :n], rows[:, n:]  # parts of the rows
             if length == 0:
                 b.remainder_(10 - a)
@@ -344,67 +342,3 @@ def sample80() -> Tensor:
         if len(problems) < 20:
             problems.append(problem)
     return torch.tensor([*kept.values()], dtype=torch.uint8).view(80, 6)
-
-
-# -----------------------------------------------------------------------------
-# training problems, drawn digit by digit
-
-
-class DigitSampler:
-    """Draws training problems with replacement where they cannot be listed; see `Addition.sampler` for the levels."""
-
-    def __init__(self, track: Addition, level_share: float, device: torch.device) -> None:
-        self.track, self.level_share, self.device = track, level_share, device
-
-    @cached_property
-    def problems(self) -> Tensor:
-        """Up to LAST_PROBLEMS different ones, (N, 2 * digits) uint8, drawn as those for training, by a fixed seed."""
-        return self.draw_distinct(LAST_PROBLEMS, torch.Generator(self.device).manual_seed(0))
-
-    def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Problems (num_batches, batch_size, 2 * digits) uint8, on the sampler's device and from its generator."""
-        count = num_batches * batch_size
-        parts = [self.draw_rows(min(TOGETHER, count - done), generator) for done in range(0, count, TOGETHER)]
-        return torch.cat(parts).view(num_batches, batch_size, -1)
-
-    def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
-        """As `draw`, with each problem once: at most `count` of them, (N, 2 * digits) uint8, in no special order."""
-        rows = self.draw(1, count, generator)[0]
-        # A number to sort by. Beyond nine digits it is one modulo 2**64, where two problems may share it: then one of
-        # them is lost, hardly ever and without harm.
-        keys = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        for column in rows.unbind(-1):
-            keys = keys * 11 + column
-        keys, order = keys.sort()
-        is_new = torch.cat([torch.ones_like(keys[:1], dtype=torch.bool), keys[1:] != keys[:-1]])
-        return rows[order[is_new]]
-
-    def draw_rows(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count, 2 * digits) uint8; as often as it takes, those that turn out to be held out are drawn anew."""
-
-        def below(bound: int) -> Tensor:
-            return torch.randint(bound, (count,), generator=generator, device=self.device)
-
-        from_level = torch.rand(count, generator=generator, device=self.device) < self.level_share
-        levels = torch.where(from_level, below(self.track.digits), -1)
-        rows = self.fill(levels, generator)
-        missing = self.track.is_heldout(rows).nonzero()[:, 0]
-        while len(missing):
-            rows[missing] = again = self.fill(levels[missing], generator)
-            missing = missing[self.track.is_heldout(again)]
-        return rows
-
-    def fill(self, levels: Tensor, generator: torch.Generator) -> Tensor:
-        """For each level (count,) a problem that is uniform among those in it, or among all for level -1."""
-        n, count, device = self.track.digits, len(levels), self.device
-        digits = torch.randint(10, (2 * n, count), generator=generator, device=device, dtype=torch.uint8)
-        others = torch.randint(1, 10, (n - 1, count), generator=generator, device=device, dtype=torch.uint8)
-        chance = torch.rand((n - 1, count), generator=generator, device=device)
-        is_uniform, wanted = levels < 0, levels.clone()
-        for place in range(n - 1):  # most significant first; each set of as many places as are wanted is as likely
-            is_nine = chance[place] * (n - 1 - place) < wanted
-            wanted -= is_nine.long()
-            nine = 9 - digits[place]
-            other = torch.where(is_uniform, digits[n + place], (nine + others[place]) % 10)
-            digits[n + place] = torch.where(is_nine, nine, other)
-        return digits.t().contiguous()

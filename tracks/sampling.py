@@ -1,10 +1,17 @@
-"""Drawing training problems where every one of them can be listed."""
+"""Drawing training problems: from a list of all, or digit by digit where there are too many."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+LAST_PROBLEMS = 1_000_000  # asked at the end of a round, at most, where training problems cannot be listed
+
+
+def rows_together(device: torch.device) -> int:
+    """Problems to compute about at once: on a CPU as many as stay in its caches."""
+    return 2**15 if device.type == "cpu" else 2**20
 
 
 class PoolSampler:
@@ -48,3 +55,76 @@ class PoolSampler:
     def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
         """As `draw`, with each problem once: at most `count` of them, (N, W) uint8, ascending."""
         return self.rows.index_select(0, self.draw_numbers(count, generator).unique())
+
+
+class DigitSampler:
+    """Draws the digits of two operands, where training problems cannot be listed.
+
+    A level is a number of places, the units aside, whose digits sum to 9.
+    """
+
+    def __init__(
+        self, digits: int, is_heldout: Callable[[Tensor], Tensor], level_share: float, device: torch.device
+    ) -> None:
+        """The problems that are not drawn from their levels are drawn uniformly.
+
+        Args:
+            digits: of an operand.
+            is_heldout: problems (N, 2 * digits) uint8 to (N,) bool.
+            level_share: 0..1.
+            device: where problems are drawn.
+        """
+        self.digits, self.is_heldout, self.level_share, self.device = digits, is_heldout, level_share, device
+
+    @cached_property
+    def problems(self) -> Tensor:
+        """Up to LAST_PROBLEMS different ones, (N, 2 * digits) uint8, drawn as those for training, by a fixed seed."""
+        return self.draw_distinct(LAST_PROBLEMS, torch.Generator(self.device).manual_seed(0))
+
+    def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Problems (num_batches, batch_size, 2 * digits) uint8, on the sampler's device and from its generator."""
+        count, together = num_batches * batch_size, rows_together(self.device)
+        parts = [self.draw_rows(min(together, count - done), generator) for done in range(0, count, together)]
+        return torch.cat(parts).view(num_batches, batch_size, -1)
+
+    def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
+        """As `draw`, with each problem once: at most `count` of them, (N, 2 * digits) uint8, in no special order."""
+        rows = self.draw(1, count, generator)[0]
+        # A number to sort by. Beyond nine digits it is one modulo 2**64, where two problems may share it: then one of
+        # them is lost, hardly ever and without harm.
+        keys = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        for column in rows.unbind(-1):
+            keys = keys * 11 + column
+        keys, order = keys.sort()
+        is_new = torch.cat([torch.ones_like(keys[:1], dtype=torch.bool), keys[1:] != keys[:-1]])
+        return rows[order[is_new]]
+
+    def draw_rows(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count, 2 * digits) uint8; as often as it takes, those that turn out to be held out are drawn anew."""
+
+        def below(bound: int) -> Tensor:
+            return torch.randint(bound, (count,), generator=generator, device=self.device)
+
+        from_level = torch.rand(count, generator=generator, device=self.device) < self.level_share
+        levels = torch.where(from_level, below(self.digits), -1)
+        rows = self.fill(levels, generator)
+        missing = self.is_heldout(rows).nonzero()[:, 0]
+        while len(missing):
+            rows[missing] = again = self.fill(levels[missing], generator)
+            missing = missing[self.is_heldout(again)]
+        return rows
+
+    def fill(self, levels: Tensor, generator: torch.Generator) -> Tensor:
+        """For each level (count,) a problem that is uniform among those in it, or among all for level -1."""
+        n, count, device = self.digits, len(levels), self.device
+        digits = torch.randint(10, (2 * n, count), generator=generator, device=device, dtype=torch.uint8)
+        others = torch.randint(1, 10, (n - 1, count), generator=generator, device=device, dtype=torch.uint8)
+        chance = torch.rand((n - 1, count), generator=generator, device=device)
+        is_uniform, wanted = levels < 0, levels.clone()
+        for place in range(n - 1):  # most significant first; each set of as many places as are wanted is as likely
+            is_nine = chance[place] * (n - 1 - place) < wanted
+            wanted -= is_nine.long()
+            nine = 9 - digits[place]
+            other = torch.where(is_uniform, digits[n + place], (nine + others[place]) % 10)
+            digits[n + place] = torch.where(is_nine, nine, other)
+        return digits.t().contiguous()
