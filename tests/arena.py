@@ -71,7 +71,8 @@ class Arena:
 def build_arena(folder: Path) -> Arena:
     """The arena, with the configs `fast` and `slow` (a third slower), and `yardstick`."""
     root = folder / "project"
-    shutil.copytree(ROOT / "bench", root / "bench", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("bench", "tracks"):
+        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("data.py", "model.py"):
         shutil.copyfile(ROOT / name, root / name)
     shutil.copyfile(ROOT / "tests" / "fake_speedrun.py", root / "speedrun.py")

@@ -223,11 +223,12 @@ def test_what_is_certified_is_what_was_saved(tmp_path, monkeypatch):
         return loaded(path, device)
 
     monkeypatch.setattr(attempt.weights, "load", load)
-    monkeypatch.setattr(attempt, "certify", lambda next_logits, track, device: (seen.append("certify"), stop())[1])
 
-    def stop():
+    def certify(next_logits, track, device, seed):
+        seen.append(seed)
         raise attempt.Timeout("enough seen")
 
+    monkeypatch.setattr(attempt, "certify", certify)
     run = attempted(tmp_path, None)
-    assert seen == [tmp_path / run.weights, "certify"]
+    assert seen == [tmp_path / run.weights, run.seed]
     assert run.outcome == "timeout"

@@ -10,6 +10,8 @@ from bench import recheck, weights
 from bench.certify import certify
 from data import TRACKS, Permuted
 from model import Transformer
+from tracks import addition
+from tracks.addition import Addition
 
 CPU = torch.device("cpu")
 ADD2 = TRACKS["add2"]
@@ -38,6 +40,20 @@ def test_a_fresh_process_finds_what_this_one_finds(how: str, tmp_path: Path) -> 
     assert found.parameters == sum(weight.numel() for weight in model.parameters())
     assert found.other_tensors == []
     assert (found.right_when_scrambled is None) == (how == "fast")
+
+
+def test_a_drawn_exam_is_drawn_again_by_the_run_s_seed(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(addition, "EXAM_PROBLEMS", 3000)
+    monkeypatch.setattr(addition, "SAMPLE_PROBLEMS", 20)
+    track, model = Addition(4), random_model(block_size=14).eval().requires_grad_(False)
+    path = saved(tmp_path, model, track)
+    monkeypatch.setitem(TRACKS, "add4", track)
+    for seed in (7, 8):
+        assert recheck.main(path, seed, "fast") == 0
+        found = recheck.Recheck.model_validate_json(capsys.readouterr().out)
+        assert (found.certificate, found.sentences) == certify(model.answerer(), track, CPU, seed)
+        assert (found.certificate.problems, found.certificate.exhaustive) == (3000, False)
+        assert found.latest_change <= 1e-6
 
 
 def test_what_is_no_weights_file_cannot_be_used(tmp_path: Path) -> None:

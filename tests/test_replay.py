@@ -20,7 +20,7 @@ def certificate_of(errors):
 @pytest.fixture
 def first(arena, monkeypatch):
     """The record to be replayed; today's certificate finds nothing wrong."""
-    monkeypatch.setattr(replay, "recheck", lambda contestant, path, how: certificate_of(0))
+    monkeypatch.setattr(replay, "recheck", lambda contestant, path, seed, how: certificate_of(0))
     assert record.main(record.Arguments(config="fast", clock="train", results=arena.results)) == 0
     (filed,) = read_records(arena.results)[0]
     return filed
@@ -56,7 +56,7 @@ def test_the_board_shows_on_how_many_machine_classes_a_record_was_reproduced(are
 
 
 def test_a_replay_that_today_s_certificate_does_not_confirm_is_no_reproduction(arena, first, monkeypatch, capsys):
-    monkeypatch.setattr(replay, "recheck", lambda contestant, path, how: certificate_of(1))
+    monkeypatch.setattr(replay, "recheck", lambda contestant, path, seed, how: certificate_of(1))
     assert again(arena, first, attempts=2) == 1
     (reproduction,) = first.reproductions.read()[0]
     assert not reproduction.reproduced
@@ -64,7 +64,7 @@ def test_a_replay_that_today_s_certificate_does_not_confirm_is_no_reproduction(a
 
 
 def test_weights_that_cannot_be_certified_are_no_reproduction(arena, first, monkeypatch):
-    def refuse(contestant, path, how):
+    def refuse(contestant, path, seed, how):
         raise Unusable("these are no weights")
 
     monkeypatch.setattr(replay, "recheck", refuse)
@@ -79,7 +79,7 @@ def test_a_replay_that_solves_less_often_is_no_reproduction(arena, first):
 
 
 def test_a_replay_that_was_broken_off_while_certifying_repeats_no_attempt(arena, first, monkeypatch):
-    def interrupted(contestant, path, how):
+    def interrupted(contestant, path, seed, how):
         raise KeyboardInterrupt
 
     certified = replay.recheck

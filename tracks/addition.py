@@ -31,11 +31,12 @@ Columns = Sequence[Tensor]  # one tensor a digit; their shapes broadcast
 
 FIFTH = pow(5, -1, 2**64) - 2**64  # times 5 it is 1, modulo 2**64; as an int64
 MAX_FIFTH = (2**64 - 1) // 5
+NEGATIVE_OR_ODD = 1 - 2**63  # the first bit and the last
 
 
 def shift_right(x: Tensor, places: int) -> Tensor:
     """int64 as if it were unsigned."""
-    return (x >> places) & (2 ** (64 - places) - 1)
+    return (x >> places).bitwise_and_(2 ** (64 - places) - 1)
 
 
 def splitmix64(x: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def hash_is_multiple_of_ten(columns: Columns) -> Tensor:
     for column in columns:
         h = splitmix64(h ^ column)
     fifth = h * FIFTH  # modulo 2**64: for the multiples of 5, and no others, this is h / 5 and at most MAX_FIFTH
-    return (fifth >= 0) & (fifth <= MAX_FIFTH) & (fifth & 1 == 0)
+    return (fifth & NEGATIVE_OR_ODD == 0) & (fifth <= MAX_FIFTH)
 
 
 # -----------------------------------------------------------------------------
@@ -289,7 +290,7 @@ class Addition:
         nines = torch.zeros([10] * self.problem_width, dtype=torch.uint8)
         for sums in place_sums(self.grid)[1:]:
             nines += sums == 9
-        level = nines.flatten().masked_fill_(self.heldout, 255).numpy()
+        level = (nines.flatten() + self.heldout.view(torch.uint8) * 10).numpy()  # held out from 10 on
         levels = [torch.from_numpy(np.flatnonzero(level == length)) for length in range(self.digits)]
         return PoolSampler(self.rows, levels, level_share, device)
 
