@@ -59,6 +59,7 @@ class Agenda(Section):
     a: Side
     b: Side | None  # the opponent
     started_at: datetime
+    why: str | None = None  # what side a tries and for what reason, in a line; null when nobody said
 
     def batches(self) -> list[Batch]:
         """All attempts, in order."""
@@ -138,6 +139,24 @@ def side_of(contestant: Contestant, name: str, record: str | None) -> Side:
 # writing it down
 
 
+def line_of_why(text: str | None) -> str | None:
+    """The value of `--why` as one line.
+
+    Raises:
+        WrongRequest: it says nothing, or is no UTF-8.
+    """
+    if text is None:
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise WrongRequest("--why: this is not UTF-8") from None
+    line = " ".join(text.split())
+    if not line:
+        raise WrongRequest("--why: this says nothing; leave it out, or say what is tried and for what reason")
+    return line
+
+
 def undertake(
     command: Literal["compare", "record", "replay"],
     sides: tuple[Side, Side | None],
@@ -147,6 +166,7 @@ def undertake(
     first_seed: Callable[[int], int],
     is_over: Callable[[Agenda, Sequence[Run]], bool],
     results: Path,
+    why: str | None = None,
 ) -> tuple[Agenda, bool]:
     """The agenda for a command, and whether it was written down before and only broken off.
 
@@ -155,6 +175,8 @@ def undertake(
         planned: what side a would file; names the track, device and machine class.
         first_seed: from the number in the series to the seed of the first pair; the others follow it.
         is_over: whether nothing is left to do about an agenda all of whose attempts are in the journal.
+        why: what is tried and for what reason, in a line; a broken-off agenda is the same whatever is said now, and
+            keeps what it was filed with.
 
     Raises:
         WrongRequest: the same was undertaken with another number of pairs, and is not finished.
@@ -175,6 +197,9 @@ def undertake(
                         f"{agenda.id} of the same contestants was planned with {agenda.pairs} and is not finished "
                         f"({started} of {len(agenda.batches())} attempts); finish it with that number first"
                     )
+                if why is not None and why != agenda.why:
+                    filed = "no --why" if agenda.why is None else f"--why {agenda.why!r}"
+                    print(f"{agenda.id} was filed with {filed}, and keeps that", file=sys.stderr)
                 return agenda, True
         draft = Agenda(
             id=new_id(planned.config),
@@ -190,6 +215,7 @@ def undertake(
             a=a,
             b=b,
             started_at=datetime.now(UTC),
+            why=why,
         )
         number = 1 + sum(agenda.series() == draft.series() for agenda in known)
         seeds = [(first_seed(number) + index) % 2**31 for index in range(pairs)]

@@ -1,4 +1,7 @@
-"""The board: `LEADERBOARD.md`, its plots and the README's figures, rendered from the journal alone."""
+"""The board: `LEADERBOARD.md`, its plots and the README's figures, rendered from the journal alone.
+
+With it goes `NEGATIVE.md`, which is rendered from the same evidence.
+"""
 
 import dataclasses
 import io
@@ -10,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 
 from bench.agenda import Agenda, agenda_file, runs_of
@@ -20,9 +22,11 @@ from bench.comparison import Conclusion, conclusions_file, contestant_text, rati
 from bench.display import show_summary
 from bench.journal import YARDSTICK, Journal, Run
 from bench.lines import replace_file
+from bench.negative import render_tried
+from bench.pages import environment, middle, number, publish, spread_text
 from bench.plots import Figure, Place, RecordPoint, figures
 from bench.provenance import ROOT
-from bench.stats import ClockName, expected_time_to_success, spread, utilisation
+from bench.stats import ClockName, expected_time_to_success, utilisation
 
 MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
@@ -31,25 +35,8 @@ MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of fig
 # rendering
 
 
-def number(value: float | None, pattern: str = ",.0f") -> str:
-    """A figure as text; an em dash for what is not known."""
-    return "—" if value is None else "never" if value == float("inf") else format(value, pattern)
-
-
-def spread_text(values: Sequence[float], pattern: str) -> str:
-    known = spread(values)
-    if known is None:
-        return "—"
-    return f"{known.median:{pattern}} ({known.minimum:{pattern}} … {known.maximum:{pattern}})"
-
-
 def commit_text(run: Run) -> str:
     return number(None) if run.commit is None else run.commit[:10] + (" + changes" if run.dirty else "")
-
-
-def middle(values: Sequence[float], pattern: str) -> str:
-    known = spread(values)
-    return "—" if known is None else format(known.median, pattern)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,18 +217,6 @@ def render(evidence: Evidence) -> str:
     return template.render(tracks=tracks, faults=evidence.faults, ranked_from=RANKED_FROM)
 
 
-def environment() -> Environment:
-    """The templates beside this file."""
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown; what is shown are our own figures and one-line messages
-    )
-
-
 def all_figures(evidence: Evidence) -> list[Figure]:
     """The plots that the board names."""
     places = [
@@ -300,11 +275,18 @@ def fill_readme(text: str, runs: Sequence[Run]) -> str:
 # after an attempt, and the command
 
 
+def texts(evidence: Evidence, results: Path) -> dict[Path, str]:
+    """The files that are rendered after every attempt."""
+    tried = render_tried(evidence.agendas, evidence.conclusions, evidence.records)
+    return {results / "LEADERBOARD.md": render(evidence), results / "NEGATIVE.md": tried}
+
+
 def refresh(results: Path) -> Evidence:
-    """Render the board's text; the plots wait for `bench board`, as drawing takes longer than reading."""
+    """Render the board's texts; the plots wait for `bench board`, as drawing takes longer than reading."""
     with Journal(results).lock():
         evidence = read_evidence(results)
-        replace_file(results / "LEADERBOARD.md", render(evidence))
+        for path, text in texts(evidence, results).items():
+            replace_file(path, text)
     return evidence
 
 
@@ -315,7 +297,10 @@ def update(results: Path, run: Run) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Render the board and its plots, and the README's figures when the results are the project's own."""
+    """Render the board, its plots and the history of what was tried.
+
+    When the results are the project's own, the README's figures too.
+    """
 
     results: Path = ROOT / "results"
     """The folder of the journal."""
@@ -325,7 +310,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> int:
     evidence = read_evidence(arguments.results)
-    wanted = {arguments.results / "LEADERBOARD.md": render(evidence)}
+    wanted = texts(evidence, arguments.results)
     readme = ROOT / "README.md"
     if arguments.results.resolve() == ROOT / "results" and readme.exists():
         wanted[readme] = fill_readme(readme.read_text(encoding="utf-8"), evidence.runs)
@@ -334,15 +319,4 @@ def main(arguments: Arguments) -> int:
         wanted[path.with_suffix(".csv")] = figure.csv()
     for fault in evidence.faults:
         print(fault, file=sys.stderr)
-    if not arguments.check:
-        for path, figure in plots.items():
-            wanted[path] = figure.svg()
-        for path, text in wanted.items():
-            replace_file(path, text)
-        return 0
-    # A picture's bytes depend on the version that drew it, so that only its data are compared.
-    stale = [path.name for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
-    stale += [path.name for path in plots if not path.exists()]
-    for name in stale:
-        print(f"{name} does not say what the journal says; run `python -m bench board`", file=sys.stderr)
-    return 1 if stale else 0
+    return publish(wanted, {path: figure.svg for path, figure in plots.items()}, arguments.check, "board")

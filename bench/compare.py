@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from bench import board
-from bench.agenda import Contestants, enter, perform, undertake
+from bench.agenda import Contestants, enter, line_of_why, perform, undertake
 from bench.archive import ClockName
 from bench.comparison import COMPARISON_WIDTH, compared, conclude, is_concluded, show_comparison
 from bench.config import WrongRequest
@@ -34,6 +34,8 @@ class Arguments:
     """Pairs of attempts, fixed before the first; below 6 nothing can be decided."""
     clock: ClockName = "train"
     """The clock that decides."""
+    why: str | None = None
+    """What A tries and for what reason, in a line; it stands in NEGATIVE.md beside the verdict."""
     device: str = "auto"
     """auto, cpu, cuda or mps; a record keeps its own."""
     results: Path = ROOT / "results"
@@ -43,6 +45,7 @@ class Arguments:
 def main(arguments: Arguments) -> int:
     if arguments.pairs < 1:
         raise WrongRequest(f"--pairs {arguments.pairs}: a comparison has at least one pair")
+    why = line_of_why(arguments.why)
     heed_interrupts()
     journal = Journal(arguments.results)
     with contextlib.ExitStack() as stack:
@@ -68,6 +71,7 @@ def main(arguments: Arguments) -> int:
                 seed,
                 lambda agenda, runs: is_concluded(agenda, arguments.results),
                 arguments.results,
+                why,
             )
         try:
             perform(agenda, resumed, Contestants(a, b), arguments.results)

@@ -159,6 +159,8 @@ def described(comparison: Comparison) -> list[str]:
         " (95% percentile bootstrap over pairs)",
         f"comparison number {agenda.number} against this opponent on this board",
     ]
+    if agenda.why is not None:
+        lines.append(f"why: {agenda.why}")
     if comparison.p_value is not None:
         lines.insert(0, f"labels swapped within {agenda.pairs} pairs: p = {comparison.p_value:.4f}, decided at 0.05")
     if agenda.pairs < FEWEST_PAIRS:

@@ -72,12 +72,12 @@ class Lines(Generic[LineT]):
         return lines, faults
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write a file whole and force it to the disk: a reader finds the old text or the new one, also after a crash."""
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a file whole and force it to the disk: a reader finds the old one or the new one, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(draft, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+    with open(draft, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)

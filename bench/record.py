@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from bench import board
-from bench.agenda import Agenda, Contestants, enter, perform, runs_of, undertake
+from bench.agenda import Agenda, Contestants, enter, line_of_why, perform, runs_of, undertake
 from bench.archive import (
     ClockName,
     Filed,
@@ -28,11 +28,11 @@ from bench.archive import (
     standing_record,
 )
 from bench.batches import RANKED_FROM
-from bench.board import environment, number
 from bench.comparison import COMPARISON_WIDTH, Comparison, compared, conclude, ratio_text, show_comparison, yielded
 from bench.config import CONFIGS, WrongRequest, find_config
 from bench.journal import Journal, Run
 from bench.lines import replace_file
+from bench.pages import environment, number, plain
 from bench.plan import refusing_unwritable
 from bench.provenance import ROOT, first_seed
 from bench.quiet import Lookout
@@ -56,6 +56,8 @@ class Arguments:
     """The clock that the record is of."""
     pairs: int = RANKED_FROM
     """Attempts of the challenger, each in a pair with one of the standing record."""
+    why: str | None = None
+    """What the challenger tries and for what reason, in a line; it stands in NEGATIVE.md beside the verdict."""
     name: str | None = None
     """What the record's folder ends with; the config and the clock when left out."""
     noisy: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -68,6 +70,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> int:
     check(arguments)
+    why = line_of_why(arguments.why)
     heed_interrupts()
     journal, results = Journal(arguments.results), arguments.results
     with contextlib.ExitStack() as stack:
@@ -99,6 +102,7 @@ def main(arguments: Arguments) -> int:
                 lambda number: first_seed(side_a.config_hash, side_a.source_sha256),
                 lambda agenda, runs: is_over(agenda, runs, results),
                 results,
+                why,
             )
         try:
             perform(agenda, resumed, Contestants(a, b), results)
@@ -260,6 +264,7 @@ def readme(
             ert=f"{record.ert_seconds:.2f}",
             date=f"{record.started_at:%Y-%m-%d}",
             number=agenda.number,
+            why=agenda.why and plain(agenda.why),
             ratio=ratio_text(record.ert_ratio, record.ert_ratio_95),
             p_value=number(record.p_value, ".4f"),
             results=[

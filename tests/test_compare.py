@@ -123,6 +123,49 @@ def test_a_wrong_request_is_refused_and_leaves_nothing(arena, changes, told):
 
 
 # -----------------------------------------------------------------------------
+# what was tried, and why
+
+
+def tried(arena):
+    return (arena.results / "NEGATIVE.md").read_text("utf-8")
+
+
+def test_the_reason_is_filed_before_the_first_attempt_and_told_again_with_the_verdict(arena, capsys):
+    ask(arena, "slow", "fast", pairs=6, why="  a third more work,\nto see whether | it shows ")
+    (agenda,) = agendas(arena)
+    assert agenda.why == "a third more work, to see whether | it shows"
+    assert "why: a third more work, to see whether | it shows" in capsys.readouterr().out
+    rejected, kept = tried(arena).split("## Kept")
+    assert r"a third more work, to see whether \| it shows" in rejected
+    assert "`behaviour: fast → slow`" in rejected
+    assert "source changed" not in rejected
+    assert "None yet." in kept
+    assert board.main(board.Arguments(results=arena.results, check=True)) == 0
+
+
+def test_the_check_fails_when_the_history_was_written_by_hand(arena, capsys):
+    ask(arena, "slow", "fast", pairs=6, why="more work")
+    board.main(board.Arguments(results=arena.results))
+    (arena.results / "NEGATIVE.md").write_text(tried(arena).replace("slower", "faster"), "utf-8")
+    assert board.main(board.Arguments(results=arena.results, check=True)) == 1
+    assert "NEGATIVE.md does not say what the journal says" in capsys.readouterr().err
+
+
+def test_what_won_is_kept_with_its_reason(arena):
+    ask(arena, pairs=6, why="less work")
+    rejected, kept = tried(arena).split("## Kept")
+    assert "None yet." in rejected
+    assert "less work" in kept
+
+
+@pytest.mark.parametrize("why", ["", " \n", "\udcff"])
+def test_a_reason_that_cannot_be_filed_is_refused_and_leaves_nothing(arena, why):
+    with pytest.raises(WrongRequest, match="--why"):
+        ask(arena, why=why)
+    assert not arena.results.exists()
+
+
+# -----------------------------------------------------------------------------
 # interruptions
 
 
@@ -156,6 +199,18 @@ def test_after_ctrl_c_the_same_command_goes_on_and_repeats_nothing(arena, capsys
     assert len(arena.calls()) == len(set(arena.calls())) == len(arena.attempts()) == 6
     assert len(agendas(arena)) == 1
     assert "resuming" in capsys.readouterr().err
+
+
+def test_a_broken_off_comparison_goes_on_whatever_is_said_of_the_reason_now(arena, capsys):
+    interrupted(arena, signal.SIGINT, 3)
+    assert "no comparison has come to its end" in tried(arena)
+    assert ask(arena, pairs=3, why="an afterthought") == 0
+    (agenda,) = agendas(arena)
+    assert agenda.why is None, "a line is never rewritten"
+    assert "was filed with no --why, and keeps that" in capsys.readouterr().err
+    assert len(arena.calls()) == 6
+    assert "an afterthought" not in tried(arena)
+    assert agenda.id in tried(arena)
 
 
 def test_after_kill_9_the_attempt_under_way_counts_and_nothing_is_repeated(arena):

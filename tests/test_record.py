@@ -78,9 +78,21 @@ def test_a_faster_config_beats_the_standing_record_in_pairs(arena):
     assert old.record.name in readme
 
 
+def test_the_reason_stands_in_its_readme_and_in_the_history(arena):
+    file(arena, "slow")
+    assert file(arena, "fast", why="a * b") == 0
+    _, new = filed(arena)
+    assert r"a \* b" in (new.folder / "README.md").read_text()
+    kept = (arena.results / "NEGATIVE.md").read_text().split("## Kept")[1]
+    assert r"a \* b" in kept
+    assert f"[{new.record.name}](records/{new.record.name}/README.md)" in kept
+    assert f"against the standing record {new.record.predecessor}" in kept
+
+
 def test_what_is_not_faster_is_no_record(arena, capsys):
     file(arena, "fast")
-    assert file(arena, "slow") == 1
+    assert file(arena, "slow", why="too good to be true") == 1
+    assert "too good to be true" in (arena.results / "NEGATIVE.md").read_text().split("## Kept")[0]
     assert len(filed(arena)) == 1
     assert "no record: against the standing record the test says" in capsys.readouterr().out
 
@@ -152,6 +164,7 @@ def test_a_machine_that_became_noisy_meanwhile_is_refused_until_told_otherwise(a
         ({"pairs": 9}, "at least 10"),
         ({"config": "faster"}, "'faster'"),
         ({"name": "a/b"}, "--name"),
+        ({"why": " "}, "--why"),
     ],
 )
 def test_a_wrong_request_is_refused_and_leaves_nothing(arena, changes, told):
