@@ -14,6 +14,7 @@ COMMANDS = {
     "record": "run a batch against the standing record, and file it when it is faster",
     "replay": "run a record again from its snapshot, by today's clock and certificate",
     "audit": "look for cheats in a run or a record",
+    "scaling": "render what learning takes by the number of digits, with a fitted exponent, or check it",
     "hardware": "print what this machine is and the class its attempts are ranked in",
     "show": "print what is known about one run",
     "tracks": "list what can be learned, and which tracks have a config here",

@@ -23,7 +23,7 @@ from bench.display import show_summary
 from bench.journal import YARDSTICK, Journal, Run
 from bench.lines import replace_file
 from bench.negative import render_tried
-from bench.pages import environment, middle, number, publish, spread_text
+from bench.pages import commit_text, environment, middle, number, publish, spread_text
 from bench.plots import Figure, Place, RecordPoint, figures
 from bench.provenance import ROOT
 from bench.stats import ClockName, expected_time_to_success, utilisation
@@ -33,10 +33,6 @@ MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of fig
 
 # -----------------------------------------------------------------------------
 # rendering
-
-
-def commit_text(run: Run) -> str:
-    return number(None) if run.commit is None else run.commit[:10] + (" + changes" if run.dirty else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +76,7 @@ def batch_row(batch: BatchOfRuns, clock: ClockName, rank: int, yardstick: Run | 
         "yardstick": number(yardstick and yardstick.seconds.train, ".2f"),
         "hardware": "—" if hardware is None else (hardware.gpu.name if hardware.gpu else hardware.cpu) or "—",
         "date": f"{first.started_at:%Y-%m-%d}",
-        "commit": commit_text(first),
+        "commit": commit_text(first.commit, first.dirty),
         "batch": batch.id,
     }
 
@@ -144,7 +140,7 @@ def run_row(run: Run) -> dict[str, Any]:
         "errors": number(certificate and certificate.errors),
         "heldout_errors": number(certificate and certificate.heldout_errors),
         "steps": number(run.steps),
-        "commit": commit_text(run),
+        "commit": commit_text(run.commit, run.dirty),
         "message": (run.message or "").replace("|", "\\|"),
         **{name: number(value, ".2f") for name, value in run.seconds.model_dump().items()},
     }

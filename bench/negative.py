@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.agenda import Agenda, Side
-from bench.archive import Filed, settings_changes
+from bench.archive import Filed
 from bench.comparison import Conclusion, contestant_text, ratio_text
-from bench.pages import environment, number, plain
+from bench.pages import changed_settings, commit_text, environment, number, plain
 
 Tried = tuple[Agenda, Conclusion]
 
@@ -82,19 +82,8 @@ def entry(agenda: Agenda, conclusion: Conclusion, record: str | None) -> dict[st
 
 def changes(old: Side, new: Side) -> list[str]:
     """In what the new side differs from the old one: its settings, and its source."""
-    found = [
-        f"`{key}: {setting_text(before)} → {setting_text(after)}`"
-        for key, before, after in settings_changes(old.settings, new.settings)
-    ]
+    found = changed_settings(old.settings, new.settings)
     if old.source_sha256 != new.source_sha256:
-        found.append(f"source changed (commit {commit_text(old)} → {commit_text(new)})")
+        before, after = (commit_text(side.commit, side.dirty) for side in (old, new))
+        found.append(f"source changed (commit {before} → {after})")
     return found
-
-
-def setting_text(value: bool | int | float | str | None) -> str:
-    """A setting's value as a config writes it; an em dash where there is none."""
-    return "—" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def commit_text(side: Side) -> str:
-    return number(None) if side.commit is None else side.commit[:10] + (" + changes" if side.dirty else "")

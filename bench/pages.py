@@ -4,9 +4,11 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from bench.archive import settings_changes
 from bench.lines import replace_file
 from bench.stats import spread
 
@@ -30,6 +32,23 @@ def spread_text(values: Sequence[float], pattern: str) -> str:
     if known is None:
         return "—"
     return f"{known.median:{pattern}} ({known.minimum:{pattern}} … {known.maximum:{pattern}})"
+
+
+def commit_text(commit: str | None, dirty: bool | None) -> str:
+    """`0123456789 + changes`; an em dash when there is no commit."""
+    return "—" if commit is None else commit[:10] + (" + changes" if dirty else "")
+
+
+def setting_text(value: bool | int | float | str | None) -> str:
+    """A setting's value as a config writes it; an em dash where there is none."""
+    return "—" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The settings that differ, each as `key: old → new` in code."""
+    return [
+        f"`{key}: {setting_text(before)} → {setting_text(after)}`" for key, before, after in settings_changes(old, new)
+    ]
 
 
 def plain(text: str) -> str:

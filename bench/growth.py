@@ -1,0 +1,121 @@
+"""How learning to add grows with the number of digits: the attempts of one config on tracks of every length.
+
+A config's name stays the same when settings are changed on the command line, so that the name alone does not tell which
+attempts are alike. Those of one family have the source, the machine class and all settings in common but the track and
+the limit of seconds. Families are never pooled, and none of their attempts is left out.
+"""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from bench.journal import Run
+
+CONFIG = "scaling"
+TRACK = re.compile(r"add(?P<digits>\d+)(?P<reversed>-reversed)?")
+FORWARDS, REVERSED = "most significant first", "reversed"
+ORDERS = (FORWARDS, REVERSED)  # in which the digits of an answer are written
+OWN_SETTINGS = ("track", "max_seconds")  # in which the attempts of one family may differ
+FEWEST_LENGTHS = 3  # numbers of digits that were solved, for a fit
+
+# What grows, each with what it is in a run: null where it is not known.
+QUANTITIES: dict[str, Callable[[Run], float | None]] = {
+    "seconds": lambda run: run.seconds.train,
+    "steps": lambda run: run.steps,
+    "FLOPs": lambda run: run.train_flops,
+}
+
+
+class Attempt(NamedTuple):
+    """A run of the config, and what its track asks."""
+
+    digits: int  # of each operand
+    order: str  # one of ORDERS
+    run: Run
+
+    @property
+    def solved(self) -> bool:
+        return self.run.outcome == "solved"
+
+
+class Family(NamedTuple):
+    """Attempts that differ in their track and their seed."""
+
+    machine_class: str
+    attempts: tuple[Attempt, ...]  # shorter tracks first, in file order
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those that all attempts have in common."""
+        return common_settings(self.attempts[0].run)
+
+    def ordered(self, order: str) -> list[Attempt]:
+        return [attempt for attempt in self.attempts if attempt.order == order]
+
+
+class Fit(NamedTuple):
+    """quantity = factor * digits ** exponent; the bounds are those of the exponent's 95% interval."""
+
+    exponent: float
+    low: float
+    high: float
+    factor: float
+    num_attempts: int
+
+
+def common_settings(run: Run) -> dict[str, Any]:
+    return {key: value for key, value in run.settings.items() if key not in OWN_SETTINGS}
+
+
+def families(runs: Iterable[Run]) -> list[Family]:
+    """The config's attempts on `addN` and `addN-reversed`.
+
+    Machine classes in alphabetical order; on each the family first that was asked most tracks, whether it solved them
+    or not, and of several the one with the latest attempt.
+    """
+    found: dict[tuple[str, str, str], list[Attempt]] = defaultdict(list)
+    for run in runs:
+        name = TRACK.fullmatch(run.track)
+        if run.config == CONFIG and name and run.is_contest:
+            settings = json.dumps(common_settings(run), sort_keys=True)
+            key = run.machine.class_ or "unknown machine", run.source_sha256, settings
+            order = REVERSED if name["reversed"] else FORWARDS
+            found[key].append(Attempt(int(name["digits"]), order, run))
+    alike = [
+        Family(machine, tuple(sorted(attempts, key=lambda attempt: attempt.digits)))
+        for (machine, _, _), attempts in found.items()
+    ]
+    alike.sort(key=lambda family: max(attempt.run.started_at for attempt in family.attempts), reverse=True)
+    alike.sort(key=lambda family: len({attempt.run.track for attempt in family.attempts}), reverse=True)
+    return sorted(alike, key=lambda family: family.machine_class)
+
+
+def points(attempts: Sequence[Attempt], quantity: str) -> list[tuple[int, float]]:
+    """(digits, quantity) of the solved attempts; one whose quantity is not known has no point."""
+    read = QUANTITIES[quantity]
+    solved = [(attempt.digits, read(attempt.run)) for attempt in attempts if attempt.solved]
+    return [(digits, value) for digits, value in solved if value]
+
+
+def fit(measured: Sequence[tuple[int, float]]) -> Fit | None:
+    """A power law, by ordinary least squares on the logarithms of (digits, quantity).
+
+    The interval is by the t distribution. None when fewer than FEWEST_LENGTHS numbers of digits are among the points.
+    """
+    from scipy.stats import linregress, t  # slow to import
+
+    if len({digits for digits, _ in measured}) < FEWEST_LENGTHS:
+        return None
+    line = linregress(*([math.log(value) for value in values] for values in zip(*measured, strict=True)))
+    error = 0.0 if math.isnan(line.stderr) else line.stderr  # not a number where the quantity never changes
+    half = float(t.ppf(0.975, len(measured) - 2) * error)
+    exponent = float(line.slope)
+    return Fit(exponent, exponent - half, exponent + half, math.exp(line.intercept), len(measured))
+
+
+def exponent_text(fitted: Fit | None) -> str:
+    """`1.83 [1.50, 2.16]`; the interval covers 95%, and no zero is negative."""
+    return "too few" if fitted is None else f"{fitted.exponent:z.2f} [{fitted.low:z.2f}, {fitted.high:z.2f}]"
