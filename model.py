@@ -3,13 +3,14 @@
 A closed world: it maps token ids to logits and knows no task, no clock and no command line.
 
 Shapes: B sequences, T positions, V characters in the vocabulary, C = n_embd, nh heads of hs = C / nh,
-Q = T - first positions that ask, R = T * V rows of the table of all (position, character) pairs.
+Q = T - first positions that ask, R = T * V (position, character) pairs.
 """
 
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -38,11 +39,14 @@ class ModelConfig:
     n_embd: int
     n_hidden: int  # width of the MLP
     activation: str
+    embedding_std: float = 1.0  # of the initial values
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.embedding_std < math.inf:
+            raise ValueError(f"embedding_std must be a number not below 0, got {self.embedding_std}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd ({self.n_embd}) must be divisible by n_head ({self.n_head})")
         if self.activation not in ACTIVATIONS:
@@ -57,6 +61,27 @@ def norm(x: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x @ weight.T in the precision of x; the weights themselves stay float32."""
     return F.linear(x, weight.to(x.dtype))
+
+
+class RowSums(torch.autograd.Function):
+    """`F.embedding_bag` with mode "sum": sums over rows of a table, whose gradient is again added up row by row.
+
+    Its own backward pass sorts the indices first and runs on one thread, five times slower at a training step's sizes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, indices: Tensor, table: Tensor) -> Tensor:
+        """indices (N, K) int64 into a table (rows, columns) to (N, columns)."""
+        ctx.save_for_backward(indices)
+        ctx.num_rows = table.size(0)
+        return F.embedding_bag(indices, table, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        (indices,) = ctx.saved_tensors
+        each = gradient[:, None].expand(*indices.shape, -1).reshape(indices.numel(), -1)
+        total = gradient.new_zeros(ctx.num_rows, gradient.size(1), dtype=torch.float32)  # bfloat16 would swallow terms
+        return None, total.index_add_(0, indices.flatten(), each.float()).to(gradient.dtype)
 
 
 class Attention(nn.Module):
@@ -79,23 +104,26 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=causal)
         return linear(y.transpose(1, 2).reshape(B, T - first, C), self.out)
 
-    def tables(self, table: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """All that attention can need where x[b, t] is always one of the V rows table[t], as in the first layer.
+    def pair_table(self, table: Tensor, first: int) -> Tensor:
+        """What a pair adds to attention where x[b, t] is always one of V rows table[t], as it is in the first layer.
+
+        A softmax's answer is the sum of exp(query . key) * value over the keys, divided by the sum of exp(query . key).
+        Here are the terms of both sums, for every asking row with every row.
 
         Args:
-            table: (T, V, C), the normed embedding of every (position, character) pair, R = T * V rows.
+            table: (T, V, C), the normed embedding of every (position, character) pair.
             first: the first position that asks.
 
         Returns:
-            The softmax's numerators exp(query . key) of every asking row with every row, (nh, Q, V, R), zero where
-            the key would lie ahead of the query; and the values (nh, R, hs). Both in the dtype of `table`.
+            (Q, V, R, hs + 1, nh) in the dtype of `table`, zero where the key would lie ahead of the query. The heads
+            lie side by side, so that the product that makes it is one of whole vectors.
         """
         T, V, C = table.shape
         Q, R, nh = T - first, T * V, self.n_head
         rows = table.reshape(R, C)
         query = linear(rows[first * V :], self.qkv[0]).view(Q * V, nh, -1).transpose(0, 1)  # (nh, Q * V, hs)
         key = linear(rows, self.qkv[1]).view(R, nh, -1).permute(1, 2, 0)  # (nh, hs, R)
-        value = linear(rows, self.qkv[2]).view(R, nh, -1).transpose(0, 1)  # (nh, R, hs)
+        value = linear(rows, self.qkv[2]).view(R, nh, -1).transpose(1, 2)  # (R, hs, nh)
         position = torch.arange(R, device=table.device) // V
         ahead = position > position[first * V :, None]  # (Q * V, R)
         scores = (query @ key).float() / math.sqrt(C // nh)
@@ -103,22 +131,19 @@ class Attention(nn.Module):
         # The maximum is over all rows, also those that a sequence does not hold, so exp must not underflow. A score 80
         # below it weighs e^-80; only where all that a sequence holds lie there would the softmax be another.
         scores = (scores - scores.detach().amax(-1, keepdim=True)).clamp(min=-80.0)
-        return scores.exp().masked_fill(ahead, 0.0).to(table.dtype).view(nh, Q, V, R), value
+        weights = scores.exp().masked_fill(ahead, 0.0).permute(1, 2, 0).to(table.dtype)  # (Q * V, R, nh)
+        terms = torch.cat([value, value.new_ones(R, 1, nh)], 1)  # (R, hs + 1, nh)
+        return (weights.contiguous()[:, :, None] * terms).view(Q, V, R, -1, nh)
 
-    def from_table(self, table: Tensor, onehot: Tensor, first: int) -> Tensor:
-        """`forward` where x[b, t] = table[t, c] for the character c that `onehot` (B, T, V) puts there.
-
-        Queries, keys, values and exponentials are computed once a row instead of once a token; each sequence then
-        picks its rows by products with its one-hot matrix, which makes few large products out of B * nh small ones.
-        """
-        T, V, C = table.shape
-        B, Q, R, nh = onehot.size(0), T - first, T * V, self.n_head
-        numerators, value = self.tables(table, first)
-        weights = onehot[:, first:].transpose(0, 1) @ numerators  # (nh, Q, B, R): the asking character's row
-        weights = (weights * onehot.reshape(B, R)).view(nh, Q * B, R)  # only the rows that the sequence holds
-        y = weights @ torch.cat([value, value.new_ones(nh, R, 1)], -1)  # (nh, Q * B, hs + 1)
-        y = y[..., :-1] / y[..., -1:]
-        return linear(y.view(nh, Q, B, -1).permute(2, 1, 0, 3).reshape(B, Q, C), self.out)
+    def from_pairs(self, pairs: Tensor, idx: Tensor, first: int) -> Tensor:
+        """`forward` by the terms of `pair_table`: idx (B, T) int64 to (B, Q, C)."""
+        B, T = idx.shape
+        Q, V, R, terms, nh = pairs.shape  # hs + 1 terms
+        rows = torch.arange(T, device=idx.device) * V + idx  # (B, T), of R
+        indices = (rows[:, first:, None] - first * V) * R + rows[:, None]  # (B, Q, T), of Q * V * R
+        sums = RowSums.apply(indices.view(B * Q, T), pairs.view(Q * V * R, -1)).view(B, Q, terms, nh)
+        y = (sums[:, :, :-1] / sums[:, :, -1:]).transpose(2, 3)  # (B, Q, nh, hs)
+        return linear(y.reshape(B, Q, -1), self.out)
 
 
 class MLP(nn.Module):
@@ -171,7 +196,7 @@ class Transformer(nn.Module):
         for name, weight in self.named_parameters():
             match name.rpartition(".")[2]:
                 case "token" | "position":
-                    std = 1.0
+                    std = self.config.embedding_std
                 case "qkv" | "up":
                     std = weight.size(-1) ** -0.5
                 case "out" | "down" | "head":
@@ -191,76 +216,53 @@ class Transformer(nn.Module):
             x = block(x, first if i == last else 0)
         return linear(norm(x), self.head).float()
 
-    def forward_fast(self, idx: Tensor, first: int = 0) -> Tensor:
-        """`forward`, with the first layer's attention read from a table of all (position, character) pairs."""
-        T, last = idx.size(1), len(self.blocks) - 1
-        skip = first if last == 0 else 0
-        table = (self.token + self.position[:T, None]).to(self.dtype)  # (T, V, C)
-        characters = torch.arange(self.config.vocab_size, device=idx.device)
-        onehot = (idx[..., None] == characters).to(self.dtype)  # (B, T, V); F.one_hot would make the host wait
-        x = (onehot[:, skip:].transpose(0, 1) @ table[skip:]).transpose(0, 1)  # (B, T - skip, C)
-        x = x + self.blocks[0].attention.from_table(norm(table), onehot, skip)
-        x = x + self.blocks[0].mlp(norm(x))
-        for i, block in enumerate(self.blocks[1:], start=1):
-            x = block(x, first if i == last else 0)
+    def forward_fast(self, idx: Tensor, first: int = 0, pairs: Tensor | None = None) -> Tensor:
+        """`forward`; with one layer, attention is read from the table of all pairs, `pairs` if that was made before."""
+        if len(self.blocks) > 1:
+            return self(idx, first)
+        block, T = self.blocks[0], idx.size(1)
+        pairs = self.pairs(T, first) if pairs is None else pairs
+        x = (self.token[idx[:, first:]] + self.position[first:T]).to(self.dtype)  # (B, Q, C)
+        x = x + block.attention.from_pairs(pairs, idx, first)
+        x = x + block.mlp(norm(x))
         return linear(norm(x), self.head).float()
 
-    def step_flops(self, B: int, T: int, first: int = 0) -> int:
-        """FLOPs of the matrix products of `forward_fast` and its backward pass, 2 for each multiply-add.
+    def pairs(self, T: int, first: int = 0) -> Tensor | None:
+        """For sequences of T characters, what each pair of (position, character) rows adds to attention.
 
-        Backward, a product costs as much again for each factor that has a gradient; one-hot matrices have none. What
-        attention masks is multiplied all the same.
+        A tensor for `forward_fast`, to be made once where many batches are asked; null with more than one layer.
         """
-        V, C, H, nh = self.config.vocab_size, self.config.n_embd, self.config.n_hidden, self.config.n_head
-        last = len(self.blocks) - 1
-        asking = [T - (first if i == last else 0) for i in range(last + 1)]  # positions that ask, of each block
-        Q, R = asking[0], T * V
-
-        # multiply-adds forward, of the first block: what one-hot matrices pick, then the tables and their use
-        picks = B * Q * V * C + nh * B * Q * V * R  # embeddings; the softmax's numerators
-        products = (Q * V + 2 * R) * C * C + Q * V * R * C  # queries, keys and values; scores
-        products += nh * B * Q * R * (C // nh + 1)  # sums of the values, and of the numerators
-        for Q in asking[1:]:  # of the other blocks
-            products += B * (Q + 2 * T) * C * C + B * Q * T * C  # queries, keys and values; scores
-            products += B * Q * T * C  # sums of the values
-        for Q in asking:  # of all blocks
-            products += B * Q * (C * C + 2 * C * H)  # what attention writes; the MLP
-        products += B * asking[-1] * C * V  # the head
-        return 2 * (2 * picks + 3 * products)
+        if len(self.blocks) > 1:
+            return None
+        table = (self.token + self.position[:T, None]).to(self.dtype)  # (T, V, C)
+        return self.blocks[0].attention.pair_table(norm(table), first)
 
     def answerer(self) -> Callable[[Tensor], Tensor]:
         """A function from ids (B, T) int64 to the float32 logits (B, V) of the next character, for much asking.
 
-        `forward` at the last position. With one layer, the exponentials times the values are tables as well, one a
-        (length, asking character): a sequence's attention is then a single product of its one-hot row. The weights
-        must not change while the function is used.
+        `forward_fast` at the last position; the weights must not change while the function is used.
         """
-        if len(self.blocks) > 1:
-            return lambda idx: self.forward_fast(idx, idx.size(1) - 1)[:, 0]
-        block, nh, C, V = self.blocks[0], self.config.n_head, self.config.n_embd, self.config.vocab_size
-
-        @functools.cache
-        def tables(T: int) -> tuple[Tensor, Tensor]:
-            """The last position's embeddings (V, C), and (V, R, C + nh): exp * value, and exp itself."""
-            table = (self.token + self.position[:T, None]).to(self.dtype)
-            numerators, value = block.attention.tables(norm(table), T - 1)  # (nh, 1, V, R), (nh, R, hs)
-            products = numerators[:, 0, :, :, None] * value[:, None]  # (nh, V, R, hs)
-            products = products.permute(1, 2, 0, 3).reshape(V, T * V, C)
-            return table[-1], torch.cat([products, numerators[:, 0].permute(1, 2, 0)], -1)
+        pairs = functools.cache(lambda T: self.pairs(T, T - 1))
 
         @torch.no_grad()
         def next_logits(idx: Tensor) -> Tensor:
-            B, T = idx.shape
-            embedding, products = tables(T)
-            asking, order = idx[:, -1].sort()  # those that ask with the same character share a table
-            counts = asking.bincount(minlength=V).tolist()
-            rows = idx[order] + torch.arange(T, device=idx.device) * V
-            onehot = torch.zeros(B, T * V, dtype=self.dtype, device=idx.device).scatter_(1, rows, 1.0)
-            sums = torch.cat([part @ products[c] for c, part in enumerate(onehot.split(counts))])  # (B, C + nh)
-            y = (sums[:, :C].view(B, nh, -1) / sums[:, C:, None]).view(B, C)
-            x = embedding[asking] + linear(y, block.attention.out)
-            x = x + block.mlp(norm(x))
-            logits = linear(norm(x), self.head).float()
-            return torch.empty_like(logits).index_copy_(0, order, logits)
+            T = idx.size(1)
+            return self.forward_fast(idx, T - 1, pairs(T))[:, 0]
 
         return next_logits
+
+    def step_flops(self, B: int, T: int, first: int = 0) -> int:
+        """FLOPs of the matrix products of `forward_fast` and its backward pass, 2 for each multiply-add.
+
+        Backward, a product costs as much again for each of its two factors. What attention masks is multiplied all
+        the same.
+        """
+        V, C, H, last = self.config.vocab_size, self.config.n_embd, self.config.n_hidden, len(self.blocks) - 1
+        asking = [T - (first if i == last else 0) for i in range(last + 1)]  # positions that ask, of each block
+        if last == 0:  # rows stand for characters, and sums of the values are no matrix products
+            QV, R = asking[0] * V, T * V
+            products = (QV + 2 * R) * C * C + QV * R * C  # queries, keys and values; scores
+        else:
+            products = sum(B * (Q + 2 * T) * C * C + 2 * B * Q * T * C for Q in asking)  # scores; sums of the values
+        products += sum(B * Q * (C * C + 2 * C * H) for Q in asking)  # what attention writes; the MLP
+        return 2 * 3 * (products + B * asking[-1] * C * V)  # the head

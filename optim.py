@@ -39,15 +39,23 @@ class Muon:
         learning_rate: a scalar tensor on the weights' device, read anew at every step.
         momentum: of the gradient's running mean; Nesterov's look-ahead is always on.
         num_iterations: of `orthogonalize`.
-        dtype: of its products.
+        weight_decay: decoupled, a step and unit of learning rate.
+        dtype: of the orthogonalization's products.
     """
 
     def __init__(
-        self, weights: Iterable[Tensor], learning_rate: Tensor, momentum: float, num_iterations: int, dtype: torch.dtype
+        self,
+        weights: Iterable[Tensor],
+        learning_rate: Tensor,
+        momentum: float,
+        num_iterations: int,
+        weight_decay: float,
+        dtype: torch.dtype,
     ) -> None:
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.num_iterations = num_iterations
+        self.weight_decay = weight_decay
         self.dtype = dtype
         self.weights = list(weights)
         self.by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
@@ -64,6 +72,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self) -> None:
+        kept = 1 - self.weight_decay * self.learning_rate
         for shape, weights in self.by_shape.items():
             gradient, mean = self.gather(weight.grad for weight in weights), self.buffers[shape]
             mean.lerp_(gradient, 1 - self.momentum)
@@ -73,7 +82,7 @@ class Muon:
             for weight, part in zip(weights, update.split(sizes), strict=True):
                 rows, columns = weight.shape[-2:]
                 scale = max(1.0, rows / columns) ** 0.5  # an update that changes each output by the same amount
-                lying(weight).sub_(part.view(lying(weight).shape), alpha=scale)
+                lying(weight).mul_(kept).sub_(part.view(lying(weight).shape), alpha=scale)
 
     def step_flops(self) -> int:
         """FLOPs of the matrix products of a step, 2 for each multiply-add."""

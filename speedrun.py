@@ -56,52 +56,58 @@ class Settings:
     """Blocks."""
     n_head: int = 16
     """Attention heads."""
-    n_embd: int = 128
+    n_embd: int = 64
     """Width of the residual stream."""
-    n_hidden: int = 256
+    n_hidden: int = 128
     """Width of the MLP."""
     activation: Literal["gelu", "silu", "relu2"] = "gelu"
     """Of the MLP."""
+    embedding_std: float = 0.12
+    """Standard deviation of the embeddings' initial values; the smaller, the faster the optimizer turns them."""
 
-    num_steps: int = 500
+    num_steps: int = 240
     """Optimizer steps of a round."""
-    max_rounds: int = 8
-    """Rounds at the most; one that ends without a mistake in any training problem is the last."""
-    resume_below: int = 100
-    """With at most so many mistakes, the next round resumes at the survey; with more it starts over, problems."""
+    max_rounds: int = 12
+    """Rounds at the most; training ends with the first one whose survey finds nothing wrong."""
+    resume_at: int = 160
+    """The step of the schedule at which the rounds after the first begin."""
+    start_over_above: int = 5000
+    """With more mistakes than this in a survey, the next round starts over from fresh weights, problems."""
     batch_size: int = 512
     """Problems a step."""
     level_share: float = 0.5
     """Share of the drawn problems that is spread evenly over the track's levels of difficulty, the rest being drawn
     uniformly, 0..1; in addition a level is a length of carry chains."""
-    survey_at: int = 350
-    """Steps before the first survey, of as many problems as `survey_problems`."""
-    survey_problems: int = 300_000
-    """Problems of the first survey."""
-    drill_problems: int = 16384
-    """The hardest problems of the latest survey, which are drilled from then on."""
+    survey_problems: int = 50_000
+    """Training problems that are drawn and asked at the end of a round."""
+    survey_loss: float = 0.12
+    """A survey is passed without a mistake and with no character's loss above this, nats."""
+    drill_problems: int = 2048
+    """The hardest problems of the latest survey, which the next round drills."""
     drill_share: float = 0.5
     """Share of each batch that is drawn from them, 0..1, below 1."""
 
     matrix_optimizer: Literal["muon", "adamw"] = "muon"
     """For the blocks' matrices; embeddings and the head always have AdamW."""
-    muon_learning_rate: float = 0.06
+    muon_learning_rate: float = 0.12
     """Peak step size of Muon, in units of an orthogonal matrix."""
-    muon_momentum: float = 0.95
+    muon_momentum: float = 0.85
     """Decay of Muon's running mean of the gradient, a step."""
     muon_iterations: int = 5
     """Newton-Schulz iterations a step."""
-    adam_learning_rate: float = 0.01
+    muon_weight_decay: float = 0.05
+    """Muon's decoupled weight decay, a step and unit of learning rate."""
+    adam_learning_rate: float = 0.08
     """Peak step size of AdamW."""
     adam_beta1: float = 0.9
     """Decay of AdamW's running mean of the gradient, a step."""
     adam_beta2: float = 0.95
     """Decay of AdamW's running mean of the squared gradient, a step."""
-    weight_decay: float = 0.0
+    adam_weight_decay: float = 0.0
     """AdamW's decoupled weight decay, a step and unit of learning rate."""
-    warmup_steps: int = 20
+    warmup_steps: int = 10
     """Steps over which the learning rates rise from zero."""
-    decay_power: float = 2.0
+    decay_power: float = 1.5
     """How they fall to zero in the course of a round: as this power of the steps that are left; 1 is a line."""
 
     check_every: int = 50
@@ -113,8 +119,8 @@ class Settings:
         """Raises ValueError for a value that no training can have."""
         counts = "num_steps max_rounds batch_size survey_problems drill_problems check_every check_problems"
         self.check(f"{counts} muon_iterations max_seconds", lambda value: 0 < value < 2**31, "above 0 and below 2**31")
-        self.check("threads survey_at resume_below warmup_steps", lambda value: 0 <= value < 2**31, "in 0..2**31")
-        amounts = "muon_learning_rate adam_learning_rate weight_decay decay_power"
+        self.check("threads resume_at start_over_above warmup_steps", lambda value: 0 <= value < 2**31, "in 0..2**31")
+        amounts = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay decay_power survey_loss"
         self.check(amounts, lambda value: 0 <= value < float("inf"), "a number not below 0")
         self.check("level_share", lambda value: 0 <= value <= 1, "in 0..1")
         self.check("drill_share muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
@@ -127,9 +133,8 @@ class Settings:
 
     def model_config(self, vocab_size: int, block_size: int) -> ModelConfig:
         """Raises ValueError when the sizes do not go together."""
-        return ModelConfig(
-            vocab_size, block_size, self.n_layer, self.n_head, self.n_embd, self.n_hidden, self.activation
-        )
+        sizes = self.n_layer, self.n_head, self.n_embd, self.n_hidden
+        return ModelConfig(vocab_size, block_size, *sizes, self.activation, self.embedding_std)
 
 
 def learning_rate_shape(settings: Settings) -> Tensor:
@@ -155,7 +160,7 @@ def keep_freed_memory() -> None:
 # -----------------------------------------------------------------------------
 # the trainer
 
-EXAMINED_TOGETHER = 8192  # problems; fits the activations into the caches of a CPU
+EXAMINED_TOGETHER = 2048  # problems; fits the activations into the caches of a CPU
 
 
 class Trainer:
@@ -193,9 +198,10 @@ class Trainer:
         assert len(matrices) + len(others) == len(list(self.model.parameters())), "every weight has its optimizer"
         if settings.matrix_optimizer == "adamw":
             matrices, others = [], matrices + others
-        self.muon = Muon(matrices, self.muon_learning_rate, settings.muon_momentum, settings.muon_iterations, dtype)
+        how = settings.muon_momentum, settings.muon_iterations, settings.muon_weight_decay
+        self.muon = Muon(matrices, self.muon_learning_rate, *how, dtype)
         betas = settings.adam_beta1, settings.adam_beta2
-        self.adam = AdamW(others, self.adam_learning_rate, betas, settings.weight_decay)
+        self.adam = AdamW(others, self.adam_learning_rate, betas, settings.adam_weight_decay)
         self.take_step = self.step
 
     def state(self) -> list[Tensor]:
@@ -266,33 +272,35 @@ class Trainer:
     # training
 
     def train(self, watch: attempt.Watch) -> None:
-        """Train in rounds until one ends without a mistake in any training problem.
+        """Train in rounds until a survey of the training problems finds nothing wrong.
 
-        After a few mistakes the next round resumes at the survey, now with the hardest of all problems to drill;
-        after more than a few, training got stuck on something, and starts over from fresh random weights.
+        A round ends with a survey: many problems are drawn and asked. While any of them is answered wrongly, or not
+        with confidence, the next round goes on from `resume_at` and drills the hardest: they take a share of each
+        batch (after Loshchilov and Hutter, Online batch selection, 2015). After very many mistakes training got stuck
+        on something, and starts over from fresh random weights.
         """
         settings = self.settings
         sampler = self.track.sampler(settings.level_share, self.device)
-        # Where the exam is drawn, samples are held-out problems by the thousand: no targets to be met on the way.
-        samples = self.track.samples if self.track.exhaustive else {}
-        samples = {name: problems.to(self.device) for name, problems in samples.items()}
-        nothing = torch.empty((0, self.track.problem_width), dtype=torch.uint8, device=self.device)
-        errors, hardest = self.train_round(0, nothing, sampler, samples, watch)
-        for _ in range(1, settings.max_rounds):
-            if errors == 0:
+        samples: dict[str, Tensor] = {}
+        if self.track.exhaustive:  # elsewhere they are parts of the exam, which training does not look at
+            samples = {name: problems.to(self.device) for name, problems in self.track.samples.items()}
+        hardest = torch.empty(0, self.track.problem_width, dtype=torch.uint8, device=self.device)
+        first_step = 0
+        for _ in range(settings.max_rounds):
+            self.step_index.fill_(first_step)
+            errors, losses, asked = self.train_round(first_step, hardest, sampler, samples, watch)
+            if errors == 0 and float(losses.amax()) <= settings.survey_loss:
                 return
-            if errors <= settings.resume_below and settings.survey_at < settings.num_steps:
-                first_step, drilled = settings.survey_at, hardest
-                self.step_index.fill_(first_step)
-            else:
-                first_step, drilled = 0, nothing
+            hardest = asked[losses.topk(min(settings.drill_problems, len(asked))).indices]
+            first_step = min(settings.resume_at, settings.num_steps - 1)
+            if errors > settings.start_over_above:
                 self.start_over()
-            errors, hardest = self.train_round(first_step, drilled, sampler, samples, watch)
+                first_step, hardest = 0, hardest[:0]
 
     def start_over(self) -> None:
-        """Fresh random weights, and optimizers and schedule at their beginning, all in place."""
+        """Fresh random weights, and optimizers at their beginning, all in place."""
         self.model.initialize(self.weights_generator)
-        for tensor in (*self.muon.state(), *self.adam.state(), self.step_index):
+        for tensor in (*self.muon.state(), *self.adam.state()):
             tensor.zero_()
 
     def train_round(
@@ -302,17 +310,13 @@ class Trainer:
         sampler: Sampler,
         samples: dict[str, Tensor],
         watch: attempt.Watch,
-    ) -> tuple[int, Tensor]:
-        """Take the steps of a round from `first_step` on; at its end all training problems are asked, or a million.
-
-        In the middle, a survey looks for the problems with the highest loss, and from then on these are drilled: they
-        take a share of each batch (after Loshchilov and Hutter, Online batch selection, 2015).
+    ) -> tuple[int, Tensor, Tensor]:
+        """Take the steps of a round from `first_step` on, then survey the training problems.
 
         Returns:
-            The mistakes in the training problems, and the hardest of them, (N, W) uint8.
+            The mistakes in the survey, the losses (N,) of its problems, and these (N, problem_width).
         """
         settings = self.settings
-        checked = sampler.draw(1, settings.check_problems, self.generator)[0]
         for step in range(first_step, settings.num_steps):
             watch.tick()
             if step == first_step or step % self.draw_steps == 0:
@@ -322,24 +326,18 @@ class Trainer:
             self.examples += settings.batch_size
 
             # sparse evaluation
-            if step + 1 == settings.num_steps:
-                asked = sampler.problems
-            elif step + 1 == settings.survey_at:
-                asked = sampler.draw_distinct(settings.survey_problems, self.generator)
-            elif (step + 1) % settings.check_every == 0:
-                asked = checked
-            else:
-                continue
-            errors, losses = self.examine(asked)
-            if asked is not checked:
-                drilled = asked[losses.topk(min(settings.drill_problems, len(asked))).indices]
-            reached = {name: self.examine(problems)[0] == 0 for name, problems in samples.items()}
-            reached["99%"] = errors <= len(asked) / 100
-            watch.check(self.steps, float(self.loss), errors, reached, settings.num_steps - step - 1)
-        return errors, drilled
+            is_last = step + 1 == settings.num_steps
+            if is_last or (step + 1) % settings.check_every == 0:
+                count = settings.survey_problems if is_last else settings.check_problems
+                asked = sampler.draw_distinct(count, self.generator)
+                errors, losses = self.examine(asked)
+                reached = {name: self.examine(problems)[0] == 0 for name, problems in samples.items()}
+                reached["99%"] = errors <= len(asked) / 100
+                watch.check(self.steps, float(self.loss), errors, reached, settings.num_steps - step - 1)
+        return errors, losses, asked
 
     def draw(self, sampler: Sampler, drilled: Tensor) -> Tensor:
-        """Problems (draw_steps, B, W) for the next steps, from the sampler and from those that are drilled."""
+        """Problems (draw_steps, B, problem_width) for the next steps, from the sampler and from those drilled."""
         num_drilled = round(self.settings.batch_size * self.settings.drill_share) if len(drilled) else 0
         fresh = sampler.draw(self.draw_steps, self.settings.batch_size - num_drilled, self.generator)
         if not num_drilled:
@@ -355,17 +353,13 @@ class Trainer:
         With the right answer so far as its input, the model errs where decoding would: up to its first mistake, its
         own output is the right answer.
         """
-        next_logits = self.model.answerer()
+        pairs = self.model.pairs(self.texts.size(2) - 1, self.first)
         wrong, losses = [], []
         for part in problems.split(EXAMINED_TOGETHER):
             texts = self.track.tokens(part).long()
-            loss, mistaken = [], []
-            for end in range(self.first + 1, texts.size(1)):
-                logits, target = next_logits(texts[:, :end]), texts[:, end]
-                loss.append(F.cross_entropy(logits, target, reduction="none"))
-                mistaken.append(logits.argmax(-1) != target)
-            losses.append(torch.stack(loss).amax(0))
-            wrong.append(torch.stack(mistaken).any(0))
+            logits, targets = self.model.forward_fast(texts[:, :-1], self.first, pairs), texts[:, self.first + 1 :]
+            losses.append(F.cross_entropy(logits.mT, targets, reduction="none").amax(1))
+            wrong.append((logits.argmax(-1) != targets).any(1))
         return int(torch.cat(wrong).sum()), torch.cat(losses)
 
 

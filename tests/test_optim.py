@@ -26,8 +26,14 @@ def descend(optimizer, weights: list[Tensor], num_steps: int, *, before_step=lam
         optimizer.step()
 
 
-def make_muon(weights: list[Tensor], dtype: torch.dtype = torch.bfloat16, learning_rate: float = 0.05) -> Muon:
-    return Muon(weights, torch.tensor(learning_rate), momentum=0.9, num_iterations=5, dtype=dtype)
+def make_muon(
+    weights: list[Tensor],
+    dtype: torch.dtype = torch.bfloat16,
+    learning_rate: float | Tensor = 0.05,
+    num_iterations: int = 5,
+    weight_decay: float = 0.3,
+) -> Muon:
+    return Muon(weights, torch.as_tensor(learning_rate), 0.9, num_iterations, weight_decay, dtype)
 
 
 # -----------------------------------------------------------------------------
@@ -71,7 +77,7 @@ def test_muon_is_the_muon_of_torch(shape: tuple[int, int]) -> None:
     descend(make_muon([ours]), [ours], num_steps=6)
     # "original" scales an update by sqrt(max(1, rows / columns)), as ours does; its products are in bfloat16.
     reference = torch.optim.Muon(
-        [theirs], lr=0.05, momentum=0.9, nesterov=True, ns_steps=5, weight_decay=0.0, adjust_lr_fn="original"
+        [theirs], lr=0.05, momentum=0.9, nesterov=True, ns_steps=5, weight_decay=0.3, adjust_lr_fn="original"
     )
     descend(reference, [theirs], num_steps=6)
     moved = (theirs - random_tensors([shape], seed=0)[0]).norm()
@@ -87,7 +93,7 @@ def test_muon_is_the_muon_of_torch_where_neither_rounds(monkeypatch: pytest.Monk
     descend(make_muon(ours, torch.float32), ours, num_steps=6)
     monkeypatch.setattr(Tensor, "bfloat16", Tensor.clone)  # how torch's Muon asks for its precision
     reference = torch.optim.Muon(
-        theirs, lr=0.05, momentum=0.9, nesterov=True, ns_steps=5, weight_decay=0.0, adjust_lr_fn="original"
+        theirs, lr=0.05, momentum=0.9, nesterov=True, ns_steps=5, weight_decay=0.3, adjust_lr_fn="original"
     )
     descend(reference, theirs, num_steps=6)
     for weight, expected in zip(ours, theirs, strict=True):
@@ -138,7 +144,7 @@ def test_muon_changes_no_gradient_that_it_was_given() -> None:
 @pytest.mark.parametrize("num_iterations", [1, 5])
 def test_the_flops_of_a_step_of_muon_are_those_that_torch_counts(shapes: list[tuple], num_iterations: int) -> None:
     weights = random_tensors(shapes, seed=0)
-    optimizer = Muon(weights, torch.tensor(0.05), momentum=0.9, num_iterations=num_iterations, dtype=torch.float32)
+    optimizer = make_muon(weights, torch.float32, num_iterations=num_iterations)
     with FlopCounterMode(display=False) as counter:
         descend(optimizer, weights, num_steps=1)
     assert optimizer.step_flops() == counter.get_total_flops()
@@ -188,7 +194,7 @@ def test_the_learning_rate_is_read_anew_at_every_step(kind: str) -> None:
     (weight,) = random_tensors([(8, 24)], seed=0)
     learning_rate = torch.tensor(0.0)
     if kind == "muon":
-        optimizer = Muon([weight], learning_rate, momentum=0.9, num_iterations=5, dtype=torch.float32)
+        optimizer = make_muon([weight], torch.float32, learning_rate)
     else:
         optimizer = make_adamw([weight], learning_rate)
     moved = []

@@ -30,6 +30,10 @@ SMALL = speedrun.Settings(
     num_steps=6,
     check_every=3,
     check_problems=64,
+    resume_at=4,
+    start_over_above=10**6,
+    survey_problems=500,
+    drill_problems=20,
 )
 TINY = "--n-embd 16 --n-head 2 --n-hidden 16 --threads 1 --batch-size 32 --max-rounds 1".split()
 SMALL_OPTIONS = (*TINY, "--num-steps", "6", "--check-every", "3")
@@ -128,32 +132,12 @@ def problems_in(batches):
 
 
 def test_no_training_batch_holds_a_held_out_problem():
-    settings = replace(SMALL, survey_at=3, survey_problems=500, drill_problems=100, max_rounds=2)
+    settings = replace(SMALL, max_rounds=2)
     seen = batches_of(build(settings))
     problems = problems_in(seen)
-    assert len(seen) == 2 * SMALL.num_steps
+    assert len(seen) == SMALL.num_steps + 2
     assert all(len(batch) == SMALL.batch_size for batch in seen)
     assert not TRACK.heldout[problems].any()
-
-
-def test_what_is_drilled_are_the_hardest_problems_of_the_survey():
-    settings = replace(SMALL, survey_at=3, survey_problems=500, drill_problems=20, drill_share=0.5, max_rounds=1)
-    trainer, surveys = build(settings), []
-    examine = trainer.examine
-
-    def watched(problems):
-        errors, losses = examine(problems)
-        surveys.append((problems, losses))
-        return errors, losses
-
-    trainer.examine = watched
-    seen = batches_of(trainer)
-    problems, losses = next((p, loss) for p, loss in surveys if 400 < len(p) <= 500)
-    hardest = set(TRACK.number(problems[losses.argsort(descending=True)[:20]]).tolist())
-    drilled = [problems_in([batch[SMALL.batch_size // 2 :]]).tolist() for batch in seen]
-    assert all(set(batch) <= hardest for batch in drilled[3:])
-    assert not any(set(batch) <= hardest for batch in drilled[:3])
-    assert not any(set(problems_in([batch[: SMALL.batch_size // 2]]).tolist()) <= hardest for batch in seen)
 
 
 def starts_of_rounds(trainer):
@@ -170,7 +154,7 @@ def starts_of_rounds(trainer):
 
 
 def test_after_many_mistakes_a_round_starts_over_from_fresh_weights():
-    trainer = build(replace(SMALL, max_rounds=3, resume_below=100))
+    trainer = build(replace(SMALL, max_rounds=3, start_over_above=0))
     starts = starts_of_rounds(trainer)
     assert [first_step for first_step, _ in starts] == [0, 0, 0]
     assert trainer.steps == 3 * SMALL.num_steps
@@ -181,44 +165,46 @@ def test_after_many_mistakes_a_round_starts_over_from_fresh_weights():
     assert not any(tensor.any() for tensor in moments)
 
 
-def test_after_few_mistakes_a_round_resumes_at_the_survey_and_drills_the_hardest_of_all():
-    settings = replace(SMALL, max_rounds=2, resume_below=10**6, survey_at=4, drill_problems=20, drill_share=0.5)
+def test_after_few_mistakes_the_next_round_resumes_and_drills_the_hardest_of_the_survey():
+    settings = replace(SMALL, max_rounds=2)
     trainer, surveys = build(settings), []
     examine = trainer.examine
     trainer.examine = lambda problems: (surveys.append((problems, found := examine(problems))), found)[1]
     seen = batches_of(trainer)
-    problems, (_, losses) = next((p, found) for p, found in surveys if len(p) == NUM_TRAINING)
+    problems, (_, losses) = next((p, found) for p, found in surveys if len(p) > SMALL.check_problems)
+    assert 400 < len(problems) <= 500
     assert len(seen) == SMALL.num_steps + 2
-    drilled = problems_in([batch[SMALL.batch_size // 2 :] for batch in seen[-2:]]).tolist()
-    assert set(drilled) <= set(TRACK.number(problems[losses.topk(20).indices]).tolist())
-    first_steps = [first_step for first_step, _ in starts_of_rounds(build(settings))]
-    assert first_steps == [0, 4]
+    hardest = set(TRACK.number(problems[losses.topk(20).indices]).tolist())
+    drilled = [set(problems_in([batch[SMALL.batch_size // 2 :]]).tolist()) for batch in seen]
+    assert all(batch <= hardest for batch in drilled[-2:])
+    assert not any(batch <= hardest for batch in drilled[:-2])
+    fresh = [set(problems_in([batch[: SMALL.batch_size // 2]]).tolist()) for batch in seen]
+    assert not any(batch <= hardest for batch in fresh)
+    assert [first_step for first_step, _ in starts_of_rounds(build(settings))] == [0, 4]
 
 
-def test_a_round_without_a_mistake_is_the_last():
-    trainer = build(replace(SMALL, max_rounds=3))
-    trainer.examine = lambda problems: (0, torch.zeros(len(problems)))
+@pytest.mark.parametrize(("errors", "loss", "stops"), [(0, 0.1, True), (0, 0.2, False), (1, 0.1, False)])
+def test_training_stops_after_a_survey_without_a_mistake_or_a_doubt(errors, loss, stops):
+    trainer = build(replace(SMALL, max_rounds=2, survey_loss=0.12))
+    trainer.examine = lambda problems: (errors, torch.linspace(0, loss, len(problems)))
     trainer.train(Witness())
-    assert trainer.steps == SMALL.num_steps
+    assert trainer.steps == SMALL.num_steps + (0 if stops else 2)
 
 
-def test_the_decision_to_stop_looks_at_all_training_problems_and_no_others():
-    trainer, asked = build(replace(SMALL, max_rounds=1)), []
+def test_the_decision_to_stop_looks_at_training_problems_alone():
+    trainer, asked = build(replace(SMALL, max_rounds=2, survey_problems=20_000)), []
     examine = trainer.examine
     trainer.examine = lambda problems: (asked.append(problems), examine(problems))[1]
-    returned = []
-    train_round = trainer.train_round
-    trainer.train_round = lambda *arguments: returned.append(train_round(*arguments)) or returned[-1]
     trainer.train(Witness())
-    (everything,) = [problems for problems in asked if len(problems) == NUM_TRAINING]
-    assert torch.equal(TRACK.number(everything).sort().values, (~TRACK.heldout).nonzero()[:, 0])
-    assert [errors for errors, _ in returned] == [examine(everything)[0]]
+    assert max(map(len, asked)) > NUM_TRAINING // 2
+    for problems in asked:
+        assert not TRACK.is_heldout(problems).any()
+        assert len(problems.unique(dim=0)) == len(problems)
 
 
 def test_a_long_track_is_trained_on_what_its_sampler_draws_and_asked_what_is_not_held_out():
     track = TRACKS["add6-reversed"]
-    settings = replace(SMALL, survey_at=3, survey_problems=500, drill_problems=100, drill_share=0.5)
-    trainer, witness, asked = build(settings, track=track), Witness(), []
+    trainer, witness, asked = build(track=track), Witness(), []
     examine = trainer.examine
     trainer.examine = lambda problems: (asked.append(problems[:1000]), examine(problems[:1000]))[1]
     seen = batches_of(trainer)
