@@ -135,11 +135,10 @@ class Attention(nn.Module):
         terms = torch.cat([value, value.new_ones(R, 1, nh)], 1)  # (R, hs + 1, nh)
         return (weights.contiguous()[:, :, None] * terms).view(Q, V, R, -1, nh)
 
-    def from_pairs(self, pairs: Tensor, idx: Tensor, first: int) -> Tensor:
-        """`forward` by the terms of `pair_table`: idx (B, T) int64 to (B, Q, C)."""
-        B, T = idx.shape
+    def from_pairs(self, pairs: Tensor, rows: Tensor, first: int) -> Tensor:
+        """`forward` by the terms of `pair_table`: the numbers (B, T) of a sequence's rows, of R, to (B, Q, C)."""
+        B, T = rows.shape
         Q, V, R, terms, nh = pairs.shape  # hs + 1 terms
-        rows = torch.arange(T, device=idx.device) * V + idx  # (B, T), of R
         indices = (rows[:, first:, None] - first * V) * R + rows[:, None]  # (B, Q, T), of Q * V * R
         sums = RowSums.apply(indices.view(B * Q, T), pairs.view(Q * V * R, -1)).view(B, Q, terms, nh)
         y = (sums[:, :, :-1] / sums[:, :, -1:]).transpose(2, 3)  # (B, Q, nh, hs)
@@ -220,22 +219,24 @@ class Transformer(nn.Module):
         """`forward`; with one layer, attention is read from the table of all pairs, `pairs` if that was made before."""
         if len(self.blocks) > 1:
             return self(idx, first)
-        block, T = self.blocks[0], idx.size(1)
+        block, (B, T), V = self.blocks[0], idx.shape, self.config.vocab_size
         pairs = self.pairs(T, first) if pairs is None else pairs
-        x = (self.token[idx[:, first:]] + self.position[first:T]).to(self.dtype)  # (B, Q, C)
-        x = x + block.attention.from_pairs(pairs, idx, first)
+        rows = torch.arange(T, device=idx.device) * V + idx  # (B, T), of R
+        x = RowSums.apply(rows[:, first:].reshape(-1, 1), self.table(T).flatten(0, 1)).view(B, T - first, -1)
+        x = x + block.attention.from_pairs(pairs, rows, first)
         x = x + block.mlp(norm(x))
         return linear(norm(x), self.head).float()
+
+    def table(self, T: int) -> Tensor:
+        """(T, V, C): what enters the first layer for every (position, character) pair."""
+        return (self.token + self.position[:T, None]).to(self.dtype)
 
     def pairs(self, T: int, first: int = 0) -> Tensor | None:
         """For sequences of T characters, what each pair of (position, character) rows adds to attention.
 
         A tensor for `forward_fast`, to be made once where many batches are asked; null with more than one layer.
         """
-        if len(self.blocks) > 1:
-            return None
-        table = (self.token + self.position[:T, None]).to(self.dtype)  # (T, V, C)
-        return self.blocks[0].attention.pair_table(norm(table), first)
+        return None if len(self.blocks) > 1 else self.blocks[0].attention.pair_table(norm(self.table(T)), first)
 
     def answerer(self) -> Callable[[Tensor], Tensor]:
         """A function from ids (B, T) int64 to the float32 logits (B, V) of the next character, for much asking.

@@ -65,37 +65,37 @@ class Settings:
     embedding_std: float = 0.12
     """Standard deviation of the embeddings' initial values; the smaller, the faster the optimizer turns them."""
 
-    num_steps: int = 240
+    num_steps: int = 260
     """Optimizer steps of a round."""
     max_rounds: int = 12
     """Rounds at the most; training ends with the first one whose survey finds nothing wrong."""
-    resume_at: int = 160
+    resume_at: int = 150
     """The step of the schedule at which the rounds after the first begin."""
     start_over_above: int = 5000
     """With more mistakes than this in a survey, the next round starts over from fresh weights, problems."""
     batch_size: int = 512
     """Problems a step."""
-    level_share: float = 0.5
+    level_share: float = 0.65
     """Share of the drawn problems that is spread evenly over the track's levels of difficulty, the rest being drawn
     uniformly, 0..1; in addition a level is a length of carry chains."""
-    survey_problems: int = 50_000
+    survey_problems: int = 100_000
     """Training problems that are drawn and asked at the end of a round."""
-    survey_loss: float = 0.12
+    survey_loss: float = 0.1
     """A survey is passed without a mistake and with no character's loss above this, nats."""
     drill_problems: int = 2048
     """The hardest problems of the latest survey, which the next round drills."""
-    drill_share: float = 0.5
+    drill_share: float = 0.25
     """Share of each batch that is drawn from them, 0..1, below 1."""
 
     matrix_optimizer: Literal["muon", "adamw"] = "muon"
     """For the blocks' matrices; embeddings and the head always have AdamW."""
-    muon_learning_rate: float = 0.12
+    muon_learning_rate: float = 0.15
     """Peak step size of Muon, in units of an orthogonal matrix."""
-    muon_momentum: float = 0.85
+    muon_momentum: float = 0.8
     """Decay of Muon's running mean of the gradient, a step."""
     muon_iterations: int = 5
     """Newton-Schulz iterations a step."""
-    muon_weight_decay: float = 0.05
+    muon_weight_decay: float = 0.1
     """Muon's decoupled weight decay, a step and unit of learning rate."""
     adam_learning_rate: float = 0.08
     """Peak step size of AdamW."""
