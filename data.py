@@ -20,17 +20,18 @@ from tracks.report import Report
 class Track(Protocol):
     """A task with a target. All texts have one length.
 
-    A problem is a row of `problem_width` uint8, whose meaning is the track's business. The training texts of most tracks
-    are problems; those of a stream are windows of one long text, which begin anywhere. The certificate asks either kind
-    by prompts that begin at position 0.
+    A problem is a row of `problem_width` uint8, whose meaning is the track's business. Most tracks are trained on texts
+    of problems, a stream on windows of one long text, which begin anywhere. Either is asked by prompts that begin at
+    position 0.
     """
 
     name: str
     vocabulary: str  # character i has token id i
     prompt_length: int  # characters the model is given
     answer_length: int  # characters it must write
-    block_size: int  # positions that a training text fills, less its last character
+    block_size: int  # positions that the model needs: a training text's, less its last character's
     is_stream: bool
+    separator: str  # of a stream, between its problems
     problem_width: int  # W, of the row that is a problem
     num_problems: int  # of any size
     num_heldout: int  # of them; about so many where they cannot be counted
@@ -43,8 +44,6 @@ class Track(Protocol):
     def lines(self) -> Tensor:
         """(n, W) uint8, of a stream: the problems in its training text, in order, each followed by `separator`."""
         ...
-
-    separator: str
 
     def tokens(self, problems: Tensor) -> Tensor:
         """Problems (..., W) uint8 to token ids (..., prompt_length + answer_length) uint8, on the same device."""

@@ -139,8 +139,8 @@ class Settings:
         counts = "num_steps max_rounds batch_size survey_problems drill_problems check_every check_problems"
         self.check(f"{counts} muon_iterations max_seconds", lambda value: 0 < value < 2**31, "above 0 and below 2**31")
         self.check("threads resume_at start_over_above warmup_steps", lambda value: 0 <= value < 2**31, "in 0..2**31")
-        amounts = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay decay_power survey_loss clip_norm"
-        self.check(amounts, lambda value: 0 <= value < float("inf"), "a number not below 0")
+        amounts = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay decay_power survey_loss"
+        self.check(f"{amounts} clip_norm", lambda value: 0 <= value < float("inf"), "a number not below 0")
         self.check("level_share decay_to", lambda value: 0 <= value <= 1, "in 0..1")
         self.check("drill_share muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
         self.model_config(vocab_size=1, block_size=1)
@@ -313,7 +313,7 @@ class Trainer:
         on something, and starts over from fresh random weights.
         """
         settings = self.settings
-        if settings.dropout:  # draws from torch's own generator
+        if settings.dropout:  # draws from torch's own generator, which the warm-up has used
             torch.manual_seed(int(torch.randint(2**62, (), generator=self.weights_generator)))
         sampler = self.track.sampler(settings.level_share, self.device)
         windows = Windows(self.track, self.device) if self.track.is_stream else None

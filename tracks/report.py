@@ -49,7 +49,7 @@ class Report:
     # as characters
 
     def tokens(self, problems: Tensor) -> Tensor:
-        """Problems (..., 6) uint8 to token ids (..., 12) uint8, on the same device; the line's end is not among them."""
+        """Problems (..., 6) uint8 to token ids (..., 12) uint8, on the same device, without the line's end."""
         return self.new_ids.to(problems.device)[self.plain.tokens(problems).long()]
 
     def problems(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
