@@ -108,9 +108,9 @@ def changes(run: Run) -> list[str]:
 
 def with_ratio(seconds: float | None, reference: Sequence[float | None]) -> str:
     """`6,226.0 (× 288.9)`: the seconds, and how many times the reference's median they are."""
-    known = [value for value in reference if value]
     if seconds is None:
-        return "never"
+        return number(None)
+    known = [value for value in reference if value]
     return f"{seconds:,.1f}" + (f" (× {seconds / median(known):,.1f})" if known else "")
 
 
@@ -136,9 +136,8 @@ def run_row(run: Run, reference: Sequence[Run]) -> dict[str, str]:
         "reference": "none in this sitting",
     }
     for target in TARGETS:
-        row[target] = with_ratio(run.reached.get(target), [other.reached.get(target) for other in solved])
-    if run.seconds.train is None:
-        row["train"] = number(None)
+        met = with_ratio(run.reached.get(target), [other.reached.get(target) for other in solved])
+        row[target] = "never" if run.reached.get(target, 0.0) is None else met  # what nobody asked for is a dash
     if reference:
         seconds = f"{median(other.seconds.train for other in solved):,.2f} s, " if solved else ""
         row["reference"] = f"{seconds}{len(solved)} of {len(reference)} solved"
