@@ -122,8 +122,7 @@ class Settings:
     warmup_steps: int = 10
     """Steps over which the learning rates rise from zero."""
     decay: Literal["power", "cosine", "constant"] = "power"
-    """How they fall in the course of a round: as a power of the steps that are left; from the peak on as half a wave of
-    the cosine; not at all."""
+    """How they fall in a round: as a power of the steps left, as half a cosine from the peak on, or not at all."""
     decay_power: float = 1.5
     """That power; 1 is a line."""
     decay_to: float = 0.0
