@@ -120,9 +120,10 @@ class AdamW:
         self.means = [torch.zeros_like(weight) for weight in self.weights]
         self.mean_squares = [torch.zeros_like(weight) for weight in self.weights]
         self.steps = [torch.zeros((), device=weight.device) for weight in self.weights]
-        decayed = [weight.dim() >= 2 for weight in self.weights]
-        groups = (([i for i, is_decayed in enumerate(decayed) if is_decayed == kind], kind) for kind in (True, False))
-        self.groups = [(places, weight_decay * kind) for places, kind in groups if places]  # and their weight decay
+        matrices = [i for i, weight in enumerate(self.weights) if weight.dim() >= 2]
+        vectors = [i for i, weight in enumerate(self.weights) if weight.dim() < 2]
+        groups = (matrices, weight_decay), (vectors, 0.0)  # places in the lists above, and their weight decay
+        self.groups = [(places, decay) for places, decay in groups if places]
 
     @torch.no_grad()
     def step(self) -> None:

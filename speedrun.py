@@ -100,7 +100,7 @@ class Settings:
     """What ends training before its last round: a survey that is passed, or a check with 1% of mistakes at the most."""
 
     matrix_optimizer: Literal["muon", "adamw"] = "muon"
-    """For the blocks' matrices; embeddings and the head always have AdamW."""
+    """For the blocks' matrices; embeddings, gains and the head always have AdamW."""
     muon_learning_rate: float = 0.12
     """Peak step size of Muon, in units of an orthogonal matrix."""
     muon_momentum: float = 0.85
@@ -116,7 +116,7 @@ class Settings:
     adam_beta2: float = 0.95
     """Decay of AdamW's running mean of the squared gradient, a step."""
     adam_weight_decay: float = 0.0
-    """AdamW's decoupled weight decay, a step and unit of learning rate."""
+    """AdamW's decoupled weight decay, a step and unit of learning rate; gains have none."""
     clip_norm: float = 0.0
     """The gradient's largest norm, over all weights together; longer ones are cut to it; 0 cuts none."""
     warmup_steps: int = 10
@@ -222,12 +222,10 @@ class Trainer:
         self.muon_learning_rate = torch.zeros((), device=device)
 
         # optimizers
-        matrices = list(self.model.blocks.parameters())
-        if settings.matrix_optimizer == "adamw":
-            matrices = []
-        matrices = [weight for weight in matrices if weight.dim() >= 2]
-        is_matrix = {id(weight) for weight in matrices}
-        others = [weight for weight in self.model.parameters() if id(weight) not in is_matrix]
+        has_muon = settings.matrix_optimizer == "muon"
+        matrices = [weight for weight in self.model.blocks.parameters() if has_muon and weight.dim() >= 2]
+        places = {id(weight) for weight in matrices}
+        others = [weight for weight in self.model.parameters() if id(weight) not in places]
         how = settings.muon_momentum, settings.muon_iterations, settings.muon_weight_decay
         self.muon = Muon(matrices, self.muon_learning_rate, *how, dtype)
         betas = settings.adam_beta1, settings.adam_beta2
