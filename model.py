@@ -21,6 +21,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "silu": F.silu,
     "relu2": lambda x: F.relu(x).square(),  # So et al., Primer, 2021
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),  # GPT-2's
 }
 
 NORMS = ("rms", "layer")

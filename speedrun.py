@@ -60,7 +60,7 @@ class Settings:
     """Width of the residual stream."""
     n_hidden: int = 128
     """Width of the MLP."""
-    activation: Literal["gelu", "silu", "relu2"] = "gelu"
+    activation: Literal["gelu", "silu", "relu2", "gelu_tanh"] = "gelu"
     """Of the MLP."""
     norm: Literal["rms", "layer"] = "rms"
     """RMSNorm without a gain, or LayerNorm with one and without a bias."""

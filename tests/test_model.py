@@ -16,7 +16,7 @@ SHAPES = [
     {"n_layer": 1},
     {"n_layer": 2},
     {"n_layer": 1, "n_head": 4, "activation": "relu2"},
-    {"n_layer": 1, "norm": "layer"},
+    {"n_layer": 1, "norm": "layer", "activation": "gelu_tanh"},
     {"n_layer": 2, "norm": "layer", "tied": True},
 ]
 
@@ -357,7 +357,7 @@ def test_a_width_that_the_heads_cannot_share_is_an_error() -> None:
 
 
 def test_an_unknown_activation_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="gelu, silu, relu2, got 'tanh'"):
+    with pytest.raises(ValueError, match="gelu, silu, relu2, gelu_tanh, got 'tanh'"):
         ModelConfig(**example_settings(activation="tanh"))
 
 
