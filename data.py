@@ -14,18 +14,24 @@ import torch
 from torch import Tensor
 
 from tracks.addition import Addition
+from tracks.report import Report
 
 
 class Track(Protocol):
     """A task with a target. All texts have one length.
 
-    A problem is a row of `problem_width` uint8, whose meaning is the track's business.
+    A problem is a row of `problem_width` uint8, whose meaning is the track's business. Most tracks are trained on texts
+    of problems, a stream on windows of one long text, which begin anywhere. Either is asked by prompts that begin at
+    position 0.
     """
 
     name: str
     vocabulary: str  # character i has token id i
     prompt_length: int  # characters the model is given
     answer_length: int  # characters it must write
+    block_size: int  # positions that the model needs: a training text's, less its last character's
+    is_stream: bool
+    separator: str  # of a stream, between its problems
     problem_width: int  # W, of the row that is a problem
     num_problems: int  # of any size
     num_heldout: int  # of them; about so many where they cannot be counted
@@ -33,6 +39,11 @@ class Track(Protocol):
     example: Tensor  # (W,) uint8, a problem to show
     samples: dict[str, Tensor]  # name -> (n, W) uint8 problems, counted beside the exam
     sets: dict[str, Tensor]  # `train` and `heldout`, (n, W) uint8: all of them, or a list that is always the same
+
+    @property
+    def lines(self) -> Tensor:
+        """(n, W) uint8, of a stream: the problems in its training text, in order, each followed by `separator`."""
+        ...
 
     def tokens(self, problems: Tensor) -> Tensor:
         """Problems (..., W) uint8 to token ids (..., prompt_length + answer_length) uint8, on the same device."""
@@ -84,6 +95,22 @@ class Sampler(Protocol):
         ...
 
 
+class Windows:
+    """Draws windows of a stream's training text; they begin at any of its characters."""
+
+    def __init__(self, track: Track, device: torch.device) -> None:
+        tokens = track.tokens(track.lines.to(device))
+        ends = tokens.new_full((len(tokens), 1), track.vocabulary.index(track.separator))
+        self.text = torch.cat([tokens, ends], 1).flatten()  # (characters,) uint8 token ids
+        self.length = track.block_size + 1
+
+    def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Token ids (num_batches, batch_size, block_size + 1) uint8, on the text's device and from its generator."""
+        shape, device = (num_batches, batch_size, 1), self.text.device
+        starts = torch.randint(len(self.text) - self.length + 1, shape, generator=generator, device=device)
+        return self.text[starts + torch.arange(self.length, device=device)]
+
+
 def encode(track: Track, text: str) -> list[int]:
     """The token ids of a text.
 
@@ -102,7 +129,12 @@ def decode(track: Track, ids: "Tensor | list[int]") -> str:
 
 
 TRACKS: dict[str, Track] = {
-    track.name: track for reverse in (False, True) for digits in range(1, 21) for track in [Addition(digits, reverse)]
+    track.name: track
+    for track in (
+        *(Addition(digits, reverse) for reverse in (False, True) for digits in range(1, 21)),
+        Addition(3, reverse=True, signs=False, name="add3-mingpt"),
+        Report(),
+    )
 }
 
 

@@ -21,7 +21,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "silu": F.silu,
     "relu2": lambda x: F.relu(x).square(),  # So et al., Primer, 2021
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),  # GPT-2's
 }
+
+NORMS = ("rms", "layer")
+INITS = ("identity", "gpt2")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class ModelConfig:
     """The shape of a transformer.
 
     Raises:
-        ValueError: a size below 1, an unknown activation, or n_embd not divisible by n_head.
+        ValueError: a size below 1, an unknown choice, n_embd not divisible by n_head, or dropout outside 0..1.
     """
 
     vocab_size: int
@@ -40,6 +44,10 @@ class ModelConfig:
     n_hidden: int  # width of the MLP
     activation: str
     embedding_std: float = 1.0  # of the initial values
+    norm: str = "rms"  # or "layer"; see `normed`
+    init: str = "identity"  # or "gpt2"; see `Transformer.initialize`
+    tied: bool = False  # the head's weights are the embeddings of the characters
+    dropout: float = 0.0  # of the embeddings, of attention's weights, and of what is added to the residual stream
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_hidden"):
@@ -49,13 +57,22 @@ class ModelConfig:
             raise ValueError(f"embedding_std must be a number not below 0, got {self.embedding_std}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd ({self.n_embd}) must be divisible by n_head ({self.n_head})")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+        for name, choices in (("activation", tuple(ACTIVATIONS)), ("norm", NORMS), ("init", INITS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in 0..1, below 1, got {self.dropout}")
+
+    def gain(self) -> nn.Parameter | None:
+        """A new gain for `normed`; none for RMSNorm."""
+        return nn.Parameter(torch.empty(self.n_embd)) if self.norm == "layer" else None
 
 
-def norm(x: Tensor) -> Tensor:
-    """RMSNorm without a gain (Zhang and Sennrich, 2019) over the last dimension."""
-    return F.rms_norm(x, (x.size(-1),))
+def normed(x: Tensor, gain: Tensor | None) -> Tensor:
+    """Over the last dimension: RMSNorm (Zhang and Sennrich, 2019); given a gain (C,), LayerNorm (Ba et al., 2016)."""
+    if gain is None:
+        return F.rms_norm(x, (x.size(-1),))
+    return F.layer_norm(x, gain.shape, gain.to(x.dtype), eps=1e-5)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -90,6 +107,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
+        self.dropout = config.dropout
         self.qkv = nn.Parameter(torch.empty(3, config.n_embd, config.n_embd))
         self.out = nn.Parameter(torch.empty(config.n_embd, config.n_embd))
 
@@ -101,7 +119,8 @@ class Attention(nn.Module):
         key = linear(x, self.qkv[1]).view(heads).transpose(1, 2)  # (B, nh, T, hs)
         value = linear(x, self.qkv[2]).view(heads).transpose(1, 2)  # (B, nh, T, hs)
         causal = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()[first:]  # (Q, T)
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=causal)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=causal, dropout_p=dropout)
         return linear(y.transpose(1, 2).reshape(B, T - first, C), self.out)
 
     def pair_table(self, table: Tensor, first: int) -> Tensor:
@@ -161,13 +180,20 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.dropout = config.dropout
         self.attention = Attention(config)
         self.mlp = MLP(config)
+        self.attention_gain = config.gain()
+        self.mlp_gain = config.gain()
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
         """x (B, T, C) to (B, Q, C): the residual stream at positions first.. after this block."""
-        x = x[:, first:] + self.attention(norm(x), first)
-        return x + self.mlp(norm(x))
+        x = x[:, first:] + self.dropped(self.attention(normed(x, self.attention_gain), first))
+        return x + self.dropped(self.mlp(normed(x, self.mlp_gain)))
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """Dropout (Srivastava et al., 2014), in training mode only."""
+        return F.dropout(x, self.dropout, self.training)
 
 
 class Transformer(nn.Module):
@@ -180,26 +206,35 @@ class Transformer(nn.Module):
         self.token = nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
         self.position = nn.Parameter(torch.empty(config.block_size, config.n_embd))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.head = nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
+        self.gain = config.gain()
+        self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
         """Draw every weight from `generator` (on the CPU) by its role and shape alone.
 
-        Matrices that read the residual stream keep its scale; those that write to it, and the head, start at
-        zero, so that every block begins as the identity (Zhang et al., Fixup, 2019).
+        With "identity", matrices that read the residual stream keep its scale; those that write to it, and the head,
+        start at zero, so that every block begins as the identity (Zhang et al., Fixup, 2019). With "gpt2", all have
+        one small scale, and those that write to the stream a smaller one the more there are (Radford et al., GPT-2,
+        2019). A gain starts at one.
 
         Raises:
             ValueError: a parameter whose role is not known here.
         """
+        is_gpt2 = self.config.init == "gpt2"
         for name, weight in self.named_parameters():
             match name.rpartition(".")[2]:
                 case "token" | "position":
                     std = self.config.embedding_std
                 case "qkv" | "up":
-                    std = weight.size(-1) ** -0.5
-                case "out" | "down" | "head":
-                    std = 0.0
+                    std = 0.02 if is_gpt2 else weight.size(-1) ** -0.5
+                case "out" | "down":
+                    std = 0.02 / math.sqrt(2 * len(self.blocks)) if is_gpt2 else 0.0
+                case "head":
+                    std = 0.02 if is_gpt2 else 0.0
+                case "gain" | "attention_gain" | "mlp_gain":
+                    weight.fill_(1.0)
+                    continue
                 case _:
                     raise ValueError(f"nobody initialises the parameter {name}")
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
@@ -211,21 +246,31 @@ class Transformer(nn.Module):
         """
         last = len(self.blocks) - 1
         x = (self.token[idx] + self.position[: idx.size(1)]).to(self.dtype)  # (B, T, C)
+        x = F.dropout(x, self.config.dropout, self.training)
         for i, block in enumerate(self.blocks):
             x = block(x, first if i == last else 0)
-        return linear(norm(x), self.head).float()
+        return self.logits(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x (B, Q, C), the residual stream after all blocks, to float32 (B, Q, V)."""
+        return linear(normed(x, self.gain), self.token if self.head is None else self.head).float()
+
+    @property
+    def has_table(self) -> bool:
+        """Whether attention can be read from a table of pairs: with one layer, and no dropout of what stands in it."""
+        return len(self.blocks) == 1 and not (self.training and self.config.dropout)
 
     def forward_fast(self, idx: Tensor, first: int = 0, pairs: Tensor | None = None) -> Tensor:
         """`forward`; with one layer, attention is read from the table of all pairs, `pairs` if that was made before."""
-        if len(self.blocks) > 1:
+        if not self.has_table:
             return self(idx, first)
         block, (B, T), V = self.blocks[0], idx.shape, self.config.vocab_size
         pairs = self.pairs(T, first) if pairs is None else pairs
         rows = torch.arange(T, device=idx.device) * V + idx  # (B, T), of R
         x = RowSums.apply(rows[:, first:].reshape(-1, 1), self.table(T).flatten(0, 1)).view(B, T - first, -1)
         x = x + block.attention.from_pairs(pairs, rows, first)
-        x = x + block.mlp(norm(x))
-        return linear(norm(x), self.head).float()
+        x = x + block.mlp(normed(x, block.mlp_gain))
+        return self.logits(x)
 
     def table(self, T: int) -> Tensor:
         """(T, V, C): what enters the first layer for every (position, character) pair."""
@@ -234,9 +279,12 @@ class Transformer(nn.Module):
     def pairs(self, T: int, first: int = 0) -> Tensor | None:
         """For sequences of T characters, what each pair of (position, character) rows adds to attention.
 
-        A tensor for `forward_fast`, to be made once where many batches are asked; null with more than one layer.
+        A tensor for `forward_fast`, to be made once where many batches are asked; null where that uses none.
         """
-        return None if len(self.blocks) > 1 else self.blocks[0].attention.pair_table(norm(self.table(T)), first)
+        if not self.has_table:
+            return None
+        block = self.blocks[0]
+        return block.attention.pair_table(normed(self.table(T), block.attention_gain), first)
 
     def answerer(self) -> Callable[[Tensor], Tensor]:
         """A function from ids (B, T) int64 to the float32 logits (B, V) of the next character, for much asking.
@@ -260,7 +308,7 @@ class Transformer(nn.Module):
         """
         V, C, H, last = self.config.vocab_size, self.config.n_embd, self.config.n_hidden, len(self.blocks) - 1
         asking = [T - (first if i == last else 0) for i in range(last + 1)]  # positions that ask, of each block
-        if last == 0:  # rows stand for characters, and sums of the values are no matrix products
+        if self.has_table:  # rows stand for characters, and sums of the values are no matrix products
             QV, R = asking[0] * V, T * V
             products = (QV + 2 * R) * C * C + QV * R * C  # queries, keys and values; scores
         else:

@@ -107,7 +107,7 @@ class AdamW:
         weights: float32.
         learning_rate: a scalar tensor on the weights' device, read anew at every step.
         betas: decay a step of the running means of the gradient and of its square.
-        weight_decay: a step and unit of learning rate.
+        weight_decay: of weights of two or more dimensions, a step and unit of learning rate; gains keep their size.
     """
 
     def __init__(
@@ -120,25 +120,30 @@ class AdamW:
         self.means = [torch.zeros_like(weight) for weight in self.weights]
         self.mean_squares = [torch.zeros_like(weight) for weight in self.weights]
         self.steps = [torch.zeros((), device=weight.device) for weight in self.weights]
+        matrices = [i for i, weight in enumerate(self.weights) if weight.dim() >= 2]
+        vectors = [i for i, weight in enumerate(self.weights) if weight.dim() < 2]
+        groups = (matrices, weight_decay), (vectors, 0.0)  # places in the lists above, and their weight decay
+        self.groups = [(places, decay) for places, decay in groups if places]
 
     @torch.no_grad()
     def step(self) -> None:
         torch._foreach_add_(self.steps, 1)
-        torch._fused_adamw_(
-            self.weights,
-            [weight.grad for weight in self.weights],
-            self.means,
-            self.mean_squares,
-            [],
-            self.steps,
-            lr=self.learning_rate,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            weight_decay=self.weight_decay,
-            eps=1e-8,
-            amsgrad=False,
-            maximize=False,
-        )
+        for places, weight_decay in self.groups:
+            torch._fused_adamw_(
+                [self.weights[i] for i in places],
+                [self.weights[i].grad for i in places],
+                [self.means[i] for i in places],
+                [self.mean_squares[i] for i in places],
+                [],
+                [self.steps[i] for i in places],
+                lr=self.learning_rate,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                weight_decay=weight_decay,
+                eps=1e-8,
+                amsgrad=False,
+                maximize=False,
+            )
 
     def state(self) -> list[Tensor]:
         return [*self.means, *self.mean_squares, *self.steps]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bench import attempt
 from bench.clock import Clock
-from data import Sampler, Track
+from data import Sampler, Track, Windows
 from model import ModelConfig, Transformer
 from optim import AdamW, Muon
 
@@ -60,8 +60,16 @@ class Settings:
     """Width of the residual stream."""
     n_hidden: int = 128
     """Width of the MLP."""
-    activation: Literal["gelu", "silu", "relu2"] = "gelu"
+    activation: Literal["gelu", "silu", "relu2", "gelu_tanh"] = "gelu"
     """Of the MLP."""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm without a gain, or LayerNorm with one and without a bias."""
+    init: Literal["identity", "gpt2"] = "identity"
+    """Of the matrices: so that each block begins as the identity, or as GPT-2's."""
+    tied: bool = False
+    """Whether the head's weights are the embeddings of the characters."""
+    dropout: float = 0.0
+    """In training, 0..1, below 1."""
     embedding_std: float = 0.12
     """Standard deviation of the embeddings' initial values; the smaller, the faster the optimizer turns them."""
 
@@ -86,9 +94,13 @@ class Settings:
     """The hardest problems of the latest survey, which the next round drills."""
     drill_share: float = 0.25
     """Share of each batch that is drawn from them, 0..1, below 1."""
+    loss_on: Literal["answer", "all"] = "answer"
+    """Which characters are learned: the answer's, or each that follows another."""
+    stop_at: Literal["survey", "99%"] = "survey"
+    """What ends training before its last round: a survey that is passed, or a check with 1% of mistakes at the most."""
 
     matrix_optimizer: Literal["muon", "adamw"] = "muon"
-    """For the blocks' matrices; embeddings and the head always have AdamW."""
+    """For the blocks' matrices; embeddings, gains and the head always have AdamW."""
     muon_learning_rate: float = 0.15
     """Peak step size of Muon, in units of an orthogonal matrix."""
     muon_momentum: float = 0.8
@@ -104,11 +116,17 @@ class Settings:
     adam_beta2: float = 0.95
     """Decay of AdamW's running mean of the squared gradient, a step."""
     adam_weight_decay: float = 0.0
-    """AdamW's decoupled weight decay, a step and unit of learning rate."""
+    """AdamW's decoupled weight decay, a step and unit of learning rate; gains have none."""
+    clip_norm: float = 0.0
+    """The gradient's largest norm, over all weights together; longer ones are cut to it; 0 cuts none."""
     warmup_steps: int = 10
     """Steps over which the learning rates rise from zero."""
+    decay: Literal["power", "cosine", "constant"] = "power"
+    """How they fall in a round: as a power of the steps left, as half a cosine from the peak on, or not at all."""
     decay_power: float = 1.5
-    """How they fall to zero in the course of a round: as this power of the steps that are left; 1 is a line."""
+    """That power; 1 is a line."""
+    decay_to: float = 0.0
+    """The share of the peak that they fall to, 0..1."""
 
     check_every: int = 50
     """Steps between sparse evaluations."""
@@ -121,8 +139,8 @@ class Settings:
         self.check(f"{counts} muon_iterations max_seconds", lambda value: 0 < value < 2**31, "above 0 and below 2**31")
         self.check("threads resume_at start_over_above warmup_steps", lambda value: 0 <= value < 2**31, "in 0..2**31")
         amounts = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay decay_power survey_loss"
-        self.check(amounts, lambda value: 0 <= value < float("inf"), "a number not below 0")
-        self.check("level_share", lambda value: 0 <= value <= 1, "in 0..1")
+        self.check(f"{amounts} clip_norm", lambda value: 0 <= value < float("inf"), "a number not below 0")
+        self.check("level_share decay_to", lambda value: 0 <= value <= 1, "in 0..1")
         self.check("drill_share muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
         self.model_config(vocab_size=1, block_size=1)
 
@@ -134,14 +152,23 @@ class Settings:
     def model_config(self, vocab_size: int, block_size: int) -> ModelConfig:
         """Raises ValueError when the sizes do not go together."""
         sizes = self.n_layer, self.n_head, self.n_embd, self.n_hidden
-        return ModelConfig(vocab_size, block_size, *sizes, self.activation, self.embedding_std)
+        kinds = self.norm, self.init, self.tied, self.dropout
+        return ModelConfig(vocab_size, block_size, *sizes, self.activation, self.embedding_std, *kinds)
 
 
 def learning_rate_shape(settings: Settings) -> Tensor:
-    """(num_steps,) float32 factors of the peak: up in a line while they fall, in the course of a round, to zero."""
-    step = torch.arange(settings.num_steps)
-    rise = (step + 1) / max(1, settings.warmup_steps)
-    return rise.clamp(max=1.0) * (1 - step / settings.num_steps) ** settings.decay_power
+    """(num_steps,) float32 factors of the peak: up in a line while they fall in the course of a round."""
+    step, peak = torch.arange(settings.num_steps), max(0, settings.warmup_steps - 1)
+    rise = ((step + 1) / (peak + 1)).clamp(max=1.0)
+    match settings.decay:
+        case "power":
+            left = (1 - step / settings.num_steps) ** settings.decay_power
+        case "cosine":  # SGDR (Loshchilov and Hutter, 2017)
+            gone = ((step - peak) / max(1, settings.num_steps - peak)).clamp(min=0.0)
+            left = (1 + (torch.pi * gone).cos()) / 2
+        case "constant":
+            left = torch.ones(settings.num_steps)
+    return rise * (settings.decay_to + (1 - settings.decay_to) * left)
 
 
 def keep_freed_memory() -> None:
@@ -173,9 +200,11 @@ class Trainer:
             keep_freed_memory()
 
         # model: the text less its last character goes in, the answer's characters are asked for
+        if track.is_stream and settings.loss_on != "all":
+            raise ValueError(f"loss_on: a window of {track.name} begins anywhere and has no answer; set it to all")
         self.first = track.prompt_length - 1
-        length = track.prompt_length + track.answer_length
-        self.model = Transformer(settings.model_config(len(track.vocabulary), length - 1), dtype)
+        self.learned_from = 0 if settings.loss_on == "all" else self.first  # the first position with a loss
+        self.model = Transformer(settings.model_config(len(track.vocabulary), track.block_size), dtype)
         self.weights_generator = torch.Generator().manual_seed(seed)
         self.model.initialize(self.weights_generator)
         self.model.to(device)
@@ -184,7 +213,7 @@ class Trainer:
         batch_seed = int(torch.randint(2**62, (), generator=self.weights_generator))
         self.generator = torch.Generator(device).manual_seed(batch_seed)
         self.draw_steps = min(settings.check_every, settings.num_steps)  # batches are drawn for so many steps at once
-        shape = (self.draw_steps, settings.batch_size, length)
+        shape = (self.draw_steps, settings.batch_size, track.block_size + 1)
         self.texts = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.step_index = torch.zeros(1, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), device=device)
@@ -193,11 +222,10 @@ class Trainer:
         self.muon_learning_rate = torch.zeros((), device=device)
 
         # optimizers
-        matrices = list(self.model.blocks.parameters())
-        others = [self.model.token, self.model.position, self.model.head]
-        assert len(matrices) + len(others) == len(list(self.model.parameters())), "every weight has its optimizer"
-        if settings.matrix_optimizer == "adamw":
-            matrices, others = [], matrices + others
+        has_muon = settings.matrix_optimizer == "muon"
+        matrices = [weight for weight in self.model.blocks.parameters() if has_muon and weight.dim() >= 2]
+        places = {id(weight) for weight in matrices}
+        others = [weight for weight in self.model.parameters() if id(weight) not in places]
         how = settings.muon_momentum, settings.muon_iterations, settings.muon_weight_decay
         self.muon = Muon(matrices, self.muon_learning_rate, *how, dtype)
         betas = settings.adam_beta1, settings.adam_beta2
@@ -213,15 +241,17 @@ class Trainer:
     # one step
 
     def answer_loss(self, texts: Tensor) -> Tensor:
-        """Texts (B, T + 1) int64 to the mean cross-entropy of the answers' characters, nats."""
-        logits = self.model.forward_fast(texts[:, :-1], self.first)  # (B, answer_length, V)
-        return F.cross_entropy(logits.flatten(0, 1), texts[:, self.first + 1 :].flatten())
+        """Texts (B, T + 1) int64 to the mean cross-entropy of the characters that are learned, nats."""
+        logits = self.model.forward_fast(texts[:, :-1], self.learned_from)  # (B, Q, V)
+        return F.cross_entropy(logits.flatten(0, 1), texts[:, self.learned_from + 1 :].flatten())
 
     def step(self) -> None:
         """Forward, backward and update on the batch that `step_index` points to."""
         texts = self.texts.index_select(0, self.step_index % self.draw_steps).squeeze(0)  # (B, T + 1)
         loss = self.answer_loss(texts.long())
         loss.backward()
+        if self.settings.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)  # waits for nothing
 
         factor = self.learning_rate_shape.index_select(0, self.step_index % self.settings.num_steps).squeeze(0)
         self.adam_learning_rate.copy_(factor * self.settings.adam_learning_rate)
@@ -235,8 +265,8 @@ class Trainer:
     @property
     def step_flops(self) -> int:
         """FLOPs of the matrix products of one step: forward, backward and Muon's iteration."""
-        length = self.texts.size(2) - 1
-        return self.model.step_flops(self.settings.batch_size, length, self.first) + self.muon.step_flops()
+        shape = self.settings.batch_size, self.track.block_size, self.learned_from
+        return self.model.step_flops(*shape) + self.muon.step_flops()
 
     # -------------------------------------------------------------------------
     # warm-up: compile and capture on random tokens, then put everything back
@@ -280,7 +310,10 @@ class Trainer:
         on something, and starts over from fresh random weights.
         """
         settings = self.settings
+        if settings.dropout:  # draws from torch's own generator, which the warm-up has used
+            torch.manual_seed(int(torch.randint(2**62, (), generator=self.weights_generator)))
         sampler = self.track.sampler(settings.level_share, self.device)
+        windows = Windows(self.track, self.device) if self.track.is_stream else None
         samples: dict[str, Tensor] = {}
         if self.track.exhaustive:  # elsewhere they are parts of the exam, which training does not look at
             samples = {name: problems.to(self.device) for name, problems in self.track.samples.items()}
@@ -288,14 +321,20 @@ class Trainer:
         first_step = 0
         for _ in range(settings.max_rounds):
             self.step_index.fill_(first_step)
-            errors, losses, asked = self.train_round(first_step, hardest, sampler, samples, watch)
-            if errors == 0 and float(losses.amax()) <= settings.survey_loss:
+            errors, losses, asked = self.train_round(first_step, hardest, sampler, windows, samples, watch)
+            if self.may_stop(errors, losses):
                 return
             hardest = asked[losses.topk(min(settings.drill_problems, len(asked))).indices]
             first_step = min(settings.resume_at, settings.num_steps - 1)
             if errors > settings.start_over_above:
                 self.start_over()
                 first_step, hardest = 0, hardest[:0]
+
+    def may_stop(self, errors: int, losses: Tensor) -> bool:
+        """Whether this examination of training problems, by their mistakes and their losses (N,), ends training."""
+        if self.settings.stop_at == "99%":
+            return errors <= len(losses) / 100
+        return errors == 0 and float(losses.amax()) <= self.settings.survey_loss
 
     def start_over(self) -> None:
         """Fresh random weights, and optimizers at their beginning, all in place."""
@@ -308,6 +347,7 @@ class Trainer:
         first_step: int,
         drilled: Tensor,
         sampler: Sampler,
+        windows: Windows | None,
         samples: dict[str, Tensor],
         watch: attempt.Watch,
     ) -> tuple[int, Tensor, Tensor]:
@@ -320,7 +360,7 @@ class Trainer:
         for step in range(first_step, settings.num_steps):
             watch.tick()
             if step == first_step or step % self.draw_steps == 0:
-                self.texts.copy_(self.track.tokens(self.draw(sampler, drilled)))
+                self.texts.copy_(self.draw(sampler, drilled, windows))
             self.take_step()
             self.steps += 1
             self.examples += settings.batch_size
@@ -334,17 +374,24 @@ class Trainer:
                 reached = {name: self.examine(problems)[0] == 0 for name, problems in samples.items()}
                 reached["99%"] = errors <= len(asked) / 100
                 watch.check(self.steps, float(self.loss), errors, reached, settings.num_steps - step - 1)
+                if settings.stop_at == "99%" and reached["99%"]:
+                    break
         return errors, losses, asked
 
-    def draw(self, sampler: Sampler, drilled: Tensor) -> Tensor:
-        """Problems (draw_steps, B, problem_width) for the next steps, from the sampler and from those drilled."""
+    def draw(self, sampler: Sampler, drilled: Tensor, windows: Windows | None) -> Tensor:
+        """Texts (draw_steps, B, T + 1) uint8 for the next steps.
+
+        They are problems from the sampler and from those drilled; of a stream, which knows no problems, its windows.
+        """
+        if windows is not None:
+            return windows.draw(self.draw_steps, self.settings.batch_size, self.generator)
         num_drilled = round(self.settings.batch_size * self.settings.drill_share) if len(drilled) else 0
         fresh = sampler.draw(self.draw_steps, self.settings.batch_size - num_drilled, self.generator)
         if not num_drilled:
-            return fresh
+            return self.track.tokens(fresh)
         shape = self.draw_steps, num_drilled
         picks = torch.randint(len(drilled), shape, generator=self.generator, device=self.device)
-        return torch.cat([fresh, drilled[picks]], 1)
+        return self.track.tokens(torch.cat([fresh, drilled[picks]], 1))
 
     @torch.no_grad()
     def examine(self, problems: Tensor) -> tuple[int, Tensor]:
@@ -353,13 +400,15 @@ class Trainer:
         With the right answer so far as its input, the model errs where decoding would: up to its first mistake, its
         own output is the right answer.
         """
-        pairs = self.model.pairs(self.texts.size(2) - 1, self.first)
+        self.model.eval()
+        pairs = self.model.pairs(self.track.prompt_length + self.track.answer_length - 1, self.first)
         wrong, losses = [], []
         for part in problems.split(EXAMINED_TOGETHER):
             texts = self.track.tokens(part).long()
             logits, targets = self.model.forward_fast(texts[:, :-1], self.first, pairs), texts[:, self.first + 1 :]
             losses.append(F.cross_entropy(logits.mT, targets, reduction="none").amax(1))
             wrong.append((logits.argmax(-1) != targets).any(1))
+        self.model.train()
         return int(torch.cat(wrong).sum()), torch.cat(losses)
 
 

@@ -1,6 +1,6 @@
 """The board: `LEADERBOARD.md`, its plots and the README's figures, rendered from the journal alone.
 
-With it goes `NEGATIVE.md`, which is rendered from the same evidence.
+With it go `NEGATIVE.md` and `PEERS.md`, which are rendered from the same evidence.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from bench.journal import YARDSTICK, Journal, Run
 from bench.lines import replace_file
 from bench.negative import render_tried
 from bench.pages import commit_text, environment, middle, number, publish, spread_text
+from bench.peers import render_peers
 from bench.plots import Figure, Place, RecordPoint, figures
 from bench.provenance import ROOT
 from bench.stats import ClockName, expected_time_to_success, utilisation
@@ -274,7 +275,11 @@ def fill_readme(text: str, runs: Sequence[Run]) -> str:
 def texts(evidence: Evidence, results: Path) -> dict[Path, str]:
     """The files that are rendered after every attempt."""
     tried = render_tried(evidence.agendas, evidence.conclusions, evidence.records)
-    return {results / "LEADERBOARD.md": render(evidence), results / "NEGATIVE.md": tried}
+    return {
+        results / "LEADERBOARD.md": render(evidence),
+        results / "NEGATIVE.md": tried,
+        results / "PEERS.md": render_peers(evidence.runs),
+    }
 
 
 def refresh(results: Path) -> Evidence:

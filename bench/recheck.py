@@ -101,9 +101,10 @@ def change_by_later_characters(model: Transformer, track: Track, num_sequences: 
 
     def sequences() -> Tensor:
         """(2 * num_sequences, T) int64."""
-        characters = torch.randint(model.config.vocab_size, (num_sequences, length), generator=generator)
-        problems = sampler.draw(1, num_sequences, generator)[0]
-        return torch.cat([characters, track.tokens(problems)[:, :length].long()]).to(device)
+        characters = torch.randint(model.config.vocab_size, (2 * num_sequences, length), generator=generator)
+        texts = track.tokens(sampler.draw(1, num_sequences, generator)[0])[:, :length]
+        characters[num_sequences:, : texts.size(1)] = texts  # of a stream they are shorter than its windows
+        return characters.to(device)
 
     here, there = sequences(), sequences()
     largest = 0.0

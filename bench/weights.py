@@ -62,8 +62,7 @@ def load(path: Path, device: torch.device) -> tuple[Transformer, Track]:
         if metadata["vocabulary"] != track.vocabulary:
             track = Permuted(track, metadata["vocabulary"])
         config = ModelConfig(**json.loads(metadata["model"]))
-        text_length = track.prompt_length + track.answer_length
-        if (config.vocab_size, config.block_size) != (len(track.vocabulary), text_length - 1):
+        if (config.vocab_size, config.block_size) != (len(track.vocabulary), track.block_size):
             raise ValueError(f"a model of another shape than {track.name} needs")
         model = Transformer(config, getattr(torch, metadata["dtype"]))
         model.load_state_dict(state)

@@ -115,6 +115,18 @@ def test_a_mistake_of_twenty_digits_is_put_into_words() -> None:
     assert ADD20.sentence(rows_of([(a, b)], 20)[0], "0" * 21) == f"{a} + {b}: got 0, expected {a + b}"
 
 
+@given(any_pair(3))
+def test_without_signs_the_digits_stand_one_after_another_as_mingpt_writes_them(pair: tuple[int, int]) -> None:
+    a, b = pair
+    track, rows = TRACKS["add3-mingpt"], rows_of([pair], 3)
+    assert texts(track, [pair]) == [f"{a:03}{b:03}" + f"{a + b:04}"[::-1]]
+    assert (track.vocabulary, track.prompt_length, track.block_size) == ("0123456789", 6, 9)
+    problems, valid = track.problems(track.tokens(rows)[:, :6])
+    assert (valid.tolist(), problems.tolist()) == ([True], rows.tolist())
+    assert not track.problems(torch.tensor([[1, 2, 3, 4, 5, 10]], dtype=torch.uint8))[1].any()
+    assert track.is_heldout(rows).tolist() == ADD3.is_heldout(rows).tolist()
+
+
 # -----------------------------------------------------------------------------
 # and back
 

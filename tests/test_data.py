@@ -21,14 +21,14 @@ ADD2, ADD3 = TRACKS["add2"], TRACKS["add3"]
 
 def test_there_are_twenty_lengths_and_each_is_reversed_too() -> None:
     forwards = [f"add{digits}" for digits in range(1, 21)]
-    assert list(TRACKS) == [*forwards, *(f"{name}-reversed" for name in forwards)]
+    assert list(TRACKS) == [*forwards, *(f"{name}-reversed" for name in forwards), "add3-mingpt", "add3-report"]
     assert all(name == track.name for name, track in TRACKS.items())
 
 
 def test_listing_the_tracks_makes_no_tables() -> None:
     code = "from data import TRACKS; print(*{name for track in TRACKS.values() for name in vars(track)})"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert not {"rows", "heldout", "grid", "samples"} & set(shown.split())
+    assert not {"rows", "heldout", "grid", "samples", "text"} & set(shown.split())
 
 
 # -----------------------------------------------------------------------------

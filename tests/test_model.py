@@ -10,9 +10,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import ACTIVATIONS, ModelConfig, Transformer
+from model import ACTIVATIONS, ModelConfig, Transformer, normed
 
-SHAPES = [{"n_layer": 1}, {"n_layer": 2}, {"n_layer": 1, "n_head": 4, "activation": "relu2"}]
+SHAPES = [
+    {"n_layer": 1},
+    {"n_layer": 2},
+    {"n_layer": 1, "n_head": 4, "activation": "relu2"},
+    {"n_layer": 1, "norm": "layer", "activation": "gelu_tanh"},
+    {"n_layer": 2, "norm": "layer", "tied": True},
+]
 
 
 def random_ids(B: int, T: int, vocab_size: int = 12, seed: int = 0) -> Tensor:
@@ -26,14 +32,16 @@ def naive_logits(model: Transformer, ids: list[int]) -> Tensor:
     C, nh = config.n_embd, config.n_head
     hs = C // nh
 
-    def norm(x: Tensor) -> Tensor:
-        return x / (x.square().mean() + torch.finfo(torch.float32).eps).sqrt()
+    def norm(x: Tensor, name: str) -> Tensor:
+        if config.norm == "rms":
+            return x / (x.square().mean() + torch.finfo(torch.float32).eps).sqrt()
+        return (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt() * weights[name]
 
     x = [weights["token"][c] + weights["position"][t] for t, c in enumerate(ids)]
     for layer in range(config.n_layer):
         qkv, out = weights[f"blocks.{layer}.attention.qkv"], weights[f"blocks.{layer}.attention.out"]
         up, down = weights[f"blocks.{layer}.mlp.up"], weights[f"blocks.{layer}.mlp.down"]
-        read = [norm(row) for row in x]
+        read = [norm(row, f"blocks.{layer}.attention_gain") for row in x]
         answers = []
         for t in range(len(ids)):
             heads = []
@@ -45,8 +53,8 @@ def naive_logits(model: Transformer, ids: list[int]) -> Tensor:
                 heads.append(sum(share * (qkv[2] @ read[s])[part] for s, share in enumerate(shares)))
             answers.append(out @ torch.cat(heads))
         x = [row + answer for row, answer in zip(x, answers, strict=True)]
-        x = [row + down @ ACTIVATIONS[config.activation](up @ norm(row)) for row in x]
-    return torch.stack([weights["head"] @ norm(row) for row in x])
+        x = [row + down @ ACTIVATIONS[config.activation](up @ norm(row, f"blocks.{layer}.mlp_gain")) for row in x]
+    return torch.stack([weights["token" if config.tied else "head"] @ norm(row, "gain") for row in x])
 
 
 # -----------------------------------------------------------------------------
@@ -143,7 +151,9 @@ def test_the_answerer_answers_those_that_all_ask_with_one_character() -> None:
 # what a step costs
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, {"n_layer": 3, "n_head": 4, "n_embd": 40, "n_hidden": 8}])
+@pytest.mark.parametrize(
+    "shape", [*SHAPES, {"n_layer": 3, "n_head": 4, "n_embd": 40, "n_hidden": 8}, {"n_layer": 1, "dropout": 0.1}]
+)
 @pytest.mark.parametrize(("B", "T", "first"), [(16, 11, 7), (5, 11, 0), (8, 11, 10), (3, 4, 1), (1, 2, 0)])
 def test_the_flops_of_a_step_are_those_that_torch_counts(shape: dict, B: int, T: int, first: int) -> None:
     model = random_model(**shape)
@@ -231,6 +241,96 @@ def test_initial_weights_have_the_scale_of_their_role() -> None:
     assert len(weights) == 3 + 2 * 4
 
 
+def test_initial_weights_of_gpt2_have_one_scale_and_a_smaller_one_where_they_write_to_the_stream() -> None:
+    sizes = {"n_layer": 2, "n_embd": 64, "n_hidden": 128, "norm": "layer"}
+    weights = initialized(seed=0, init="gpt2", embedding_std=0.02, **sizes)
+    for name, weight in weights.items():
+        match name.rpartition(".")[2]:
+            case "token" | "position" | "qkv" | "up" | "head":
+                assert abs(float(weight.std()) / 0.02 - 1) < 0.1
+            case "out" | "down":
+                assert abs(float(weight.std()) / (0.02 / math.sqrt(2 * 2)) - 1) < 0.1
+            case _:
+                assert name.endswith("gain")
+                assert (weight == 1).all()
+    assert len(weights) == 3 + 1 + 2 * (4 + 2)
+
+
+def test_the_parameters_of_the_report_are_those_that_nanogpt_counts() -> None:
+    sizes = {"vocab_size": 13, "block_size": 16, "n_layer": 3, "n_head": 4, "n_embd": 192, "n_hidden": 768}
+    model = Transformer(ModelConfig(**sizes, activation="gelu", norm="layer", init="gpt2", tied=True))
+    total = sum(weight.numel() for weight in model.parameters())
+    assert total == 1_334_016
+    # nanoGPT prints it without the position embeddings, in millions.
+    assert f"{(total - model.position.numel()) / 1e6:.2f}M" == "1.33M"
+
+
+def test_a_config_that_was_stored_before_there_were_choices_means_what_it_meant() -> None:
+    config = ModelConfig(**example_settings())
+    assert (config.norm, config.init, config.tied, config.dropout) == ("rms", "identity", False, 0.0)
+    assert set(Transformer(config).state_dict()) == {
+        *("token", "position", "head", "blocks.0.attention.qkv", "blocks.0.attention.out"),
+        *("blocks.0.mlp.up", "blocks.0.mlp.down"),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_with_a_gain_is_the_layer_norm_of_torch(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, gain = torch.randn(8, 5, 16, generator=generator).to(dtype), torch.randn(16, generator=generator)
+    reference = torch.nn.LayerNorm(16, bias=False, dtype=dtype)
+    with torch.no_grad():
+        reference.weight.copy_(gain)
+    assert_close(normed(x, gain), reference(x))
+    assert normed(x, gain).dtype == dtype
+
+
+# -----------------------------------------------------------------------------
+# dropout
+
+
+@pytest.mark.parametrize("n_layer", [1, 2])
+def test_without_training_nothing_is_dropped(n_layer: int) -> None:
+    idx = random_ids(16, 11)
+    model, usual = random_model(n_layer=n_layer, dropout=0.5).eval(), random_model(n_layer=n_layer)
+    assert_close(model(idx), usual(idx))
+    assert_close(model.forward_fast(idx, 7), usual.forward_fast(idx, 7))
+
+
+@pytest.mark.parametrize("n_layer", [1, 2])
+def test_in_training_both_passes_drop_the_same(n_layer: int) -> None:
+    idx, model = random_ids(16, 11), random_model(n_layer=n_layer, dropout=0.5)
+    passes = []
+    for run in (model, model.forward_fast, model):
+        torch.manual_seed(len(passes) // 2)
+        passes.append(run(idx, 7))
+    assert torch.equal(passes[0], passes[1])
+    assert not torch.equal(passes[0], passes[2])  # which draws anew
+    assert model.pairs(11) is None
+
+
+def test_dropout_falls_on_embeddings_attention_and_what_the_blocks_add(monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped, attended = [], []
+    attend = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional, "dropout", lambda x, p, training: (dropped.append((x.shape, p, training)), x)[1]
+    )
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *arguments, dropout_p, **keywords: (attended.append(dropout_p), attend(*arguments, **keywords))[1],
+    )
+    random_model(n_layer=2, dropout=0.25)(random_ids(4, 11))
+    assert dropped == [((4, 11, 16), 0.25, True)] * (1 + 2 * 2)
+    assert attended == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, float("nan")])
+def test_a_dropout_that_is_no_share_is_an_error(dropout: float) -> None:
+    with pytest.raises(ValueError, match=r"dropout must be in 0\.\.1, below 1"):
+        ModelConfig(**example_settings(dropout=dropout))
+
+
 def test_an_untrained_model_prefers_no_character() -> None:
     model = Transformer(ModelConfig(**example_settings()))
     model.initialize(torch.Generator().manual_seed(0))
@@ -239,8 +339,8 @@ def test_an_untrained_model_prefers_no_character() -> None:
 
 def test_a_parameter_that_nobody_initialises_is_an_error() -> None:
     model = Transformer(ModelConfig(**example_settings()))
-    model.blocks[0].gain = torch.nn.Parameter(torch.ones(16))
-    with pytest.raises(ValueError, match=r"nobody initialises the parameter blocks\.0\.gain"):
+    model.blocks[0].scale = torch.nn.Parameter(torch.ones(16))
+    with pytest.raises(ValueError, match=r"nobody initialises the parameter blocks\.0\.scale"):
         model.initialize(torch.Generator().manual_seed(0))
 
 
@@ -257,5 +357,11 @@ def test_a_width_that_the_heads_cannot_share_is_an_error() -> None:
 
 
 def test_an_unknown_activation_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="gelu, silu, relu2, got 'tanh'"):
+    with pytest.raises(ValueError, match="gelu, silu, relu2, gelu_tanh, got 'tanh'"):
         ModelConfig(**example_settings(activation="tanh"))
+
+
+@pytest.mark.parametrize(("name", "known"), [("norm", "rms, layer"), ("init", "identity, gpt2")])
+def test_an_unknown_choice_is_an_error_that_lists_the_known_ones(name: str, known: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be one of {known}, got 'other'"):
+        ModelConfig(**example_settings(**{name: "other"}))

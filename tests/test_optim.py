@@ -178,11 +178,16 @@ def make_adamw(weights: list[Tensor], learning_rate: Tensor) -> AdamW:
     return AdamW(weights, learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
 
 
-def test_adamw_is_the_adamw_of_torch() -> None:
-    shapes = [(12, 16), (5,)]
+@pytest.mark.parametrize("shapes", [[(12, 16), (5,)], [(5,), (3, 4, 4), (7,), (12, 16)], [(12, 16)], [(5,)]])
+def test_adamw_is_the_adamw_of_torch_that_lets_vectors_keep_their_size(shapes: list[tuple[int, ...]]) -> None:
     ours, theirs = random_tensors(shapes, seed=0), random_tensors(shapes, seed=0)
     descend(make_adamw(ours, torch.tensor(0.01)), ours, num_steps=8)
-    reference = torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    groups = [
+        {"params": [weight for weight in theirs if weight.dim() >= 2], "weight_decay": 0.1},
+        {"params": [weight for weight in theirs if weight.dim() < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    reference = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95), eps=1e-8)
     descend(reference, theirs, num_steps=8)
     for weight, expected, before in zip(ours, theirs, random_tensors(shapes, seed=0), strict=True):
         assert_close(weight, expected, rtol=1e-5, atol=1e-6)

@@ -44,6 +44,7 @@ def test_constraints_are_exact_versions_within_the_ranges():
 FLOORS = [
     {"model", "optim", "tracks.sampling"},
     {"tracks.addition"},
+    {"tracks.report"},
     {"data"},
     {"bench.clock", "bench.provenance", "bench.config", "bench.lines"},
     {"bench.hardware"},
@@ -52,7 +53,7 @@ FLOORS = [
     {"bench.certify", "bench.run", "bench.probe", "bench.batches", "bench.paired", "bench.pages", "bench.growth"},
     {"bench.agenda", "bench.recheck", "bench.plots"},
     {"bench.comparison", "bench.scaling_plot"},
-    {"bench.negative"},
+    {"bench.negative", "bench.peers"},
     {"bench.board", "bench.ask", "bench.export", "bench.show", "bench.tracks", "bench.scaling"},
     {"bench.attempt", "bench.compare", "bench.record", "bench.replay", "bench.audit"},
     {"speedrun", "bench.__main__"},

@@ -108,6 +108,16 @@ class LooksAheadInTexts(LooksAhead):
         return ADD2.problems(idx[:, : ADD2.prompt_length].to(torch.uint8))[1].float()
 
 
+def test_a_stream_whose_texts_are_shorter_than_its_windows_is_looked_at_in_whole_windows() -> None:
+    track = TRACKS["add3-report"]
+    model, seen = random_model(vocab_size=13, block_size=16, n_layer=2), []
+    model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    assert recheck.change_by_later_characters(model, track) <= torch.finfo(torch.float32).eps * 4
+    assert {idx.shape for idx in seen} == {(128, 16)}
+    _, valid = track.problems(seen[0][64:, : track.prompt_length].to(torch.uint8))
+    assert valid.all()
+
+
 @pytest.mark.parametrize("kind", [LooksAhead, LooksAheadInTexts])
 def test_a_model_that_looks_ahead_is_seen(kind: type[LooksAhead]) -> None:
     model = small_model()

@@ -1,5 +1,6 @@
 """The trainer's own promises, and whole attempts as a user starts them."""
 
+import copy
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import speedrun
 from bench.journal import Journal
-from data import TRACKS
+from data import TRACKS, Altered, Windows, decode
 
 ROOT = Path(speedrun.__file__).parent
 SMALL = speedrun.Settings(
@@ -250,6 +251,36 @@ def test_the_learning_rate_rises_and_falls_to_zero():
     assert (shape.diff()[9:] < 0).all()
 
 
+def test_the_learning_rate_rises_and_falls_as_nanogpts():
+    warmup_iters, max_iters, learning_rate, min_lr = 50, 5000, 6e-3, 6e-4
+
+    def get_lr(it):
+        if it < warmup_iters:
+            return learning_rate * (it + 1) / (warmup_iters + 1)
+        gone = (it - warmup_iters) / (max_iters - warmup_iters)
+        return min_lr + 0.5 * (1.0 + math.cos(math.pi * gone)) * (learning_rate - min_lr)
+
+    shape = speedrun.learning_rate_shape(
+        replace(SMALL, num_steps=max_iters, warmup_steps=51, decay="cosine", decay_to=0.1)
+    )
+    expected = torch.tensor([get_lr(it) for it in range(max_iters)])
+    assert torch.allclose(shape * learning_rate, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_a_constant_learning_rate_is_constant_after_its_rise():
+    shape = speedrun.learning_rate_shape(replace(SMALL, num_steps=20, warmup_steps=5, decay="constant"))
+    assert shape[:5].tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert (shape[4:] == 1).all()
+    at_once = speedrun.learning_rate_shape(replace(SMALL, num_steps=20, warmup_steps=0, decay="constant"))
+    assert (at_once == 1).all()
+
+
+def test_the_learning_rate_falls_to_the_share_that_is_asked_for():
+    settings = replace(SMALL, num_steps=100, warmup_steps=0, decay_power=2.0)
+    to_zero, to_a_fifth = (speedrun.learning_rate_shape(replace(settings, decay_to=share)) for share in (0.0, 0.2))
+    assert torch.allclose(to_a_fifth, 0.2 + 0.8 * to_zero)
+
+
 def test_checks_come_every_so_many_steps_and_after_the_last():
     trainer, witness = build(replace(SMALL, num_steps=7, check_every=3), track=TRACKS["add3"]), Witness()
     trainer.train(witness)
@@ -295,6 +326,179 @@ def test_the_flops_of_a_step_are_those_that_torch_counts(changes):
         trainer.step()
     assert trainer.step_flops == counter.get_total_flops()
     assert isinstance(trainer.step_flops, int)
+
+
+def gradients_at_step(settings):
+    """The gradients that the optimizers see in the first step, and the trainer."""
+    trainer = build(settings)
+    with torch.no_grad():
+        trainer.model.head.normal_(generator=torch.Generator().manual_seed(0))  # else most of them are zero
+    seen, step = [], trainer.adam.step
+    trainer.adam.step = lambda: (seen.extend(weight.grad.clone() for weight in trainer.model.parameters()), step())
+    trainer.step()
+    return seen, trainer
+
+
+def test_long_gradients_are_cut_all_together_and_short_ones_are_left_alone():
+    usual, _ = gradients_at_step(SMALL)
+    norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in usual))
+    cut, _ = gradients_at_step(replace(SMALL, clip_norm=norm / 3))
+    for gradient, before in zip(cut, usual, strict=True):
+        assert torch.allclose(gradient, before / 3, rtol=1e-4, atol=1e-9)
+    spared, _ = gradients_at_step(replace(SMALL, clip_norm=norm * 3))
+    assert all(torch.equal(gradient, before) for gradient, before in zip(spared, usual, strict=True))
+
+
+def test_the_loss_is_of_the_answer_or_of_all_characters_that_follow_another():
+    texts = TRACK.tokens(TRACK.exam(0)[::777]).long()
+    for loss_on, first in (("answer", TRACK.prompt_length - 1), ("all", 0)):
+        trainer = build(replace(SMALL, loss_on=loss_on))
+        with torch.no_grad():
+            trainer.model.head.normal_(generator=torch.Generator().manual_seed(0))
+        shares = trainer.model(texts[:, :-1]).softmax(-1)[:, first:]  # (B, Q, V)
+        right = shares.gather(-1, texts[:, first + 1 :, None])
+        assert trainer.answer_loss(texts).item() == pytest.approx(-right.log().mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("errors", "steps"), [(0, 3), (5, 3), (6, 6)])
+def test_training_can_stop_at_the_first_check_with_one_percent_of_mistakes(errors, steps):
+    trainer, witness = build(replace(SMALL, max_rounds=2, num_steps=6, check_every=3, stop_at="99%")), Witness()
+    count = {"check": 0}
+
+    def examine(problems):
+        count["check"] += 1
+        wrong = errors if count["check"] == 1 else 0
+        return wrong, torch.ones(500)
+
+    trainer.examine = examine
+    trainer.track = SmallSample(TRACK)
+    trainer.train(witness)
+    assert trainer.steps == steps
+    assert [reached["99%"] for *_, reached in witness.checks] == [errors <= 5] + [True] * (errors > 5)
+
+
+class SmallSample(Altered):
+    """A track whose checks always ask 500 problems."""
+
+    def sampler(self, level_share, device):
+        sampler = self.track.sampler(level_share, device)
+        sampler.draw_distinct = lambda count, generator: self.track.exam(0)[:500]
+        return sampler
+
+
+# -----------------------------------------------------------------------------
+# streams, and what else other people's trainers have
+
+PEER = replace(
+    SMALL,
+    track="add3-report",
+    n_layer=2,
+    norm="layer",
+    init="gpt2",
+    tied=True,
+    embedding_std=0.02,
+    loss_on="all",
+    matrix_optimizer="adamw",
+    adam_weight_decay=0.1,
+    clip_norm=1.0,
+    decay="cosine",
+    decay_to=0.1,
+)
+STREAM = TRACKS["add3-report"]
+
+
+def test_a_stream_is_trained_on_windows_and_asked_problems_from_its_lines():
+    trainer, asked, witness = build(PEER, track=STREAM), [], Witness()
+    examine = trainer.examine
+    trainer.examine = lambda problems: (asked.append(problems), examine(problems))[1]
+    seen = batches_of(trainer)
+    text = decode(STREAM, Windows(STREAM, torch.device("cpu")).text.tolist())
+    assert len(seen) == PEER.num_steps
+    for row in torch.cat(seen):
+        assert decode(STREAM, row) in text
+    samples = STREAM.samples["sample80"]
+    assert not any(STREAM.is_heldout(problems).any() for problems in asked if len(problems) != len(samples))
+    build(PEER, track=STREAM).train(witness)
+    assert set(witness.checks[0][3]) == {"99%", "sample80"}
+
+
+def test_a_step_of_a_peer_never_waits_for_the_device_and_changes_nothing_else():
+    trainer = build(PEER, track=STREAM)
+    places = [tensor.data_ptr() for tensor in trainer.state()]
+    with NoAnswerFromTheDevice():
+        trainer.step()
+        trainer.step()
+    assert places == [tensor.data_ptr() for tensor in trainer.state()]
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        trainer.step()
+    assert trainer.step_flops == counter.get_total_flops()
+
+
+def test_a_step_of_a_peer_is_the_step_of_torch_on_the_same_gradients():
+    """Clipping, both groups of weight decay and the learning rate together."""
+    trainer = build(PEER, track=STREAM)
+    tokens = torch.randint(len(STREAM.vocabulary), trainer.texts.shape, generator=torch.Generator().manual_seed(0))
+    trainer.texts.copy_(tokens)
+    model = copy.deepcopy(trainer.model)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [weight for weight in model.parameters() if weight.dim() >= 2], "weight_decay": 0.1},
+            {"params": [weight for weight in model.parameters() if weight.dim() < 2], "weight_decay": 0.0},
+        ],
+        betas=(PEER.adam_beta1, PEER.adam_beta2),
+    )
+    shape = speedrun.learning_rate_shape(PEER)
+    for step in range(3):
+        texts = tokens[step]
+        logits = model(texts[:, :-1])
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits.mT, texts[:, 1:]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = float(shape[step]) * PEER.adam_learning_rate
+        optimizer.step()
+        trainer.step()
+    for (name, ours), theirs in zip(trainer.model.named_parameters(), model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5), name
+
+
+def test_gains_are_nothing_for_muon():
+    trainer = build(replace(PEER, matrix_optimizer="muon"), track=STREAM)
+    assert all(weight.dim() >= 2 for weight in trainer.muon.weights)
+    together = [*trainer.muon.weights, *trainer.adam.weights]
+    assert sorted(map(id, together)) == sorted(map(id, trainer.model.parameters()))
+
+
+def test_a_stream_has_no_answers_to_learn_alone():
+    with pytest.raises(ValueError, match="loss_on: a window of add3-report begins anywhere"):
+        build(replace(PEER, loss_on="answer"), track=STREAM)
+
+
+def test_what_is_dropped_comes_from_the_seed_and_a_warm_up_changes_none_of_it():
+    settings = replace(SMALL, dropout=0.2, n_layer=2)
+    first, warm, other, without = (
+        build(settings),
+        build(settings),
+        build(settings, seed=8),
+        build(replace(settings, dropout=0.0)),
+    )
+    warm.warm_up()
+    for trainer in (first, warm, other, without):
+        trainer.train(Witness())
+        torch.rand(5)
+    assert all(torch.equal(a, b) for a, b in zip(first.state(), warm.state(), strict=True))
+    assert not torch.equal(first.model.token, other.model.token)
+    assert not torch.equal(first.model.token, without.model.token)
+
+
+def test_nothing_is_dropped_in_an_examination():
+    trainer = build(replace(SMALL, dropout=0.5, n_layer=2))
+    with torch.no_grad():
+        trainer.model.head.normal_(generator=torch.Generator().manual_seed(0))
+    problems = TRACK.exam(0)[::7]
+    first, again = trainer.examine(problems), trainer.examine(problems)
+    assert torch.equal(first[1], again[1])
+    assert trainer.model.training
 
 
 def test_training_learns():

@@ -95,31 +95,40 @@ def longest_chains(columns: Columns) -> Tensor:
 class Addition:
     """`ABC+DEF=GHIJ`: zero-padded, most significant digit first; reversed, the answer begins with the units.
 
-    Up to three digits all problems are listed in ascending order, and the certificate asks every one. Beyond, it asks
-    held-out problems that are drawn by the run's seed.
+    Without signs and reversed it is `ABCDEFJIHG`, as minGPT's adder writes it (Karpathy, 2020). Up to three digits all
+    problems are listed in ascending order, and the certificate asks every one. Beyond, it asks held-out problems that
+    are drawn by the run's seed.
     """
 
     vocabulary = "0123456789+="
+    is_stream = False
 
-    def __init__(self, digits: int, reverse: bool = False) -> None:
-        self.name = f"add{digits}-reversed" if reverse else f"add{digits}"
+    def __init__(self, digits: int, reverse: bool = False, signs: bool = True, name: str | None = None) -> None:
+        self.name = name or (f"add{digits}-reversed" if reverse else f"add{digits}")
         self.digits = digits
         self.reverse = reverse
+        self.signs = signs
+        if not signs:
+            self.vocabulary = "0123456789"
         self.num_problems = 100**digits
         self.exhaustive = digits <= EXHAUSTIVE_DIGITS
         self.problem_width = 2 * digits
-        self.prompt_length = 2 * digits + 2
+        self.prompt_length = 2 * digits + 2 * signs
         self.answer_length = digits + 1
+        self.block_size = self.prompt_length + self.answer_length - 1
 
     # -------------------------------------------------------------------------
     # as characters
 
     def tokens(self, problems: Tensor) -> Tensor:
-        """Problems (..., 2 * digits) uint8 to token ids (..., 3 * digits + 3) uint8, on the same device."""
+        """Problems (..., 2 * digits) uint8 to token ids (..., prompt and answer) uint8, on the same device."""
         n, first = self.digits, self.prompt_length
         texts = problems.new_empty((*problems.shape[:-1], first + self.answer_length))
-        texts[..., :n], texts[..., n] = problems[..., :n], self.vocabulary.index("+")
-        texts[..., n + 1 : -n - 2], texts[..., first - 1] = problems[..., n:], self.vocabulary.index("=")
+        if self.signs:
+            texts[..., :n], texts[..., n] = problems[..., :n], self.vocabulary.index("+")
+            texts[..., n + 1 : first - 1], texts[..., first - 1] = problems[..., n:], self.vocabulary.index("=")
+        else:
+            texts[..., :first] = problems
         answer = texts[..., first:]
         carry = 0
         for place, sums in enumerate(place_sums(problems.unbind(-1))):
@@ -130,11 +139,14 @@ class Addition:
         return texts
 
     def problems(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """Prompts (N, 2 * digits + 2) uint8 to problems (N, 2 * digits) uint8, and whether each was a prompt (N,)."""
-        n = self.digits
-        problems = torch.cat([prompts[:, :n], prompts[:, n + 1 : -1]], 1)
-        signs = (prompts[:, n] == self.vocabulary.index("+")) & (prompts[:, -1] == self.vocabulary.index("="))
-        valid = signs & (problems <= 9).all(1)
+        """Prompts (N, prompt_length) uint8 to problems (N, 2 * digits) uint8, and whether each was a prompt (N,)."""
+        n, problems = self.digits, prompts
+        if self.signs:
+            problems = torch.cat([prompts[:, :n], prompts[:, n + 1 : -1]], 1)
+        valid = (problems <= 9).all(1)
+        if self.signs:
+            plus, equals = self.vocabulary.index("+"), self.vocabulary.index("=")
+            valid &= (prompts[:, n] == plus) & (prompts[:, -1] == equals)
         return problems * valid[:, None], valid
 
     @property
