@@ -84,8 +84,6 @@ class Track(Protocol):
 class Sampler(Protocol):
     """Draws training problems with replacement, on its device; none is ever a held-out one."""
 
-    problems: Tensor  # (N, W) uint8: all of them, or as many different ones as an examination may take; made when asked
-
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
         """Problems (num_batches, batch_size, W) uint8."""
         ...

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),  # GPT-2's
 }
 
-NORMS = ("rms", "layer")
+NORMS = ("rms", "layer", "layer_gain")
 INITS = ("identity", "gpt2")
 
 
@@ -44,7 +44,7 @@ class ModelConfig:
     n_hidden: int  # width of the MLP
     activation: str
     embedding_std: float = 1.0  # of the initial values
-    norm: str = "rms"  # or "layer"; see `normed`
+    norm: str = "rms"  # see `Norm`
     init: str = "identity"  # or "gpt2"; see `Transformer.initialize`
     tied: bool = False  # the head's weights are the embeddings of the characters
     dropout: float = 0.0  # of the embeddings, of attention's weights, and of what is added to the residual stream
@@ -63,16 +63,23 @@ class ModelConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in 0..1, below 1, got {self.dropout}")
 
-    def gain(self) -> nn.Parameter | None:
-        """A new gain for `normed`; none for RMSNorm."""
-        return nn.Parameter(torch.empty(self.n_embd)) if self.norm == "layer" else None
 
+class Norm(nn.Module):
+    """Over the last dimension: RMSNorm (Zhang and Sennrich, 2019), or LayerNorm (Ba et al., 2016), its gain optional.
 
-def normed(x: Tensor, gain: Tensor | None) -> Tensor:
-    """Over the last dimension: RMSNorm (Zhang and Sennrich, 2019); given a gain (C,), LayerNorm (Ba et al., 2016)."""
-    if gain is None:
-        return F.rms_norm(x, (x.size(-1),))
-    return F.layer_norm(x, gain.shape, gain.to(x.dtype), eps=1e-5)
+    On a CPU, torch's LayerNorm is one pass, its RMSNorm several.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.is_rms = config.norm == "rms"
+        self.gain = nn.Parameter(torch.empty(config.n_embd)) if config.norm == "layer_gain" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_rms:
+            return F.rms_norm(x, (x.size(-1),))
+        gain = None if self.gain is None else self.gain.to(x.dtype)
+        return F.layer_norm(x, (x.size(-1),), gain, eps=1e-5)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -183,13 +190,13 @@ class Block(nn.Module):
         self.dropout = config.dropout
         self.attention = Attention(config)
         self.mlp = MLP(config)
-        self.attention_gain = config.gain()
-        self.mlp_gain = config.gain()
+        self.attention_norm = Norm(config)
+        self.mlp_norm = Norm(config)
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
         """x (B, T, C) to (B, Q, C): the residual stream at positions first.. after this block."""
-        x = x[:, first:] + self.dropped(self.attention(normed(x, self.attention_gain), first))
-        return x + self.dropped(self.mlp(normed(x, self.mlp_gain)))
+        x = x[:, first:] + self.dropped(self.attention(self.attention_norm(x), first))
+        return x + self.dropped(self.mlp(self.mlp_norm(x)))
 
     def dropped(self, x: Tensor) -> Tensor:
         """Dropout (Srivastava et al., 2014), in training mode only."""
@@ -206,7 +213,7 @@ class Transformer(nn.Module):
         self.token = nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
         self.position = nn.Parameter(torch.empty(config.block_size, config.n_embd))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.gain = config.gain()
+        self.norm = Norm(config)
         self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
 
     @torch.no_grad()
@@ -232,7 +239,7 @@ class Transformer(nn.Module):
                     std = 0.02 / math.sqrt(2 * len(self.blocks)) if is_gpt2 else 0.0
                 case "head":
                     std = 0.02 if is_gpt2 else 0.0
-                case "gain" | "attention_gain" | "mlp_gain":
+                case "gain":
                     weight.fill_(1.0)
                     continue
                 case _:
@@ -253,7 +260,7 @@ class Transformer(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """x (B, Q, C), the residual stream after all blocks, to float32 (B, Q, V)."""
-        return linear(normed(x, self.gain), self.token if self.head is None else self.head).float()
+        return linear(self.norm(x), self.token if self.head is None else self.head).float()
 
     @property
     def has_table(self) -> bool:
@@ -269,7 +276,7 @@ class Transformer(nn.Module):
         rows = torch.arange(T, device=idx.device) * V + idx  # (B, T), of R
         x = RowSums.apply(rows[:, first:].reshape(-1, 1), self.table(T).flatten(0, 1)).view(B, T - first, -1)
         x = x + block.attention.from_pairs(pairs, rows, first)
-        x = x + block.mlp(normed(x, block.mlp_gain))
+        x = x + block.mlp(block.mlp_norm(x))
         return self.logits(x)
 
     def table(self, T: int) -> Tensor:
@@ -284,7 +291,7 @@ class Transformer(nn.Module):
         if not self.has_table:
             return None
         block = self.blocks[0]
-        return block.attention.pair_table(normed(self.table(T), block.attention_gain), first)
+        return block.attention.pair_table(block.attention_norm(self.table(T)), first)
 
     def answerer(self) -> Callable[[Tensor], Tensor]:
         """A function from ids (B, T) int64 to the float32 logits (B, V) of the next character, for much asking.

@@ -62,8 +62,8 @@ class Settings:
     """Width of the MLP."""
     activation: Literal["gelu", "silu", "relu2", "gelu_tanh"] = "gelu"
     """Of the MLP."""
-    norm: Literal["rms", "layer"] = "rms"
-    """RMSNorm without a gain, or LayerNorm with one and without a bias."""
+    norm: Literal["rms", "layer", "layer_gain"] = "rms"
+    """RMSNorm, LayerNorm, or LayerNorm with a gain; none has a bias."""
     init: Literal["identity", "gpt2"] = "identity"
     """Of the matrices: so that each block begins as the identity, or as GPT-2's."""
     tied: bool = False

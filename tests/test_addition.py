@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import TRACKS, decode, encode
-from tracks import addition, sampling
+from tracks import addition
 from tracks.addition import Addition, splitmix64
 
 ADD2, ADD3, ADD4, ADD20 = (TRACKS[f"add{digits}"] for digits in (2, 3, 4, 20))
@@ -319,7 +319,7 @@ def test_three_digits_are_drawn_in_the_order_of_the_first_records() -> None:
     sampler, generator = ADD3.sampler(0.5, CPU), torch.Generator().manual_seed(7)
     first = [[94987, 955054, 121741, 951818, 805352, 626560], [555495, 444960, 802879, 465139, 749031, 868814]]
     assert ADD3.number(sampler.draw(2, 6, generator)).tolist() == first
-    assert ADD3.number(sampler.problems[[0, 1, 2, 800000, 900228]]).tolist() == [0, 1, 2, 436540, 999009]
+    assert sampler.numbers[[0, 1, 2, 800000, 900228]].tolist() == [0, 1, 2, 436540, 999009]
 
 
 def test_distinct_draws_are_the_draws_without_repetitions() -> None:
@@ -332,13 +332,8 @@ def test_distinct_draws_are_the_draws_without_repetitions() -> None:
     assert ADD2.number(ADD2.sampler(0.5, CPU).draw_distinct(99, torch.Generator())).diff().min() > 0
 
 
-def test_the_last_examination_asks_all_training_problems_or_as_many_as_there_is_time_for(monkeypatch) -> None:
-    assert torch.equal(ADD2.number(ADD2.sampler(0.5, CPU).problems).sort().values, ADD2.number(ADD2.sets["train"]))
-    monkeypatch.setattr(sampling, "LAST_PROBLEMS", 50_000)
-    problems, again = (ADD20.sampler(0.5, CPU).problems for _ in range(2))
-    assert 49_000 < len(problems) <= 50_000
-    assert torch.equal(problems, again)
-    assert not ADD20.is_heldout(problems).any()
+def test_a_list_to_draw_from_holds_all_training_problems_once() -> None:
+    assert torch.equal(ADD2.sampler(0.5, CPU).numbers.sort().values, ADD2.number(ADD2.sets["train"]))
 
 
 # -----------------------------------------------------------------------------

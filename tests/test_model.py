@@ -10,14 +10,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import ACTIVATIONS, ModelConfig, Transformer, normed
+from model import ACTIVATIONS, ModelConfig, Norm, Transformer
 
 SHAPES = [
     {"n_layer": 1},
     {"n_layer": 2},
     {"n_layer": 1, "n_head": 4, "activation": "relu2"},
-    {"n_layer": 1, "norm": "layer", "activation": "gelu_tanh"},
-    {"n_layer": 2, "norm": "layer", "tied": True},
+    {"n_layer": 1, "norm": "layer"},
+    {"n_layer": 1, "norm": "layer_gain", "activation": "gelu_tanh"},
+    {"n_layer": 2, "norm": "layer_gain", "tied": True},
 ]
 
 
@@ -35,13 +36,13 @@ def naive_logits(model: Transformer, ids: list[int]) -> Tensor:
     def norm(x: Tensor, name: str) -> Tensor:
         if config.norm == "rms":
             return x / (x.square().mean() + torch.finfo(torch.float32).eps).sqrt()
-        return (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt() * weights[name]
+        return (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt() * weights.get(f"{name}.gain", 1.0)
 
     x = [weights["token"][c] + weights["position"][t] for t, c in enumerate(ids)]
     for layer in range(config.n_layer):
         qkv, out = weights[f"blocks.{layer}.attention.qkv"], weights[f"blocks.{layer}.attention.out"]
         up, down = weights[f"blocks.{layer}.mlp.up"], weights[f"blocks.{layer}.mlp.down"]
-        read = [norm(row, f"blocks.{layer}.attention_gain") for row in x]
+        read = [norm(row, f"blocks.{layer}.attention_norm") for row in x]
         answers = []
         for t in range(len(ids)):
             heads = []
@@ -53,8 +54,8 @@ def naive_logits(model: Transformer, ids: list[int]) -> Tensor:
                 heads.append(sum(share * (qkv[2] @ read[s])[part] for s, share in enumerate(shares)))
             answers.append(out @ torch.cat(heads))
         x = [row + answer for row, answer in zip(x, answers, strict=True)]
-        x = [row + down @ ACTIVATIONS[config.activation](up @ norm(row, f"blocks.{layer}.mlp_gain")) for row in x]
-    return torch.stack([weights["token" if config.tied else "head"] @ norm(row, "gain") for row in x])
+        x = [row + down @ ACTIVATIONS[config.activation](up @ norm(row, f"blocks.{layer}.mlp_norm")) for row in x]
+    return torch.stack([weights["token" if config.tied else "head"] @ norm(row, "norm") for row in x])
 
 
 # -----------------------------------------------------------------------------
@@ -242,7 +243,7 @@ def test_initial_weights_have_the_scale_of_their_role() -> None:
 
 
 def test_initial_weights_of_gpt2_have_one_scale_and_a_smaller_one_where_they_write_to_the_stream() -> None:
-    sizes = {"n_layer": 2, "n_embd": 64, "n_hidden": 128, "norm": "layer"}
+    sizes = {"n_layer": 2, "n_embd": 64, "n_hidden": 128, "norm": "layer_gain"}
     weights = initialized(seed=0, init="gpt2", embedding_std=0.02, **sizes)
     for name, weight in weights.items():
         match name.rpartition(".")[2]:
@@ -258,7 +259,7 @@ def test_initial_weights_of_gpt2_have_one_scale_and_a_smaller_one_where_they_wri
 
 def test_the_parameters_of_the_report_are_those_that_nanogpt_counts() -> None:
     sizes = {"vocab_size": 13, "block_size": 16, "n_layer": 3, "n_head": 4, "n_embd": 192, "n_hidden": 768}
-    model = Transformer(ModelConfig(**sizes, activation="gelu", norm="layer", init="gpt2", tied=True))
+    model = Transformer(ModelConfig(**sizes, activation="gelu", norm="layer_gain", init="gpt2", tied=True))
     total = sum(weight.numel() for weight in model.parameters())
     assert total == 1_334_016
     # nanoGPT prints it without the position embeddings, in millions.
@@ -279,10 +280,12 @@ def test_a_norm_with_a_gain_is_the_layer_norm_of_torch(dtype: torch.dtype) -> No
     generator = torch.Generator().manual_seed(0)
     x, gain = torch.randn(8, 5, 16, generator=generator).to(dtype), torch.randn(16, generator=generator)
     reference = torch.nn.LayerNorm(16, bias=False, dtype=dtype)
+    norm = Norm(ModelConfig(**example_settings(n_embd=16, norm="layer_gain")))
     with torch.no_grad():
         reference.weight.copy_(gain)
-    assert_close(normed(x, gain), reference(x))
-    assert normed(x, gain).dtype == dtype
+        norm.gain.copy_(gain)
+    assert_close(norm(x), reference(x))
+    assert norm(x).dtype == dtype
 
 
 # -----------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def test_examined_are_the_problems_of_training_lines() -> None:
     asked = sampler.draw_distinct(5000, torch.Generator().manual_seed(0))
     assert not TRACK.is_heldout(asked).any()
     assert len(asked.unique(dim=0)) == len(asked) > 4800
-    assert len(sampler.problems) == 810_000 - TRACK.num_heldout
+    assert len(sampler.numbers) == 810_000 - TRACK.num_heldout
 
 
 # -----------------------------------------------------------------------------

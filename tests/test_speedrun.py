@@ -393,7 +393,7 @@ PEER = replace(
     SMALL,
     track="add3-report",
     n_layer=2,
-    norm="layer",
+    norm="layer_gain",
     init="gpt2",
     tied=True,
     embedding_std=0.02,

@@ -1,12 +1,9 @@
 """Drawing training problems: from a list of all, or digit by digit where there are too many."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
-
-LAST_PROBLEMS = 1_000_000  # asked at the end of a round, at most, where training problems cannot be listed
 
 
 def rows_together(device: torch.device) -> int:
@@ -31,15 +28,10 @@ class PoolSampler:
         sizes = [*map(len, pools), sum(map(len, pools))]
         starts = [sum(sizes[:i]) for i in range(len(pools))] + [0]  # the last pool is all of them
         self.rows = rows.to(device)
-        self.numbers = torch.cat(pools).to(device)
+        self.numbers = torch.cat(pools).to(device)  # of all training problems, level by level
         self.weights = torch.tensor(weights, device=device)
         self.sizes = torch.tensor(sizes, device=device)
         self.starts = torch.tensor(starts, device=device)
-
-    @cached_property
-    def problems(self) -> Tensor:
-        """All training problems, (N, W) uint8, level by level."""
-        return self.rows.index_select(0, self.numbers)
 
     def draw_numbers(self, count: int, generator: torch.Generator) -> Tensor:
         pool = self.weights.multinomial(count, replacement=True, generator=generator)
@@ -75,11 +67,6 @@ class DigitSampler:
             device: where problems are drawn.
         """
         self.digits, self.is_heldout, self.level_share, self.device = digits, is_heldout, level_share, device
-
-    @cached_property
-    def problems(self) -> Tensor:
-        """Up to LAST_PROBLEMS different ones, (N, 2 * digits) uint8, drawn as those for training, by a fixed seed."""
-        return self.draw_distinct(LAST_PROBLEMS, torch.Generator(self.device).manual_seed(0))
 
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
         """Problems (num_batches, batch_size, 2 * digits) uint8, on the sampler's device and from its generator."""
