@@ -115,7 +115,7 @@ class Settings:
     """Decay of AdamW's running mean of the gradient, a step."""
     adam_beta2: float = 0.95
     """Decay of AdamW's running mean of the squared gradient, a step."""
-    adam_weight_decay: float = 0.0
+    adam_weight_decay: float = 0.1
     """AdamW's decoupled weight decay, a step and unit of learning rate; gains have none."""
     clip_norm: float = 0.0
     """The gradient's largest norm, over all weights together; longer ones are cut to it; 0 cuts none."""
@@ -123,7 +123,7 @@ class Settings:
     """Steps over which the learning rates rise from zero."""
     decay: Literal["power", "cosine", "constant"] = "power"
     """How they fall in a round: as a power of the steps left, as half a cosine from the peak on, or not at all."""
-    decay_power: float = 1.5
+    decay_power: float = 2.0
     """That power; 1 is a line."""
     decay_to: float = 0.0
     """The share of the peak that they fall to, 0..1."""
