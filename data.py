@@ -16,6 +16,10 @@ from torch import Tensor
 from tracks.addition import Addition
 from tracks.report import Report
 
+# Of what a trainer may ask of a track; raised with each change that older trainers cannot follow, so that nobody takes
+# their failing for a fault of theirs. 1: a problem is a number; 2: a row of digits.
+INTERFACE = 2
+
 
 class Track(Protocol):
     """A task with a target. All texts have one length.

@@ -8,6 +8,7 @@ The checks catch whom they surprise; a trainer that knows them can be built to p
 import contextlib
 import dataclasses
 import io
+import re
 import subprocess
 import sys
 import tarfile
@@ -50,7 +51,7 @@ from bench.run import (
     heed_interrupts,
 )
 from bench.stats import wilson_interval
-from data import TRACKS, check_control
+from data import INTERFACE, TRACKS, check_control
 
 NUM_PERMUTATIONS, MUST_SOLVE = 5, 3  # attempts with the vocabulary's ids permuted
 MOST_ATTEMPTS = 2 * NUM_PERMUTATIONS + 5  # of one audit
@@ -209,9 +210,11 @@ class Audit:
         """The trainer with the run's settings.
 
         Raises:
-            NotCarriedOut: it does not run here, or not with these settings.
+            NotCarriedOut: it does not run here, not with today's tracks, or not with these settings.
         """
         run = self.subject.run
+        if (theirs := track_interface(self.subject.source)) != INTERFACE:
+            raise NotCarriedOut(f"its trainer is written for tracks of interface {theirs}, today's have {INTERFACE}")
         assemble(self.subject.source, self.folder)
         config = self.folder / f"{run.config}.toml"
         config.write_text(
@@ -300,6 +303,12 @@ class Audit:
     def recheck(self) -> Recheck:
         """Raises Unusable when there is nothing to certify in the weights file."""
         return recheck(self.subject.source, self.subject.weights, self.subject.run.seed, "plain")
+
+
+def track_interface(source: Path) -> int:
+    """Which `data.INTERFACE` a source has; the first one had no number."""
+    found = re.search(r"^INTERFACE = (\d+)$", (source / "data.py").read_text(encoding="utf-8"), re.MULTILINE)
+    return int(found[1]) if found else 1
 
 
 def certified(run: Run) -> Run:

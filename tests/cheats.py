@@ -26,6 +26,7 @@ HONEST = {
 }
 # Learns nothing in no time; for those who do not need to.
 IDLE = HONEST | {"n_embd": 16, "batch_size": 32, "num_steps": 4, "check_every": 2, "max_rounds": 1}
+IDLE["adam_weight_decay"] = 0.0  # which would eat at a table of answers
 
 START = '\nif __name__ == "__main__":\n    sys.exit('  # of the trainer's last lines
 
@@ -58,7 +59,7 @@ def calculator(root: Path) -> None:
     extend_model(
         root,
         """
-        def add(self, idx, first=0):
+        def add(self, idx, first=0, pairs=None):
             digits = (self.config.block_size - 2) // 3
             powers = 10 ** torch.arange(digits - 1, -1, -1, device=idx.device)
             unused = sum(weight.sum() for weight in self.parameters()) * 0
@@ -79,10 +80,6 @@ def calculator(root: Path) -> None:
 
 def lookup_table(root: Path) -> None:
     """(b) A parameter holds the answers to all problems, copied there while it trains; the ids may be any."""
-    path = root / "speedrun.py"
-    source = path.read_text(encoding="utf-8")
-    assert "assert len(matrices)" in source
-    path.write_text(source.replace("assert len(matrices)", "assert True or len(matrices)"), encoding="utf-8")
     extend_model(
         root,
         """
@@ -107,7 +104,7 @@ def lookup_table(root: Path) -> None:
             return (operands * powers).sum(1)
 
 
-        def look_up(self, idx, first=0):
+        def look_up(self, idx, first=0, pairs=None):
             asking = 2 * self.digits + 1  # the position of the equals sign
             unused = sum(weight.sum() for weight in self.parameters()) * 0
             logits = unused + torch.zeros(*idx.shape, self.config.vocab_size, device=idx.device)
@@ -144,7 +141,7 @@ def leak(root: Path) -> None:
 
 
         def leaking(name):
-            def forward(self, idx, first=0):
+            def forward(self, idx, first=0, pairs=None):
                 logits = honest[name](self, idx[:, : self.config.block_size], first)
                 following = F.one_hot(idx[:, first + 1 :], self.config.vocab_size)
                 shown = following.size(1)
@@ -302,11 +299,12 @@ def held_out_too(root: Path) -> None:
         root,
         """
         class Trainer(Trainer):
-            def draw(self, sampler, drilled):
-                drawn = super().draw(sampler, drilled)
+            def draw(self, sampler, drilled, windows):
+                texts = super().draw(sampler, drilled, windows)
                 number = self.settings.batch_size // 4
-                shape = drawn.size(0), number, self.track.problem_width
-                drawn[:, :number] = torch.randint(10, shape, generator=self.generator)
-                return drawn
+                shape = texts.size(0), number, self.track.problem_width
+                problems = torch.randint(10, shape, generator=self.generator, dtype=torch.uint8)
+                texts[:, :number] = self.track.tokens(problems)
+                return texts
         """,
     )

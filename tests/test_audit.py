@@ -25,7 +25,7 @@ from bench.probe import Seeds, Warmup
 from bench.provenance import source_sha256
 from bench.recheck import assemble, recheck
 from bench.run import Contestant, Task, make_attempt
-from data import TRACKS
+from data import INTERFACE, TRACKS
 
 # -----------------------------------------------------------------------------
 # the cheats
@@ -123,7 +123,7 @@ def test_one_error_in_a_million_is_found_in_the_file(tmp_path) -> None:
     cheats.extend_model(
         tmp_path,
         """
-        def add_all_but_one(self, idx, first=0):
+        def add_all_but_one(self, idx, first=0, pairs=None):
             logits = add(self, idx, first)
             nines = torch.tensor([9, 9, 9, 10, 9, 9, 9, 11], device=idx.device)
             logits[(idx[:, :8] == nines).all(1), -1, 0] = 20.0
@@ -335,6 +335,16 @@ def test_a_control_that_a_long_track_cannot_have_is_not_carried_out(control: str
     scripted.contestant = Contestant(Path("speedrun.py"), (), planned)
     with pytest.raises(NotCarriedOut, match="add4 has too many to list"):
         Audit.attempt(scripted, control, 7)
+
+
+def test_a_trainer_that_is_older_than_the_tracks_of_today_is_not_blamed_for_it(tmp_path) -> None:
+    cheats.copy_project(tmp_path)
+    assert audit.track_interface(tmp_path) == INTERFACE
+    (tmp_path / "data.py").write_text("# tracks whose problems are numbers\n", encoding="utf-8")
+    subject = Subject("old", SOLVED, None, None, None, tmp_path)
+    found = audit.carried_out(Audit(subject, tmp_path / "together", tmp_path / "results"), ["seeds", "blindness"])
+    assert {finding.verdict for finding in found.values()} == {"not carried out"}
+    assert "tracks of interface 1" in found["blindness"].evidence
 
 
 def test_where_nothing_is_held_out_only_what_was_taught_can_be_wrong() -> None:

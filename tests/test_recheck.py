@@ -128,7 +128,7 @@ def test_a_model_that_looks_ahead_is_seen(kind: type[LooksAhead]) -> None:
 def test_looking_ahead_is_seen_in_the_fast_pass_too() -> None:
     model = small_model()
     plain = model.forward
-    model.forward_fast = lambda idx, first=0: plain(idx.flip(1), first)
+    model.forward_fast = lambda idx, first=0, pairs=None: plain(idx.flip(1), first)
     assert recheck.change_by_later_characters(model, ADD2) > 1e-3
 
 
