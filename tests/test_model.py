@@ -364,7 +364,7 @@ def test_an_unknown_activation_is_an_error_that_lists_the_known_ones() -> None:
         ModelConfig(**example_settings(activation="tanh"))
 
 
-@pytest.mark.parametrize(("name", "known"), [("norm", "rms, layer"), ("init", "identity, gpt2")])
+@pytest.mark.parametrize(("name", "known"), [("norm", "rms, layer, layer_gain"), ("init", "identity, gpt2")])
 def test_an_unknown_choice_is_an_error_that_lists_the_known_ones(name: str, known: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be one of {known}, got 'other'"):
         ModelConfig(**example_settings(**{name: "other"}))

@@ -167,7 +167,7 @@ def test_after_many_mistakes_a_round_starts_over_from_fresh_weights():
 
 
 def test_after_few_mistakes_the_next_round_resumes_and_drills_the_hardest_of_the_survey():
-    settings = replace(SMALL, max_rounds=2)
+    settings = replace(SMALL, max_rounds=2, drill_share=0.5)
     trainer, surveys = build(settings), []
     examine = trainer.examine
     trainer.examine = lambda problems: (surveys.append((problems, found := examine(problems))), found)[1]
