@@ -1,7 +1,7 @@
 """What `bench audit` asks of a trainer from inside, in a process of its own: `python speedrun.py --probe seeds`.
 
-Trainers are built, warmed up or not, and trained until their first check; what is compared are their weights. A
-distance between weights is a norm, relative to how far training moved them.
+Trainers are built, warmed up or not, and trained for a few steps, or until their first check; what is compared are their
+weights. A distance between weights is a norm, relative to how far training moved them.
 """
 
 import contextlib
@@ -34,18 +34,26 @@ class Warmup(Section):
     touched: list[str]  # what was asked of the track's problems before `train`
 
 
-class FirstCheck(Exception):
-    """Training has come to its first check."""
+PROBED_STEPS = 20  # more, at high learning rates, and one rounding error leads as far as another batch
+
+
+class Enough(Exception):
+    """Training has gone on for long enough."""
 
 
 class Watch:
-    """Stands in for the attempt's; lets a trainer train until its first check."""
+    """Stands in for the attempt's; lets a trainer train for a few steps, and not beyond its first check."""
+
+    def __init__(self) -> None:
+        self.ticks = 0
 
     def tick(self) -> None:
-        """Nothing is timed."""
+        self.ticks += 1
+        if self.ticks > PROBED_STEPS:
+            raise Enough
 
     def check(self, *report: Any) -> None:
-        raise FirstCheck
+        raise Enough
 
 
 # -----------------------------------------------------------------------------
@@ -58,8 +66,8 @@ def weights_of(model: Transformer) -> Tensor:
 
 
 def trained(trainer: Trainer) -> Tensor:
-    """The weights after the first check."""
-    with contextlib.suppress(FirstCheck):
+    """The weights after a few steps."""
+    with contextlib.suppress(Enough):
         trainer.train(Watch())
     return weights_of(trainer.model)
 

@@ -11,7 +11,7 @@ from cheats import IDLE
 from examples import ROOT
 
 from bench.plan import make_plan
-from bench.probe import PROBES, FirstCheck, Watch, misround, probe_seeds, probe_warmup, questions_noted
+from bench.probe import PROBES, Enough, Watch, misround, probe_seeds, probe_warmup, questions_noted
 from data import TRACKS, Permuted
 from speedrun import Settings, Trainer
 
@@ -60,7 +60,7 @@ class Learned(Trainer):
 
     def warm_up(self):
         super().warm_up()
-        with pytest.raises(FirstCheck):
+        with pytest.raises(Enough):
             self.train(Watch())
 
 
