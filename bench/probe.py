@@ -1,7 +1,7 @@
 """What `bench audit` asks of a trainer from inside, in a process of its own: `python speedrun.py --probe seeds`.
 
-Trainers are built, warmed up or not, and trained for a few steps, or until their first check; what is compared are their
-weights. A distance between weights is a norm, relative to how far training moved them.
+Trainers are built, warmed up or not, and trained for a few steps, or until their first check; what is compared are
+their weights. A distance between weights is a norm, relative to how far training moved them.
 """
 
 import contextlib
