@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tracks.addition import Addition
 from tracks.report import Report
+from tracks.vocabulary import Renumbering
 
 # Of what a trainer may ask of a track; raised with each change that older trainers cannot follow, so that nobody takes
 # their failing for a fault of theirs. 1: a problem is a number; 2: a row of digits.
@@ -163,15 +164,13 @@ class Permuted(Altered):
         if sorted(vocabulary) != sorted(track.vocabulary):
             raise ValueError(f"{vocabulary!r} does not hold the characters of {track.name}, {track.vocabulary!r}")
         self.vocabulary = vocabulary
-        self.new_ids = torch.tensor([vocabulary.index(character) for character in track.vocabulary], dtype=torch.uint8)
-        self.old_ids = torch.arange(256, dtype=torch.uint8)  # what is no token stays none
-        self.old_ids[self.new_ids.long()] = torch.arange(len(vocabulary), dtype=torch.uint8)
+        self.renumbering = Renumbering(track.vocabulary, vocabulary)
 
     def tokens(self, problems: Tensor) -> Tensor:
-        return self.new_ids.to(problems.device)[self.track.tokens(problems).long()]
+        return self.renumbering.there(self.track.tokens(problems))
 
     def problems(self, prompts: Tensor) -> Tensor:
-        return self.track.problems(self.old_ids.to(prompts.device)[prompts.long()])
+        return self.track.problems(self.renumbering.back(prompts))
 
 
 class Misanswered(Altered):

@@ -115,27 +115,30 @@ class AdamW:
     ) -> None:
         self.learning_rate = learning_rate
         self.betas = betas
-        self.weight_decay = weight_decay
         self.weights = list(weights)
         self.means = [torch.zeros_like(weight) for weight in self.weights]
         self.mean_squares = [torch.zeros_like(weight) for weight in self.weights]
         self.steps = [torch.zeros((), device=weight.device) for weight in self.weights]
-        matrices = [i for i, weight in enumerate(self.weights) if weight.dim() >= 2]
-        vectors = [i for i, weight in enumerate(self.weights) if weight.dim() < 2]
-        groups = (matrices, weight_decay), (vectors, 0.0)  # places in the lists above, and their weight decay
-        self.groups = [(places, decay) for places, decay in groups if places]
+        # What the kernel takes together: weights, means, mean squares and steps, and their weight decay.
+        self.groups = []
+        for is_decayed in (True, False):
+            places = [i for i, weight in enumerate(self.weights) if (weight.dim() >= 2) == is_decayed]
+            if places:
+                lists = self.weights, self.means, self.mean_squares, self.steps
+                together = [[tensors[i] for i in places] for tensors in lists]
+                self.groups.append((*together, weight_decay if is_decayed else 0.0))
 
     @torch.no_grad()
     def step(self) -> None:
         torch._foreach_add_(self.steps, 1)
-        for places, weight_decay in self.groups:
+        for weights, means, mean_squares, steps, weight_decay in self.groups:
             torch._fused_adamw_(
-                [self.weights[i] for i in places],
-                [self.weights[i].grad for i in places],
-                [self.means[i] for i in places],
-                [self.mean_squares[i] for i in places],
+                weights,
+                [weight.grad for weight in weights],
+                means,
+                mean_squares,
                 [],
-                [self.steps[i] for i in places],
+                steps,
                 lr=self.learning_rate,
                 beta1=self.betas[0],
                 beta2=self.betas[1],

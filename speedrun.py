@@ -171,6 +171,11 @@ def learning_rate_shape(settings: Settings) -> Tensor:
     return rise * (settings.decay_to + (1 - settings.decay_to) * left)
 
 
+def is_99_percent(errors: int, asked: int) -> bool:
+    """Whether at least 99% of what was asked was answered rightly."""
+    return errors <= asked / 100
+
+
 def keep_freed_memory() -> None:
     """Tell glibc's malloc to keep what is freed instead of giving it back to the kernel.
 
@@ -333,7 +338,7 @@ class Trainer:
     def may_stop(self, errors: int, losses: Tensor) -> bool:
         """Whether this examination of training problems, by their mistakes and their losses (N,), ends training."""
         if self.settings.stop_at == "99%":
-            return errors <= len(losses) / 100
+            return is_99_percent(errors, len(losses))
         return errors == 0 and float(losses.amax()) <= self.settings.survey_loss
 
     def start_over(self) -> None:
@@ -372,7 +377,7 @@ class Trainer:
                 asked = sampler.draw_distinct(count, self.generator)
                 errors, losses = self.examine(asked)
                 reached = {name: self.examine(problems)[0] == 0 for name, problems in samples.items()}
-                reached["99%"] = errors <= len(asked) / 100
+                reached["99%"] = is_99_percent(errors, len(asked))
                 watch.check(self.steps, float(self.loss), errors, reached, settings.num_steps - step - 1)
                 if settings.stop_at == "99%" and reached["99%"]:
                     break

@@ -8,7 +8,7 @@ import itertools
 import re
 import tomllib
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -61,11 +61,35 @@ def find_config(name: str, device_type: str) -> tuple[str, Path]:
     raise WrongRequest(f"--config {name!r}: there is no such config{nearest(name, {*known, *short})}")
 
 
-def read_config(path: Path, schema: type, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values that a file sets, its bases' under its own.
+def read_config(path: Path, schema: type) -> dict[str, Any]:
+    """The values that a file sets, its bases' under its own, all of them fields of `schema`.
 
     Raises:
         WrongRequest: not TOML, an unknown key, a value of the wrong type, or bases that go round in a circle.
+    """
+    valid = {field.name for field in dataclasses.fields(schema)}
+
+    def check(values: dict[str, Any], path: Path) -> None:
+        for key in sorted(values.keys() - valid):
+            raise WrongRequest(f"{path}: unknown key {key!r}{nearest(key, valid | {'base'})}")
+        check_values(values, schema, str(path))
+
+    return merged_values(path, check)
+
+
+def merged_values(
+    path: Path,
+    check: Callable[[dict[str, Any], Path], None] = lambda values, path: None,
+    seen: tuple[Path, ...] = (),
+) -> dict[str, Any]:
+    """The values that a file sets, its bases' under its own.
+
+    Args:
+        check: raises WrongRequest for values that a file may not set; called for the file, then for its bases.
+        seen: the files that extend this one.
+
+    Raises:
+        WrongRequest: not TOML, no such base, or bases that go round in a circle.
     """
     if path.resolve() in seen:
         raise WrongRequest(f"{path}: base: the configs extend one another in a circle")
@@ -74,17 +98,14 @@ def read_config(path: Path, schema: type, seen: tuple[Path, ...] = ()) -> dict[s
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
         raise WrongRequest(f"{path}: {problem}") from None
     base = values.pop("base", None)
-    valid = {field.name for field in dataclasses.fields(schema)}
-    for key in sorted(values.keys() - valid):
-        raise WrongRequest(f"{path}: unknown key {key!r}{nearest(key, valid | {'base'})}")
-    check_values(values, schema, str(path))
+    check(values, path)
     if base is None:
         return values
     sibling = path.parent / f"{base}.toml"
     base_path = sibling if sibling.is_file() else path.parent / str(base)
     if not base_path.is_file():
         raise WrongRequest(f"{path}: base: there is no config {base!r}")
-    return read_config(base_path, schema, (*seen, path.resolve())) | values
+    return merged_values(base_path, check, (*seen, path.resolve())) | values
 
 
 def check_values(values: dict[str, Any], schema: type, where: str) -> None:

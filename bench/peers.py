@@ -5,13 +5,12 @@ tracks of their own and are never ranked with it.
 """
 
 import dataclasses
-import tomllib
 from collections.abc import Sequence
 from datetime import timedelta
 from statistics import median
 from typing import Any
 
-from bench.config import CONFIGS
+from bench.config import CONFIGS, find_config, merged_values
 from bench.journal import Run
 from bench.pages import changed_settings, environment, number, plain
 
@@ -73,7 +72,7 @@ def sitting(run: Run, runs: Sequence[Run]) -> list[Run]:
 
     They have the settings and the source of the one that is nearest in time.
     """
-    config = f"{REFERENCE}-{'cuda' if run.device == 'cuda' else 'cpu'}"
+    config, _ = find_config(REFERENCE, run.device)
     near = [
         other
         for other in runs
@@ -94,9 +93,7 @@ def sitting(run: Run, runs: Sequence[Run]) -> list[Run]:
 
 def config_settings(name: str) -> dict[str, Any]:
     """What a config of ours sets, its bases' values under its own."""
-    values = tomllib.loads((CONFIGS / f"{name}.toml").read_text(encoding="utf-8"))
-    base = values.pop("base", None)
-    return values if base is None else config_settings(base) | values
+    return merged_values(CONFIGS / f"{name}.toml")
 
 
 def changes(run: Run) -> list[str]:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import statistics
-import tomllib
 import zipfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -29,7 +28,7 @@ from bench.archive import (
 )
 from bench.batches import RANKED_FROM
 from bench.comparison import COMPARISON_WIDTH, Comparison, compared, conclude, ratio_text, show_comparison, yielded
-from bench.config import CONFIGS, WrongRequest, find_config
+from bench.config import CONFIGS, WrongRequest, find_config, merged_values
 from bench.journal import Journal, Run
 from bench.lines import replace_file
 from bench.pages import environment, number, plain
@@ -228,16 +227,6 @@ def promote(arguments: Arguments, record: Record) -> None:
     head = f"# The default of {record.track} on {record.device}, since the record {record.name}.\n"
     replace_file(default, head + tomli_w.dumps(kept))
     print(f"{default.name} is now {record.config}")
-
-
-def merged_values(path: Path) -> dict[str, Any]:
-    """What a config and its bases set; the trainer has checked them already."""
-    values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    sibling = path.parent / f"{base}.toml"
-    return merged_values(sibling if sibling.is_file() else path.parent / base) | values
 
 
 # -----------------------------------------------------------------------------

@@ -51,13 +51,14 @@ def render_scaling(found: Sequence[Family], faults: Sequence[str] = ()) -> str:
         found: as `families` gives them.
         faults: sentences about what could not be read.
     """
-    first = {family.machine_class: family for family in reversed(found)}  # of each machine class
     machines = [
         {
-            "name": plain(name),
-            "families": [family_section(family, shown) for family in found if family.machine_class == name],
+            "name": plain(shown.machine_class),
+            "families": [
+                family_section(family, shown) for family in found if family.machine_class == shown.machine_class
+            ],
         }
-        for name, shown in sorted(first.items())
+        for shown in plotted(found)
     ]
     template = environment().get_template("scaling.md.jinja")
     return template.render(

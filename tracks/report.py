@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tracks.addition import Addition, carry_counts, sample80
 from tracks.sampling import PoolSampler
+from tracks.vocabulary import Renumbering
 
 LINES_PER_CARRY = 60_000  # for each carry count, 0 to 3
 TRAINING_SHARE = 0.9  # of the lines
@@ -41,20 +42,18 @@ class Report:
 
     def __init__(self) -> None:
         self.plain = Addition(3)
-        self.new_ids = torch.tensor([self.vocabulary.index(each) for each in Addition.vocabulary], dtype=torch.uint8)
-        self.old_ids = torch.full((256,), 255, dtype=torch.uint8)
-        self.old_ids[self.new_ids.long()] = torch.arange(len(self.new_ids), dtype=torch.uint8)
+        self.renumbering = Renumbering(Addition.vocabulary, self.vocabulary)
 
     # -------------------------------------------------------------------------
     # as characters
 
     def tokens(self, problems: Tensor) -> Tensor:
         """Problems (..., 6) uint8 to token ids (..., 12) uint8, on the same device, without the line's end."""
-        return self.new_ids.to(problems.device)[self.plain.tokens(problems).long()]
+        return self.renumbering.there(self.plain.tokens(problems))
 
     def problems(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Prompts (N, 8) uint8 to problems (N, 6) uint8, and whether each was a prompt of this track (N,)."""
-        problems, valid = self.plain.problems(self.old_ids.to(prompts.device)[prompts.long()])
+        problems, valid = self.plain.problems(self.renumbering.back(prompts))
         valid &= (problems[:, 0] > 0) & (problems[:, 3] > 0)
         return problems * valid[:, None], valid
 
