@@ -1,7 +1,8 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
 #   make speedrun    one timed attempt
 #   make test        the tests, in under five minutes
-# and `make test-all` the slow ones too: audits of real cheats, the proof of the comparison, plain decoding of everything
+# and `make test-all` the slow ones too: audits of real cheats, the proof of the comparison, plain decoding of everything,
+# batches, comparisons that are broken off
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python

@@ -184,6 +184,7 @@ def interrupted(arena, number, at):
     return process.returncode, said
 
 
+@pytest.mark.slow
 def test_after_ctrl_c_the_same_command_goes_on_and_repeats_nothing(arena, capsys):
     status, said = interrupted(arena, signal.SIGINT, 3)
     assert status == 130
@@ -201,6 +202,7 @@ def test_after_ctrl_c_the_same_command_goes_on_and_repeats_nothing(arena, capsys
     assert "resuming" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_broken_off_comparison_goes_on_whatever_is_said_of_the_reason_now(arena, capsys):
     interrupted(arena, signal.SIGINT, 3)
     assert "no comparison has come to its end" in tried(arena)
@@ -213,6 +215,7 @@ def test_a_broken_off_comparison_goes_on_whatever_is_said_of_the_reason_now(aren
     assert agenda.id in tried(arena)
 
 
+@pytest.mark.slow
 def test_after_kill_9_the_attempt_under_way_counts_and_nothing_is_repeated(arena):
     status, _ = interrupted(arena, signal.SIGKILL, 3)
     assert status == -9

@@ -72,6 +72,7 @@ def test_the_answers_are_python_s_sums(given, filed):
     assert mistakes == filed.certificate.errors
 
 
+@pytest.mark.slow
 def test_a_file_of_a_million_problems_is_answered(attempt, given, tmp_path, capsys):
     _, track, answers = given
     file = tmp_path / "problems.txt"

@@ -485,6 +485,7 @@ def test_a_line_that_was_left_is_filed_once_its_command_has_added_to_it(tmp_path
     assert list(journal.marks.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_nobody_else_recovers_what_a_living_command_will_collect(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     recover = "import sys; from pathlib import Path; from bench.journal import Journal\n"

@@ -78,6 +78,7 @@ def test_a_faster_config_beats_the_standing_record_in_pairs(arena):
     assert old.record.name in readme
 
 
+@pytest.mark.slow
 def test_the_reason_stands_in_its_readme_and_in_the_history(arena):
     file(arena, "slow")
     assert file(arena, "fast", why="a * b") == 0
@@ -104,6 +105,7 @@ def test_a_batch_that_solved_nothing_is_no_record(arena, capsys):
     assert "no attempt solved the track" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_standing_record_that_does_not_run_any_more_is_not_beaten_by_that(arena, capsys):
     file(arena, "slow")
     arena.behave(slow={"dies": "late"})

@@ -661,6 +661,7 @@ def test_an_interrupt_during_import_exits_130_without_a_traceback(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_killed_attempt_is_filed_as_lost_by_the_next_start(tmp_path):
     process = start("--results", str(tmp_path), *ENDLESS)
@@ -697,6 +698,7 @@ def test_running_out_of_memory_ends_as_an_error(tmp_path):
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_batch_runs_every_attempt_in_a_process_of_its_own_with_seeds_in_a_row(tmp_path):
     status, _, errors = run("--results", str(tmp_path), "--attempts", "2", *SHORT)
     (yardstick, *runs), _ = Journal(tmp_path).read()
