@@ -18,8 +18,8 @@ from tracks.report import Report
 from tracks.vocabulary import Renumbering
 
 # Of what a trainer may ask of a track; raised with each change that older trainers cannot follow, so that nobody takes
-# their failing for a fault of theirs. 1: a problem is a number; 2: a row of digits.
-INTERFACE = 2
+# their failing for a fault of theirs. 1: a problem is a number; 2: a row of digits; 3: samplers know what is nearby.
+INTERFACE = 3
 
 
 class Track(Protocol):
@@ -95,6 +95,10 @@ class Sampler(Protocol):
 
     def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
         """As many draws, with each problem once: at most `count`, (N, W) uint8."""
+        ...
+
+    def nearby(self, problems: Tensor) -> Tensor:
+        """The training problems a step away from one of `problems` (N, W) uint8, and themselves: (M, W), each once."""
         ...
 
 

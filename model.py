@@ -17,6 +17,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernel import Kernel, Prepared
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "silu": F.silu,
@@ -63,6 +65,15 @@ class ModelConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in 0..1, below 1, got {self.dropout}")
 
+    @property
+    def kernel_problem(self) -> str | None:
+        """Why kernel.c cannot compute such a model, or None."""
+        has_whole_vectors = self.n_embd % 16 == self.n_hidden % 16 == 0
+        is_its_layer = self.activation == "gelu" and self.norm != "layer_gain" and not self.dropout
+        if self.n_layer == 1 and is_its_layer and has_whole_vectors and self.vocab_size <= 256:
+            return None
+        return "it computes one layer of multiples of 16, with gelu, no gain and no dropout"
+
 
 class Norm(nn.Module):
     """Over the last dimension: RMSNorm (Zhang and Sennrich, 2019), or LayerNorm (Ba et al., 2016), its gain optional.
@@ -73,13 +84,14 @@ class Norm(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.is_rms = config.norm == "rms"
+        self.epsilon = torch.finfo(torch.float32).eps if self.is_rms else 1e-5
         self.gain = nn.Parameter(torch.empty(config.n_embd)) if config.norm == "layer_gain" else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_rms:
-            return F.rms_norm(x, (x.size(-1),))
+            return F.rms_norm(x, (x.size(-1),))  # its own epsilon is that of x's dtype
         gain = None if self.gain is None else self.gain.to(x.dtype)
-        return F.layer_norm(x, (x.size(-1),), gain, eps=1e-5)
+        return F.layer_norm(x, (x.size(-1),), gain, eps=self.epsilon)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -215,6 +227,28 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = Norm(config)
         self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
+        self.kernel: Kernel | None = None
+
+    def use_kernel(self, threads: int) -> None:
+        """From now on compute the loss, and logits without gradients, by kernel.c, which is compiled here.
+
+        Weights stay on the CPU. The same functions, but for rounding.
+
+        Raises:
+            ValueError: it cannot compute this model.
+            RuntimeError: it cannot be compiled.
+        """
+        config = self.config
+        problem = config.kernel_problem if self.dtype == torch.float32 else "it computes in float32"
+        if problem:
+            raise ValueError(f"the C kernel: {problem}")
+        norm, shape = self.norm, (config.vocab_size, config.n_head, config.n_embd, config.n_hidden)
+        self.kernel = Kernel(*shape, centered=not norm.is_rms, epsilon=norm.epsilon, threads=threads)
+
+    def kernel_weights(self) -> tuple[Tensor, ...]:
+        block = self.blocks[0]
+        attention, mlp, head = block.attention, block.mlp, self.token if self.head is None else self.head
+        return self.token, self.position, attention.qkv, attention.out, mlp.up, mlp.down, head
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
@@ -267,12 +301,21 @@ class Transformer(nn.Module):
         """Whether attention can be read from a table of pairs: with one layer, and no dropout of what stands in it."""
         return len(self.blocks) == 1 and not (self.training and self.config.dropout)
 
-    def forward_fast(self, idx: Tensor, first: int = 0, pairs: Tensor | None = None) -> Tensor:
+    def loss(self, texts: Tensor, first: int = 0) -> Tensor:
+        """Texts (B, T + 1) int64 to the mean cross-entropy, nats, of the characters that follow positions first.. ."""
+        if self.kernel is not None:
+            return self.kernel.loss(self.kernel_weights(), texts, first)
+        logits = self.forward_fast(texts[:, :-1], first)  # (B, Q, V)
+        return F.cross_entropy(logits.flatten(0, 1), texts[:, first + 1 :].flatten())
+
+    def forward_fast(self, idx: Tensor, first: int = 0, pairs: Tensor | Prepared | None = None) -> Tensor:
         """`forward`; with one layer, attention is read from the table of all pairs, `pairs` if that was made before."""
         if not self.has_table:
             return self(idx, first)
         block, (B, T), V = self.blocks[0], idx.shape, self.config.vocab_size
         pairs = self.pairs(T, first) if pairs is None else pairs
+        if self.asks_kernel:
+            return self.kernel.logits(pairs, idx, first)
         rows = torch.arange(T, device=idx.device) * V + idx  # (B, T), of R
         x = RowSums.apply(rows[:, first:].reshape(-1, 1), self.table(T).flatten(0, 1)).view(B, T - first, -1)
         x = x + block.attention.from_pairs(pairs, rows, first)
@@ -283,13 +326,20 @@ class Transformer(nn.Module):
         """(T, V, C): what enters the first layer for every (position, character) pair."""
         return (self.token + self.position[:T, None]).to(self.dtype)
 
-    def pairs(self, T: int, first: int = 0) -> Tensor | None:
+    @property
+    def asks_kernel(self) -> bool:
+        """Whether logits come from the kernel, which has gradients of the loss alone."""
+        return self.kernel is not None and not torch.is_grad_enabled()
+
+    def pairs(self, T: int, first: int = 0) -> Tensor | Prepared | None:
         """For sequences of T characters, what each pair of (position, character) rows adds to attention.
 
-        A tensor for `forward_fast`, to be made once where many batches are asked; null where that uses none.
+        For `forward_fast`, to be made once where many batches are asked; null where that uses none.
         """
         if not self.has_table:
             return None
+        if self.asks_kernel:
+            return self.kernel.prepare(self.kernel_weights(), T, first)
         block = self.blocks[0]
         return block.attention.pair_table(block.attention_norm(self.table(T)), first)
 

@@ -43,6 +43,8 @@ class Settings:
     """Of the matrix products; auto takes bfloat16 where the hardware multiplies it faster than float32."""
     compile: bool = False
     """Compile the step with torch.compile, during the warm-up."""
+    kernel: Literal["auto", "c", "torch"] = "torch"
+    """What computes loss and gradients; auto takes kernel.c on a CPU in float32, where it fits."""
     cuda_graph: bool = False
     """On CUDA, capture the step as a graph and replay it."""
     threads: int = 0
@@ -88,6 +90,9 @@ class Settings:
     uniformly, 0..1; in addition a level is a length of carry chains."""
     survey_problems: int = 100_000
     """Training problems that are drawn and asked at the end of a round."""
+    survey_climbs: int = 0
+    """Rounds of asking what lies next to the hardest problems found so far; a survey that climbs so finds mistakes that
+    are rarer than what it draws."""
     survey_loss: float = 0.1
     """A survey is passed without a mistake and with no character's loss above this, nats."""
     drill_problems: int = 2048
@@ -137,7 +142,11 @@ class Settings:
         """Raises ValueError for a value that no training can have."""
         counts = "num_steps max_rounds batch_size survey_problems drill_problems check_every check_problems"
         self.check(f"{counts} muon_iterations max_seconds", lambda value: 0 < value < 2**31, "above 0 and below 2**31")
-        self.check("threads resume_at start_over_above warmup_steps", lambda value: 0 <= value < 2**31, "in 0..2**31")
+        self.check(
+            "threads resume_at start_over_above warmup_steps survey_climbs",
+            lambda value: 0 <= value < 2**31,
+            "in 0..2**31",
+        )
         amounts = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay decay_power survey_loss"
         self.check(f"{amounts} clip_norm", lambda value: 0 <= value < float("inf"), "a number not below 0")
         self.check("level_share decay_to", lambda value: 0 <= value <= 1, "in 0..1")
@@ -148,6 +157,12 @@ class Settings:
         for name in names.split():
             if not is_right(getattr(self, name)):
                 raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
+
+    @property
+    def kernel_problem(self) -> str | None:
+        """Why kernel.c cannot compute the step, or None."""
+        is_compiled = "torch.compile is to compile the step"
+        return is_compiled if self.compile else self.model_config(vocab_size=1, block_size=1).kernel_problem
 
     def model_config(self, vocab_size: int, block_size: int) -> ModelConfig:
         """Raises ValueError when the sizes do not go together."""
@@ -192,6 +207,7 @@ def keep_freed_memory() -> None:
 # -----------------------------------------------------------------------------
 # the trainer
 
+CLIMBERS = 64  # problems whose surroundings a survey asks
 EXAMINED_TOGETHER = 2048  # problems; fits the activations into the caches of a CPU
 
 
@@ -235,6 +251,7 @@ class Trainer:
         self.muon = Muon(matrices, self.muon_learning_rate, *how, dtype)
         betas = settings.adam_beta1, settings.adam_beta2
         self.adam = AdamW(others, self.adam_learning_rate, betas, settings.adam_weight_decay)
+        self.model_loss = self.model.loss
         self.take_step = self.step
 
     def state(self) -> list[Tensor]:
@@ -245,15 +262,10 @@ class Trainer:
     # -------------------------------------------------------------------------
     # one step
 
-    def answer_loss(self, texts: Tensor) -> Tensor:
-        """Texts (B, T + 1) int64 to the mean cross-entropy of the characters that are learned, nats."""
-        logits = self.model.forward_fast(texts[:, :-1], self.learned_from)  # (B, Q, V)
-        return F.cross_entropy(logits.flatten(0, 1), texts[:, self.learned_from + 1 :].flatten())
-
     def step(self) -> None:
         """Forward, backward and update on the batch that `step_index` points to."""
         texts = self.texts.index_select(0, self.step_index % self.draw_steps).squeeze(0)  # (B, T + 1)
-        loss = self.answer_loss(texts.long())
+        loss = self.model_loss(texts.long(), self.learned_from)
         loss.backward()
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)  # waits for nothing
@@ -281,7 +293,10 @@ class Trainer:
         tokens = torch.randint(len(self.track.vocabulary), self.texts.shape, generator=torch.Generator().manual_seed(0))
         self.texts.copy_(tokens)
         if self.settings.compile:
-            self.answer_loss = torch.compile(self.answer_loss, dynamic=False)
+            self.model_loss = torch.compile(self.model.loss, dynamic=False)
+        if self.settings.kernel == "c":
+            self.model.use_kernel(self.settings.threads)
+            torch.set_num_threads(1)  # torch's own would go on waiting at full speed in the way of the kernel's
         if self.settings.cuda_graph and self.device.type == "cuda":
             self.capture()
         else:
@@ -378,9 +393,31 @@ class Trainer:
                 errors, losses = self.examine(asked)
                 reached = {name: self.examine(problems)[0] == 0 for name, problems in samples.items()}
                 reached["99%"] = is_99_percent(errors, len(asked))
+                if is_last and settings.survey_climbs:
+                    more_errors, more_losses, more = self.climb(asked, losses, sampler)
+                    errors, losses, asked = (
+                        errors + more_errors,
+                        torch.cat([losses, more_losses]),
+                        torch.cat([asked, more]),
+                    )
                 watch.check(self.steps, float(self.loss), errors, reached, settings.num_steps - step - 1)
                 if settings.stop_at == "99%" and reached["99%"]:
                     break
+        return errors, losses, asked
+
+    def climb(self, asked: Tensor, losses: Tensor, sampler: Sampler) -> tuple[int, Tensor, Tensor]:
+        """From the hardest of the problems (N, W), by their losses (N,), to harder ones next to them, step by step.
+
+        What the model answers least surely changes little from a problem to one with a digit changed, so that a few
+        thousand questions find what an examination of all would find.
+
+        Returns:
+            As `examine` those of the last step, and its problems.
+        """
+        errors = 0
+        for _ in range(self.settings.survey_climbs):
+            asked = sampler.nearby(asked[losses.topk(min(CLIMBERS, len(asked))).indices])
+            errors, losses = self.examine(asked)
         return errors, losses, asked
 
     def draw(self, sampler: Sampler, drilled: Tensor, windows: Windows | None) -> Tensor:

@@ -160,6 +160,8 @@ class Attempt:
             if plan.request.journal:
                 found["weights"], found["weights_sha256"] = f"{folder.name}/{path.name}", digest
             model, track = weights.load(path, plan.device)
+            if self.trainer.model.kernel is not None:
+                model.use_kernel(plan.settings.threads)
             self.certificate, self.sentences = certify(model.answerer(), track, plan.device, plan.seed)
         self.clock.stop()
         found |= self.peak_memory()  # which measuring the peak of matrix products would raise

@@ -251,6 +251,28 @@ def device_lock(device: torch.device) -> FileLock:
     return FileLock(Path(tempfile.gettempdir()) / f"addition-speedrun-{device.type}.lock", mode=0o666)
 
 
+def pick_kernel(name: str, device: torch.device, dtype: torch.dtype, problem: str | None) -> tuple[str, str]:
+    """`auto`, `c` or `torch` to what computes the step, and the reason for the choice.
+
+    Args:
+        problem: why the C kernel cannot compute such a model, if so.
+
+    Raises:
+        ValueError: the C kernel was asked for and cannot be had.
+    """
+    if name == "torch":
+        return name, "asked for"
+    if device.type != "cpu" or dtype != torch.float32:
+        problem = "it computes on a CPU in float32"
+    elif problem is None:
+        problem = broken_compiler("CC", "cc", ".c")
+    if name == "c" and problem:
+        raise ValueError(f"--kernel c: {problem}; use --kernel auto")
+    if problem:
+        return "torch", f"no C kernel: {problem}"
+    return "c", "asked for" if name == "c" else "a CPU in float32 with a C compiler"
+
+
 def compiler_problem(device: torch.device) -> str | None:
     """Why torch.compile cannot work here, or None: tries the C++ compiler that inductor would call."""
     if device.type == "cuda":
@@ -259,17 +281,24 @@ def compiler_problem(device: torch.device) -> str | None:
         except ImportError:
             return "triton is not installed"
         return None
-    compiler = os.environ.get("CXX", "").strip() or ("cl" if sys.platform == "win32" else "g++")
+    return broken_compiler("CXX", "cl" if sys.platform == "win32" else "g++", ".cpp")
+
+
+def broken_compiler(variable: str, usual: str, suffix: str) -> str | None:
+    """What is wrong with the compiler that an environment variable names, or with the usual one; None: it works."""
+    language = {".c": "C", ".cpp": "C++"}[suffix]
+    compiler = os.environ.get(variable, "").strip() or usual
     if shutil.which(compiler.split()[0]) is None:
-        return f"the C++ compiler {compiler!r} was not found (install one, or set CXX)"
+        return f"the {language} compiler {compiler!r} was not found (install one, or set {variable})"
     if sys.platform == "win32":
         return None
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "probe.cpp"), Path(folder, "probe.o")
-        source.write_text("#include <cmath>\nint main() { return 0; }\n")
+        source, target = Path(folder, "probe" + suffix), Path(folder, "probe.o")
+        source.write_text("#include <math.h>\nint main(void) { return 0; }\n")
         answer = subprocess.run([*compiler.split(), "-c", source, "-o", target], capture_output=True, text=True)
     if answer.returncode:
-        return f"the C++ compiler {compiler!r} does not work: {(answer.stderr.splitlines() or ['no message'])[0]}"
+        message = (answer.stderr.splitlines() or ["no message"])[0]
+        return f"the {language} compiler {compiler!r} does not work: {message}"
     return None
 
 

@@ -11,7 +11,7 @@ import torch
 import tyro
 
 from bench.config import WrongRequest, check_values, find_config, nearest, option_value, parse_arguments, read_config
-from bench.hardware import compiler_problem, cores_usable, pick_device, pick_precision
+from bench.hardware import compiler_problem, cores_usable, pick_device, pick_kernel, pick_precision
 from bench.journal import Batch
 from bench.provenance import ROOT, config_hash, first_seed, source_sha256
 from data import TRACKS, Track, controlled
@@ -55,6 +55,8 @@ class Settings(Protocol):
     device: str
     precision: str
     compile: bool
+    kernel: str
+    kernel_problem: str | None  # why the C kernel cannot compute such a step
     threads: int
     max_seconds: float
     control: str
@@ -91,7 +93,7 @@ class Plan:
     track: Track
     device: torch.device
     dtype: torch.dtype  # of the matrix products
-    remark: str  # which device and precision, and why
+    remark: str  # which device, precision and kernel, and why
     seed: int
     batch: Batch | None  # that this attempt was started by
 
@@ -116,6 +118,7 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         check_request(request)
         device = pick_device(settings.device)
         dtype, reason = pick_precision(settings.precision, device)
+        kernel, why = pick_kernel(settings.kernel, device, dtype, settings.kernel_problem)
     except (ValueError, OSError) as problem:  # a file's name can be too long to look for
         raise WrongRequest(str(problem)) from None
     if settings.track not in TRACKS:
@@ -129,12 +132,12 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
     threads = settings.threads or cores
     plan = Plan(
         request=request,
-        settings=dataclasses.replace(settings, device=device.type, precision=precision, threads=threads),
+        settings=dataclasses.replace(settings, device=device.type, precision=precision, kernel=kernel, threads=threads),
         config=config,
         track=TRACKS[settings.track],
         device=device,
         dtype=dtype,
-        remark=f"{device.type}, {threads} threads, {precision} ({reason})",
+        remark=f"{device.type}, {threads} threads, {precision} ({reason}), kernel {kernel} ({why})",
         seed=0,
         batch=Batch.model_validate_json(os.environ[BATCH_VARIABLE]) if BATCH_VARIABLE in os.environ else None,
     )

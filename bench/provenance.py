@@ -17,7 +17,7 @@ def config_hash(settings: dict[str, Any]) -> str:
 
 def source_files(root: Path = ROOT) -> list[Path]:
     """The contestant: the trainer, the model, the tracks and whatever of ours stands beside them."""
-    return [path for pattern in ("*.py", "tracks/**/*.py") for path in root.glob(pattern)]
+    return [path for pattern in ("*.py", "*.c", "tracks/**/*.py") for path in root.glob(pattern)]
 
 
 def harness_files(root: Path = ROOT) -> list[Path]:

@@ -119,8 +119,8 @@ def test_everything_random_comes_from_the_seed():
 
 def batches_of(trainer):
     """Train, and return every batch (B, T + 1) that a step saw."""
-    seen, loss = [], trainer.answer_loss
-    trainer.answer_loss = lambda texts: (seen.append(texts.clone()), loss(texts))[1]
+    seen, loss = [], trainer.model_loss
+    trainer.model_loss = lambda texts, first: (seen.append(texts.clone()), loss(texts, first))[1]
     trainer.train(Witness())
     return seen
 
@@ -357,7 +357,8 @@ def test_the_loss_is_of_the_answer_or_of_all_characters_that_follow_another():
             trainer.model.head.normal_(generator=torch.Generator().manual_seed(0))
         shares = trainer.model(texts[:, :-1]).softmax(-1)[:, first:]  # (B, Q, V)
         right = shares.gather(-1, texts[:, first + 1 :, None])
-        assert trainer.answer_loss(texts).item() == pytest.approx(-right.log().mean().item(), rel=1e-4)
+        loss = trainer.model_loss(texts, trainer.learned_from)
+        assert loss.item() == pytest.approx(-right.log().mean().item(), rel=1e-4)
 
 
 @pytest.mark.parametrize(("errors", "steps"), [(0, 3), (5, 3), (6, 6)])

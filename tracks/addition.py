@@ -304,7 +304,7 @@ class Addition:
             nines += sums == 9
         level = (nines.flatten() + self.heldout.view(torch.uint8) * 10).numpy()  # held out from 10 on
         levels = [torch.from_numpy(np.flatnonzero(level == length)) for length in range(self.digits)]
-        return PoolSampler(self.rows, levels, level_share, device)
+        return PoolSampler(self.rows, levels, lambda rows: ~self.is_heldout(rows), level_share, device)
 
     # -------------------------------------------------------------------------
     # drawn and built problems

@@ -122,6 +122,10 @@ class Report:
         """Whether problems (N, 6) uint8 are in no line of the training text, (N,) bool, on the same device."""
         return self.heldout.to(problems.device)[self.number(problems)]
 
+    def is_training(self, rows: Tensor) -> Tensor:
+        """Whether rows (N, 6) of any digits are problems of the training text, (N,) bool, on the same device."""
+        return (rows[:, 0] > 0) & (rows[:, 3] > 0) & ~self.is_heldout(rows)
+
     @property
     def num_heldout(self) -> int:
         return int(self.heldout.sum())
@@ -153,4 +157,4 @@ class Report:
 
     def sampler(self, level_share: float, device: torch.device) -> PoolSampler:
         """The training problems, each as often as any other; there are no levels. Training draws windows instead."""
-        return PoolSampler(self.rows, [(~self.heldout).nonzero()[:, 0]], level_share, device)
+        return PoolSampler(self.rows, [(~self.heldout).nonzero()[:, 0]], self.is_training, level_share, device)

@@ -11,15 +11,51 @@ def rows_together(device: torch.device) -> int:
     return 2**15 if device.type == "cpu" else 2**20
 
 
+def distinct(rows: Tensor) -> Tensor:
+    """Rows of digits (N, W) uint8, each once, in the order of their digits; (M, W).
+
+    Beyond 18 digits they are told apart by a number modulo 2**64 that two may share: then one of them is lost, hardly
+    ever and without harm.
+    """
+    keys = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    for column in rows.unbind(-1):
+        keys = keys * 11 + column
+    keys, order = keys.sort()
+    is_new = torch.cat([torch.ones_like(keys[:1], dtype=torch.bool), keys[1:] != keys[:-1]])
+    return rows[order[is_new]]
+
+
+def nearby(problems: Tensor, is_training: Callable[[Tensor], Tensor]) -> Tensor:
+    """The training problems that differ from one of `problems` (N, W) uint8 in one digit or in none, (M, W), each once.
+
+    Args:
+        is_training: rows of any digits (N, W) uint8 to (N,) bool.
+    """
+    W = problems.size(1)
+    rows = problems[:, None, None].repeat(1, W, 10, 1)  # (N, W, 10, W): which one, which place, which digit
+    places, digits = torch.arange(W), torch.arange(10, dtype=torch.uint8, device=problems.device)
+    rows[:, places, :, places] = digits
+    rows = distinct(rows.view(-1, W))
+    return rows[is_training(rows)]
+
+
 class PoolSampler:
     """Draws training problems with replacement; a share of them spread evenly over levels of difficulty."""
 
-    def __init__(self, rows: Tensor, levels: Sequence[Tensor], level_share: float, device: torch.device) -> None:
+    def __init__(
+        self,
+        rows: Tensor,
+        levels: Sequence[Tensor],
+        is_training: Callable[[Tensor], Tensor],
+        level_share: float,
+        device: torch.device,
+    ) -> None:
         """The problems that are not drawn from their levels are drawn uniformly.
 
         Args:
             rows: all problems of the track, (num_problems, W) uint8.
             levels: numbers of rows, int64, each training problem's in one level.
+            is_training: rows of any digits (N, W) uint8 to (N,) bool.
             level_share: 0..1.
             device: where problems are drawn.
         """
@@ -28,6 +64,7 @@ class PoolSampler:
         sizes = [*map(len, pools), sum(map(len, pools))]
         starts = [sum(sizes[:i]) for i in range(len(pools))] + [0]  # the last pool is all of them
         self.rows = rows.to(device)
+        self.is_training = is_training
         self.numbers = torch.cat(pools).to(device)  # of all training problems, level by level
         self.weights = torch.tensor(weights, device=device)
         self.sizes = torch.tensor(sizes, device=device)
@@ -47,6 +84,10 @@ class PoolSampler:
     def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
         """As `draw`, with each problem once: at most `count` of them, (N, W) uint8, ascending."""
         return self.rows.index_select(0, self.draw_numbers(count, generator).unique())
+
+    def nearby(self, problems: Tensor) -> Tensor:
+        """Those that differ from one of `problems` (N, W) uint8 in one digit or in none, (M, W), each once."""
+        return nearby(problems, self.is_training)
 
 
 class DigitSampler:
@@ -75,16 +116,12 @@ class DigitSampler:
         return torch.cat(parts).view(num_batches, batch_size, -1)
 
     def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
-        """As `draw`, with each problem once: at most `count` of them, (N, 2 * digits) uint8, in no special order."""
-        rows = self.draw(1, count, generator)[0]
-        # A number to sort by. Beyond nine digits it is one modulo 2**64, where two problems may share it: then one of
-        # them is lost, hardly ever and without harm.
-        keys = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        for column in rows.unbind(-1):
-            keys = keys * 11 + column
-        keys, order = keys.sort()
-        is_new = torch.cat([torch.ones_like(keys[:1], dtype=torch.bool), keys[1:] != keys[:-1]])
-        return rows[order[is_new]]
+        """As `draw`, with each problem once: at most `count` of them, (N, 2 * digits) uint8."""
+        return distinct(self.draw(1, count, generator)[0])
+
+    def nearby(self, problems: Tensor) -> Tensor:
+        """Those that differ from one of `problems` (N, 2 * digits) uint8 in one digit or in none, (M, 2 * digits)."""
+        return nearby(problems, lambda rows: ~self.is_heldout(rows))
 
     def draw_rows(self, count: int, generator: torch.Generator) -> Tensor:
         """(count, 2 * digits) uint8; as often as it takes, those that turn out to be held out are drawn anew."""

@@ -1,0 +1,201 @@
+"""The C kernel against the model's definition, and what happens where it cannot be had."""
+
+import shutil
+
+import pytest
+import torch
+from examples import random_model
+from torch import Tensor
+from torch.testing import assert_close
+
+import kernel
+from bench.hardware import pick_kernel
+from model import Transformer
+from speedrun import Settings
+
+CPU = torch.device("cpu")
+SHAPES = [
+    {},
+    {"norm": "layer"},
+    {"n_head": 16, "n_embd": 64},
+    {"n_head": 1, "n_embd": 16, "n_hidden": 16},
+    {"tied": True},
+    {"vocab_size": 17},
+]
+
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+
+def fitting_model(**changes) -> Transformer:
+    """Random weights, in a shape that the kernel computes."""
+    return random_model(**{"n_head": 4, "n_embd": 32, "n_hidden": 48, **changes})
+
+
+def random_texts(B: int, length: int, vocab_size: int = 12) -> Tensor:
+    return torch.randint(vocab_size, (B, length), generator=torch.Generator().manual_seed(B))
+
+
+def loss_and_gradients(model: Transformer, texts: Tensor, first: int) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    loss = model.loss(texts, first)
+    loss.backward()
+    return loss.detach(), {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+# -----------------------------------------------------------------------------
+# the same function
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("B", "T", "first"), [(512, 11, 7), (37, 11, 0), (37, 4, 3), (1, 1, 0)])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_loss_and_gradients_are_those_of_the_model(shape: dict, B: int, T: int, first: int, threads: int) -> None:
+    model = fitting_model(**shape)
+    texts = random_texts(B, T + 1, model.config.vocab_size)
+    loss, gradients = loss_and_gradients(model, texts, first)
+    model.use_kernel(threads)
+    found, found_gradients = loss_and_gradients(model, texts, first)
+    assert_close(found, loss, rtol=1e-5, atol=1e-6)
+    assert any(gradient.abs().max() > 0 for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        assert_close(found_gradients[name], gradient, rtol=1e-3, atol=1e-6 + 1e-5 * float(gradient.abs().max()))
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_logits_and_answers_are_those_of_the_forward_pass(shape: dict, threads: int) -> None:
+    model = fitting_model(**shape)
+    idx = random_texts(301, 11, model.config.vocab_size)
+    model.use_kernel(threads)
+    with torch.no_grad():
+        for first in (0, 7, 10):
+            logits = model(idx, first)
+            assert_close(model.forward_fast(idx, first), logits, rtol=1e-4, atol=1e-5)
+            assert_close(model.forward_fast(idx, first, model.pairs(11, first)), logits, rtol=1e-4, atol=1e-5)
+        next_logits = model.answerer()
+        for T in range(1, 12):
+            assert_close(next_logits(idx[:, :T]), model(idx[:, :T])[:, -1], rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+def test_logits_have_gradients_even_so() -> None:
+    model = fitting_model()
+    model.use_kernel(2)
+    assert model.forward_fast(random_texts(4, 11), 7).requires_grad
+
+
+@needs_compiler
+def test_it_holds_where_attention_is_sharp() -> None:
+    model = fitting_model()
+    with torch.no_grad():
+        model.blocks[0].attention.qkv[:2] *= 4.0  # scores spread over some 30 nats
+    texts = random_texts(64, 12)
+    loss, gradients = loss_and_gradients(model, texts, 0)
+    model.use_kernel(2)
+    found, found_gradients = loss_and_gradients(model, texts, 0)
+    assert_close(found, loss, rtol=1e-4, atol=1e-4)
+    for name, gradient in gradients.items():
+        assert_close(found_gradients[name], gradient, rtol=1e-2, atol=1e-3 * float(gradient.abs().max()))
+
+
+@needs_compiler
+def test_the_gradient_of_a_multiple_is_the_multiple() -> None:
+    model, texts = fitting_model(), random_texts(8, 12)
+    model.use_kernel(1)
+    _, gradients = loss_and_gradients(model, texts, 7)
+    model.zero_grad()
+    (3 * model.loss(texts, 7)).backward()
+    for name, weight in model.named_parameters():
+        assert_close(weight.grad, 3 * gradients[name])
+
+
+@needs_compiler
+def test_a_text_s_padding_changes_nothing() -> None:
+    """Tiles are filled up with zeros: a batch of one must be one row of a batch of many."""
+    model, idx = fitting_model(), random_texts(65, 11)
+    model.use_kernel(1)
+    with torch.no_grad():
+        together = model.forward_fast(idx, 10)
+        assert_close(torch.cat([model.forward_fast(row[None], 10) for row in idx]), together, rtol=1e-5, atol=1e-6)
+
+
+@needs_compiler
+def test_weights_that_change_are_read_anew() -> None:
+    model, idx = fitting_model(), random_texts(8, 11)
+    model.use_kernel(1)
+    with torch.no_grad():
+        before = model.forward_fast(idx)
+        model.blocks[0].mlp.up.mul_(0.5)
+        assert (model.forward_fast(idx) - before).abs().max() > 0.01
+        assert_close(model.forward_fast(idx), model(idx), rtol=1e-4, atol=1e-5)
+
+
+# -----------------------------------------------------------------------------
+# where it cannot be had
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"n_layer": 2},
+        {"activation": "silu"},
+        {"norm": "layer_gain"},
+        {"dropout": 0.1},
+        {"n_hidden": 40},
+        {"n_embd": 24, "n_head": 2},
+    ],
+)
+def test_other_models_are_refused(shape: dict) -> None:
+    with pytest.raises(ValueError, match="the C kernel: it computes one layer"):
+        fitting_model(**shape).use_kernel(1)
+
+
+def test_bfloat16_is_refused() -> None:
+    with pytest.raises(ValueError, match="float32"):
+        fitting_model(dtype=torch.bfloat16).use_kernel(1)
+
+
+def test_a_compiler_that_fails_says_why_in_one_line(tmp_path, monkeypatch) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho 'fatal: no math.h' >&2\necho more >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    with pytest.raises(RuntimeError, match=r"^the C compiler failed: fatal: no math\.h$"):
+        kernel.library.__wrapped__(V=12)
+    assert pick_kernel("auto", CPU, torch.float32, None)[0] == "torch"
+    with pytest.raises(ValueError, match=r"--kernel c: .*no math\.h; use --kernel auto"):
+        pick_kernel("c", CPU, torch.float32, None)
+
+
+def test_without_a_compiler_auto_takes_torch(monkeypatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    name, reason = pick_kernel("auto", CPU, torch.float32, None)
+    assert name == "torch"
+    assert reason == "no C kernel: the C compiler 'no-such-compiler' was not found (install one, or set CC)"
+    with pytest.raises(RuntimeError, match="the C compiler did not start"):
+        kernel.library.__wrapped__(V=12)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "problem"),
+    [("cuda", torch.float32, None), ("cpu", torch.bfloat16, None), ("cpu", torch.float32, "it is Tuesday")],
+)
+def test_auto_takes_torch_where_the_kernel_does_not_fit(device: str, dtype: torch.dtype, problem: str | None) -> None:
+    assert pick_kernel("auto", torch.device(device), dtype, problem)[0] == "torch"
+    with pytest.raises(ValueError, match="use --kernel auto"):
+        pick_kernel("c", torch.device(device), dtype, problem)
+
+
+@needs_compiler
+def test_auto_takes_the_kernel_where_it_can_be_had(monkeypatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    assert pick_kernel("auto", CPU, torch.float32, None)[0] == "c"
+    assert pick_kernel("torch", CPU, torch.float32, None) == ("torch", "asked for")
+
+
+def test_the_settings_know_what_does_not_fit() -> None:
+    assert Settings().kernel_problem is None
+    assert "torch.compile" in Settings(compile=True).kernel_problem
+    assert "one layer" in Settings(n_layer=2).kernel_problem
