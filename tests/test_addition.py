@@ -332,6 +332,22 @@ def test_distinct_draws_are_the_draws_without_repetitions() -> None:
     assert ADD2.number(ADD2.sampler(0.5, CPU).draw_distinct(99, torch.Generator())).diff().min() > 0
 
 
+def test_nearby_are_the_training_problems_with_one_digit_changed() -> None:
+    for track in (ADD2, ADD4, ADD20):
+        sampler = track.sampler(0.5, CPU)
+        problems = sampler.draw_distinct(30, torch.Generator().manual_seed(7))
+        changed = {
+            (*row[:i], d, *row[i + 1 :]) for row in problems.tolist() for i in range(len(row)) for d in range(10)
+        }
+        heldout = track.is_heldout(torch.tensor(sorted(changed), dtype=torch.uint8)).tolist()
+        expected = [row for row, is_out in zip(sorted(changed), heldout, strict=True) if not is_out]
+        found = sampler.nearby(problems)
+        assert found.dtype == torch.uint8
+        assert sorted(map(tuple, found.tolist())) == expected
+        assert {*map(tuple, problems.tolist())} <= set(expected)
+        assert any(heldout)
+
+
 def test_a_list_to_draw_from_holds_all_training_problems_once() -> None:
     assert torch.equal(ADD2.sampler(0.5, CPU).numbers.sort().values, ADD2.number(ADD2.sets["train"]))
 

@@ -203,6 +203,36 @@ def test_the_decision_to_stop_looks_at_training_problems_alone():
         assert len(problems.unique(dim=0)) == len(problems)
 
 
+def test_a_survey_that_climbs_finds_the_hardest_problem_without_drawing_it():
+    """Losses that fall with the distance to one problem, in digits: the hardest is not drawn, and is found."""
+    trainer = build(replace(SMALL, survey_climbs=6))
+    top = torch.tensor(TRACK.sets["train"][1234].tolist())
+    drawn = TRACK.sets["train"][(TRACK.sets["train"] != top).all(1)][:50]  # no digit right yet
+    asked = []
+
+    def examine(problems):
+        asked.append(problems)
+        right = (problems == top).sum(1)
+        return int((right == TRACK.problem_width).sum()), right / 10
+
+    trainer.examine = examine
+    errors, losses, found = trainer.climb(drawn, examine(drawn)[1], TRACK.sampler(0.5, torch.device("cpu")))
+    assert errors == 1
+    assert found[losses.argmax()].tolist() == top.tolist()
+    assert not any(TRACK.is_heldout(problems).any() for problems in asked)
+
+
+def test_what_the_climb_finds_counts_in_the_decision_and_is_drilled():
+    trainer = build(replace(SMALL, max_rounds=2, survey_climbs=1))
+    trainer.examine = lambda problems: (0, torch.zeros(len(problems)))
+    trainer.climb = lambda asked, losses, sampler: (1, torch.full((30,), 9.0), TRACK.sets["train"][:30])
+    seen = batches_of(trainer)
+    assert len(seen) == SMALL.num_steps + 2
+    hardest = set(TRACK.number(TRACK.sets["train"][:30]).tolist())
+    num_drilled = round(SMALL.batch_size * SMALL.drill_share)
+    assert set(problems_in([seen[-1][-num_drilled:]]).tolist()) <= hardest
+
+
 def test_a_long_track_is_trained_on_what_its_sampler_draws_and_asked_what_is_not_held_out():
     track = TRACKS["add6-reversed"]
     trainer, witness, asked = build(track=track), Witness(), []
