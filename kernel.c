@@ -299,3 +299,28 @@ void finish(int T, int first, const Table *table, const Sums *sums, const Weight
     memcpy(d_weights->down, sums->down, sizeof(float) * C * H);
     memcpy(d_weights->head, sums->head, sizeof(float) * V * C);
 }
+
+// The quintic Newton-Schulz iteration of optim.py, in place, for n matrices x (rows, columns); both are multiples of
+// LANES, and rows <= columns.
+void orthogonalize(int n, int rows, int columns, int iterations, const float *coefficients, float *x) {
+    const int size = rows * columns;
+    float *next = malloc(sizeof(float) * (2 * size + 2 * rows * rows)), *x_t = next + size, *gram = x_t + size;
+    float *polynomial = gram + rows * rows;
+    for (int m = 0; m < n; m++, x += size) {
+        float square = 0;
+        for (int i = 0; i < size; i++) square += x[i] * x[i];
+        const float length = sqrtf(square) + 1e-7f;
+        for (int i = 0; i < size; i++) x[i] /= length;
+        for (int k = 0; k < iterations; k++) {
+            transpose(rows, columns, x, x_t);
+            product(rows, rows, columns, x, columns, 1, x_t, gram);
+            product(rows, rows, rows, gram, rows, 1, gram, polynomial);
+            for (int i = 0; i < rows * rows; i++)
+                polynomial[i] = coefficients[1] * gram[i] + coefficients[2] * polynomial[i];
+            for (int i = 0; i < size; i++) next[i] = coefficients[0] * x[i];
+            matmul(rows, columns, rows, polynomial, rows, 1, x, next);
+            memcpy(x, next, sizeof(float) * size);
+        }
+    }
+    free(next);
+}

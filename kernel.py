@@ -10,6 +10,7 @@ import functools
 import os
 import subprocess
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,26 @@ class Kernel:
         """Texts (B, T + 1) to the mean cross-entropy, nats, of the characters after positions first.. ."""
         return Loss.apply(self, texts.to(torch.uint8).contiguous(), first, *weights)
 
+    def orthogonalize(self, matrices: Tensor, coefficients: tuple[float, float, float], num_iterations: int) -> Tensor:
+        """`optim.orthogonalize` for float32 matrices (n, rows, columns) of the layer's shapes."""
+        found = matrices.contiguous()  # a copy is not needed: the callers' gradients are theirs to change
+        n, rows, columns = found.shape
+        given = (ctypes.c_float * 3)(*coefficients)
+
+        def share(i: int, start: int, end: int) -> None:
+            place = ctypes.c_void_p(found.data_ptr() + start * rows * columns * 4)
+            self.library.orthogonalize(end - start, rows, columns, num_iterations, given, place)
+
+        self.shared(n, share)
+        return found
+
+    def shared(self, n: int, share: Callable[[int, int, int], Any]) -> list[Any]:
+        """What `share` returns for each thread's number, and where its part of 0..n starts and ends."""
+        edges = [i * n // self.threads for i in range(self.threads + 1)]
+        parts = [(i, edges[i], edges[i + 1]) for i in range(self.threads)]
+        others = [workers(self.threads).submit(share, *part) for part in parts[1:]]
+        return [share(*parts[0]), *(other.result() for other in others)]
+
     def examples(
         self,
         prepared: Prepared,
@@ -111,10 +132,8 @@ class Kernel:
     ) -> float:
         """The library's function of that name, for texts (B, stride) uint8 that are shared out among the threads."""
         B, stride = texts.shape
-        edges = [i * B // self.threads for i in range(self.threads + 1)]
 
-        def share(i: int) -> float:
-            start, end = edges[i], edges[i + 1]
+        def share(i: int, start: int, end: int) -> float:
             return self.library.examples(
                 T,
                 first,
@@ -127,8 +146,7 @@ class Kernel:
                 None if sums is None else pointers(sums[i]),
             )
 
-        others = [workers(self.threads).submit(share, i) for i in range(1, self.threads)]
-        return share(0) + sum(other.result() for other in others)
+        return sum(self.shared(B, share))
 
 
 class Loss(torch.autograd.Function):

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from kernel import Kernel
+
 # Coefficients of the quintic iteration (Jordan et al., Muon, 2024).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -57,6 +59,7 @@ class Muon:
         self.num_iterations = num_iterations
         self.weight_decay = weight_decay
         self.dtype = dtype
+        self.kernel: Kernel | None = None  # to orthogonalize by, in float32 on a CPU
         self.weights = list(weights)
         self.by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for weight in self.weights:
@@ -76,7 +79,11 @@ class Muon:
         for shape, weights in self.by_shape.items():
             gradient, mean = self.gather(weight.grad for weight in weights), self.buffers[shape]
             mean.lerp_(gradient, 1 - self.momentum)
-            update = orthogonalize(gradient.lerp_(mean, self.momentum), self.num_iterations, self.dtype)
+            gradient.lerp_(mean, self.momentum)
+            if self.kernel is None:
+                update = orthogonalize(gradient, self.num_iterations, self.dtype)
+            else:
+                update = self.kernel.orthogonalize(gradient, NEWTON_SCHULZ, self.num_iterations)
             update = update * self.learning_rate
             sizes = [weight.numel() // (shape[0] * shape[1]) for weight in weights]
             for weight, part in zip(weights, update.split(sizes), strict=True):

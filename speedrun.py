@@ -296,6 +296,7 @@ class Trainer:
             self.model_loss = torch.compile(self.model.loss, dynamic=False)
         if self.settings.kernel == "c":
             self.model.use_kernel(self.settings.threads)
+            self.muon.kernel = self.model.kernel
             torch.set_num_threads(1)  # torch's own would go on waiting at full speed in the way of the kernel's
         if self.settings.cuda_graph and self.device.type == "cuda":
             self.capture()

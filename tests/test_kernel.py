@@ -11,6 +11,7 @@ from torch.testing import assert_close
 import kernel
 from bench.hardware import pick_kernel
 from model import Transformer
+from optim import NEWTON_SCHULZ, orthogonalize
 from speedrun import Settings
 
 CPU = torch.device("cpu")
@@ -130,6 +131,17 @@ def test_weights_that_change_are_read_anew() -> None:
         model.blocks[0].mlp.up.mul_(0.5)
         assert (model.forward_fast(idx) - before).abs().max() > 0.01
         assert_close(model.forward_fast(idx), model(idx), rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(1, 16, 16), (4, 64, 64), (3, 64, 128), (2, 48, 64)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_it_orthogonalizes_as_the_optimizer_does(shape: tuple[int, int, int], threads: int) -> None:
+    model = fitting_model()
+    model.use_kernel(threads)
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    expected = orthogonalize(matrices, 5, torch.float32)
+    assert_close(model.kernel.orthogonalize(matrices.clone(), NEWTON_SCHULZ, 5), expected, rtol=1e-3, atol=1e-4)
 
 
 # -----------------------------------------------------------------------------
