@@ -207,7 +207,7 @@ def keep_freed_memory() -> None:
 # -----------------------------------------------------------------------------
 # the trainer
 
-CLIMBERS = 64  # problems whose surroundings a survey asks
+CLIMBERS = 256  # problems whose surroundings a survey asks
 EXAMINED_TOGETHER = 2048  # problems; fits the activations into the caches of a CPU
 
 
