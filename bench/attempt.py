@@ -30,7 +30,7 @@ from bench.hardware import (
     software_record,
 )
 from bench.journal import Batch, Certificate, Check, Journal, Machine, Outcome, Run, Seconds, new_id
-from bench.meter import EnergyMeter, matmul_peak
+from bench.meter import EnergyMeter, launch_seconds, launches_of, matmul_peak
 from bench.plan import PIPE_VARIABLE, Build, Plan, Trainer, make_plan, refusing_unwritable
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
 from bench.quiet import Lookout, Noise
@@ -166,6 +166,10 @@ class Attempt:
         self.clock.stop()
         found |= self.peak_memory()  # which measuring the peak of matrix products would raise
         found["matmul_flops_per_second"] = matmul_peak(plan.device, plan.dtype, plan.settings.threads)
+        found["launch_seconds"] = launch_seconds(plan.device)
+        step = getattr(self.trainer, "step", None)  # trainers of older records may have none
+        if step is not None and not plan.settings.compile:  # inductor's kernels are none of torch's operations
+            found["step_launches"] = launches_of(step)
 
     def train(self) -> None:
         """A control shows what so much training leads to, whatever the trainer thinks of it: its limit is its end."""

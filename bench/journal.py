@@ -109,6 +109,8 @@ class Run(Section):
     parameters: int | None
     train_flops: FiniteFloat | None  # of the matrix products of all optimizer steps
     matmul_flops_per_second: FiniteFloat | None = None  # the machine's measured peak, in the same precision
+    step_launches: int | None = None  # operations that a step gives to torch; null where they are not counted
+    launch_seconds: FiniteFloat | None = None  # of one such operation on a single number, measured
     checks: list[Check]
     reached: dict[str, FiniteFloat | None]  # target -> train seconds
     certificate: Certificate | None

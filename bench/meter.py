@@ -1,9 +1,13 @@
-"""What the machine spends and what it could do: energy over a phase, and the peak of its matrix products."""
+"""What the machine spends and what it could do: energy over a phase, the peak of its matrix products, a launch's cost."""
 
+import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.hardware import ask_nvml, gpu_joules, nvml_handle
 
@@ -118,3 +122,43 @@ def product_seconds(operands: list[torch.Tensor]) -> float:
     torch.mm(a, b, out=product)
     synchronize()
     return time.perf_counter() - begun
+
+
+# -----------------------------------------------------------------------------
+# launches
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that torch is given in its `with` block, gradients' included; views cost no launch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation: Any, _: Any, values: tuple = (), options: dict | None = None) -> Any:
+        self.count += not operation.is_view
+        return operation(*values, **(options or {}))
+
+
+def launches_of(work: Callable[[], None]) -> int:
+    """How many operations `work` gives to torch."""
+    with Launches() as launches:
+        work()
+    return launches.count
+
+
+def launch_seconds(device: torch.device, repetitions: int = 2000, rounds: int = 5) -> float:
+    """What one operation on a single number takes, back to back with its like: the median of some rounds, seconds."""
+    number = torch.zeros(1, device=device)
+    synchronize = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
+
+    def once() -> float:
+        synchronize()
+        begun = time.perf_counter()
+        for _ in range(repetitions):
+            number.add_(1)
+        synchronize()
+        return (time.perf_counter() - begun) / repetitions
+
+    once()
+    return statistics.median(once() for _ in range(rounds))

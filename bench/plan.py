@@ -73,6 +73,9 @@ class Trainer(Protocol):
     def warm_up(self) -> None:
         """Compile and capture on random tokens; leave weights, optimizer and random state as they were."""
 
+    def step(self) -> None:
+        """One optimizer step; called once more after the certificate, to count what it gives to torch."""
+
     def train(self, watch: Any) -> None:
         """From the first touch of training data to the decision to stop.
 

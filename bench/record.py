@@ -36,7 +36,7 @@ from bench.plan import refusing_unwritable
 from bench.provenance import ROOT, first_seed
 from bench.quiet import Lookout
 from bench.run import EXIT_INTERRUPTED, batch_line, heed_interrupts
-from bench.stats import utilisation
+from bench.stats import flops_floor, launch_floor, utilisation
 
 QUIET_SECONDS = 3.0
 RESOLVED_BY_MACHINE = ("device", "precision", "threads")  # settings that a default config leaves open
@@ -284,7 +284,7 @@ def attempt_row(run: Run) -> dict[str, Any]:
 
 
 def medians(own: Sequence[Run]) -> str:
-    """Steps, FLOPs and utilisation in words."""
+    """Steps, FLOPs, utilisation and the floors of `train` in words."""
 
     def middle(values: list[float | None], pattern: str) -> str:
         known = [value for value in values if value is not None]
@@ -294,7 +294,9 @@ def medians(own: Sequence[Run]) -> str:
         f"{middle([run.steps for run in own], ',.0f')} steps, "
         f"{middle([run.examples for run in own], ',.0f')} examples, "
         f"{middle([run.train_flops for run in own], '.3g')} FLOPs in the steps' matrix products, "
-        f"utilisation {middle([utilisation(run) for run in own], '.1%')} of the measured peak"
+        f"utilisation {middle([utilisation(run) for run in own], '.1%')} of the measured peak; "
+        f"no less than {middle([flops_floor(run) for run in own], '.3g')} s by these FLOPs at the peak, nor than "
+        f"{middle([launch_floor(run) for run in own], '.3g')} s by the launches of torch's operations"
     )
 
 

@@ -19,7 +19,7 @@ from bench.display import show_summary
 from bench.journal import Journal, Run
 from bench.lookup import find_run, is_weights_path
 from bench.provenance import ROOT
-from bench.stats import utilisation
+from bench.stats import flops_floor, launch_floor, utilisation
 
 MOST_CHECKS = 20  # rows of the table; of more checks every second, third, … is shown
 UNKNOWN = "—"
@@ -87,6 +87,8 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     yield "train FLOPs", shown(run.train_flops, ".4g")
     peak = shown(run.matmul_flops_per_second, ".4g", "FLOP/s")
     yield "utilisation", f"{shown(utilisation(run), '.1%')} of the measured peak of {peak}"
+    by_flops, by_launches = shown(flops_floor(run), ".3g", "s"), shown(launch_floor(run), ".3g", "s")
+    yield "floors", f"{by_flops} of train by FLOPs, {by_launches} by launches ({shown(run.step_launches)} a step)"
     counter = f" ({run.energy_method})" if run.energy_method else ""
     yield "energy", shown(run.energy_joules, ",.1f", "J") + counter
     yield "weights", shown(run.weights)

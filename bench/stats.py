@@ -28,6 +28,18 @@ def utilisation(run: Run) -> float | None:
     return run.train_flops / (run.seconds.train * run.matmul_flops_per_second)
 
 
+def flops_floor(run: Run) -> float | None:
+    """The seconds that the steps' matrix products would take at the machine's measured peak."""
+    known = run.train_flops and run.matmul_flops_per_second
+    return run.train_flops / run.matmul_flops_per_second if known else None
+
+
+def launch_floor(run: Run) -> float | None:
+    """The seconds that it would take to launch the steps' operations if they had nothing to do."""
+    known = run.steps and run.step_launches and run.launch_seconds
+    return run.steps * run.step_launches * run.launch_seconds if known else None
+
+
 def attempt_costs(runs: Sequence[Run], clock: ClockName) -> list[float]:
     """The seconds that each attempt is charged.
 

@@ -102,6 +102,9 @@ class FakeTrainer:
             with torch.no_grad():
                 self.model.token.add_(1)
 
+    def step(self):
+        torch.ones(3).view(3, 1).add_(1)
+
     def train(self, watch):
         self.steps, self.examples = 3, 30
         watch.check(3, 0.25, 5, {"sample80": False}, 9)
@@ -162,6 +165,8 @@ def test_what_the_steps_cost_and_whether_the_warm_up_taught_anything_is_filed(tm
     run = attempted(tmp_path, None)
     assert run.train_flops == 3 * 1000
     assert run.matmul_flops_per_second > 1e8
+    assert run.step_launches == 2
+    assert 1e-8 < run.launch_seconds < 1e-3
     assert run.initial_weights_sha256 == run.warmed_weights_sha256 is not None
     assert attempted(tmp_path, "honesty").warmed_weights_sha256 != run.initial_weights_sha256
 

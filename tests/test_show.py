@@ -82,6 +82,16 @@ def test_utilisation_is_of_the_measured_peak(capsys, tmp_path):
     assert fact(text, "energy") == "1,234.5 J (RAPL)"
 
 
+def test_the_floors_are_what_flops_and_launches_alone_would_take(capsys, tmp_path):
+    run = example_run(train_flops=5e11, matmul_flops_per_second=1e11, steps=200, step_launches=50, launch_seconds=1e-5)
+    assert fact(shown(capsys, tmp_path, run), "floors") == "5 s of train by FLOPs, 0.1 s by launches (50 a step)"
+
+
+def test_floors_of_what_nobody_measured_are_unknown(capsys, tmp_path):
+    run = example_run(train_flops=5e11, matmul_flops_per_second=None, step_launches=None, launch_seconds=1e-5)
+    assert fact(shown(capsys, tmp_path, run), "floors") == "— of train by FLOPs, — by launches (— a step)"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
