@@ -1,4 +1,4 @@
-"""What the machine spends and what it could do: energy over a phase, the peak of its matrix products, a launch's cost."""
+"""What the machine spends and could do: energy over a phase, the peak of its matrix products, the cost of a launch."""
 
 import statistics
 import time
