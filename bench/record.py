@@ -224,6 +224,8 @@ def promote(arguments: Arguments, record: Record) -> None:
 
     values = merged_values(find_config(arguments.config, record.device)[1])
     kept = {key: value for key, value in values.items() if key not in RESOLVED_BY_MACHINE}
+    if kept.get("kernel") == "c":
+        kept["kernel"] = "auto"  # a default works where there is no compiler, too
     head = f"# The default of {record.track} on {record.device}, since the record {record.name}.\n"
     replace_file(default, head + tomli_w.dumps(kept))
     print(f"{default.name} is now {record.config}")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import tomllib
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 
@@ -196,6 +197,15 @@ def test_a_record_by_total_becomes_the_default_and_one_by_train_does_not(arena, 
     file(arena, "fast", "total")
     assert tomllib.loads(default.read_text()) == {"track": "add3", "note": "fast"}
     assert "add3-cpu.toml is now fast" in capsys.readouterr().out
+
+
+def test_a_new_default_leaves_the_kernel_to_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "CONFIGS", tmp_path)
+    monkeypatch.setattr(record, "find_config", lambda name, device: (name, tmp_path / "mine.toml"))
+    monkeypatch.setattr(record, "merged_values", lambda path: {"track": "add3", "kernel": "c", "threads": 2})
+    new = SimpleNamespace(track="add3", device="cpu", config="mine", name="2026-11-24-add3-mine")
+    record.promote(SimpleNamespace(config="mine"), new)
+    assert tomllib.loads((tmp_path / "add3-cpu.toml").read_text()) == {"track": "add3", "kernel": "auto"}
 
 
 def test_the_board_shows_records_with_predecessor_gain_and_interval(arena):
