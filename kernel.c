@@ -156,8 +156,10 @@ void prepare(int T, int first, const Weights *weights, const Table *table) {
 double examples(int T, int first, int64_t B, const uint8_t *texts, int stride, float weight, const Weights *weights,
                 const Table *table, float *all_logits, const Sums *sums) {
     const int Q = T - first, R = T * V;
-    float x[TILE * C], y[TILE * C], shares[TILE * NH], scales[TILE], scales_2[TILE], normed[TILE * C], normed_2[TILE * C];
-    float hidden[TILE * H], active[TILE * H], logits[TILE * VP], d_x[TILE * C], d_normed[TILE * C], d_hidden[TILE * H];
+    // a tile's numbers; wide models would not fit on a thread's stack
+    static _Thread_local float x[TILE * C], normed[TILE * C], normed_2[TILE * C], scales[TILE], scales_2[TILE];
+    static _Thread_local float y[TILE * C], shares[TILE * NH], hidden[TILE * H], active[TILE * H], logits[TILE * VP];
+    static _Thread_local float d_x[TILE * C], d_normed[TILE * C], d_hidden[TILE * H];
     double loss = 0;
     for (int64_t start = 0; start < B * Q; start += TILE) {
         const int n = B * Q - start < TILE ? B * Q - start : TILE;
@@ -275,7 +277,7 @@ void finish(int T, int first, const Table *table, const Sums *sums, const Weight
                 }
         }
     }
-    float d_qkv[3 * C * C];
+    static _Thread_local float d_qkv[3 * C * C];
     const float *d_each[3] = {d_query, d_key, sums->value};
     for (int m = 0; m < 3; m++) {
         product(C, C, R, d_each[m], 1, C, table->normed, d_qkv + m * C * C);

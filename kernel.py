@@ -101,17 +101,16 @@ class Kernel:
         return Loss.apply(self, texts.to(torch.uint8).contiguous(), first, *weights)
 
     def orthogonalize(self, matrices: Tensor, coefficients: tuple[float, float, float], num_iterations: int) -> Tensor:
-        """`optim.orthogonalize` for float32 matrices (n, rows, columns) of the layer's shapes."""
-        found = matrices.contiguous()  # a copy is not needed: the callers' gradients are theirs to change
-        n, rows, columns = found.shape
+        """`optim.orthogonalize` for float32 matrices (n, rows, columns), contiguous, which are overwritten."""
+        n, rows, columns = matrices.shape
         given = (ctypes.c_float * 3)(*coefficients)
 
         def share(i: int, start: int, end: int) -> None:
-            place = ctypes.c_void_p(found.data_ptr() + start * rows * columns * 4)
+            place = ctypes.c_void_p(matrices.data_ptr() + start * rows * columns * 4)
             self.library.orthogonalize(end - start, rows, columns, num_iterations, given, place)
 
         self.shared(n, share)
-        return found
+        return matrices
 
     def shared(self, n: int, share: Callable[[int, int, int], Any]) -> list[Any]:
         """What `share` returns for each thread's number, and where its part of 0..n starts and ends."""

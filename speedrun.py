@@ -409,8 +409,8 @@ class Trainer:
     def climb(self, asked: Tensor, losses: Tensor, sampler: Sampler) -> tuple[int, Tensor, Tensor]:
         """From the hardest of the problems (N, W), by their losses (N,), to harder ones next to them, step by step.
 
-        What the model answers least surely changes little from a problem to one with a digit changed, so that a few
-        thousand questions find what an examination of all would find.
+        What the model answers least surely, it answers hardly more surely with a digit changed, so that the climb comes
+        upon mistakes that are too rare to be drawn.
 
         Returns:
             As `examine` those of the last step, and its problems.

@@ -88,6 +88,17 @@ def test_logits_have_gradients_even_so() -> None:
 
 
 @needs_compiler
+def test_a_model_whose_numbers_would_not_fit_on_the_stack_is_computed() -> None:
+    model, texts = fitting_model(n_head=16, n_embd=1024, n_hidden=4096), random_texts(3, 4)
+    loss, gradients = loss_and_gradients(model, texts, 1)
+    model.use_kernel(2)
+    found, found_gradients = loss_and_gradients(model, texts, 1)
+    assert_close(found, loss, rtol=1e-4, atol=1e-5)
+    for name, gradient in gradients.items():
+        assert_close(found_gradients[name], gradient, rtol=1e-2, atol=1e-3 * float(gradient.abs().max()))
+
+
+@needs_compiler
 def test_it_holds_where_attention_is_sharp() -> None:
     model = fitting_model()
     with torch.no_grad():
