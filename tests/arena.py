@@ -15,6 +15,7 @@ from examples import ROOT, example_run
 
 from bench import agenda, config, plots, record
 from bench.journal import Journal, Run
+from bench.provenance import source_files
 from bench.quiet import Lookout, Noise
 
 
@@ -73,8 +74,9 @@ def build_arena(folder: Path) -> Arena:
     root = folder / "project"
     for package in ("bench", "tracks"):
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("data.py", "model.py"):
-        shutil.copyfile(ROOT / name, root / name)
+    for path in source_files():
+        if path.parent == ROOT:
+            shutil.copyfile(path, root / path.name)
     shutil.copyfile(ROOT / "tests" / "fake_speedrun.py", root / "speedrun.py")
     template = example_run(machine={"class": "Example CPU", "clean": True, "reasons": []})
     (root / "template.json").write_text(template.line())
