@@ -1,4 +1,5 @@
-// One layer of the transformer in model.py, forward and backward, in float32: see kernel.py, which compiles and calls it.
+// One layer of the transformer in model.py, forward and backward, and Muon's step, in float32: see kernel.py, which
+// compiles and calls it. Several threads make each call together, each with its number and their count, and do a share.
 //
 // Compiled for one shape: V characters, C = NH * HS channels, H hidden units; VP is V rounded up to whole vectors.
 // T positions, of which those from `first` on ask; R = T * V (position, character) rows, of which the asking ones are
@@ -6,6 +7,8 @@
 // Matrices lie row by row; what ends in _t is transposed; what begins with d_ is the loss's gradient.
 
 #include <math.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +28,7 @@ typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
 #endif
 
 typedef struct {
-    float *token, *position, *qkv, *out, *up, *down, *head;  // as in model.py, the head with VP rows
+    float *token, *position, *qkv, *out, *up, *down, *head;  // as in model.py
 } Weights;
 
 typedef struct {  // what does not depend on the texts
@@ -33,12 +36,38 @@ typedef struct {  // what does not depend on the texts
     float *query, *key, *value;               // (R, C)
     float *pairs;                             // (asking rows, R, NH): exp of the scores
     float *qkv, *out;                         // (3, C, C), (C, C): those of the heads side by side
-    float *qkv_t, *out_t, *up_t, *down_t, *head_t;
+    float *qkv_t, *out_t, *up_t, *down_t, *head, *head_t;  // the head with VP rows
 } Table;
 
 typedef struct {
     float *rows, *value, *pairs, *out, *up, *down, *head;  // gradients of a share of the texts
+    float *query, *key, *normed, *qkv;        // the way from all shares to the weights
 } Sums;
+
+// -----------------------------------------------------------------------------
+// threads
+
+typedef struct { atomic_int arrived, meetings, abandoned; } Meeting;
+typedef struct { int number, count; Meeting *meeting; } Thread;
+
+static int share(const Thread *me, int n, int edge) { return (int64_t)n * (me->number + edge) / me->count; }
+
+// Wait for the others. They are about to arrive, unless their core is taken away, and then one lets go of one's own; it
+// is abandoned when one of them never set out.
+static void meet(const Thread *me) {
+    Meeting *meeting = me->meeting;
+    const int before = atomic_load(&meeting->meetings);
+    if (atomic_fetch_add(&meeting->arrived, 1) + 1 == me->count) {
+        atomic_store(&meeting->arrived, 0);
+        atomic_fetch_add(&meeting->meetings, 1);
+        return;
+    }
+    for (int turn = 0; atomic_load(&meeting->meetings) == before && !atomic_load(&meeting->abandoned); turn++)
+        if (turn > 1000) sched_yield();
+}
+
+// -----------------------------------------------------------------------------
+// matrices
 
 // c (M, N) += a (M, K) b (K, N), where a[i][k] lies at a[i * row + k * column]; M % HEIGHT = N % LANES = 0
 static void matmul(int M, int N, int K, const float *a, int row, int column, const float *b, float *c) {
@@ -105,35 +134,89 @@ static void add_norm_gradient(int n, const float *normed, const float *scales, c
     }
 }
 
+// -----------------------------------------------------------------------------
+// the layer
+
 static int up_to_height(int n) { return (n + HEIGHT - 1) / HEIGHT * HEIGHT; }
 
-// Everything about the layer that all texts of T characters share. Tables of rows have room for up_to_height(R).
-void prepare(int T, int first, const Weights *weights, const Table *table) {
-    const int R = T * V, padded = up_to_height(R);
-    for (int i = 0; i < C; i++)
-        for (int j = 0; j < C; j++) {
-            for (int m = 0; m < 3; m++)
-                table->qkv[(m * C + side_by_side(i)) * C + j] = weights->qkv[(m * C + i) * C + j];
-            table->out[i * C + side_by_side(j)] = weights->out[i * C + j];
-        }
-    for (int m = 0; m < 3; m++) transpose(C, C, table->qkv + m * C * C, table->qkv_t + m * C * C);
-    transpose(C, C, table->out, table->out_t);
-    transpose(H, C, weights->up, table->up_t);
-    transpose(C, H, weights->down, table->down_t);
-    transpose(VP, C, weights->head, table->head_t);
+static float *take(float **place, int64_t size) {
+    float *taken = *place;
+    *place += size;
+    return taken;
+}
 
-    memset(table->rows + R * C, 0, sizeof(float) * (padded - R) * C);
-    for (int t = 0; t < T; t++)
-        for (int v = 0; v < V; v++)
-            for (int c = 0; c < C; c++)
-                table->rows[(t * V + v) * C + c] = weights->token[v * C + c] + weights->position[t * C + c];
-    norm(padded, table->rows, table->normed, table->scales);
-    product(padded, C, C, table->normed, C, 1, table->qkv_t, table->query);
-    product(padded, C, C, table->normed, C, 1, table->qkv_t + C * C, table->key);
-    product(padded, C, C, table->normed, C, 1, table->qkv_t + 2 * C * C, table->value);
+// The table at `place`; tables of rows have room for up_to_height(R).
+static Table table_at(float **place, int T, int first) {
+    const int64_t R = T * V, rows = up_to_height(R) * C, pairs = (T - first) * V * R * NH;
+    Table table;
+    table.rows = take(place, rows), table.normed = take(place, rows), table.scales = take(place, up_to_height(R));
+    table.query = take(place, rows), table.key = take(place, rows), table.value = take(place, rows);
+    table.pairs = take(place, pairs);
+    table.qkv = take(place, 3 * C * C), table.out = take(place, C * C);
+    table.qkv_t = take(place, 3 * C * C), table.out_t = take(place, C * C);
+    table.up_t = take(place, C * H), table.down_t = take(place, H * C);
+    table.head = take(place, VP * C), table.head_t = take(place, C * VP);
+    return table;
+}
+
+static Sums sums_at(float **place, int T, int first) {
+    const int64_t R = T * V, rows = up_to_height(R) * C, pairs = (T - first) * V * R * NH;
+    Sums sums;
+    sums.rows = take(place, rows), sums.value = take(place, rows), sums.pairs = take(place, pairs);
+    sums.out = take(place, C * C), sums.up = take(place, H * C), sums.down = take(place, C * H);
+    sums.head = take(place, VP * C);
+    sums.query = take(place, rows), sums.key = take(place, rows), sums.normed = take(place, rows);
+    sums.qkv = take(place, 3 * C * C);
+    return sums;
+}
+
+int64_t table_size(int T, int first) {
+    float *end = NULL;
+    table_at(&end, T, first);
+    return end - (float *)NULL;
+}
+
+int64_t sums_size(int T, int first) {
+    float *end = NULL;
+    sums_at(&end, T, first);
+    return end - (float *)NULL;
+}
+
+// Everything about the layer that all texts of T characters share.
+static void fill_table(const Thread *me, int T, int first, const Weights *weights, const Table *table) {
+    const int R = T * V, padded = up_to_height(R);
+    if (me->number == 0) {
+        for (int i = 0; i < C; i++)
+            for (int m = 0; m < 3; m++)
+                memcpy(table->qkv + (m * C + side_by_side(i)) * C, weights->qkv + (m * C + i) * C, sizeof(float) * C);
+        for (int m = 0; m < 3; m++) transpose(C, C, table->qkv + m * C * C, table->qkv_t + m * C * C);
+        transpose(H, C, weights->up, table->up_t);
+    }
+    if (me->number == me->count - 1) {
+        for (int i = 0; i < C; i++)
+            for (int j = 0; j < C; j++) table->out[i * C + side_by_side(j)] = weights->out[i * C + j];
+        transpose(C, C, table->out, table->out_t);
+        transpose(C, H, weights->down, table->down_t);
+        memcpy(table->head, weights->head, sizeof(float) * V * C);
+        memset(table->head + V * C, 0, sizeof(float) * (VP - V) * C);
+        transpose(VP, C, table->head, table->head_t);
+        memset(table->rows + R * C, 0, sizeof(float) * (padded - R) * C);
+        for (int t = 0; t < T; t++)
+            for (int v = 0; v < V; v++)
+                for (int c = 0; c < C; c++)
+                    table->rows[(t * V + v) * C + c] = weights->token[v * C + c] + weights->position[t * C + c];
+        norm(padded, table->rows, table->normed, table->scales);
+    }
+    meet(me);
+    const int from = share(me, padded / HEIGHT, 0) * HEIGHT, n = share(me, padded / HEIGHT, 1) * HEIGHT - from;
+    const float *normed = table->normed + from * C;
+    product(n, C, C, normed, C, 1, table->qkv_t, table->query + from * C);
+    product(n, C, C, normed, C, 1, table->qkv_t + C * C, table->key + from * C);
+    product(n, C, C, normed, C, 1, table->qkv_t + 2 * C * C, table->value + from * C);
+    meet(me);
 
     const float scale = 1 / sqrtf(HS);
-    for (int row = first * V; row < R; row++) {
+    for (int row = first * V + me->number; row < R; row += me->count) {
         const float *query = table->query + row * C;
         float *pairs = table->pairs + (int64_t)(row - first * V) * R * NH, most[NH];
         const int seen = (row / V + 1) * V;  // rows that do not lie ahead
@@ -149,17 +232,21 @@ void prepare(int T, int first, const Weights *weights, const Table *table) {
         for (int r = 0; r < seen; r++)
             for (int h = 0; h < NH; h++) pairs[r * NH + h] = expf(fmaxf(pairs[r * NH + h] - most[h], -80.0f));
     }
+    meet(me);
 }
 
-// Texts of `stride` characters, each asked from `first` on: their logits (B, T - first, VP), if wanted, and, if `sums`
-// is there, the sum of the losses of the characters that follow, and `weight` times its gradients, added to `sums`.
-double examples(int T, int first, int64_t B, const uint8_t *texts, int stride, float weight, const Weights *weights,
-                const Table *table, float *all_logits, const Sums *sums) {
+// Texts of `stride` characters, each asked from `first` on. Where `all_logits` is there, it gets theirs (B, T - first,
+// VP), and nothing else is done. Else the sum of the losses of the characters that follow is returned; `losses` and
+// `wrong` (B, T - first) get each, and whether another character had been likelier, or `sums` the gradients of `weight`
+// times the sum, added up.
+static double examples(int T, int first, int64_t B, const uint8_t *texts, int stride, float weight,
+                       const Weights *weights, const Table *table, float *all_logits, float *losses, uint8_t *wrong,
+                       const Sums *sums) {
     const int Q = T - first, R = T * V;
     // a tile's numbers; wide models would not fit on a thread's stack
     static _Thread_local float x[TILE * C], normed[TILE * C], normed_2[TILE * C], scales[TILE], scales_2[TILE];
-    static _Thread_local float y[TILE * C], shares[TILE * NH], hidden[TILE * H], active[TILE * H], logits[TILE * VP];
-    static _Thread_local float d_x[TILE * C], d_normed[TILE * C], d_hidden[TILE * H];
+    static _Thread_local float y[TILE * C], shares[TILE * NH], hidden[TILE * H], below[TILE * H], active[TILE * H];
+    static _Thread_local float logits[TILE * VP], d_x[TILE * C], d_normed[TILE * C], d_hidden[TILE * H];
     double loss = 0;
     for (int64_t start = 0; start < B * Q; start += TILE) {
         const int n = B * Q - start < TILE ? B * Q - start : TILE;
@@ -188,12 +275,15 @@ double examples(int T, int first, int64_t B, const uint8_t *texts, int stride, f
         // MLP and head
         norm(TILE, x, normed, scales);
         product(TILE, H, C, normed, C, 1, table->up_t, hidden);
-        for (int i = 0; i < TILE * H; i++) active[i] = 0.5f * hidden[i] * (1 + erff(hidden[i] * 0.70710678f));
+        for (int i = 0; i < TILE * H; i++) below[i] = 0.5f * (1 + erff(hidden[i] * 0.70710678f));  // the normal law's
+        for (int i = 0; i < TILE * H; i++) active[i] = hidden[i] * below[i];
         matmul(TILE, C, H, active, H, 1, table->down_t, x);
         norm(TILE, x, normed_2, scales_2);
         product(TILE, VP, C, normed_2, C, 1, table->head_t, logits);
-        if (all_logits) memcpy(all_logits + start * VP, logits, sizeof(float) * n * VP);
-        if (!sums) continue;
+        if (all_logits) {
+            memcpy(all_logits + start * VP, logits, sizeof(float) * n * VP);
+            continue;
+        }
 
         // cross-entropy
         memset(logits + n * VP, 0, sizeof(float) * (TILE - n) * VP);
@@ -207,21 +297,22 @@ double examples(int T, int first, int64_t B, const uint8_t *texts, int stride, f
                 total += z[v];
             }
             loss += logf(total) - of_target;
+            if (losses) losses[start + i] = logf(total) - of_target, wrong[start + i] = of_target < 0;
             for (int v = 0; v < VP; v++) z[v] *= weight / total;
             z[target] -= weight;
         }
 
+        if (!sums) continue;
+
         // all the way back
         matmul(VP, C, TILE, logits, 1, VP, normed_2, sums->head);
-        product(TILE, C, VP, logits, VP, 1, weights->head, d_normed);
+        product(TILE, C, VP, logits, VP, 1, table->head, d_normed);
         memset(d_x, 0, sizeof d_x);
         add_norm_gradient(TILE, normed_2, scales_2, d_normed, d_x);
         matmul(C, H, TILE, d_x, 1, C, active, sums->down);
         product(TILE, H, C, d_x, C, 1, weights->down, d_hidden);
-        for (int i = 0; i < TILE * H; i++) {
-            const float z = hidden[i], below = 0.5f * (1 + erff(z * 0.70710678f));  // the normal distribution's
-            d_hidden[i] *= below + z * 0.39894228f * expf(-0.5f * z * z);
-        }
+        for (int i = 0; i < TILE * H; i++)
+            d_hidden[i] *= below[i] + hidden[i] * 0.39894228f * expf(-0.5f * hidden[i] * hidden[i]);
         matmul(H, C, TILE, d_hidden, 1, H, normed, sums->up);
         product(TILE, C, H, d_hidden, H, 1, weights->up, d_normed);
         add_norm_gradient(TILE, normed, scales, d_normed, d_x);
@@ -256,73 +347,157 @@ double examples(int T, int first, int64_t B, const uint8_t *texts, int stride, f
     return loss;
 }
 
-// From the gradients of what `prepare` made to those of the weights, which have been zeroed.
-void finish(int T, int first, const Table *table, const Sums *sums, const Weights *d_weights) {
-    const int R = T * V, padded = up_to_height(R), size = padded * C;
-    float *d_query = calloc(3 * size, sizeof(float)), *d_key = d_query + size, *d_normed = d_key + size;
-    const float scale = 1 / sqrtf(HS);
-    for (int row = first * V; row < R; row++) {
-        const int64_t asked = (int64_t)(row - first * V) * R * NH;
-        const float *query = table->query + row * C;
-        float *restrict d_of = d_query + row * C;
-        for (int r = 0; r < (row / V + 1) * V; r++) {
-            const float *pair = table->pairs + asked + r * NH, *d_pair = sums->pairs + asked + r * NH;
-            const float *key = table->key + r * C;
-            float *restrict d_k = d_key + r * C, d_score[NH];
-            for (int h = 0; h < NH; h++) d_score[h] = pair[h] * d_pair[h] * scale;
-            for (int s = 0; s < HS; s++)
-                for (int h = 0; h < NH; h++) {
-                    d_of[s * NH + h] += d_score[h] * key[s * NH + h];
-                    d_k[s * NH + h] += d_score[h] * query[s * NH + h];
-                }
-        }
-    }
-    static _Thread_local float d_qkv[3 * C * C];
-    const float *d_each[3] = {d_query, d_key, sums->value};
-    for (int m = 0; m < 3; m++) {
-        product(C, C, R, d_each[m], 1, C, table->normed, d_qkv + m * C * C);
-        matmul(padded, C, C, d_each[m], C, 1, table->qkv + m * C * C, d_normed);
-    }
-    add_norm_gradient(R, table->normed, table->scales, d_normed, sums->rows);
-    free(d_query);
+// From the gradients of what is in the table, `all_sums`, to those of the weights, which have been zeroed.
+static void finish(const Thread *me, int T, int first, const Table *table, float *all_sums, const Weights *d_weights) {
+    const int R = T * V, asking = first * V, padded = up_to_height(R);
+    const int64_t size = sums_size(T, first);
+    float *place = all_sums;
+    const Sums sums = sums_at(&place, T, first);  // the first thread's come to be everybody's
+    const int end = share(me, sums.query - all_sums, 1);
+    for (int other = 1; other < me->count; other++)
+        for (int i = share(me, sums.query - all_sums, 0); i < end; i++) all_sums[i] += all_sums[other * size + i];
+    meet(me);
 
-    for (int i = 0; i < C; i++)
-        for (int j = 0; j < C; j++) {
+    // Each thread takes some queries and then some keys, so that none adds to what another adds to.
+    const float scale = 1 / sqrtf(HS);
+    for (int row = me->number; row < padded; row += me->count) {
+        float *restrict d_query = sums.query + row * C;
+        memset(d_query, 0, sizeof(float) * C);
+        if (row < asking || row >= R) continue;
+        const int64_t asked = (int64_t)(row - asking) * R * NH;
+        for (int r = 0; r < (row / V + 1) * V; r++) {
+            float *restrict d_score = sums.pairs + asked + r * NH;
+            const float *pair = table->pairs + asked + r * NH, *key = table->key + r * C;
+            for (int h = 0; h < NH; h++) d_score[h] *= pair[h] * scale;
+            for (int s = 0; s < HS; s++)
+                for (int h = 0; h < NH; h++) d_query[s * NH + h] += d_score[h] * key[s * NH + h];
+        }
+    }
+    meet(me);
+    for (int r = me->number; r < padded; r += me->count) {
+        float *restrict d_key = sums.key + r * C;
+        memset(d_key, 0, sizeof(float) * C);
+        for (int row = asking > r / V * V ? asking : r / V * V; row < R; row++) {
+            const float *d_score = sums.pairs + ((int64_t)(row - asking) * R + r) * NH, *query = table->query + row * C;
+            for (int s = 0; s < HS; s++)
+                for (int h = 0; h < NH; h++) d_key[s * NH + h] += d_score[h] * query[s * NH + h];
+        }
+    }
+    meet(me);
+
+    const float *d_each[3] = {sums.query, sums.key, sums.value};
+    if (me->number == 0) {
+        for (int m = 0; m < 3; m++) product(C, C, R, d_each[m], 1, C, table->normed, sums.qkv + m * C * C);
+        for (int i = 0; i < C; i++)
             for (int m = 0; m < 3; m++)
-                d_weights->qkv[(m * C + i) * C + j] = d_qkv[(m * C + side_by_side(i)) * C + j];
-            d_weights->out[i * C + j] = sums->out[i * C + side_by_side(j)];
-        }
-    for (int r = 0; r < R; r++)
-        for (int c = 0; c < C; c++) {
-            d_weights->token[r % V * C + c] += sums->rows[r * C + c];
-            d_weights->position[r / V * C + c] += sums->rows[r * C + c];
-        }
-    memcpy(d_weights->up, sums->up, sizeof(float) * H * C);
-    memcpy(d_weights->down, sums->down, sizeof(float) * C * H);
-    memcpy(d_weights->head, sums->head, sizeof(float) * V * C);
+                memcpy(d_weights->qkv + (m * C + i) * C, sums.qkv + (m * C + side_by_side(i)) * C, sizeof(float) * C);
+        memcpy(d_weights->up, sums.up, sizeof(float) * H * C);
+        memcpy(d_weights->down, sums.down, sizeof(float) * C * H);
+    }
+    if (me->number == me->count - 1) {
+        memset(sums.normed, 0, sizeof(float) * padded * C);
+        for (int m = 0; m < 3; m++) matmul(padded, C, C, d_each[m], C, 1, table->qkv + m * C * C, sums.normed);
+        add_norm_gradient(R, table->normed, table->scales, sums.normed, sums.rows);
+        for (int r = 0; r < R; r++)
+            for (int c = 0; c < C; c++) {
+                d_weights->token[r % V * C + c] += sums.rows[r * C + c];
+                d_weights->position[r / V * C + c] += sums.rows[r * C + c];
+            }
+        for (int i = 0; i < C; i++)
+            for (int j = 0; j < C; j++) d_weights->out[i * C + j] = sums.out[i * C + side_by_side(j)];
+        memcpy(d_weights->head, sums.head, sizeof(float) * V * C);
+    }
 }
 
-// The quintic Newton-Schulz iteration of optim.py, in place, for n matrices x (rows, columns); both are multiples of
-// LANES, and rows <= columns.
-void orthogonalize(int n, int rows, int columns, int iterations, const float *coefficients, float *x) {
-    const int size = rows * columns;
-    float *next = malloc(sizeof(float) * (2 * size + 2 * rows * rows)), *x_t = next + size, *gram = x_t + size;
-    float *polynomial = gram + rows * rows;
-    for (int m = 0; m < n; m++, x += size) {
-        float square = 0;
-        for (int i = 0; i < size; i++) square += x[i] * x[i];
+// -----------------------------------------------------------------------------
+// what kernel.py calls
+
+// Fill a table of table_size floats.
+void prepare(int number, int count, Meeting *meeting, int T, int first, const Weights *weights, float *table) {
+    const Table made = table_at(&table, T, first);
+    fill_table(&(Thread){number, count, meeting}, T, first, weights, &made);
+}
+
+// Texts (B, T) to the logits (B, T - first, VP) of the characters after positions first.. .
+void logits(int number, int count, int T, int first, int64_t B, const uint8_t *texts, const Weights *weights,
+            float *table, float *found) {
+    const Table made = table_at(&table, T, first);
+    const Thread me = {number, count, NULL};
+    const int64_t from = share(&me, B, 0), to = share(&me, B, 1);
+    float *own = found + from * (T - first) * VP;
+    examples(T, first, to - from, texts + from * T, T, 0, weights, &made, own, NULL, NULL, NULL);
+}
+
+// Texts (B, T + 1) to the losses (B, T - first) of the characters after positions first.. , and whether another
+// character would have been written.
+void examine(int number, int count, int T, int first, int64_t B, const uint8_t *texts, const Weights *weights,
+             float *table, float *losses, uint8_t *wrong) {
+    const Table made = table_at(&table, T, first);
+    const Thread me = {number, count, NULL};
+    const int64_t from = share(&me, B, 0), to = share(&me, B, 1), place = from * (T - first);
+    const uint8_t *own = texts + from * (T + 1);
+    examples(T, first, to - from, own, T + 1, 0, weights, &made, NULL, losses + place, wrong + place, NULL);
+}
+
+// Texts (B, T + 1) to this thread's part of the sum of the losses of the characters after positions first.. ; when all
+// have come back, `d_weights` are the gradients of their mean. `space` holds table_size floats, and sums_size for each
+// thread.
+double gradients(int number, int count, Meeting *meeting, int T, int first, int64_t B, const uint8_t *texts,
+                 const Weights *weights, float *space, const Weights *d_weights) {
+    const Thread me = {number, count, meeting};
+    const Table table = table_at(&space, T, first);
+    float *own = space + number * sums_size(T, first), *place = own;
+    const Sums sums = sums_at(&place, T, first);
+    memset(own, 0, sizeof(float) * (sums.query - own));
+    fill_table(&me, T, first, weights, &table);
+    const int64_t from = share(&me, B, 0), to = share(&me, B, 1);
+    const float weight = 1.0f / (B * (T - first));
+    const uint8_t *own_texts = texts + from * (T + 1);
+    const double loss =
+        examples(T, first, to - from, own_texts, T + 1, weight, weights, &table, NULL, NULL, NULL, &sums);
+    meet(&me);
+    finish(&me, T, first, &table, space, d_weights);
+    return loss;
+}
+
+typedef struct {
+    float *weight, *gradient, *mean;  // (rows, columns), or their transpose; the gradient's running mean
+    int rows, columns, is_transposed; // of the mean, which has no more rows than columns; the others'
+    float scale;                      // of the update
+} Matrix;
+
+// Muon's step, see optim.py, for `matrices`, of which this thread takes each count-th. Sizes are multiples of LANES.
+void muon(int number, int count, int n, const Matrix *matrices, float rate, float momentum, float kept, int iterations,
+          const float *coefficients) {
+    for (const Matrix *m = matrices + number; m < matrices + n; m += count) {
+        const int rows = m->rows, columns = m->columns, size = rows * columns;
+        float *lying = malloc(sizeof(float) * (3 * size + 2 * rows * rows)), *x = lying + size, *next = x + size;
+        float *gram = next + size, *polynomial = gram + rows * rows, square = 0;
+        if (m->is_transposed) transpose(columns, rows, m->gradient, lying);
+        else memcpy(lying, m->gradient, sizeof(float) * size);
+        for (int i = 0; i < size; i++) {
+            m->mean[i] += (1 - momentum) * (lying[i] - m->mean[i]);
+            lying[i] += momentum * (m->mean[i] - lying[i]);
+            square += lying[i] * lying[i];
+        }
         const float length = sqrtf(square) + 1e-7f;
-        for (int i = 0; i < size; i++) x[i] /= length;
+        for (int i = 0; i < size; i++) lying[i] /= length;
+
+        // The iteration on the transpose, whose Gram matrix needs no transposing.
+        transpose(rows, columns, lying, x);
         for (int k = 0; k < iterations; k++) {
-            transpose(rows, columns, x, x_t);
-            product(rows, rows, columns, x, columns, 1, x_t, gram);
+            product(rows, rows, columns, x, 1, rows, x, gram);
             product(rows, rows, rows, gram, rows, 1, gram, polynomial);
             for (int i = 0; i < rows * rows; i++)
                 polynomial[i] = coefficients[1] * gram[i] + coefficients[2] * polynomial[i];
             for (int i = 0; i < size; i++) next[i] = coefficients[0] * x[i];
-            matmul(rows, columns, rows, polynomial, rows, 1, x, next);
-            memcpy(x, next, sizeof(float) * size);
+            matmul(columns, rows, rows, x, rows, 1, polynomial, next);
+            float *last = x;
+            x = next, next = last;
         }
+        if (!m->is_transposed) transpose(columns, rows, x, next);
+        const float *update = m->is_transposed ? x : next, amount = rate * m->scale;
+        for (int i = 0; i < size; i++) m->weight[i] = kept * m->weight[i] - amount * update[i];
+        free(lying);
     }
-    free(next);
 }

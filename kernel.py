@@ -2,15 +2,16 @@
 
 Forward and backward pass go over a few texts at a time, which stay in the cache from the first product to the last
 gradient, where torch would write every intermediate result of the batch to memory and start its threads some hundred
-times a step.
+times a step. So does Muon's step, a matrix at a time.
 """
 
+import concurrent.futures
 import ctypes
 import functools
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,26 +44,35 @@ def library(**sizes: int | float) -> ctypes.CDLL:
         if answer.returncode:
             raise RuntimeError(f"the C compiler failed: {(answer.stderr.splitlines() or ['no message'])[0]}")
         found = ctypes.CDLL(str(target))
-    found.examples.restype = ctypes.c_double
+    found.table_size.restype = found.sums_size.restype = ctypes.c_int64
+    found.gradients.restype = ctypes.c_double
     return found
 
 
-@functools.cache
-def workers(n: int) -> ThreadPoolExecutor:
-    """Threads for shares of a batch; ctypes lets go of the interpreter's lock during a call."""
-    return ThreadPoolExecutor(n)
+def address(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
 
 
-def pointers(tensors: list[Tensor]) -> ctypes.Array:
+def pointers(tensors: Sequence[Tensor]) -> ctypes.Array:
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
+class Matrix(ctypes.Structure):
+    """As in kernel.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "gradient", "mean")),
+        *((name, ctypes.c_int) for name in ("rows", "columns", "is_transposed")),
+        ("scale", ctypes.c_float),
+    )
+
+
 Weights = tuple[Tensor, ...]  # token, position, qkv, out, up, down, head: float32 and contiguous
-Prepared = tuple[list[Tensor], list[Tensor]]  # the weights as the library wants them, and what all texts share
+Prepared = tuple[Weights, Tensor]  # the weights, and the library's table of what all texts share
 
 
 class Kernel:
-    """The layer of one shape: B texts of T characters, asked at positions `first`.. .
+    """The layer of one shape: B texts of T characters, asked at positions `first`.. . Not for several threads at once.
 
     Raises:
         RuntimeError: see `library`.
@@ -72,80 +82,88 @@ class Kernel:
         self, vocab_size: int, n_head: int, n_embd: int, n_hidden: int, centered: bool, epsilon: float, threads: int
     ) -> None:
         """`centered` and `epsilon` are the norm's: whether it subtracts the mean, and what it adds to the variance."""
-        self.vocab_size, self.padded_vocab, self.threads = vocab_size, -(-vocab_size // 16) * 16, threads
-        self.n_head, self.n_embd, self.n_hidden = n_head, n_embd, n_hidden
         shape = {"V": vocab_size, "NH": n_head, "HS": n_embd // n_head, "H": n_hidden}
         self.library = library(**shape, CENTERED=int(centered), EPSILON=epsilon)
+        self.vocab_size, self.threads = vocab_size, threads
+        self.pool = ThreadPoolExecutor(threads)  # ctypes lets go of the interpreter's lock during a call
+        self.meeting = (ctypes.c_int * 3)()  # where the threads wait for one another
 
     def prepare(self, weights: Weights, T: int, first: int) -> Prepared:
         """What serves all texts of T characters as long as the weights stay the same."""
-        V, VP, C, H = self.vocab_size, self.padded_vocab, self.n_embd, self.n_hidden
-        R, Q = T * V, T - first
-        rows = (-(-R // 4) * 4, C)
-        made = (rows, rows, rows[:1], rows, rows, rows, (Q * V, R, self.n_head), (3, C, C), (C, C))
-        table = [torch.empty(shape) for shape in (*made, (3, C, C), (C, C), (C, H), (H, C), (C, VP))]
-        *others, head = (weight.detach() for weight in weights)
-        ready = [*others, torch.cat([head, head.new_zeros(VP - V, C)])]
-        self.library.prepare(T, first, pointers(ready), pointers(table))
-        return ready, table
+        table = torch.empty(self.library.table_size(T, first))
+        self.together("prepare", self.meeting, T, first, pointers(weights), address(table))
+        return weights, table
 
     def logits(self, prepared: Prepared, idx: Tensor, first: int) -> Tensor:
         """idx (B, T) to float32 logits (B, T - first, V)."""
-        B, T = idx.shape
-        logits = torch.empty(B, T - first, self.padded_vocab)
-        self.examples(prepared, idx.to(torch.uint8).contiguous(), T, first, 0.0, logits, None)
+        (weights, table), (B, T) = prepared, idx.shape
+        logits = torch.empty(B, T - first, -(-self.vocab_size // 16) * 16)
+        texts = idx.to(torch.uint8).contiguous()
+        given = T, first, ctypes.c_int64(B), address(texts), pointers(weights), address(table), address(logits)
+        self.together("logits", *given)
         return logits[..., : self.vocab_size]
+
+    def examine(self, prepared: Prepared, texts: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """Texts (B, T + 1) to the losses, nats, of the characters after positions first.. , and which are not written.
+
+        Two (B, T - first): float32, and bool.
+        """
+        (weights, table), (B, T) = prepared, (len(texts), texts.size(1) - 1)
+        losses, wrong = torch.empty(B, T - first), torch.empty(B, T - first, dtype=torch.bool)
+        texts = texts.to(torch.uint8).contiguous()
+        given = T, first, ctypes.c_int64(B), address(texts), pointers(weights), address(table)
+        self.together("examine", *given, address(losses), address(wrong))
+        return losses, wrong
 
     def loss(self, weights: Weights, texts: Tensor, first: int) -> Tensor:
         """Texts (B, T + 1) to the mean cross-entropy, nats, of the characters after positions first.. ."""
         return Loss.apply(self, texts.to(torch.uint8).contiguous(), first, *weights)
 
-    def orthogonalize(self, matrices: Tensor, coefficients: tuple[float, float, float], num_iterations: int) -> Tensor:
-        """`optim.orthogonalize` for float32 matrices (n, rows, columns), contiguous, which are overwritten."""
-        n, rows, columns = matrices.shape
-        given = (ctypes.c_float * 3)(*coefficients)
-
-        def share(i: int, start: int, end: int) -> None:
-            place = ctypes.c_void_p(matrices.data_ptr() + start * rows * columns * 4)
-            self.library.orthogonalize(end - start, rows, columns, num_iterations, given, place)
-
-        self.shared(n, share)
-        return matrices
-
-    def shared(self, n: int, share: Callable[[int, int, int], Any]) -> list[Any]:
-        """What `share` returns for each thread's number, and where its part of 0..n starts and ends."""
-        edges = [i * n // self.threads for i in range(self.threads + 1)]
-        parts = [(i, edges[i], edges[i + 1]) for i in range(self.threads)]
-        others = [workers(self.threads).submit(share, *part) for part in parts[1:]]
-        return [share(*parts[0]), *(other.result() for other in others)]
-
-    def examples(
+    def muon(
         self,
-        prepared: Prepared,
-        texts: Tensor,
-        T: int,
-        first: int,
-        weight: float,
-        logits: Tensor | None,
-        sums: list[list[Tensor]] | None,
-    ) -> float:
-        """The library's function of that name, for texts (B, stride) uint8 that are shared out among the threads."""
-        B, stride = texts.shape
+        matrices: Sequence[tuple[Tensor, Tensor, float]],
+        rate: float,
+        momentum: float,
+        kept: float,
+        coefficients: tuple[float, float, float],
+        num_iterations: int,
+    ) -> None:
+        """The step of `optim.Muon`, in place.
 
-        def share(i: int, start: int, end: int) -> float:
-            return self.library.examples(
-                T,
-                first,
-                ctypes.c_int64(end - start),
-                ctypes.c_void_p(texts.data_ptr() + start * stride),
-                stride,
-                ctypes.c_float(weight),
-                *map(pointers, prepared),
-                None if logits is None else ctypes.c_void_p(logits.data_ptr() + start * logits.stride(0) * 4),
-                None if sums is None else pointers(sums[i]),
-            )
+        Args:
+            matrices: weights (n, rows, columns) or (rows, columns), float32 and contiguous, with their gradients;
+                running means of these (n, rows, columns), contiguous, with rows <= columns, else of the transpose; and
+                the update's scale. Sizes are multiples of 16.
+            rate: of learning.
+            momentum: of the running mean.
+            kept: of a weight, what weight decay leaves.
+            coefficients: of the iteration.
+            num_iterations: of it.
+        """
+        given = []
+        for weight, mean, scale in matrices:
+            n, rows, columns = mean.shape
+            places = [tensor.data_ptr() for tensor in (weight, weight.grad, mean)]
+            is_transposed = weight.size(-2) > weight.size(-1)
+            for start in range(0, 4 * n * rows * columns, 4 * rows * columns):
+                given.append(Matrix(*(place + start for place in places), rows, columns, is_transposed, scale))
+        given.sort(key=lambda matrix: -matrix.columns)  # the threads take turns, and should have as much to do
+        numbers = (ctypes.c_float(number) for number in (rate, momentum, kept))
+        ready = (Matrix * len(given))(*given)
+        self.together("muon", len(given), ready, *numbers, num_iterations, (ctypes.c_float * 3)(*coefficients))
 
-        return sum(self.shared(B, share))
+    def together(self, name: str, *arguments: Any) -> list[Any]:
+        """What the library's function returns to each of the threads, which call it together."""
+        call = getattr(self.library, name)
+        others: list[concurrent.futures.Future] = []
+        try:
+            others += [self.pool.submit(call, i, self.threads, *arguments) for i in range(1, self.threads)]
+            return [call(0, self.threads, *arguments), *(other.result() for other in others)]
+        except BaseException:  # interrupted: the others wait for one that does not come
+            self.meeting[2] = 1
+            concurrent.futures.wait(others)
+            self.meeting[:] = 0, 0, 0
+            raise
 
 
 class Loss(torch.autograd.Function):
@@ -153,20 +171,13 @@ class Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kernel: Kernel, texts: Tensor, first: int, *weights: Tensor) -> Tensor:
-        B, T = len(texts), texts.size(1) - 1
-        prepared = kernel.prepare(weights, T, first)
-        rows, pairs, (*_, out, up, down, head) = prepared[1][0], prepared[1][6], prepared[0]
-        sizes = [tensor.numel() for tensor in (rows, rows, pairs, out, up, down, head)]
-        shares = torch.zeros(kernel.threads, sum(sizes))  # each thread adds up gradients of its own
-        count = B * (T - first)
-        sums = [list(share.split(sizes)) for share in shares]
-        loss = kernel.examples(prepared, texts, T, first, 1 / count, None, sums) / count
-
+        (B, T), library = (len(texts), texts.size(1) - 1), kernel.library
+        space = torch.empty(library.table_size(T, first) + kernel.threads * library.sums_size(T, first))
         gradients = [torch.zeros_like(weight) for weight in weights]
-        total = list(shares.sum(0).split(sizes))
-        kernel.library.finish(T, first, pointers(prepared[1]), pointers(total), pointers(gradients))
+        given = T, first, ctypes.c_int64(B), address(texts), pointers(weights), address(space), pointers(gradients)
+        losses = kernel.together("gradients", kernel.meeting, *given)
         ctx.save_for_backward(*gradients)
-        return torch.tensor(loss)
+        return torch.tensor(sum(losses) / (B * (T - first)))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

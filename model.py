@@ -302,11 +302,29 @@ class Transformer(nn.Module):
         return len(self.blocks) == 1 and not (self.training and self.config.dropout)
 
     def loss(self, texts: Tensor, first: int = 0) -> Tensor:
-        """Texts (B, T + 1) int64 to the mean cross-entropy, nats, of the characters that follow positions first.. ."""
+        """Texts (B, T + 1) of any integers to the mean cross-entropy, nats, of what follows positions first.. ."""
         if self.kernel is not None:
             return self.kernel.loss(self.kernel_weights(), texts, first)
+        texts = texts.long()
         logits = self.forward_fast(texts[:, :-1], first)  # (B, Q, V)
         return F.cross_entropy(logits.flatten(0, 1), texts[:, first + 1 :].flatten())
+
+    @torch.no_grad()
+    def examine(self, texts: Tensor, first: int = 0, pairs: Tensor | Prepared | None = None) -> tuple[Tensor, Tensor]:
+        """Texts (B, T + 1) of any integers: where the model is worst among what follows positions first.. .
+
+        Returns:
+            Each text's largest loss of a character, nats, and whether it would write another one, given the right ones
+            before it: two (B,), float32 and bool. `pairs` as in `forward_fast`.
+        """
+        T = texts.size(1) - 1
+        if self.asks_kernel:
+            losses, wrong = self.kernel.examine(self.pairs(T, first) if pairs is None else pairs, texts, first)
+        else:
+            texts = texts.long()
+            logits, targets = self.forward_fast(texts[:, :-1], first, pairs), texts[:, first + 1 :]
+            losses, wrong = F.cross_entropy(logits.mT, targets, reduction="none"), logits.argmax(-1) != targets
+        return losses.amax(1), wrong.any(1)
 
     def forward_fast(self, idx: Tensor, first: int = 0, pairs: Tensor | Prepared | None = None) -> Tensor:
         """`forward`; with one layer, attention is read from the table of all pairs, `pairs` if that was made before."""

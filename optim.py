@@ -4,7 +4,7 @@ So a step can be captured whole. They also start at once, where `torch.optim` im
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class Muon:
         self.num_iterations = num_iterations
         self.weight_decay = weight_decay
         self.dtype = dtype
-        self.kernel: Kernel | None = None  # to orthogonalize by, in float32 on a CPU
+        self.kernel: Kernel | None = None  # to take the step by, in float32 on a CPU
         self.weights = list(weights)
         self.by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for weight in self.weights:
@@ -73,23 +73,28 @@ class Muon:
         """Stack matrices of one shape, lying down."""
         return torch.cat([lying(tensor).reshape(-1, *lying(tensor).shape[-2:]) for tensor in tensors])
 
+    @staticmethod
+    def parts(stack: Tensor, weights: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each of the weights, with its part (n, rows, columns) of what `gather` makes of all."""
+        size = stack[0].numel()
+        return zip(weights, stack.split([weight.numel() // size for weight in weights]), strict=True)
+
     @torch.no_grad()
     def step(self) -> None:
         kept = 1 - self.weight_decay * self.learning_rate
+        if self.kernel is not None:
+            parts = [part for shape, group in self.by_shape.items() for part in self.parts(self.buffers[shape], group)]
+            matrices = [(weight, mean, update_scale(weight)) for weight, mean in parts]
+            rates = float(self.learning_rate), self.momentum, float(kept)
+            self.kernel.muon(matrices, *rates, NEWTON_SCHULZ, self.num_iterations)
+            return
         for shape, weights in self.by_shape.items():
             gradient, mean = self.gather(weight.grad for weight in weights), self.buffers[shape]
             mean.lerp_(gradient, 1 - self.momentum)
             gradient.lerp_(mean, self.momentum)
-            if self.kernel is None:
-                update = orthogonalize(gradient, self.num_iterations, self.dtype)
-            else:
-                update = self.kernel.orthogonalize(gradient, NEWTON_SCHULZ, self.num_iterations)
-            update = update * self.learning_rate
-            sizes = [weight.numel() // (shape[0] * shape[1]) for weight in weights]
-            for weight, part in zip(weights, update.split(sizes), strict=True):
-                rows, columns = weight.shape[-2:]
-                scale = max(1.0, rows / columns) ** 0.5  # an update that changes each output by the same amount
-                lying(weight).mul_(kept).sub_(part.view(lying(weight).shape), alpha=scale)
+            update = orthogonalize(gradient, self.num_iterations, self.dtype) * self.learning_rate
+            for weight, part in self.parts(update, weights):
+                lying(weight).mul_(kept).sub_(part.view(lying(weight).shape), alpha=update_scale(weight))
 
     def step_flops(self) -> int:
         """FLOPs of the matrix products of a step, 2 for each multiply-add."""
@@ -100,6 +105,12 @@ class Muon:
 
     def state(self) -> list[Tensor]:
         return list(self.buffers.values())
+
+
+def update_scale(weight: Tensor) -> float:
+    """What makes an orthogonal update of (..., rows, columns) change each output by the same amount."""
+    rows, columns = weight.shape[-2:]
+    return max(1.0, rows / columns) ** 0.5
 
 
 def lying(weight: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench import attempt
@@ -265,7 +264,7 @@ class Trainer:
     def step(self) -> None:
         """Forward, backward and update on the batch that `step_index` points to."""
         texts = self.texts.index_select(0, self.step_index % self.draw_steps).squeeze(0)  # (B, T + 1)
-        loss = self.model_loss(texts.long(), self.learned_from)
+        loss = self.model_loss(texts, self.learned_from)
         loss.backward()
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)  # waits for nothing
@@ -445,14 +444,12 @@ class Trainer:
         """
         self.model.eval()
         pairs = self.model.pairs(self.track.prompt_length + self.track.answer_length - 1, self.first)
-        wrong, losses = [], []
-        for part in problems.split(EXAMINED_TOGETHER):
-            texts = self.track.tokens(part).long()
-            logits, targets = self.model.forward_fast(texts[:, :-1], self.first, pairs), texts[:, self.first + 1 :]
-            losses.append(F.cross_entropy(logits.mT, targets, reduction="none").amax(1))
-            wrong.append((logits.argmax(-1) != targets).any(1))
+        parts = [
+            self.model.examine(self.track.tokens(part), self.first, pairs) for part in problems.split(EXAMINED_TOGETHER)
+        ]
         self.model.train()
-        return int(torch.cat(wrong).sum()), torch.cat(losses)
+        losses, wrong = (torch.cat(each) for each in zip(*parts, strict=True))
+        return int(wrong.sum()), losses
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The C kernel against the model's definition, and what happens where it cannot be had."""
 
 import shutil
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ from torch.testing import assert_close
 
 import kernel
 from bench.hardware import pick_kernel
+from kernel import Kernel
 from model import Transformer
-from optim import NEWTON_SCHULZ, orthogonalize
+from optim import Muon
 from speedrun import Settings
 
 CPU = torch.device("cpu")
@@ -81,6 +84,22 @@ def test_logits_and_answers_are_those_of_the_forward_pass(shape: dict, threads: 
 
 
 @needs_compiler
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_examination_finds_what_the_plain_model_finds(shape: dict, threads: int) -> None:
+    model = fitting_model(**shape)
+    texts = random_texts(301, 12, model.config.vocab_size)
+    for first in (0, 7):
+        model.kernel = None
+        losses, wrong = model.examine(texts, first)
+        model.use_kernel(threads)
+        found_losses, found_wrong = model.examine(texts.to(torch.uint8), first)
+        assert_close(found_losses, losses, rtol=1e-4, atol=1e-5)
+        assert torch.equal(found_wrong, wrong)
+        assert 0 < wrong.sum() <= 301
+
+
+@needs_compiler
 def test_logits_have_gradients_even_so() -> None:
     model = fitting_model()
     model.use_kernel(2)
@@ -144,15 +163,50 @@ def test_weights_that_change_are_read_anew() -> None:
         assert_close(model.forward_fast(idx), model(idx), rtol=1e-4, atol=1e-5)
 
 
+def stepped(shapes: list[tuple[int, ...]], kernel: Kernel | None) -> list[Tensor]:
+    """Weights and state after three steps of Muon."""
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    muon = Muon(weights, torch.tensor(0.1), momentum=0.8, num_iterations=5, weight_decay=0.1, dtype=torch.float32)
+    muon.kernel = kernel
+    for _ in range(3):
+        for weight in weights:
+            weight.grad = torch.randn(weight.shape, generator=generator)
+        muon.step()
+    return [*weights, *muon.state()]
+
+
 @needs_compiler
-@pytest.mark.parametrize("shape", [(1, 16, 16), (4, 64, 64), (3, 64, 128), (2, 48, 64)])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_it_orthogonalizes_as_the_optimizer_does(shape: tuple[int, int, int], threads: int) -> None:
+@pytest.mark.parametrize(
+    "shapes", [[(16, 16)], [(3, 64, 64), (64, 64), (128, 64), (64, 128)], [(2, 48, 64), (2, 64, 48), (16, 48)]]
+)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_its_muon_takes_the_steps_of_the_optimizer(shapes: list[tuple[int, ...]], threads: int) -> None:
     model = fitting_model()
     model.use_kernel(threads)
-    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    expected = orthogonalize(matrices, 5, torch.float32)
-    assert_close(model.kernel.orthogonalize(matrices.clone(), NEWTON_SCHULZ, 5), expected, rtol=1e-3, atol=1e-4)
+    for found, expected in zip(stepped(shapes, model.kernel), stepped(shapes, None), strict=True):
+        assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [2, 3])
+def test_when_one_thread_is_interrupted_the_others_do_not_wait_for_it(threads: int, monkeypatch) -> None:
+    model, texts = fitting_model(), random_texts(64, 12)
+    model.use_kernel(threads)
+    expected = loss_and_gradients(model, texts, 7)[0]
+    library = model.kernel.library
+
+    def interrupted(number: int, *arguments: Any) -> float:
+        if number == 0:
+            raise KeyboardInterrupt
+        return library.gradients(number, *arguments)
+
+    told = {"table_size": library.table_size, "sums_size": library.sums_size, "gradients": interrupted}
+    with monkeypatch.context() as patch:
+        patch.setattr(model.kernel, "library", SimpleNamespace(**told))
+        with pytest.raises(KeyboardInterrupt):
+            model.loss(texts, 7)
+    assert_close(loss_and_gradients(model, texts, 7)[0], expected)
 
 
 # -----------------------------------------------------------------------------

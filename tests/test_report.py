@@ -115,7 +115,7 @@ def test_examined_are_the_problems_of_training_lines() -> None:
     asked = sampler.draw_distinct(5000, torch.Generator().manual_seed(0))
     assert not TRACK.is_heldout(asked).any()
     assert len(asked.unique(dim=0)) == len(asked) > 4800
-    assert len(sampler.numbers) == 810_000 - TRACK.num_heldout
+    assert len(sampler.rows) == 810_000 - TRACK.num_heldout
     near = sampler.nearby(asked[:100])
     assert len(near.unique(dim=0)) == len(near) > 100
     assert {*map(tuple, near.tolist())} <= {*map(tuple, TRACK.sets["train"].tolist())}

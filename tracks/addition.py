@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracks.sampling import DigitSampler, PoolSampler, rows_together
+from tracks.sampling import DigitSampler, rows_together
 
 EXHAUSTIVE_DIGITS = 3  # up to here the certificate asks every problem there is
 EXAM_PROBLEMS = 1_000_000  # drawn for a certificate beyond
@@ -174,6 +174,12 @@ class Addition:
         """
         if self.exhaustive:
             return self.heldout.to(problems.device)[self.number(problems)]
+        return self.is_heldout_by_rule(problems)
+
+    def is_heldout_by_rule(self, problems: Tensor) -> Tensor:
+        """The same without a list of all problems."""
+        if self.digits == 1:
+            return problems.new_zeros(len(problems), dtype=torch.bool)
         parts = []
         for part in problems.split(rows_together(problems.device)):
             a, b = part.t().contiguous().split(self.digits)  # (digits, rows)
@@ -291,20 +297,13 @@ class Addition:
             parts["heldout"].append(rows[heldout])
         return {name: torch.cat(rows)[:LISTED_PROBLEMS] for name, rows in parts.items()}
 
-    def sampler(self, level_share: float, device: torch.device) -> PoolSampler | DigitSampler:
+    def sampler(self, level_share: float, device: torch.device) -> DigitSampler:
         """Training problems; the levels are the numbers of places that sum to 9.
 
         Whether such a place carries is decided further down, so the digit before it must be written looking ahead. The
         units do not count, as nothing carries into them.
         """
-        if not self.exhaustive:
-            return DigitSampler(self.digits, self.is_heldout, level_share, device)
-        nines = torch.zeros([10] * self.problem_width, dtype=torch.uint8)
-        for sums in place_sums(self.grid)[1:]:
-            nines += sums == 9
-        level = (nines.flatten() + self.heldout.view(torch.uint8) * 10).numpy()  # held out from 10 on
-        levels = [torch.from_numpy(np.flatnonzero(level == length)) for length in range(self.digits)]
-        return PoolSampler(self.rows, levels, lambda rows: ~self.is_heldout(rows), level_share, device)
+        return DigitSampler(self.digits, self.is_heldout_by_rule, level_share, device)  # lists take longer to make
 
     # -------------------------------------------------------------------------
     # drawn and built problems
@@ -350,8 +349,8 @@ def sample80() -> Tensor:
     """(80, 6) uint8, as the report drew them."""
     draw, kept = random.Random(42), {count: [] for count in range(4)}
     while any(len(problems) < 20 for problems in kept.values()):
-        problem = [int(digit) for digit in f"{draw.randint(100, 999)}{draw.randint(100, 999)}"]
-        problems = kept[int(carry_counts(torch.tensor(problem, dtype=torch.uint8)))]
-        if len(problems) < 20:
-            problems.append(problem)
+        a, b = draw.randint(100, 999), draw.randint(100, 999)
+        carries = sum(a % power + b % power >= power for power in (10, 100, 1000))
+        if len(kept[carries]) < 20:
+            kept[carries].append([int(digit) for digit in f"{a}{b}"])
     return torch.tensor([*kept.values()], dtype=torch.uint8).view(80, 6)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tracks.addition import Addition, carry_counts, sample80
-from tracks.sampling import PoolSampler
+from tracks.sampling import ListSampler
 from tracks.vocabulary import Renumbering
 
 LINES_PER_CARRY = 60_000  # for each carry count, 0 to 3
@@ -155,6 +155,6 @@ class Report:
         """`sample80`: the 80 problems that the report checked, (80, 6) uint8."""
         return {"sample80": sample80()}
 
-    def sampler(self, level_share: float, device: torch.device) -> PoolSampler:
+    def sampler(self, level_share: float, device: torch.device) -> ListSampler:
         """The training problems, each as often as any other; there are no levels. Training draws windows instead."""
-        return PoolSampler(self.rows, [(~self.heldout).nonzero()[:, 0]], self.is_training, level_share, device)
+        return ListSampler(self.rows[~self.heldout], self.is_training, device)

@@ -1,6 +1,6 @@
-"""Drawing training problems: from a list of all, or digit by digit where there are too many."""
+"""Drawing training problems: digit by digit, or from a list."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -39,51 +39,26 @@ def nearby(problems: Tensor, is_training: Callable[[Tensor], Tensor]) -> Tensor:
     return rows[is_training(rows)]
 
 
-class PoolSampler:
-    """Draws training problems with replacement; a share of them spread evenly over levels of difficulty."""
+class ListSampler:
+    """Draws the training problems of a list with replacement, each as often as any other."""
 
-    def __init__(
-        self,
-        rows: Tensor,
-        levels: Sequence[Tensor],
-        is_training: Callable[[Tensor], Tensor],
-        level_share: float,
-        device: torch.device,
-    ) -> None:
-        """The problems that are not drawn from their levels are drawn uniformly.
-
-        Args:
-            rows: all problems of the track, (num_problems, W) uint8.
-            levels: numbers of rows, int64, each training problem's in one level.
-            is_training: rows of any digits (N, W) uint8 to (N,) bool.
-            level_share: 0..1.
-            device: where problems are drawn.
+    def __init__(self, rows: Tensor, is_training: Callable[[Tensor], Tensor], device: torch.device) -> None:
+        """Args:
+        rows: the training problems, (n, W) uint8.
+        is_training: rows of any digits (N, W) uint8 to (N,) bool.
+        device: where problems are drawn.
         """
-        pools = [level for level in levels if len(level)]
-        weights = [level_share / len(pools)] * len(pools) + [1 - level_share]
-        sizes = [*map(len, pools), sum(map(len, pools))]
-        starts = [sum(sizes[:i]) for i in range(len(pools))] + [0]  # the last pool is all of them
         self.rows = rows.to(device)
         self.is_training = is_training
-        self.numbers = torch.cat(pools).to(device)  # of all training problems, level by level
-        self.weights = torch.tensor(weights, device=device)
-        self.sizes = torch.tensor(sizes, device=device)
-        self.starts = torch.tensor(starts, device=device)
-
-    def draw_numbers(self, count: int, generator: torch.Generator) -> Tensor:
-        pool = self.weights.multinomial(count, replacement=True, generator=generator)
-        raw = torch.randint(2**62, (count,), generator=generator, device=pool.device)
-        places = self.starts.take(pool) + raw % self.sizes.take(pool)
-        return self.numbers.index_select(0, places)
 
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
         """Problems (num_batches, batch_size, W) uint8, on the sampler's device and from its generator."""
-        numbers = self.draw_numbers(num_batches * batch_size, generator)
-        return self.rows.index_select(0, numbers).view(num_batches, batch_size, -1)
+        shape = num_batches, batch_size
+        return self.rows[torch.randint(len(self.rows), shape, generator=generator, device=self.rows.device)]
 
     def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
-        """As `draw`, with each problem once: at most `count` of them, (N, W) uint8, ascending."""
-        return self.rows.index_select(0, self.draw_numbers(count, generator).unique())
+        """As `draw`, with each problem once: at most `count` of them, (N, W) uint8."""
+        return distinct(self.draw(1, count, generator)[0])
 
     def nearby(self, problems: Tensor) -> Tensor:
         """Those that differ from one of `problems` (N, W) uint8 in one digit or in none, (M, W), each once."""
@@ -91,7 +66,7 @@ class PoolSampler:
 
 
 class DigitSampler:
-    """Draws the digits of two operands, where training problems cannot be listed.
+    """Draws training problems with replacement by their digits, so that none has to be listed.
 
     A level is a number of places, the units aside, whose digits sum to 9.
     """
@@ -124,19 +99,15 @@ class DigitSampler:
         return nearby(problems, lambda rows: ~self.is_heldout(rows))
 
     def draw_rows(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count, 2 * digits) uint8; as often as it takes, those that turn out to be held out are drawn anew."""
-
-        def below(bound: int) -> Tensor:
-            return torch.randint(bound, (count,), generator=generator, device=self.device)
-
-        from_level = torch.rand(count, generator=generator, device=self.device) < self.level_share
-        levels = torch.where(from_level, below(self.digits), -1)
-        rows = self.fill(levels, generator)
-        missing = self.is_heldout(rows).nonzero()[:, 0]
-        while len(missing):
-            rows[missing] = again = self.fill(levels[missing], generator)
-            missing = missing[self.is_heldout(again)]
-        return rows
+        """(count, 2 * digits) uint8; what turns out to be held out is left out."""
+        parts: list[Tensor] = []
+        while (missing := count - sum(map(len, parts))) > 0:
+            tries = missing + missing // 8 + 64  # a tenth is held out: once is enough, hardly ever twice
+            from_level = torch.rand(tries, generator=generator, device=self.device) < self.level_share
+            level = torch.randint(self.digits, (tries,), generator=generator, device=self.device)
+            rows = self.fill(torch.where(from_level, level, -1), generator)
+            parts.append(rows[~self.is_heldout(rows)])
+        return torch.cat(parts)[:count]
 
     def fill(self, levels: Tensor, generator: torch.Generator) -> Tensor:
         """For each level (count,) a problem that is uniform among those in it, or among all for level -1."""
