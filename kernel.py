@@ -96,11 +96,9 @@ class Kernel:
 
     def logits(self, prepared: Prepared, idx: Tensor, first: int) -> Tensor:
         """idx (B, T) to float32 logits (B, T - first, V)."""
-        (weights, table), (B, T) = prepared, idx.shape
+        B, T = idx.shape
         logits = torch.empty(B, T - first, -(-self.vocab_size // 16) * 16)
-        texts = idx.to(torch.uint8).contiguous()
-        given = T, first, ctypes.c_int64(B), address(texts), pointers(weights), address(table), address(logits)
-        self.together("logits", *given)
+        self.ask("logits", prepared, idx, T, first, logits)
         return logits[..., : self.vocab_size]
 
     def examine(self, prepared: Prepared, texts: Tensor, first: int) -> tuple[Tensor, Tensor]:
@@ -108,12 +106,16 @@ class Kernel:
 
         Two (B, T - first): float32, and bool.
         """
-        (weights, table), (B, T) = prepared, (len(texts), texts.size(1) - 1)
+        B, T = len(texts), texts.size(1) - 1
         losses, wrong = torch.empty(B, T - first), torch.empty(B, T - first, dtype=torch.bool)
-        texts = texts.to(torch.uint8).contiguous()
-        given = T, first, ctypes.c_int64(B), address(texts), pointers(weights), address(table)
-        self.together("examine", *given, address(losses), address(wrong))
+        self.ask("examine", prepared, texts, T, first, losses, wrong)
         return losses, wrong
+
+    def ask(self, name: str, prepared: Prepared, texts: Tensor, T: int, first: int, *found: Tensor) -> None:
+        """Call the library's function that answers texts and writes into what is to be found."""
+        (weights, table), texts = prepared, texts.to(torch.uint8).contiguous()
+        given = T, first, ctypes.c_int64(len(texts)), address(texts), pointers(weights), address(table)
+        self.together(name, *given, *map(address, found))
 
     def loss(self, weights: Weights, texts: Tensor, first: int) -> Tensor:
         """Texts (B, T + 1) to the mean cross-entropy, nats, of the characters after positions first.. ."""

@@ -43,7 +43,7 @@ class Settings:
     compile: bool = False
     """Compile the step with torch.compile, during the warm-up."""
     kernel: Literal["auto", "c", "torch"] = "torch"
-    """What computes loss and gradients; auto takes kernel.c on a CPU in float32, where it fits."""
+    """What computes loss, gradients and Muon's step; auto takes kernel.c on a CPU in float32, where it fits."""
     cuda_graph: bool = False
     """On CUDA, capture the step as a graph and replay it."""
     threads: int = 0

@@ -303,7 +303,8 @@ class Addition:
         Whether such a place carries is decided further down, so the digit before it must be written looking ahead. The
         units do not count, as nothing carries into them.
         """
-        return DigitSampler(self.digits, self.is_heldout_by_rule, level_share, device)  # lists take longer to make
+        # By rule, as a list of all problems takes longer to make.
+        return DigitSampler(self.digits, lambda rows: ~self.is_heldout_by_rule(rows), level_share, device)
 
     # -------------------------------------------------------------------------
     # drawn and built problems

@@ -25,36 +25,19 @@ def distinct(rows: Tensor) -> Tensor:
     return rows[order[is_new]]
 
 
-def nearby(problems: Tensor, is_training: Callable[[Tensor], Tensor]) -> Tensor:
-    """The training problems that differ from one of `problems` (N, W) uint8 in one digit or in none, (M, W), each once.
+class TrainingSampler:
+    """Draws training problems with replacement; how, its subclasses say."""
 
-    Args:
-        is_training: rows of any digits (N, W) uint8 to (N,) bool.
-    """
-    W = problems.size(1)
-    rows = problems[:, None, None].repeat(1, W, 10, 1)  # (N, W, 10, W): which one, which place, which digit
-    places, digits = torch.arange(W), torch.arange(10, dtype=torch.uint8, device=problems.device)
-    rows[:, places, :, places] = digits
-    rows = distinct(rows.view(-1, W))
-    return rows[is_training(rows)]
-
-
-class ListSampler:
-    """Draws the training problems of a list with replacement, each as often as any other."""
-
-    def __init__(self, rows: Tensor, is_training: Callable[[Tensor], Tensor], device: torch.device) -> None:
+    def __init__(self, is_training: Callable[[Tensor], Tensor], device: torch.device) -> None:
         """Args:
-        rows: the training problems, (n, W) uint8.
         is_training: rows of any digits (N, W) uint8 to (N,) bool.
         device: where problems are drawn.
         """
-        self.rows = rows.to(device)
-        self.is_training = is_training
+        self.is_training, self.device = is_training, device
 
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
         """Problems (num_batches, batch_size, W) uint8, on the sampler's device and from its generator."""
-        shape = num_batches, batch_size
-        return self.rows[torch.randint(len(self.rows), shape, generator=generator, device=self.rows.device)]
+        raise NotImplementedError
 
     def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
         """As `draw`, with each problem once: at most `count` of them, (N, W) uint8."""
@@ -62,41 +45,47 @@ class ListSampler:
 
     def nearby(self, problems: Tensor) -> Tensor:
         """Those that differ from one of `problems` (N, W) uint8 in one digit or in none, (M, W), each once."""
-        return nearby(problems, self.is_training)
+        W = problems.size(1)
+        rows = problems[:, None, None].repeat(1, W, 10, 1)  # (N, W, 10, W): which one, which place, which digit
+        places, digits = torch.arange(W), torch.arange(10, dtype=torch.uint8, device=problems.device)
+        rows[:, places, :, places] = digits
+        rows = distinct(rows.view(-1, W))
+        return rows[self.is_training(rows)]
 
 
-class DigitSampler:
-    """Draws training problems with replacement by their digits, so that none has to be listed.
+class ListSampler(TrainingSampler):
+    """Draws the training problems of a list, each as often as any other."""
+
+    def __init__(self, rows: Tensor, is_training: Callable[[Tensor], Tensor], device: torch.device) -> None:
+        """`rows` are the training problems, (n, W) uint8."""
+        super().__init__(is_training, device)
+        self.rows = rows.to(device)
+
+    def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
+        shape = num_batches, batch_size
+        return self.rows[torch.randint(len(self.rows), shape, generator=generator, device=self.device)]
+
+
+class DigitSampler(TrainingSampler):
+    """Draws the digits of two operands, so that no problem has to be listed.
 
     A level is a number of places, the units aside, whose digits sum to 9.
     """
 
     def __init__(
-        self, digits: int, is_heldout: Callable[[Tensor], Tensor], level_share: float, device: torch.device
+        self, digits: int, is_training: Callable[[Tensor], Tensor], level_share: float, device: torch.device
     ) -> None:
-        """The problems that are not drawn from their levels are drawn uniformly.
+        """`level_share` of the problems, 0..1, are drawn from the levels, each alike, the others uniformly.
 
-        Args:
-            digits: of an operand.
-            is_heldout: problems (N, 2 * digits) uint8 to (N,) bool.
-            level_share: 0..1.
-            device: where problems are drawn.
+        An operand has so many `digits`.
         """
-        self.digits, self.is_heldout, self.level_share, self.device = digits, is_heldout, level_share, device
+        super().__init__(is_training, device)
+        self.digits, self.level_share = digits, level_share
 
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Problems (num_batches, batch_size, 2 * digits) uint8, on the sampler's device and from its generator."""
         count, together = num_batches * batch_size, rows_together(self.device)
         parts = [self.draw_rows(min(together, count - done), generator) for done in range(0, count, together)]
         return torch.cat(parts).view(num_batches, batch_size, -1)
-
-    def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
-        """As `draw`, with each problem once: at most `count` of them, (N, 2 * digits) uint8."""
-        return distinct(self.draw(1, count, generator)[0])
-
-    def nearby(self, problems: Tensor) -> Tensor:
-        """Those that differ from one of `problems` (N, 2 * digits) uint8 in one digit or in none, (M, 2 * digits)."""
-        return nearby(problems, lambda rows: ~self.is_heldout(rows))
 
     def draw_rows(self, count: int, generator: torch.Generator) -> Tensor:
         """(count, 2 * digits) uint8; what turns out to be held out is left out."""
@@ -106,7 +95,7 @@ class DigitSampler:
             from_level = torch.rand(tries, generator=generator, device=self.device) < self.level_share
             level = torch.randint(self.digits, (tries,), generator=generator, device=self.device)
             rows = self.fill(torch.where(from_level, level, -1), generator)
-            parts.append(rows[~self.is_heldout(rows)])
+            parts.append(rows[self.is_training(rows)])
         return torch.cat(parts)[:count]
 
     def fill(self, levels: Tensor, generator: torch.Generator) -> Tensor:
