@@ -1,4 +1,4 @@
-// One layer of the transformer in model.py, forward and backward, and Muon's step, in float32: see kernel.py, which
+// One layer of the transformer in model.py, and its training by Muon and AdamW, in float32: see kernel.py, which
 // compiles and calls it. Several threads make each call together, each with its number and their count, and do a share.
 //
 // Compiled for one shape: V characters, C = NH * HS channels, H hidden units; VP is V rounded up to whole vectors.
@@ -347,7 +347,7 @@ static double examples(int T, int first, int64_t B, const uint8_t *texts, int st
     return loss;
 }
 
-// From the gradients of what is in the table, `all_sums`, to those of the weights, which have been zeroed.
+// From the gradients of what is in the table, `all_sums`, to those of the weights.
 static void finish(const Thread *me, int T, int first, const Table *table, float *all_sums, const Weights *d_weights) {
     const int R = T * V, asking = first * V, padded = up_to_height(R);
     const int64_t size = sums_size(T, first);
@@ -398,6 +398,9 @@ static void finish(const Thread *me, int T, int first, const Table *table, float
         memset(sums.normed, 0, sizeof(float) * padded * C);
         for (int m = 0; m < 3; m++) matmul(padded, C, C, d_each[m], C, 1, table->qkv + m * C * C, sums.normed);
         add_norm_gradient(R, table->normed, table->scales, sums.normed, sums.rows);
+        memset(d_weights->token, 0, sizeof(float) * V * C);
+        memset(d_weights->position, 0, sizeof(float) * T * C);
+        memset(d_weights->head, 0, sizeof(float) * V * C);  // it may be the token's
         for (int r = 0; r < R; r++)
             for (int c = 0; c < C; c++) {
                 d_weights->token[r % V * C + c] += sums.rows[r * C + c];
@@ -405,7 +408,82 @@ static void finish(const Thread *me, int T, int first, const Table *table, float
             }
         for (int i = 0; i < C; i++)
             for (int j = 0; j < C; j++) d_weights->out[i * C + j] = sums.out[i * C + side_by_side(j)];
-        memcpy(d_weights->head, sums.head, sizeof(float) * V * C);
+        for (int i = 0; i < V * C; i++) d_weights->head[i] += sums.head[i];
+    }
+    meet(me);
+}
+
+// -----------------------------------------------------------------------------
+// the optimizers
+
+typedef struct {
+    float *weight, *gradient, *mean;  // (rows, columns), or their transpose; the gradient's running mean
+    int rows, columns, is_transposed; // of the mean, which has no more rows than columns; the others'
+    float scale;                      // of the update
+} Matrix;
+
+typedef struct {
+    float *weight, *gradient, *mean, *mean_square;
+    int size;
+    float weight_decay;
+} Other;
+
+typedef struct {  // see optim.py
+    int num_matrices, num_others, num_iterations, adam_steps;  // the last: taken before
+    const Matrix *matrices;
+    const Other *others;
+    float muon_rate, momentum, muon_weight_decay, coefficients[3];
+    float adam_rate, betas[2], epsilon;
+} Optimizers;
+
+// Muon's step for the matrices, of which this thread takes each count-th. Sizes are multiples of LANES.
+static void muon(const Thread *me, const Optimizers *how, float rate) {
+    const float momentum = how->momentum, kept = 1 - rate * how->muon_weight_decay, *coefficients = how->coefficients;
+    for (const Matrix *m = how->matrices + me->number; m < how->matrices + how->num_matrices; m += me->count) {
+        const int rows = m->rows, columns = m->columns, size = rows * columns;
+        float *lying = malloc(sizeof(float) * (3 * size + 2 * rows * rows)), *x = lying + size, *next = x + size;
+        float *gram = next + size, *polynomial = gram + rows * rows, square = 0;
+        if (m->is_transposed) transpose(columns, rows, m->gradient, lying);
+        else memcpy(lying, m->gradient, sizeof(float) * size);
+        for (int i = 0; i < size; i++) {
+            m->mean[i] += (1 - momentum) * (lying[i] - m->mean[i]);
+            lying[i] += momentum * (m->mean[i] - lying[i]);
+            square += lying[i] * lying[i];
+        }
+        const float length = sqrtf(square) + 1e-7f;
+        for (int i = 0; i < size; i++) lying[i] /= length;
+
+        // The iteration on the transpose, whose Gram matrix needs no transposing.
+        transpose(rows, columns, lying, x);
+        for (int k = 0; k < how->num_iterations; k++) {
+            product(rows, rows, columns, x, 1, rows, x, gram);
+            product(rows, rows, rows, gram, rows, 1, gram, polynomial);
+            for (int i = 0; i < rows * rows; i++)
+                polynomial[i] = coefficients[1] * gram[i] + coefficients[2] * polynomial[i];
+            for (int i = 0; i < size; i++) next[i] = coefficients[0] * x[i];
+            matmul(columns, rows, rows, x, rows, 1, polynomial, next);
+            float *last = x;
+            x = next, next = last;
+        }
+        if (!m->is_transposed) transpose(columns, rows, x, next);
+        const float *update = m->is_transposed ? x : next, amount = rate * m->scale;
+        for (int i = 0; i < size; i++) m->weight[i] = kept * m->weight[i] - amount * update[i];
+        free(lying);
+    }
+}
+
+// AdamW's step for this thread's share of each of the other weights; `step` counts from 1.
+static void adamw(const Thread *me, const Optimizers *how, float rate, int step) {
+    const float beta_1 = how->betas[0], beta_2 = how->betas[1];
+    const float amount = rate / (1 - powf(beta_1, step)), root = sqrtf(1 - powf(beta_2, step));
+    for (const Other *o = how->others; o < how->others + how->num_others; o++) {
+        const float kept = 1 - rate * o->weight_decay;
+        for (int i = share(me, o->size, 0); i < share(me, o->size, 1); i++) {
+            const float g = o->gradient[i];
+            o->mean[i] += (1 - beta_1) * (g - o->mean[i]);
+            o->mean_square[i] = beta_2 * o->mean_square[i] + (1 - beta_2) * g * g;
+            o->weight[i] = kept * o->weight[i] - amount * o->mean[i] / (sqrtf(o->mean_square[i]) / root + how->epsilon);
+        }
     }
 }
 
@@ -439,65 +517,29 @@ void examine(int number, int count, int T, int first, int64_t B, const uint8_t *
     examples(T, first, to - from, own, T + 1, 0, weights, &made, NULL, losses + place, wrong + place, NULL);
 }
 
-// Texts (B, T + 1) to this thread's part of the sum of the losses of the characters after positions first.. ; when all
-// have come back, `d_weights` are the gradients of their mean. `space` holds table_size floats, and sums_size for each
-// thread.
-double gradients(int number, int count, Meeting *meeting, int T, int first, int64_t B, const uint8_t *texts,
-                 const Weights *weights, float *space, const Weights *d_weights) {
+// Take `steps` steps, one on each of texts (steps, B, T + 1), with rates that are `factors` (steps,) times the highest;
+// learned are the characters after positions first.. . Returned is this thread's part of the sum of the last batch's
+// losses. `space` holds table_size floats, and sums_size for each thread.
+double train(int number, int count, Meeting *meeting, int T, int first, int64_t B, int steps, const uint8_t *texts,
+             const float *factors, const Weights *weights, const Weights *gradients, const Optimizers *how,
+             float *space) {
     const Thread me = {number, count, meeting};
+    float *all_sums = space + table_size(T, first), *own = all_sums + number * sums_size(T, first), *place = own;
     const Table table = table_at(&space, T, first);
-    float *own = space + number * sums_size(T, first), *place = own;
     const Sums sums = sums_at(&place, T, first);
-    memset(own, 0, sizeof(float) * (sums.query - own));
-    fill_table(&me, T, first, weights, &table);
     const int64_t from = share(&me, B, 0), to = share(&me, B, 1);
     const float weight = 1.0f / (B * (T - first));
-    const uint8_t *own_texts = texts + from * (T + 1);
-    const double loss =
-        examples(T, first, to - from, own_texts, T + 1, weight, weights, &table, NULL, NULL, NULL, &sums);
-    meet(&me);
-    finish(&me, T, first, &table, space, d_weights);
-    return loss;
-}
-
-typedef struct {
-    float *weight, *gradient, *mean;  // (rows, columns), or their transpose; the gradient's running mean
-    int rows, columns, is_transposed; // of the mean, which has no more rows than columns; the others'
-    float scale;                      // of the update
-} Matrix;
-
-// Muon's step, see optim.py, for `matrices`, of which this thread takes each count-th. Sizes are multiples of LANES.
-void muon(int number, int count, int n, const Matrix *matrices, float rate, float momentum, float kept, int iterations,
-          const float *coefficients) {
-    for (const Matrix *m = matrices + number; m < matrices + n; m += count) {
-        const int rows = m->rows, columns = m->columns, size = rows * columns;
-        float *lying = malloc(sizeof(float) * (3 * size + 2 * rows * rows)), *x = lying + size, *next = x + size;
-        float *gram = next + size, *polynomial = gram + rows * rows, square = 0;
-        if (m->is_transposed) transpose(columns, rows, m->gradient, lying);
-        else memcpy(lying, m->gradient, sizeof(float) * size);
-        for (int i = 0; i < size; i++) {
-            m->mean[i] += (1 - momentum) * (lying[i] - m->mean[i]);
-            lying[i] += momentum * (m->mean[i] - lying[i]);
-            square += lying[i] * lying[i];
-        }
-        const float length = sqrtf(square) + 1e-7f;
-        for (int i = 0; i < size; i++) lying[i] /= length;
-
-        // The iteration on the transpose, whose Gram matrix needs no transposing.
-        transpose(rows, columns, lying, x);
-        for (int k = 0; k < iterations; k++) {
-            product(rows, rows, columns, x, 1, rows, x, gram);
-            product(rows, rows, rows, gram, rows, 1, gram, polynomial);
-            for (int i = 0; i < rows * rows; i++)
-                polynomial[i] = coefficients[1] * gram[i] + coefficients[2] * polynomial[i];
-            for (int i = 0; i < size; i++) next[i] = coefficients[0] * x[i];
-            matmul(columns, rows, rows, x, rows, 1, polynomial, next);
-            float *last = x;
-            x = next, next = last;
-        }
-        if (!m->is_transposed) transpose(columns, rows, x, next);
-        const float *update = m->is_transposed ? x : next, amount = rate * m->scale;
-        for (int i = 0; i < size; i++) m->weight[i] = kept * m->weight[i] - amount * update[i];
-        free(lying);
+    double loss = 0;
+    for (int step = 0; step < steps && !atomic_load(&meeting->abandoned); step++) {
+        const uint8_t *own_texts = texts + (step * B + from) * (T + 1);
+        memset(own, 0, sizeof(float) * (sums.query - own));
+        fill_table(&me, T, first, weights, &table);
+        loss = examples(T, first, to - from, own_texts, T + 1, weight, weights, &table, NULL, NULL, NULL, &sums);
+        meet(&me);
+        finish(&me, T, first, &table, all_sums, gradients);
+        muon(&me, how, factors[step] * how->muon_rate);
+        adamw(&me, how, factors[step] * how->adam_rate, how->adam_steps + step + 1);
+        meet(&me);
     }
+    return loss;
 }

@@ -2,7 +2,7 @@
 
 Forward and backward pass go over a few texts at a time, which stay in the cache from the first product to the last
 gradient, where torch would write every intermediate result of the batch to memory and start its threads some hundred
-times a step. So does Muon's step, a matrix at a time.
+times a step. So do the optimizers, a matrix at a time. The threads take many steps before they come back to Python.
 """
 
 import concurrent.futures
@@ -45,7 +45,7 @@ def library(**sizes: int | float) -> ctypes.CDLL:
             raise RuntimeError(f"the C compiler failed: {(answer.stderr.splitlines() or ['no message'])[0]}")
         found = ctypes.CDLL(str(target))
     found.table_size.restype = found.sums_size.restype = ctypes.c_int64
-    found.gradients.restype = ctypes.c_double
+    found.train.restype = ctypes.c_double
     return found
 
 
@@ -64,6 +64,31 @@ class Matrix(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("weight", "gradient", "mean")),
         *((name, ctypes.c_int) for name in ("rows", "columns", "is_transposed")),
         ("scale", ctypes.c_float),
+    )
+
+
+class Other(ctypes.Structure):
+    """As in kernel.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "gradient", "mean", "mean_square")),
+        ("size", ctypes.c_int),
+        ("weight_decay", ctypes.c_float),
+    )
+
+
+class Optimizers(ctypes.Structure):
+    """As in kernel.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("num_matrices", "num_others", "num_iterations", "adam_steps")),
+        ("matrices", ctypes.POINTER(Matrix)),
+        ("others", ctypes.POINTER(Other)),
+        *((name, ctypes.c_float) for name in ("muon_rate", "momentum", "muon_weight_decay")),
+        ("coefficients", ctypes.c_float * 3),
+        ("adam_rate", ctypes.c_float),
+        ("betas", ctypes.c_float * 2),
+        ("epsilon", ctypes.c_float),
     )
 
 
@@ -117,42 +142,31 @@ class Kernel:
         given = T, first, ctypes.c_int64(len(texts)), address(texts), pointers(weights), address(table)
         self.together(name, *given, *map(address, found))
 
-    def loss(self, weights: Weights, texts: Tensor, first: int) -> Tensor:
-        """Texts (B, T + 1) to the mean cross-entropy, nats, of the characters after positions first.. ."""
-        return Loss.apply(self, texts.to(torch.uint8).contiguous(), first, *weights)
+    def train(self, weights: Weights, texts: Tensor, first: int, factors: Tensor, how: Optimizers) -> float:
+        """Take a step on each of texts (steps, B, T + 1), learning what follows positions first.. .
 
-    def muon(
-        self,
-        matrices: Sequence[tuple[Tensor, Tensor, float]],
-        rate: float,
-        momentum: float,
-        kept: float,
-        coefficients: tuple[float, float, float],
-        num_iterations: int,
-    ) -> None:
-        """The step of `optim.Muon`, in place.
+        Weights and the optimizers' state change in place; the last step's gradients are left in the weights' `grad`.
 
         Args:
-            matrices: weights (n, rows, columns) or (rows, columns), float32 and contiguous, with their gradients;
-                running means of these (n, rows, columns), contiguous, with rows <= columns, else of the transpose; and
-                the update's scale. Sizes are multiples of 16.
-            rate: of learning.
-            momentum: of the running mean.
-            kept: of a weight, what weight decay leaves.
-            coefficients: of the iteration.
-            num_iterations: of it.
+            weights: of the layer; they have a `grad`, float32 and contiguous; positions that no text has keep theirs.
+            texts: uint8 and contiguous.
+            factors: (steps,) float32, of the optimizers' learning rates.
+            how: the optimizers, which have all of the weights.
+
+        Returns:
+            The last batch's mean cross-entropy before its step, nats.
+
+        Raises:
+            ValueError: there are not as many factors as batches, or none.
         """
-        given = []
-        for weight, mean, scale in matrices:
-            n, rows, columns = mean.shape
-            places = [tensor.data_ptr() for tensor in (weight, weight.grad, mean)]
-            is_transposed = weight.size(-2) > weight.size(-1)
-            for start in range(0, 4 * n * rows * columns, 4 * rows * columns):
-                given.append(Matrix(*(place + start for place in places), rows, columns, is_transposed, scale))
-        given.sort(key=lambda matrix: -matrix.columns)  # the threads take turns, and should have as much to do
-        numbers = (ctypes.c_float(number) for number in (rate, momentum, kept))
-        ready = (Matrix * len(given))(*given)
-        self.together("muon", len(given), ready, *numbers, num_iterations, (ctypes.c_float * 3)(*coefficients))
+        if not len(factors) == len(texts) > 0:
+            raise ValueError(f"{len(factors)} factors of the learning rate for {len(texts)} steps")
+        steps, B, T = len(texts), texts.size(1), texts.size(2) - 1
+        space = torch.empty(self.library.table_size(T, first) + self.threads * self.library.sums_size(T, first))
+        gradients = pointers([weight.grad for weight in weights])
+        given = T, first, ctypes.c_int64(B), steps, address(texts), address(factors), pointers(weights), gradients
+        losses = self.together("train", self.meeting, *given, ctypes.byref(how), address(space))
+        return sum(losses) / (B * (T - first))
 
     def together(self, name: str, *arguments: Any) -> list[Any]:
         """What the library's function returns to each of the threads, which call it together."""
@@ -166,21 +180,3 @@ class Kernel:
             concurrent.futures.wait(others)
             self.meeting[:] = 0, 0, 0
             raise
-
-
-class Loss(torch.autograd.Function):
-    """The loss; its gradients are computed with it."""
-
-    @staticmethod
-    def forward(ctx: Any, kernel: Kernel, texts: Tensor, first: int, *weights: Tensor) -> Tensor:
-        (B, T), library = (len(texts), texts.size(1) - 1), kernel.library
-        space = torch.empty(library.table_size(T, first) + kernel.threads * library.sums_size(T, first))
-        gradients = [torch.zeros_like(weight) for weight in weights]
-        given = T, first, ctypes.c_int64(B), address(texts), pointers(weights), address(space), pointers(gradients)
-        losses = kernel.together("gradients", kernel.meeting, *given)
-        ctx.save_for_backward(*gradients)
-        return torch.tensor(sum(losses) / (B * (T - first)))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, *(each * gradient for each in ctx.saved_tensors)

@@ -230,7 +230,7 @@ class Transformer(nn.Module):
         self.kernel: Kernel | None = None
 
     def use_kernel(self, threads: int) -> None:
-        """From now on compute the loss, and logits without gradients, by kernel.c, which is compiled here.
+        """From now on compute logits without gradients by kernel.c, which is compiled here, and can train the model.
 
         Weights stay on the CPU. The same functions, but for rounding.
 
@@ -303,8 +303,6 @@ class Transformer(nn.Module):
 
     def loss(self, texts: Tensor, first: int = 0) -> Tensor:
         """Texts (B, T + 1) of any integers to the mean cross-entropy, nats, of what follows positions first.. ."""
-        if self.kernel is not None:
-            return self.kernel.loss(self.kernel_weights(), texts, first)
         texts = texts.long()
         logits = self.forward_fast(texts[:, :-1], first)  # (B, Q, V)
         return F.cross_entropy(logits.flatten(0, 1), texts[:, first + 1 :].flatten())
@@ -346,7 +344,7 @@ class Transformer(nn.Module):
 
     @property
     def asks_kernel(self) -> bool:
-        """Whether logits come from the kernel, which has gradients of the loss alone."""
+        """Whether logits come from the kernel, which gives them no gradients."""
         return self.kernel is not None and not torch.is_grad_enabled()
 
     def pairs(self, T: int, first: int = 0) -> Tensor | Prepared | None:

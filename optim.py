@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from kernel import Kernel
+from kernel import Matrix, Optimizers, Other
 
 # Coefficients of the quintic iteration (Jordan et al., Muon, 2024).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+EPSILON = 1e-8  # AdamW's, beside the root of the mean square
 
 
 def orthogonalize(matrices: Tensor, num_iterations: int, dtype: torch.dtype) -> Tensor:
@@ -59,7 +60,6 @@ class Muon:
         self.num_iterations = num_iterations
         self.weight_decay = weight_decay
         self.dtype = dtype
-        self.kernel: Kernel | None = None  # to take the step by, in float32 on a CPU
         self.weights = list(weights)
         self.by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for weight in self.weights:
@@ -82,12 +82,6 @@ class Muon:
     @torch.no_grad()
     def step(self) -> None:
         kept = 1 - self.weight_decay * self.learning_rate
-        if self.kernel is not None:
-            parts = [part for shape, group in self.by_shape.items() for part in self.parts(self.buffers[shape], group)]
-            matrices = [(weight, mean, update_scale(weight)) for weight, mean in parts]
-            rates = float(self.learning_rate), self.momentum, float(kept)
-            self.kernel.muon(matrices, *rates, NEWTON_SCHULZ, self.num_iterations)
-            return
         for shape, weights in self.by_shape.items():
             gradient, mean = self.gather(weight.grad for weight in weights), self.buffers[shape]
             mean.lerp_(gradient, 1 - self.momentum)
@@ -105,6 +99,22 @@ class Muon:
 
     def state(self) -> list[Tensor]:
         return list(self.buffers.values())
+
+    def matrices(self) -> list[Matrix]:
+        """What kernel.c needs to know of each, where all sizes are multiples of 16; the largest come first.
+
+        Its threads take turns, and should have as much to do.
+        """
+        found = []
+        for shape, group in self.by_shape.items():
+            for weight, means in self.parts(self.buffers[shape], group):
+                rows, columns = shape
+                places = [tensor.data_ptr() for tensor in (weight, weight.grad, means)]
+                is_transposed = weight.size(-2) > weight.size(-1)
+                for start in range(0, 4 * weight.numel(), 4 * rows * columns):
+                    where = (place + start for place in places)
+                    found.append(Matrix(*where, rows, columns, is_transposed, update_scale(weight)))
+        return sorted(found, key=lambda matrix: -matrix.columns)
 
 
 def update_scale(weight: Tensor) -> float:
@@ -161,10 +171,38 @@ class AdamW:
                 beta1=self.betas[0],
                 beta2=self.betas[1],
                 weight_decay=weight_decay,
-                eps=1e-8,
+                eps=EPSILON,
                 amsgrad=False,
                 maximize=False,
             )
 
     def state(self) -> list[Tensor]:
         return [*self.means, *self.mean_squares, *self.steps]
+
+    def others(self) -> list[Other]:
+        """What kernel.c needs to know of each weight."""
+        return [
+            Other(*(tensor.data_ptr() for tensor in (weight, weight.grad, mean, square)), weight.numel(), weight_decay)
+            for weights, means, squares, _, weight_decay in self.groups
+            for weight, mean, square in zip(weights, means, squares, strict=True)
+        ]
+
+
+def for_kernel(muon: Muon, muon_rate: float, adam: AdamW, adam_rate: float) -> Optimizers:
+    """Both optimizers as kernel.c takes them, at their highest rates; the weights have a `grad`."""
+    matrices, others = muon.matrices(), adam.others()
+    return Optimizers(
+        num_matrices=len(matrices),
+        num_others=len(others),
+        num_iterations=muon.num_iterations,
+        adam_steps=int(adam.steps[0]),
+        matrices=(Matrix * len(matrices))(*matrices),
+        others=(Other * len(others))(*others),
+        muon_rate=muon_rate,
+        momentum=muon.momentum,
+        muon_weight_decay=muon.weight_decay,
+        coefficients=NEWTON_SCHULZ,
+        adam_rate=adam_rate,
+        betas=adam.betas,
+        epsilon=EPSILON,
+    )

@@ -5,11 +5,13 @@ The board of what has been reached stands in results/LEADERBOARD.md.
 """
 
 if __name__ == "__main__":  # before the slow imports: a Ctrl-C during them leaves without a traceback
+    import gc
     import os
     import signal
 
     for _number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(_number, lambda *_: os._exit(130))
+    gc.disable()  # what they make is no garbage, and would be looked through again and again
 
 import ctypes
 import sys
@@ -24,7 +26,7 @@ from bench import attempt
 from bench.clock import Clock
 from data import Sampler, Track, Windows
 from model import ModelConfig, Transformer
-from optim import AdamW, Muon
+from optim import AdamW, Muon, for_kernel
 
 # -----------------------------------------------------------------------------
 # settings
@@ -43,7 +45,7 @@ class Settings:
     compile: bool = False
     """Compile the step with torch.compile, during the warm-up."""
     kernel: Literal["auto", "c", "torch"] = "torch"
-    """What computes loss, gradients and Muon's step; auto takes kernel.c on a CPU in float32, where it fits."""
+    """What takes the steps; auto takes kernel.c on a CPU in float32, where it fits."""
     cuda_graph: bool = False
     """On CUDA, capture the step as a graph and replay it."""
     threads: int = 0
@@ -160,8 +162,11 @@ class Settings:
     @property
     def kernel_problem(self) -> str | None:
         """Why kernel.c cannot compute the step, or None."""
-        is_compiled = "torch.compile is to compile the step"
-        return is_compiled if self.compile else self.model_config(vocab_size=1, block_size=1).kernel_problem
+        if self.compile:
+            return "torch.compile is to compile the step"
+        if self.clip_norm:
+            return "it clips no gradients"
+        return self.model_config(vocab_size=1, block_size=1).kernel_problem
 
     def model_config(self, vocab_size: int, block_size: int) -> ModelConfig:
         """Raises ValueError when the sizes do not go together."""
@@ -252,6 +257,7 @@ class Trainer:
         self.adam = AdamW(others, self.adam_learning_rate, betas, settings.adam_weight_decay)
         self.model_loss = self.model.loss
         self.take_step = self.step
+        self.take_steps = self.take_each_step
 
     def state(self) -> list[Tensor]:
         """Every tensor that a step changes and the next one depends on."""
@@ -259,7 +265,26 @@ class Trainer:
         return [*self.model.parameters(), *optimizers, self.step_index, self.loss, self.texts]
 
     # -------------------------------------------------------------------------
-    # one step
+    # steps
+
+    def take_each_step(self, count: int) -> None:
+        for _ in range(count):
+            self.take_step()
+
+    def take_kernel_steps(self, count: int) -> None:
+        """The same by kernel.c, which comes back when all are taken; `count` leads no further than the drawn texts."""
+        for weight in self.model.parameters():
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        index = int(self.step_index)
+        start, shape_start = index % self.draw_steps, index % self.settings.num_steps
+        factors = self.learning_rate_shape[shape_start : shape_start + count]
+        rates = self.settings.muon_learning_rate, self.settings.adam_learning_rate
+        how = for_kernel(self.muon, rates[0], self.adam, rates[1])
+        weights, texts = self.model.kernel_weights(), self.texts[start : start + count]
+        self.loss.fill_(self.model.kernel.train(weights, texts, self.learned_from, factors, how))
+        torch._foreach_add_(self.adam.steps, count)
+        self.step_index += count
 
     def step(self) -> None:
         """Forward, backward and update on the batch that `step_index` points to."""
@@ -295,12 +320,12 @@ class Trainer:
             self.model_loss = torch.compile(self.model.loss, dynamic=False)
         if self.settings.kernel == "c":
             self.model.use_kernel(self.settings.threads)
-            self.muon.kernel = self.model.kernel
+            self.take_steps = self.take_kernel_steps
             torch.set_num_threads(1)  # torch's own would go on waiting at full speed in the way of the kernel's
         if self.settings.cuda_graph and self.device.type == "cuda":
             self.capture()
         else:
-            self.step()
+            self.take_steps(1)
         with torch.no_grad():
             for tensor, value in zip(self.state(), before, strict=True):
                 tensor.copy_(value)
@@ -377,17 +402,21 @@ class Trainer:
             The mistakes in the survey, the losses (N,) of its problems, and these (N, problem_width).
         """
         settings = self.settings
-        for step in range(first_step, settings.num_steps):
+        step = first_step
+        while step < settings.num_steps:
             watch.tick()
             if step == first_step or step % self.draw_steps == 0:
                 self.texts.copy_(self.draw(sampler, drilled, windows))
-            self.take_step()
-            self.steps += 1
-            self.examples += settings.batch_size
+            until_check = min(settings.check_every - step % settings.check_every, settings.num_steps - step)
+            taken = min(watch.patience, until_check)
+            self.take_steps(taken)
+            step += taken
+            self.steps += taken
+            self.examples += taken * settings.batch_size
 
             # sparse evaluation
-            is_last = step + 1 == settings.num_steps
-            if is_last or (step + 1) % settings.check_every == 0:
+            if taken == until_check:
+                is_last = step == settings.num_steps
                 count = settings.survey_problems if is_last else settings.check_problems
                 asked = sampler.draw_distinct(count, self.generator)
                 errors, losses = self.examine(asked)
@@ -400,7 +429,7 @@ class Trainer:
                         torch.cat([losses, more_losses]),
                         torch.cat([asked, more]),
                     )
-                watch.check(self.steps, float(self.loss), errors, reached, settings.num_steps - step - 1)
+                watch.check(self.steps, float(self.loss), errors, reached, settings.num_steps - step)
                 if settings.stop_at == "99%" and reached["99%"]:
                     break
         return errors, losses, asked
@@ -453,4 +482,6 @@ class Trainer:
 
 
 if __name__ == "__main__":
+    gc.freeze()
+    gc.enable()
     sys.exit(attempt.main(Settings, Trainer, Clock(), sys.argv[1:], __doc__))

@@ -4,6 +4,7 @@ The trainer hands over what to build; this file owns the order, the clock, the v
 """
 
 import contextlib
+import functools
 import math
 import os
 import sys
@@ -60,6 +61,10 @@ class Diverged(Exception):
     """The loss is no longer a finite number."""
 
 
+TICK_SECONDS = 0.05  # so often a trainer is to report
+MOST_PATIENCE = 64  # steps; where a GPU takes them later, the host's clock tells nothing about their pace
+
+
 class Watch:
     """What the trainer reports to while it trains; either call may end the attempt."""
 
@@ -69,15 +74,25 @@ class Watch:
         self.max_seconds = max_seconds
         self.checks: list[Check] = []
         self.reached: dict[str, float | None] = {}
+        self.patience = 1  # steps that may be taken before the next tick
+        self.ticked = 0.0  # when, on the clock
 
     def tick(self) -> None:
-        """Call before each step. Reads the host's clock and never waits for the device.
+        """Call before each step, or before as many as `patience` allows: those of about a twentieth of a second.
+
+        Reads the host's clock and never waits for the device.
 
         Raises:
             Timeout: `train` has reached its limit.
         """
-        if self.clock.elapsed() > self.max_seconds:
+        seconds = self.clock.elapsed()
+        if seconds > self.max_seconds:
             raise Timeout(f"train reached its limit of {self.max_seconds:g} s")
+        gone, self.ticked = seconds - self.ticked, seconds
+        if gone < TICK_SECONDS / 2:
+            self.patience = min(2 * self.patience, MOST_PATIENCE)
+        elif gone > TICK_SECONDS:
+            self.patience = max(1, self.patience // 2)
 
     def check(self, step: int, loss: float, errors: int, reached: dict[str, bool], steps_left: int) -> None:
         """Report a sparse evaluation.
@@ -168,6 +183,8 @@ class Attempt:
         found["matmul_flops_per_second"] = matmul_peak(plan.device, plan.dtype, plan.settings.threads)
         found["launch_seconds"] = launch_seconds(plan.device)
         step = getattr(self.trainer, "step", None)  # trainers of older records may have none
+        if self.trainer.model.kernel is not None:
+            step = functools.partial(self.trainer.take_steps, 1)
         if step is not None and not plan.settings.compile:  # inductor's kernels are none of torch's operations
             found["step_launches"] = launches_of(step)
 

@@ -44,6 +44,8 @@ class Enough(Exception):
 class Watch:
     """Stands in for the attempt's; lets a trainer train for a few steps, and not beyond its first check."""
 
+    patience = 1  # every step is counted
+
     def __init__(self) -> None:
         self.ticks = 0
 

@@ -48,6 +48,17 @@ def test_the_time_limit_is_read_from_the_clock_of_train(watch, time):
         watch.tick()
 
 
+def test_a_trainer_may_take_more_steps_between_two_ticks_the_faster_they_are(watch, time):
+    allowed = []
+    for step_seconds in [0.001] * 8 + [0.01] * 4 + [0.2] * 8:
+        allowed.append(watch.patience)
+        time.now += watch.patience * step_seconds
+        watch.tick()
+    assert allowed[:6] == [1, 2, 4, 8, 16, 32]
+    assert allowed[12] * 0.01 <= attempt.TICK_SECONDS
+    assert allowed[-1] == 1
+
+
 def test_a_check_is_stamped_with_the_seconds_of_train(watch, time):
     time.now += 2.5
     watch.check(10, 0.5, 7, {}, 90)

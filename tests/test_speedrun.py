@@ -53,8 +53,8 @@ def build(settings=SMALL, seed=7, track=TRACK):
 class Witness:
     """Stands in for the harness's watch."""
 
-    def __init__(self):
-        self.checks = []
+    def __init__(self, patience=2):
+        self.checks, self.patience = [], patience
 
     def tick(self):
         pass
@@ -72,7 +72,7 @@ def test_warm_up_leaves_weights_optimizer_and_random_state_bit_for_bit():
     before = [tensor.clone() for tensor in trainer.state()]
     generator, global_generator = trainer.generator.get_state(), torch.get_rng_state()
     touched = []
-    step, trainer.step = trainer.step, lambda: (step(), touched.extend(t.clone() for t in trainer.state()))
+    step, trainer.take_step = trainer.take_step, lambda: (step(), touched.extend(t.clone() for t in trainer.state()))
     trainer.warm_up()
     assert any(not torch.equal(old, new) for old, new in zip(before, touched, strict=True)), "it did not even step"
     assert all(torch.equal(old, new) for old, new in zip(before, trainer.state(), strict=True))
@@ -105,6 +105,15 @@ def test_training_after_a_warm_up_is_the_same_training():
     cold.train(Witness())
     warm.train(Witness())
     assert all(torch.equal(a, b) for a, b in zip(cold.state(), warm.state(), strict=True))
+
+
+def test_how_patient_the_watch_is_changes_nothing():
+    hasty, patient = build(), build()
+    witnesses = [Witness(patience=1), Witness(patience=1000)]
+    hasty.train(witnesses[0])
+    patient.train(witnesses[1])
+    assert witnesses[0].checks == witnesses[1].checks
+    assert all(torch.equal(a, b) for a, b in zip(hasty.state(), patient.state(), strict=True))
 
 
 def test_everything_random_comes_from_the_seed():
