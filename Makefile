@@ -2,12 +2,12 @@
 #   make speedrun    one timed attempt
 #   make test        the tests, in under five minutes
 # and `make test-all` the slow ones too: audits of real cheats, the proof of the comparison, plain decoding of everything,
-# batches, comparisons that are broken off
+# batches, comparisons that are broken off; and those of `bench tune` and of Ray, which it installs first
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: speedrun test test-slow test-all lint board clean
+.PHONY: speedrun test test-slow test-extras test-all lint board clean
 
 speedrun: $(VENV)/installed
 	$(RUN) speedrun.py
@@ -18,7 +18,10 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	$(RUN) -m pytest -m slow
 
-test-all: test test-slow
+test-extras: $(VENV)/extras
+	$(RUN) -m pytest -m extra
+
+test-all: test test-slow test-extras
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
@@ -31,6 +34,10 @@ $(VENV)/installed: requirements.txt requirements-test.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+$(VENV)/extras: $(VENV)/installed requirements-extras.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-extras.txt
 	touch $@
 
 clean:

@@ -11,6 +11,8 @@ COMMANDS = {
     "board": "render the leaderboard from the journal, or check that it says what the journal says",
     "export": "write the journal's runs as a table: csv, json or parquet",
     "compare": "say which of two contestants is faster, by one test over pairs of attempts",
+    "matrix": "run every combination of some settings with every seed, and rank them",
+    "tune": "search a space of settings for the fastest, by Optuna",
     "record": "run a batch against the standing record, and file it when it is faster",
     "replay": "run a record again from its snapshot, by today's clock and certificate",
     "audit": "look for cheats in a run or a record",

@@ -61,6 +61,7 @@ class Record(Section):
     weights_sha256: str
     parameters: int
     started_at: datetime
+    search: dict[str, Any] | None = None  # that found the settings, and what it took
 
     @property
     def ert_seconds(self) -> float:

@@ -5,8 +5,10 @@ The trainer hands over what to build; this file owns the order, the clock, the v
 
 import contextlib
 import functools
+import json
 import math
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -21,7 +23,7 @@ import torch
 from bench import weights
 from bench.certify import certify
 from bench.clock import PHASES, Clock
-from bench.config import WrongRequest, without_option
+from bench.config import NotHere, WrongRequest, without_option
 from bench.display import Display, show_summary
 from bench.hardware import (
     device_lock,
@@ -30,7 +32,7 @@ from bench.hardware import (
     peak_memory_bytes,
     software_record,
 )
-from bench.journal import Batch, Certificate, Check, Journal, Machine, Outcome, Run, Seconds, new_id
+from bench.journal import SWEEPS, TUNE, Batch, Certificate, Check, Journal, Machine, Outcome, Run, Seconds, new_id
 from bench.meter import EnergyMeter, launch_seconds, launches_of, matmul_peak
 from bench.plan import PIPE_VARIABLE, Build, Plan, Trainer, make_plan, refusing_unwritable
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
@@ -61,6 +63,10 @@ class Diverged(Exception):
     """The loss is no longer a finite number."""
 
 
+class Pruned(Exception):
+    """The search that started the attempt has seen enough of it."""
+
+
 TICK_SECONDS = 0.05  # so often a trainer is to report
 MOST_PATIENCE = 64  # steps; where a GPU takes them later, the host's clock tells nothing about their pace
 
@@ -68,8 +74,13 @@ MOST_PATIENCE = 64  # steps; where a GPU takes them later, the host's clock tell
 class Watch:
     """What the trainer reports to while it trains; either call may end the attempt."""
 
-    def __init__(self, clock: Clock, display: Display, max_seconds: float) -> None:
+    def __init__(
+        self, clock: Clock, display: Display, max_seconds: float, follower: Callable[[str], None] | None = None
+    ) -> None:
+        """`follower` is told of each check, as a line of JSON."""
         self.clock = clock
+        self.follower = follower
+        self.is_given_up = False  # by the follower
         self.display = display
         self.max_seconds = max_seconds
         self.checks: list[Check] = []
@@ -84,7 +95,10 @@ class Watch:
 
         Raises:
             Timeout: `train` has reached its limit.
+            Pruned: the follower has given it up.
         """
+        if self.is_given_up:
+            raise Pruned("a check found more mistakes than any solved attempt of the search had in half the time")
         seconds = self.clock.elapsed()
         if seconds > self.max_seconds:
             raise Timeout(f"train reached its limit of {self.max_seconds:g} s")
@@ -114,6 +128,8 @@ class Watch:
             if self.reached.get(target) is None:
                 self.reached[target] = seconds if met else None
         self.display.check(check, steps_left)
+        if self.follower is not None:
+            self.follower(check.model_dump_json())
         if check.loss is None:
             raise Diverged(f"the loss was not finite at step {step}")
 
@@ -139,7 +155,10 @@ class Attempt:
         self.lookout = lookout
         self.before, self.during = before, None  # the machine's noise; of `train`, once it has ended
         self.display = Display(f"{plan.config} seed {plan.seed}")
-        self.watch = Watch(clock, self.display, plan.settings.max_seconds)
+        is_followed = plan.batch is not None and plan.batch.command == TUNE
+        self.watch = Watch(clock, self.display, plan.settings.max_seconds, clock.announce if is_followed else None)
+        if is_followed and hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, lambda *_: setattr(self.watch, "is_given_up", True))
         self.trainer: Trainer | None = None
         self.certificate: Certificate | None = None
         self.sentences: list[str] = []
@@ -172,7 +191,7 @@ class Attempt:
         with self.weights_folder() as folder:
             path = folder / f"{self.lost.run_id}.safetensors"
             digest = weights.save(path, self.trainer.model, plan.track, plan.settings_dict)
-            if plan.request.journal:
+            if self.keeps_weights:
                 found["weights"], found["weights_sha256"] = f"{folder.name}/{path.name}", digest
             model, track = weights.load(path, plan.device)
             if self.trainer.model.kernel is not None:
@@ -197,9 +216,15 @@ class Attempt:
             if self.plan.settings.control == "none":
                 raise
 
+    @property
+    def keeps_weights(self) -> bool:
+        """A matrix or a search keeps none: they make thousands of attempts."""
+        batch = self.plan.batch
+        return self.plan.request.journal and (batch is None or batch.command not in SWEEPS)
+
     @contextlib.contextmanager
     def weights_folder(self) -> Iterator[Path]:
-        if self.plan.request.journal:
+        if self.keeps_weights:
             yield self.plan.request.results / "weights"
         else:
             with tempfile.TemporaryDirectory() as folder:
@@ -267,6 +292,8 @@ def judge(problem: BaseException) -> tuple[Outcome, str]:
             return "timeout", line
         case Diverged():
             return "diverged", line
+        case Pruned():
+            return "pruned", line
         case KeyboardInterrupt():
             return "interrupted", line or "SIGINT"
         case MemoryError() | torch.OutOfMemoryError():
@@ -310,6 +337,7 @@ def lost_run(plan: Plan) -> Run:
         "harness_sha256": harness_sha256(),
         "commit": commit,
         "dirty": dirty,
+        "search": plan.search,
         "started_at": datetime.now(UTC),
     }
     names = (field.alias or name for name, field in Run.model_fields.items() if name != "schema_")
@@ -450,6 +478,15 @@ def run_batch(plan: Plan, arguments: Sequence[str]) -> int:
     return EXIT_SOLVED if all(run.outcome == "solved" for run in runs) else EXIT_NOT_SOLVED
 
 
+def print_plans(settings_type: type, description: str) -> None:
+    """For each of the command lines that stand on standard input, a line: what it would file, or why it is refused."""
+    for arguments in json.load(sys.stdin):
+        try:
+            print(lost_run(make_plan(settings_type, arguments, description)).line())
+        except WrongRequest as problem:
+            print(json.dumps({"refused": str(problem), "not_here": isinstance(problem, NotHere)}))
+
+
 def probed(plan: Plan, build: Build) -> str:
     """What a probe finds, as JSON; not an attempt, but the device is its own all the same."""
     from bench.probe import PROBES
@@ -472,6 +509,9 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
     clock.announce = announcer()
     try:
         clock.enter("setup")
+        if list(arguments) == ["--plans"]:
+            print_plans(settings_type, description)
+            return EXIT_SOLVED
         plan = make_plan(settings_type, arguments, description)
         torch.set_num_threads(plan.settings.threads)
         if plan.request.plan:

@@ -23,7 +23,7 @@ from bench.display import show_summary
 from bench.journal import YARDSTICK, Journal, Run
 from bench.lines import replace_file
 from bench.negative import render_tried
-from bench.pages import commit_text, environment, middle, number, publish, spread_text
+from bench.pages import commit_text, environment, middle, number, publish, search_text, spread_text
 from bench.peers import render_peers
 from bench.plots import Figure, Place, RecordPoint, figures
 from bench.provenance import ROOT
@@ -106,6 +106,7 @@ def record_row(filed: Filed) -> dict[str, str]:
         "date": f"{record.started_at:%Y-%m-%d}",
         "commit": record.commit[:10],
         "machine_classes": str(len(filed.machine_classes())),
+        "search": search_text(record.search) or number(None),
     }
 
 

@@ -16,6 +16,7 @@ import tyro
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 CONFIGS = Path(__file__).parent / "configs"
+SEARCH = "search"  # the table of a config that a search has found: what that took
 
 T = TypeVar("T")
 
@@ -25,6 +26,10 @@ class WrongRequest(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class NotHere(WrongRequest):
+    """It cannot be done on this machine; on another it could."""
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
@@ -70,6 +75,8 @@ def read_config(path: Path, schema: type) -> dict[str, Any]:
     valid = {field.name for field in dataclasses.fields(schema)}
 
     def check(values: dict[str, Any], path: Path) -> None:
+        if not isinstance(values.pop(SEARCH, {}), dict):
+            raise WrongRequest(f"{path}: {SEARCH}: must be a table")
         for key in sorted(values.keys() - valid):
             raise WrongRequest(f"{path}: unknown key {key!r}{nearest(key, valid | {'base'})}")
         check_values(values, schema, str(path))
@@ -106,6 +113,15 @@ def merged_values(
     if not base_path.is_file():
         raise WrongRequest(f"{path}: base: there is no config {base!r}")
     return merged_values(base_path, check, (*seen, path.resolve())) | values
+
+
+def read_search(path: Path) -> dict[str, Any] | None:
+    """What a config says of the search that found it; its bases' too, as a config that extends a found one owes to it.
+
+    Raises:
+        WrongRequest: see `merged_values`.
+    """
+    return merged_values(path).get(SEARCH)
 
 
 def check_values(values: dict[str, Any], schema: type, where: str) -> None:

@@ -21,6 +21,8 @@ from bench.lines import Lines, Section, replace_file
 
 SCHEMA = 1
 YARDSTICK, AUDIT = "yardstick", "audit"  # commands of batches that test a machine, and a trainer
+MATRIX, TUNE = "matrix", "tune"  # and of those that look for settings
+SWEEPS = (MATRIX, TUNE)
 
 Outcome = Literal["solved", "missed", "diverged", "timeout", "interrupted", "error", "lost", "pruned"]
 NonNegativeSeconds = Annotated[FiniteFloat, Field(ge=0)] | None
@@ -138,9 +140,9 @@ class Run(Section):
 
     @property
     def is_contest(self) -> bool:
-        """Whether it was made for its own sake, not to test a trainer or a machine."""
+        """Whether it was made for its own sake, not to test a trainer or a machine, nor to look for settings."""
         command = None if self.batch is None else self.batch.command
-        return command not in (YARDSTICK, AUDIT) and self.settings.get("control", "none") == "none"
+        return command not in (YARDSTICK, AUDIT, *SWEEPS) and self.settings.get("control", "none") == "none"
 
 
 def new_id(config: str) -> str:
@@ -207,6 +209,15 @@ class Journal(Lines[Run]):
                     mark.forget_lock()
                     return run
         return None
+
+    def collect_left(self, command: str) -> None:
+        """File what a command's attempts have left whose supervisor is gone; waits for those that are still alive."""
+        for path in sorted(self.marks.glob("*.json")):
+            with suppress(ValidationError, FileNotFoundError):  # a foreign file, or somebody has collected it
+                batch = Run.model_validate_json(path.read_bytes()).batch
+                if batch is not None and batch.command == command:
+                    with suppress(Timeout), self.supervise(batch.id):
+                        self.collect(batch, lambda left: left)
 
     def recover(self) -> list[Run]:
         """File the line in every mark whose attempt is dead and whose batch has nobody to collect it."""

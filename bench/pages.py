@@ -20,6 +20,25 @@ def number(value: float | None, pattern: str = ",.0f") -> str:
     return "—" if value is None else "never" if value == float("inf") else format(value, pattern)
 
 
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.5 h`."""
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 3600:,.1f} h"
+
+
+def search_text(search: Mapping[str, Any] | None) -> str | None:
+    """What a search took, in a line; None where there was none."""
+    if search is None:
+        return None
+    trials, attempts = (number(search.get(key)) for key in ("trials", "attempts"))
+    seconds = search.get("seconds")
+    took = "" if seconds is None else f", {duration(seconds)}"
+    flops = "" if search.get("flops") is None else f", {search['flops']:.3g} training FLOPs"
+    return f"found by a search of {trials} trials, {attempts} attempts{took}{flops}"
+
+
 def middle(values: Sequence[float], pattern: str) -> str:
     """The median as text; an em dash when there are no values."""
     known = spread(values)

@@ -10,8 +10,18 @@ from typing import Any, Literal, Protocol
 import torch
 import tyro
 
-from bench.config import WrongRequest, check_values, find_config, nearest, option_value, parse_arguments, read_config
-from bench.hardware import compiler_problem, cores_usable, pick_device, pick_kernel, pick_precision
+from bench.config import (
+    NotHere,
+    WrongRequest,
+    check_values,
+    find_config,
+    nearest,
+    option_value,
+    parse_arguments,
+    read_config,
+    read_search,
+)
+from bench.hardware import Missing, compiler_problem, cores_usable, pick_device, pick_means
 from bench.journal import Batch
 from bench.provenance import ROOT, config_hash, first_seed, source_sha256
 from data import TRACKS, Track, controlled
@@ -99,6 +109,7 @@ class Plan:
     remark: str  # which device, precision and kernel, and why
     seed: int
     batch: Batch | None  # that this attempt was started by
+    search: dict[str, Any] | None  # that found the config, and what it took
 
     @property
     def settings_dict(self) -> dict[str, Any]:
@@ -113,21 +124,23 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
     """Read the command line and the config, and resolve whatever depends on the machine.
 
     Raises:
-        WrongRequest: in one line, what is wrong and what to do.
+        WrongRequest: in one line, what is wrong and what to do; NotHere where another machine could.
         SystemExit: after `--help`.
     """
     try:
-        config, request, settings = read_request(settings_type, arguments, description)
+        config, search, request, settings = read_request(settings_type, arguments, description)
         check_request(request)
         device = pick_device(settings.device)
-        dtype, reason = pick_precision(settings.precision, device)
-        kernel, why = pick_kernel(settings.kernel, device, dtype, settings.kernel_problem)
+        means = settings.precision, settings.kernel, device, settings.kernel_problem
+        dtype, kernel, how = pick_means(*means)
+    except Missing as problem:
+        raise NotHere(str(problem)) from None
     except (ValueError, OSError) as problem:  # a file's name can be too long to look for
         raise WrongRequest(str(problem)) from None
     if settings.track not in TRACKS:
         raise WrongRequest(f"track: there is no track {settings.track!r}{nearest(settings.track, TRACKS)}")
     if settings.compile and (problem := compiler_problem(device)):
-        raise WrongRequest(f"--compile: {problem}; or run with --no-compile")
+        raise NotHere(f"--compile: {problem}; or run with --no-compile")
     precision = str(dtype).removeprefix("torch.")
     cores = cores_usable() or 1
     if settings.threads > cores:
@@ -140,9 +153,10 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         track=TRACKS[settings.track],
         device=device,
         dtype=dtype,
-        remark=f"{device.type}, {threads} threads, {precision} ({reason}), kernel {kernel} ({why})",
+        remark=f"{device.type}, {threads} threads, {how}",
         seed=0,
         batch=Batch.model_validate_json(os.environ[BATCH_VARIABLE]) if BATCH_VARIABLE in os.environ else None,
+        search=search,
     )
     seed = first_seed(plan.config_hash, source_sha256()) if request.seed is None else request.seed
     try:
@@ -152,8 +166,10 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
     return dataclasses.replace(plan, seed=seed, track=track)
 
 
-def read_request(settings_type: type, arguments: Sequence[str], description: str) -> tuple[str, Request, Settings]:
-    """The config's resolved name, the request and the settings.
+def read_request(
+    settings_type: type, arguments: Sequence[str], description: str
+) -> tuple[str, dict[str, Any] | None, Request, Settings]:
+    """The config's resolved name, the search that found it, the request and the settings.
 
     The command line's values stand over the config's; which config it is may depend on the device.
 
@@ -176,7 +192,7 @@ def read_request(settings_type: type, arguments: Sequence[str], description: str
     except ValueError as problem:
         raise WrongRequest(f"{path}: {problem}") from None
     parsed = parse_arguments(command_line, arguments, command_line(Request(config=name), settings), description)
-    return config, parsed.request, parsed.settings
+    return config, read_search(path), parsed.request, parsed.settings
 
 
 def check_request(request: Request) -> None:

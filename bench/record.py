@@ -31,7 +31,7 @@ from bench.comparison import COMPARISON_WIDTH, Comparison, compared, conclude, r
 from bench.config import CONFIGS, WrongRequest, find_config, merged_values
 from bench.journal import Journal, Run
 from bench.lines import replace_file
-from bench.pages import environment, number, plain
+from bench.pages import environment, number, plain, search_text
 from bench.plan import refusing_unwritable
 from bench.provenance import ROOT, first_seed
 from bench.quiet import Lookout
@@ -212,6 +212,7 @@ def made_record(
         weights_sha256=median.weights_sha256,
         parameters=median.parameters,
         started_at=agenda.started_at,
+        search=median.search,
     )
 
 
@@ -256,6 +257,7 @@ def readme(
             date=f"{record.started_at:%Y-%m-%d}",
             number=agenda.number,
             why=agenda.why and plain(agenda.why),
+            search=search_text(record.search),
             ratio=ratio_text(record.ert_ratio, record.ert_ratio_95),
             p_value=number(record.p_value, ".4f"),
             results=[

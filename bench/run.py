@@ -2,13 +2,16 @@
 
 What a command and an attempt say to each other must not change, as the snapshots of old records still speak it:
 - the command line is `SCRIPT ARGUMENTS --seed N --results DIR`; with `--plan` instead, the attempt prints the line that
-  would stand for it if it never came back, and ends;
-- the environment holds the attempt's batch, and the descriptor of a pipe on which it announces the edges of its clock;
+  would stand for it if it never came back, and ends; `SCRIPT --plans` does so for each command line of a JSON list on
+  standard input (only today's source is asked like this);
+- the environment holds the attempt's batch, and the descriptor of a pipe on which it announces the edges of its clock,
+  and, when a search has started it, each check as JSON; by SIGUSR1 it learns that it is given up;
 - the attempt leaves its finished line in its start mark, where the command collects it.
 """
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import signal
@@ -26,7 +29,7 @@ import filelock
 from bench.clock import disagreements, outer_seconds
 from bench.config import WrongRequest
 from bench.display import errors_in_words
-from bench.journal import YARDSTICK, Batch, Journal, Machine, Run, Seconds, new_id
+from bench.journal import YARDSTICK, Batch, Check, Journal, Machine, Run, Seconds, new_id
 from bench.plan import BATCH_VARIABLE, PIPE_VARIABLE
 from bench.stats import expected_time_to_success, spread
 
@@ -52,6 +55,35 @@ class Task:
     seed: int
     batch: Batch
     arguments: tuple[str, ...] = ()  # beside the contestant's own
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """Why a trainer would not do what it was asked for."""
+
+    reason: str
+    not_here: bool  # another machine could
+
+
+def ask_contestants(script: Path, asked: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
+    """Let a trainer say what it would do with each of some command lines, in one process.
+
+    Raises:
+        WrongRequest: it does not start.
+    """
+    command, lines = [sys.executable, str(script), "--plans"], json.dumps(list(map(list, asked)))
+    answer = subprocess.run(command, input=lines, capture_output=True, text=True, encoding="utf-8", env=environment({}))
+    if answer.returncode:
+        last = (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        raise WrongRequest(f"{script.name} does not start: {last}")
+    found: list[Contestant | Refusal] = []
+    for arguments, line in zip(asked, answer.stdout.splitlines(), strict=True):
+        told = json.loads(line)
+        if "refused" in told:
+            found.append(Refusal(told["refused"], told["not_here"]))
+        else:
+            found.append(Contestant(script, tuple(arguments), Run.model_validate(told)))
+    return found
 
 
 def ask_contestant(script: Path, arguments: Sequence[str], commit: str | None = None) -> Contestant:
@@ -116,8 +148,20 @@ def supervised(journal: Journal, batch_id: str) -> Iterator[None]:
         raise WrongRequest(f"another process is carrying out the batch {batch_id}") from None
 
 
-def make_attempt(task: Task, journal: Journal) -> tuple[Run, bool]:
-    """Start one attempt, wait for its end, file it; and whether it or this process was interrupted."""
+def make_attempt(
+    task: Task,
+    journal: Journal,
+    quietly: bool = False,
+    is_hopeless: Callable[[Check], bool] | None = None,
+    started: Callable[[subprocess.Popen], None] | None = None,
+) -> tuple[Run, bool]:
+    """Start one attempt, wait for its end, file it; and whether it or this process was interrupted.
+
+    Args:
+        quietly: keep its progress to itself.
+        is_hopeless: by a check, whether to give up an attempt of a search.
+        started: is handed the process, to stop it from another thread.
+    """
     reader, writer = os.pipe()
     # Only what is set, so that a snapshot may be older than a key.
     set_here = {BATCH_VARIABLE: task.batch.model_dump_json(exclude_none=True)}
@@ -129,10 +173,18 @@ def make_attempt(task: Task, journal: Journal) -> tuple[Run, bool]:
     command = [sys.executable, str(contestant.script), *own]
     heard: list[tuple[str, float]] = []
     interrupted = False
-    started = time.perf_counter()
-    process = subprocess.Popen(command, env=environment(set_here), pass_fds=inherited)
+    begun = time.perf_counter()
+    told = subprocess.DEVNULL if quietly else None
+    process = subprocess.Popen(command, env=environment(set_here), pass_fds=inherited, stdout=told, stderr=told)
     os.close(writer)
-    listener = threading.Thread(target=listen, args=(reader, heard), daemon=True)
+    if started is not None:
+        started(process)
+
+    def follow(check: Check) -> None:
+        if is_hopeless is not None and is_hopeless(check):
+            process.send_signal(signal.SIGUSR1)
+
+    listener = threading.Thread(target=listen, args=(reader, heard, follow), daemon=True)
     listener.start()
     try:
         status = process.wait()
@@ -141,7 +193,7 @@ def make_attempt(task: Task, journal: Journal) -> tuple[Run, bool]:
         ignore_interrupts()  # what is left takes a moment, and must be filed
         status = told_to_stop(process)
     listener.join(timeout=1.0)  # a grandchild may have kept the pipe open
-    outer = outer_seconds(started, list(heard)) if heard else None
+    outer = outer_seconds(begun, list(heard)) if heard else None
     run = journal.collect(task.batch, lambda left: finished(left, task, outer))
     if run is None:
         run = silent(task, status)
@@ -149,11 +201,14 @@ def make_attempt(task: Task, journal: Journal) -> tuple[Run, bool]:
     return run, interrupted or status == EXIT_INTERRUPTED
 
 
-def listen(reader: int, heard: list[tuple[str, float]]) -> None:
-    """Note each line that comes through a pipe, and when."""
+def listen(reader: int, heard: list[tuple[str, float]], follow: Callable[[Check], None]) -> None:
+    """Note each edge of the clock that comes through a pipe, and when; follow the checks that do."""
     with os.fdopen(reader) as lines:
         for line in lines:
-            heard.append((line.strip(), time.perf_counter()))
+            if line.startswith("{"):
+                follow(Check.model_validate_json(line))
+            else:
+                heard.append((line.strip(), time.perf_counter()))
 
 
 def told_to_stop(process: subprocess.Popen) -> int:

@@ -3,7 +3,8 @@
 A test copies it to `speedrun.py` beside a copy of `bench/`. The folder that ARENA names holds a line of the journal as
 `template.json`, and `behaviours.json`, which tells for each config what its attempts do: `train` (seconds, told and not
 taken), `solves` (a share of the seeds), `noise` (a standard deviation), `sleep` (seconds, taken), `dies` (`early`:
-before it leaves a mark, `late`: after it), and `class`, the machine's.
+before it leaves a mark, `late`: after it), `class`, the machine's, `refused`, why it is, and under `when` other
+behaviour for options of the command line, by `--option value`; those that it does not know are settings.
 """
 
 import argparse
@@ -24,22 +25,27 @@ sys.path.insert(0, str(ROOT))
 from bench.provenance import config_hash, first_seed, harness_sha256, source_sha256  # noqa: E402
 
 
-def main():
+def read_request(arguments):
+    """The known options, and the line that stands for such an attempt; raises ValueError for what is refused."""
     parser = argparse.ArgumentParser()
     for option in ("--config", "--results", "--device"):
         parser.add_argument(option)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--plan", action="store_true")
-    given, _ = parser.parse_known_args()
+    given, others = parser.parse_known_args(arguments)
     behaviours = json.loads((ARENA / "behaviours.json").read_text())
     name = given.config
     if name.endswith(".toml"):
         name = tomllib.loads(Path(name).read_text())["behaviour"]
     if name not in behaviours:
-        print(f"speedrun.py: there is no such config {name!r}", file=sys.stderr)
-        return 2
+        raise ValueError(f"there is no such config {name!r}")
     behaviour = {"train": 10.0, "solves": 1.0, "noise": 0.03, "sleep": 0.0, "dies": None} | behaviours[name]
-    settings = {"track": "add3", "behaviour": name, "control": "none", "max_seconds": 100.0}
+    options = dict(zip(others[::2], others[1::2], strict=True))
+    for option, value in options.items():
+        behaviour |= behaviour.get("when", {}).get(f"{option} {value}", {})
+    if "refused" in behaviour:
+        raise ValueError(behaviour["refused"])
+    settings = {"track": "add3", "behaviour": name, "control": "none", "max_seconds": 100.0} | options
     line = json.loads((ARENA / "template.json").read_text()) | {
         "config": Path(given.config).stem,
         "settings": settings,
@@ -51,6 +57,23 @@ def main():
     }
     if "class" in behaviour:
         line["machine"] = line["machine"] | {"class": behaviour["class"]}
+    return given, behaviour, line
+
+
+def main():
+    if sys.argv[1:] == ["--plans"]:
+        for arguments in json.load(sys.stdin):
+            try:
+                print(json.dumps(read_request(arguments)[2]))
+            except ValueError as problem:
+                print(json.dumps({"refused": str(problem), "not_here": "this machine" in str(problem)}))
+        return 0
+    try:
+        given, behaviour, line = read_request(sys.argv[1:])
+    except ValueError as problem:
+        print(f"speedrun.py: {problem}", file=sys.stderr)
+        return 2
+    name = line["settings"]["behaviour"]
     if given.plan:
         line["seed"] = first_seed(line["config_hash"], line["source_sha256"])
         print(json.dumps(line))

@@ -20,6 +20,7 @@ from speedrun import Settings
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUNTIME = [Requirement(text) for text in PYPROJECT["project"]["dependencies"]]
 TESTING = [Requirement(text) for text in PYPROJECT["dependency-groups"]["test"]]
+EXTRAS = [Requirement(text) for name in ("tune", "ray") for text in PYPROJECT["project"]["optional-dependencies"][name]]
 
 
 def listed(name):
@@ -30,14 +31,15 @@ def listed(name):
 def test_the_requirement_files_list_what_pyproject_lists():
     assert listed("requirements.txt") == {canonicalize_name(requirement.name) for requirement in RUNTIME}
     assert listed("requirements-test.txt") == {canonicalize_name(requirement.name) for requirement in TESTING}
+    assert listed("requirements-extras.txt") == {canonicalize_name(requirement.name) for requirement in EXTRAS}
 
 
 def test_constraints_are_exact_versions_within_the_ranges():
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
-    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9.]+", line) for line in lines)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9.]+(post[0-9]+)?", line) for line in lines)
     assert not any(word in line.lower() for line in lines for word in ("nvidia-c", "triton", "+cpu"))
     versions = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
-    for requirement in RUNTIME + TESTING:
+    for requirement in RUNTIME + TESTING + EXTRAS:
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
 
 
@@ -52,11 +54,11 @@ FLOORS = [
     {"bench.journal", "bench.quiet", "bench.meter"},
     {"bench.stats", "bench.display", "bench.weights", "bench.plan", "bench.lookup", "bench.archive"},
     {"bench.certify", "bench.run", "bench.probe", "bench.batches", "bench.paired", "bench.pages", "bench.growth"},
-    {"bench.agenda", "bench.recheck", "bench.plots"},
-    {"bench.comparison", "bench.scaling_plot"},
-    {"bench.negative", "bench.peers"},
+    {"bench.agenda", "bench.recheck", "bench.plots", "bench.grid"},
+    {"bench.comparison", "bench.scaling_plot", "bench.cells", "bench.space"},
+    {"bench.negative", "bench.peers", "bench.matrix_plot"},
     {"bench.board", "bench.ask", "bench.export", "bench.show", "bench.tracks", "bench.scaling"},
-    {"bench.attempt", "bench.compare", "bench.record", "bench.replay", "bench.audit"},
+    {"bench.attempt", "bench.compare", "bench.record", "bench.replay", "bench.audit", "bench.matrix", "bench.tune"},
     {"speedrun", "bench.__main__"},
 ]
 
@@ -94,7 +96,7 @@ def test_nothing_runs_at_import():
     for path in [path for pattern in ("*.py", "bench/*.py", "tracks/*.py") for path in ROOT.glob(pattern)]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-            guard = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+            guard = isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "TYPE_CHECKING")
             assert isinstance(node, definitions) or docstring or guard, f"{path.name}:{node.lineno}"
 
 
