@@ -81,7 +81,7 @@ def test_median_and_extremes_are_shown_in_seconds():
 
 def test_a_search_or_a_matrix_never_stands_on_the_board():
     text = board.render(board.Evidence(batch_runs("matrix", [1.0] * 10, command="matrix")))
-    assert "No batch yet." in text
+    assert "No attempt yet." in text
     assert "matrix-0" not in text
 
 
