@@ -28,7 +28,7 @@ HONEST = {
 IDLE = HONEST | {"n_embd": 16, "batch_size": 32, "num_steps": 4, "check_every": 2, "max_rounds": 1}
 IDLE["adam_weight_decay"] = 0.0  # which would eat at a table of answers
 
-START = '\nif __name__ == "__main__":\n    sys.exit('  # of the trainer's last lines
+START = '\nif __name__ == "__main__":\n'  # of the trainer's last lines
 
 
 def copy_project(folder: Path) -> None:
@@ -249,6 +249,8 @@ def slow_clock(root: Path) -> None:
 
 WARM_UP = """
         class Silent:
+            patience = 1
+
             def tick(self):
                 pass
 
