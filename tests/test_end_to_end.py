@@ -83,7 +83,6 @@ def test_a_file_of_a_million_problems_is_answered(attempt, given, tmp_path, caps
 
 
 def test_the_display_took_less_than_a_hundredth_of_training(filed):
-    assert filed.seconds.train > 1  # below that nothing is shown while it trains
     assert filed.checks
     assert 0 < filed.display_seconds < 0.01 * filed.seconds.train
 
