@@ -16,13 +16,15 @@ if __name__ == "__main__":  # before the slow imports: a Ctrl-C during them leav
 import ctypes
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
-from bench import attempt
+from bench import attempt, team
 from bench.clock import Clock
 from data import Sampler, Track, Windows
 from model import ModelConfig, Transformer
@@ -85,7 +87,9 @@ class Settings:
     start_over_above: int = 5000
     """With more mistakes than this in a survey, the next round starts over from fresh weights, problems."""
     batch_size: int = 512
-    """Problems a step."""
+    """Problems a step, of all processes together."""
+    micro_batches: int = 1
+    """Parts in which each process computes its share of a batch, one after the other; more take less memory."""
     level_share: float = 0.65
     """Share of the drawn problems that is spread evenly over the track's levels of difficulty, the rest being drawn
     uniformly, 0..1; in addition a level is a length of carry chains."""
@@ -141,7 +145,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no training can have."""
-        counts = "num_steps max_rounds batch_size survey_problems drill_problems check_every check_problems"
+        counts = (
+            "num_steps max_rounds batch_size micro_batches survey_problems drill_problems check_every check_problems"
+        )
         self.check(f"{counts} muon_iterations max_seconds", lambda value: 0 < value < 2**31, "above 0 and below 2**31")
         self.check(
             "threads resume_at start_over_above warmup_steps survey_climbs",
@@ -150,6 +156,7 @@ class Settings:
         )
         amounts = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay decay_power survey_loss"
         self.check(f"{amounts} clip_norm", lambda value: 0 <= value < float("inf"), "a number not below 0")
+        self.shared_among(processes=1)
         self.check("level_share decay_to", lambda value: 0 <= value <= 1, "in 0..1")
         self.check("drill_share muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
         self.model_config(vocab_size=1, block_size=1)
@@ -159,9 +166,26 @@ class Settings:
             if not is_right(getattr(self, name)):
                 raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
 
+    def shared_among(self, processes: int) -> "Settings":
+        """These for so many processes that train together, which neither kernel.c nor a CUDA graph can do.
+
+        Raises:
+            ValueError: a batch cannot be shared out evenly, or kernel.c was asked for.
+        """
+        if self.batch_size % (processes * self.micro_batches):
+            among = f"{processes} processes of {self.micro_batches} micro_batches each"
+            raise ValueError(f"batch_size must be a multiple of {among}, got {self.batch_size}")
+        if processes == 1:
+            return self
+        if self.kernel == "c":
+            raise ValueError("kernel c takes the steps of one process; several use --kernel auto")
+        return replace(self, kernel="torch", cuda_graph=False)
+
     @property
     def kernel_problem(self) -> str | None:
         """Why kernel.c cannot compute the step, or None."""
+        if self.micro_batches > 1:
+            return "it takes batches whole"
         if self.compile:
             return "torch.compile is to compile the step"
         if self.clip_norm:
@@ -215,6 +239,17 @@ CLIMBERS = 256  # problems whose surroundings a survey asks
 EXAMINED_TOGETHER = 2048  # problems; fits the activations into the caches of a CPU
 
 
+class Loss(torch.nn.Module):
+    """A model's loss as a forward pass, which is what DistributedDataParallel can wrap."""
+
+    def __init__(self, model: Transformer, loss: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, texts: Tensor, first: int) -> Tensor:
+        return self.loss(texts, first)
+
+
 class Trainer:
     """Model, optimizers and batches on the device; a step never waits for it, so it can be captured whole."""
 
@@ -256,6 +291,7 @@ class Trainer:
         betas = settings.adam_beta1, settings.adam_beta2
         self.adam = AdamW(others, self.adam_learning_rate, betas, settings.adam_weight_decay)
         self.model_loss = self.model.loss
+        self.part_weight = torch.full((), 1 / settings.micro_batches, device=device)
         self.take_step = self.step
         self.take_steps = self.take_each_step
 
@@ -289,8 +325,7 @@ class Trainer:
     def step(self) -> None:
         """Forward, backward and update on the batch that `step_index` points to."""
         texts = self.texts.index_select(0, self.step_index % self.draw_steps).squeeze(0)  # (B, T + 1)
-        loss = self.model_loss(texts, self.learned_from)
-        loss.backward()
+        loss = self.backward(team.share(texts))
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)  # waits for nothing
 
@@ -300,14 +335,29 @@ class Trainer:
         self.adam.step()
         self.muon.step()
         self.model.zero_grad()
-        self.loss.copy_(loss.detach())
+        self.loss.copy_(loss)
         self.step_index += 1
+
+    def backward(self, texts: Tensor) -> Tensor:
+        """Leave the gradient of the mean loss in the weights, averaged over all processes; this one's loss, nats.
+
+        `texts` (B, T + 1) are this process's share of the batch, and are computed in parts.
+        """
+        *parts, last = texts.chunk(self.settings.micro_batches)
+        losses = []
+        for part in (*parts, last):
+            is_alone = team.size() == 1 or part is last  # before the last part there is nothing to average yet
+            with nullcontext() if is_alone else self.model_loss.no_sync():
+                loss = self.model_loss(part, self.learned_from)
+                loss.backward(self.part_weight)
+            losses.append(loss.detach())
+        return torch.stack(losses).mean() if parts else losses[0]
 
     @property
     def step_flops(self) -> int:
-        """FLOPs of the matrix products of one step: forward, backward and Muon's iteration."""
+        """FLOPs of the matrix products of one step: forward, backward and, in each process, Muon's iteration."""
         shape = self.settings.batch_size, self.track.block_size, self.learned_from
-        return self.model.step_flops(*shape) + self.muon.step_flops()
+        return self.model.step_flops(*shape) + team.size() * self.muon.step_flops()
 
     # -------------------------------------------------------------------------
     # warm-up: compile and capture on random tokens, then put everything back
@@ -318,6 +368,8 @@ class Trainer:
         self.texts.copy_(tokens)
         if self.settings.compile:
             self.model_loss = torch.compile(self.model.loss, dynamic=False)
+        if team.size() > 1:
+            self.model_loss = DistributedDataParallel(Loss(self.model, self.model_loss))
         if self.settings.kernel == "c":
             self.model.use_kernel(self.settings.threads)
             self.take_steps = self.take_kernel_steps
@@ -356,7 +408,7 @@ class Trainer:
         """
         settings = self.settings
         if settings.dropout:  # draws from torch's own generator, which the warm-up has used
-            torch.manual_seed(int(torch.randint(2**62, (), generator=self.weights_generator)))
+            torch.manual_seed(int(torch.randint(2**62, (), generator=self.weights_generator)) + team.rank())
         sampler = self.track.sampler(settings.level_share, self.device)
         windows = Windows(self.track, self.device) if self.track.is_stream else None
         samples: dict[str, Tensor] = {}
@@ -429,7 +481,7 @@ class Trainer:
                         torch.cat([losses, more_losses]),
                         torch.cat([asked, more]),
                     )
-                watch.check(self.steps, float(self.loss), errors, reached, settings.num_steps - step)
+                watch.check(self.steps, float(team.mean(self.loss)), errors, reached, settings.num_steps - step)
                 if settings.stop_at == "99%" and reached["99%"]:
                     break
         return errors, losses, asked
@@ -473,11 +525,10 @@ class Trainer:
         """
         self.model.eval()
         pairs = self.model.pairs(self.track.prompt_length + self.track.answer_length - 1, self.first)
-        parts = [
-            self.model.examine(self.track.tokens(part), self.first, pairs) for part in problems.split(EXAMINED_TOGETHER)
-        ]
+        own = team.share(problems).split(EXAMINED_TOGETHER)
+        parts = [self.model.examine(self.track.tokens(part), self.first, pairs) for part in own]
         self.model.train()
-        losses, wrong = (torch.cat(each) for each in zip(*parts, strict=True))
+        losses, wrong = (team.gather(torch.cat(each), len(problems)) for each in zip(*parts, strict=True))
         return int(wrong.sum()), losses
 
 

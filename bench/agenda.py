@@ -21,8 +21,9 @@ from bench.archive import ClockName, find_record, is_record, unpack_source
 from bench.config import WrongRequest
 from bench.journal import Batch, Journal, Run, new_id
 from bench.lines import Lines, Section
+from bench.places import Here, Place, PlaceLost
 from bench.provenance import ROOT
-from bench.run import Contestant, Task, ask_contestant, attempt_line, carry_out, yardstick
+from bench.run import Contestant, Task, attempt_line, carry_out, yardstick
 
 SideName = Literal["a", "b"]
 SCRIPT = ROOT / "speedrun.py"
@@ -92,24 +93,28 @@ def agenda_file(results: Path) -> Lines[Agenda]:
 # who takes part
 
 
-def enter(name: str, device: str, results: Path, stack: contextlib.ExitStack) -> tuple[Side, Contestant]:
+def enter(
+    name: str, device: str, results: Path, stack: contextlib.ExitStack, place: Place | None = None
+) -> tuple[Side, Contestant]:
     """A config of this checkout, or a record, as a contestant.
 
     Args:
         device: as on the command line; `auto` lets the trainer choose.
         stack: closes when the contestant is not needed any more, and takes its unpacked snapshot away.
+        place: where it is to run; here when left out.
 
     Raises:
-        WrongRequest: there is neither a config nor a record of this name, or it cannot run here.
+        WrongRequest: there is neither a config nor a record of this name, or it cannot run there.
     """
+    place = place or Here()
     if not is_record(name, results):
-        contestant = ask_contestant(SCRIPT, ["--config", name, "--device", device])
+        contestant = place.ask(SCRIPT, ["--config", name, "--device", device])
         return side_of(contestant, contestant.planned.config, None), contestant
     filed = find_record(name, results)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="addition-speedrun-")))
     script = unpack_source(filed, folder)
     record = filed.record
-    contestant = ask_contestant(script, ["--config", str(filed.config.resolve())], commit=record.commit)
+    contestant = place.ask(script, ["--config", str(filed.config.resolve())], commit=record.commit)
     if contestant.planned.config_hash != record.config_hash:
         raise WrongRequest(f"{record.name}: config.toml makes other settings than record.json names")
     contestant = dataclasses.replace(
@@ -229,13 +234,18 @@ def tasks_of(agenda: Agenda, contestants: Contestants) -> list[Task]:
     return [Task(getattr(contestants, b.side), agenda.seeds[b.index], b) for b in agenda.batches()]
 
 
-def perform(agenda: Agenda, resumed: bool, contestants: Contestants, results: Path) -> None:
+def perform(agenda: Agenda, resumed: bool, contestants: Contestants, results: Path, place: Place | None = None) -> None:
     """Make those attempts of an agenda that are still to be made, and the yardstick's; a line of progress for each.
+
+    Args:
+        place: where; here when left out.
 
     Raises:
         KeyboardInterrupt: this process was interrupted; the same command goes on where it stopped.
+        PlaceLost: there is more to do.
         WrongRequest: another process carries out the same agenda.
     """
+    place = place or Here()
     tasks = tasks_of(agenda, contestants)
     print(f"{'resuming' if resumed else 'beginning'} {agenda.id}: {len(tasks)} attempts", file=sys.stderr)
     done = 0
@@ -247,8 +257,13 @@ def perform(agenda: Agenda, resumed: bool, contestants: Contestants, results: Pa
         what = f"{done}/{len(tasks)}" if run.batch.command == agenda.command else run.batch.command
         print(f"{what}  {side}{attempt_line(run)}", file=sys.stderr, flush=True)
 
+    def make(task: Task, journal: Journal) -> tuple[Run, bool]:
+        if place.is_lost:
+            raise PlaceLost
+        return place.make(task, journal, quietly=False)
+
     try:
-        carry_out([yardstick(SCRIPT, agenda.device, agenda.id), *tasks], Journal(results), filed)
+        carry_out([yardstick(SCRIPT, agenda.device, agenda.id, place.ask), *tasks], Journal(results), filed, make)
     except KeyboardInterrupt:
         print(f"interrupted after {done} of {len(tasks)} attempts; the same command goes on", file=sys.stderr)
         raise

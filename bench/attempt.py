@@ -17,24 +17,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 
-from bench import weights
+from bench import team, weights
 from bench.certify import certify
 from bench.clock import PHASES, Clock
 from bench.config import NotHere, WrongRequest, without_option
 from bench.display import Display, show_summary
-from bench.hardware import (
-    device_lock,
-    hardware_record,
-    machine_class,
-    peak_memory_bytes,
-    software_record,
-)
+from bench.follower import follow, tell_spent
+from bench.hardware import hardware_record, machine_class, peak_memory_bytes, software_record
 from bench.journal import SWEEPS, TUNE, Batch, Certificate, Check, Journal, Machine, Outcome, Run, Seconds, new_id
-from bench.meter import EnergyMeter, launch_seconds, launches_of, matmul_peak
-from bench.plan import PIPE_VARIABLE, Build, Plan, Trainer, make_plan, refusing_unwritable
+from bench.meter import EnergyMeter, launch_seconds, launches_of
+from bench.plan import PIPE_VARIABLE, Build, Plan, Trainer, device_turn, make_plan, refusing_unwritable
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
 from bench.quiet import Lookout, Noise
 from bench.run import (
@@ -180,6 +174,7 @@ class Attempt:
         meter = EnergyMeter(plan.device)
         noise, energy = self.lookout.reading(), meter.reading()
         self.clock.enter("train")
+        team.barrier()
         try:
             self.train()
             self.clock.enter("certify")
@@ -193,13 +188,15 @@ class Attempt:
             digest = weights.save(path, self.trainer.model, plan.track, plan.settings_dict)
             if self.keeps_weights:
                 found["weights"], found["weights_sha256"] = f"{folder.name}/{path.name}", digest
+            team.broadcast(path.read_bytes() if plan.team.size > 1 else None)
             model, track = weights.load(path, plan.device)
             if self.trainer.model.kernel is not None:
                 model.use_kernel(plan.settings.threads)
             self.certificate, self.sentences = certify(model.answerer(), track, plan.device, plan.seed)
         self.clock.stop()
-        found |= self.peak_memory()  # which measuring the peak of matrix products would raise
-        found["matmul_flops_per_second"] = matmul_peak(plan.device, plan.dtype, plan.settings.threads)
+        found |= tell_spent(plan, found["energy_joules"])
+        if plan.team.size > 1:
+            return  # a step alone would wait for the others
         found["launch_seconds"] = launch_seconds(plan.device)
         step = getattr(self.trainer, "step", None)  # trainers of older records may have none
         if self.trainer.model.kernel is not None:
@@ -323,11 +320,12 @@ def lost_run(plan: Plan) -> Run:
         "precision": plan.settings.precision,
         "compiled": plan.settings.compile,
         "threads": plan.settings.threads,
+        "processes": plan.team.size,
         "seconds": dict.fromkeys((*PHASES, "total")),
         "checks": [],
         "reached": {},
         "machine": Machine(
-            class_=machine_class(hardware, software, plan.settings.threads),
+            class_=machine_class(hardware, software, plan.settings.threads, plan.team.size),
             clean=False if plan.request.shared else None,
             reasons=["ran without the device's lock (--shared)"] if plan.request.shared else [],
         ),
@@ -368,10 +366,11 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
     """
     journal = Journal(plan.request.results)
     with contextlib.ExitStack() as stack:
-        lookout = Lookout(plan.device)
+        lookout = Lookout(plan.device, team.join(plan.team, plan.device))
         with clock.off():
-            stack.enter_context(contextlib.nullcontext() if plan.request.shared else device_turn(plan.device))
+            stack.enter_context(device_turn(plan))
             before = lookout.look(QUIET_SECONDS)
+            team.barrier()  # the others have theirs
         clock.synchronize = synchronizer(plan.device)
         lost, mark = lost_run(plan), None
         if plan.request.journal:
@@ -401,21 +400,6 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
         standing = board.update(plan.request.results, run)
     show_summary(run, attempt.sentences, standing)
     return run
-
-
-@contextlib.contextmanager
-def device_turn(device: torch.device) -> Iterator[None]:
-    """Hold the device's lock; says so when it has to wait for it."""
-    lock = device_lock(device)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        print(f"waiting for the {device.type} device: another attempt holds it", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def announcer() -> Callable[[str], None]:
@@ -491,7 +475,7 @@ def probed(plan: Plan, build: Build) -> str:
     """What a probe finds, as JSON; not an attempt, but the device is its own all the same."""
     from bench.probe import PROBES
 
-    with contextlib.nullcontext() if plan.request.shared else device_turn(plan.device):
+    with device_turn(plan):
         return PROBES[plan.request.probe](plan, build).model_dump_json()
 
 
@@ -522,9 +506,12 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
             return EXIT_SOLVED
         if plan.request.attempts is not None:
             return run_batch(plan, arguments)
+        if plan.team.rank:
+            return team.leave(follow(plan, build))
         run = timed_attempt(plan, build, clock)
     except WrongRequest as problem:
-        print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
+        if not team.read_team().rank:  # the others say the same
+            print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
         return EXIT_WRONG_REQUEST
     except OSError as problem:
         print(f"{Path(sys.argv[0]).name}: the results could not be filed: {problem}", file=sys.stderr)
@@ -536,4 +523,4 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
             print(run.line(), flush=True)
         except OSError:  # nobody reads it; the run is filed all the same
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return {"solved": EXIT_SOLVED, "interrupted": EXIT_INTERRUPTED}.get(run.outcome, EXIT_NOT_SOLVED)
+    return team.leave({"solved": EXIT_SOLVED, "interrupted": EXIT_INTERRUPTED}.get(run.outcome, EXIT_NOT_SOLVED))

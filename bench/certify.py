@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bench import team
 from bench.journal import Certificate, Count
 from bench.stats import clopper_pearson_upper
 from data import Track, decode
@@ -31,15 +32,15 @@ def all_answers(
 ) -> tuple[Tensor, Tensor]:
     """Each problem's answer by the model, and the right one: two (N, answer_length) uint8 on the CPU.
 
-    `problems` are (N, W) uint8 on any device.
+    `problems` are (N, W) uint8 on any device. Of processes that train together, each asks its share of them.
     """
     given, right = [], []
-    for part in problems.split(batch_size):
+    for part in team.share(problems).split(batch_size):
         tokens = track.tokens(part.to(device))
         prompts = tokens[:, : track.prompt_length].long()
         given.append(greedy_answers(next_logits, prompts, track.answer_length).to(torch.uint8))
         right.append(tokens[:, track.prompt_length :])
-    return torch.cat(given).cpu(), torch.cat(right).cpu()
+    return tuple(team.gather(torch.cat(each), len(problems)).cpu() for each in (given, right))
 
 
 def certify(

@@ -191,18 +191,20 @@ def software_record() -> Software:
     )
 
 
-def machine_class(hardware: Hardware, software: Software, threads: int | None) -> str:
-    """The class that attempts are compared within: one line made of the record alone."""
+def machine_class(hardware: Hardware, software: Software, threads: int | None, processes: int = 1) -> str:
+    """The class that attempts are compared within: one line, of the record and of how many processes train together."""
     torch_minor = ".".join(software.torch.split(".")[:2])
+    together = f", {processes} processes" if processes > 1 else ""
     if hardware.gpu is not None:
         watts = hardware.gpu.power_limit_watts
         power = "power limit unknown" if watts is None else f"{watts:.0f} W"
-        return f"{hardware.gpu.name}, {power}, torch {torch_minor}"
+        return f"{hardware.gpu.name}, {power}, torch {torch_minor}{together}"
     signature = "/".join(str(n) for n in (hardware.cpu_family, hardware.cpu_model, hardware.cpu_stepping))
     has = {True: "with", False: "no", None: "unknown"}
     return (
         f"{hardware.cpu or 'unknown CPU'} ({signature}), {has[hardware.amx_bf16]} AMX-BF16, "
         f"{has[hardware.avx512_bf16]} AVX512-BF16, {hardware.cores} cores, {threads} threads, torch {torch_minor}"
+        f"{together}"
     )
 
 
@@ -251,8 +253,11 @@ def pick_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
 
 
 def device_lock(device: torch.device) -> FileLock:
-    """The machine-wide advisory lock that a timed attempt holds, so that two never share a device."""
-    return FileLock(Path(tempfile.gettempdir()) / f"addition-speedrun-{device.type}.lock", mode=0o666)
+    """The machine-wide advisory lock that a timed attempt holds, so that two never share a device; each GPU has one."""
+    name = device.type
+    if device.type == "cuda" and torch.cuda.is_available():
+        name += f"-{torch.cuda.get_device_properties(device).uuid}"
+    return FileLock(Path(tempfile.gettempdir()) / f"addition-speedrun-{name}.lock", mode=0o666)
 
 
 def pick_kernel(name: str, device: torch.device, dtype: torch.dtype, problem: str | None) -> tuple[str, str]:

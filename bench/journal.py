@@ -90,6 +90,7 @@ class Run(Section):
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     run_id: str
     batch: Batch | None
+    engine: Literal["ray"] | None = None  # that carried it to another process or machine; null for one started here
     track: str
     config: str
     settings: dict[str, bool | int | FiniteFloat | str | None]
@@ -101,7 +102,8 @@ class Run(Section):
     device: str
     precision: str
     compiled: bool
-    threads: int | None
+    threads: int | None  # of each process
+    processes: int = 1  # that trained together
     seconds: Seconds
     outer_seconds: Seconds | None = None  # by the clock of the command that started it; null when none did
     clock_resolution_seconds: FiniteFloat | None  # of the process's start

@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import random
+import itertools
 import statistics
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,28 +17,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bench.agenda import SCRIPT
-from bench.cells import Entry, Result, is_due, known_runs, ranked, results_csv, results_of
+from bench.cells import Due, Entry, Result, Sweep, is_due, known_runs, ranked, results_csv
 from bench.config import WrongRequest
 from bench.grid import Grid, find_matrix, options_of, read_grid
 from bench.journal import MATRIX, Batch, Journal, Run, new_id
 from bench.lines import replace_file
 from bench.matrix_plot import draw_matrix
 from bench.pages import duration, number, spread_text
+from bench.places import EngineName, Here, Place, make_all, open_places
 from bench.plan import refusing_unwritable
 from bench.provenance import ROOT
-from bench.run import (
-    EXIT_INTERRUPTED,
-    Refusal,
-    Task,
-    ask_contestants,
-    attempt_line,
-    heed_interrupts,
-    make_attempt,
-    supervised,
-)
+from bench.run import EXIT_INTERRUPTED, Refusal, Task, attempt_line, heed_interrupts, supervised
 from bench.stats import ClockName
 
 LARGE = 500  # attempts; more need --yes
+EXIT_UNFINISHED = 1  # no place is left that could go on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,36 +51,12 @@ class Arguments:
     """Limit on `train` of each attempt, seconds; it is a setting, so that other limits are other cells."""
     max_minutes: float | None = None
     """Start no attempt after so many minutes; the same command goes on."""
+    engine: EngineName = "local"
+    """Where attempts are made: in processes of this machine, or on all nodes of a Ray cluster."""
+    address: str | None = None
+    """Of a running Ray cluster; without it, one of this machine alone is started."""
     results: Path = ROOT / "results"
     """The folder of the journal, of the table and of the plot."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Due:
-    """An attempt that is still to be made."""
-
-    entry: Entry
-    seed: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Sweep:
-    """A matrix on this machine."""
-
-    grid: Grid
-    entries: tuple[Entry, ...]  # the cells that can run here
-    refused: tuple[Refusal, ...]  # and why others cannot
-
-    def in_order(self) -> Iterator[Due]:
-        """All attempts, seed by seed and the cells in ever new order, so that the machine's drift spreads over all."""
-        digests = "".join(entry.contestant.planned.config_hash for entry in self.entries)
-        chance = random.Random(hashlib.sha256(digests.encode()).hexdigest())
-        for seed in self.grid.seeds:
-            for entry in chance.sample(self.entries, len(self.entries)):
-                yield Due(entry, seed)
-
-    def results(self, runs: Sequence[Run]) -> list[Result]:
-        return results_of(self.entries, self.grid.seeds, known_runs(runs))
 
 
 def main(arguments: Arguments) -> int:
@@ -103,19 +72,24 @@ def main(arguments: Arguments) -> int:
         journal.recover()
         with journal.lock():
             pass
-    sweep = find_sweep(grid, arguments.max_seconds)
-    interrupted = False
-    with supervised(journal, f"matrix-{grid.name}"):
-        journal.collect_left(MATRIX)
-        runs, _ = journal.read()
-        known = known_runs(runs)
-        due = [each for each in sweep.in_order() if is_due(known[each.entry.key(each.seed)], arguments.retry_failed)]
-        announce(sweep, due, runs)
-        if due:
-            interrupted = carry_out(sweep, due, journal, arguments.max_minutes)
-    results = sweep.results(journal.read()[0])
-    report(sweep, results, arguments.results)
-    return EXIT_INTERRUPTED if interrupted else 0
+    interrupted, left = False, 0
+    with open_places(arguments.engine, arguments.address, SCRIPT) as places:
+        sweeps = find_sweeps(grid, arguments.max_seconds, places)
+        with supervised(journal, f"matrix-{grid.name}"):
+            journal.collect_left(MATRIX)
+            runs, _ = journal.read()
+            known = known_runs(runs)
+            due = {}
+            for sweep in sweeps:
+                asked = sweep.in_order()
+                due[sweep] = [
+                    each for each in asked if is_due(known[each.entry.key(each.seed)], arguments.retry_failed)
+                ]
+                announce(sweep, due[sweep], runs)
+            if any(due.values()):
+                interrupted, left = carry_out(due, journal, arguments.max_minutes)
+    report(sweeps, journal, arguments.results)
+    return EXIT_INTERRUPTED if interrupted else EXIT_UNFINISHED if left else 0
 
 
 def count_cells(grid: Grid, allowed: bool) -> int:
@@ -140,15 +114,31 @@ def count_cells(grid: Grid, allowed: bool) -> int:
     return cells
 
 
-def find_sweep(grid: Grid, max_seconds: float | None) -> Sweep:
-    """Let the trainer say what each cell is.
+def find_sweeps(grid: Grid, max_seconds: float | None, places: Sequence[Place]) -> list[Sweep]:
+    """Let the trainer say at each place what each cell is there; places that say the same are one sweep's.
 
     Raises:
-        WrongRequest: it refuses a cell for other reasons than this machine, or all of them.
+        WrongRequest: it refuses a cell for other reasons than the machine, or all of them everywhere.
     """
+    found: dict[frozenset, Sweep] = {}
+    nowhere: list[Refusal] = []
+    for place in places:
+        sweep = sweep_at(place, grid, max_seconds)
+        if not sweep.entries:
+            nowhere += sweep.refused
+            continue
+        same = found.get(sweep.keys)
+        found[sweep.keys] = sweep if same is None else dataclasses.replace(same, places=(*same.places, place))
+    if not found:
+        raise WrongRequest(f"{grid.path}: no cell can run here: {nowhere[0].reason}")
+    return sorted(found.values(), key=lambda sweep: sweep.machine_class)
+
+
+def sweep_at(place: Place, grid: Grid, max_seconds: float | None) -> Sweep:
+    """The matrix at one place; raises WrongRequest: see `find_sweeps`."""
     common = [] if max_seconds is None else ["--max-seconds", str(max_seconds)]
     cells = list(grid.cells())
-    answers = ask_contestants(SCRIPT, [["--config", grid.base, *options_of(cell.settings), *common] for cell in cells])
+    answers = place.ask_all(SCRIPT, [["--config", grid.base, *options_of(cell.settings), *common] for cell in cells])
     entries, refused = [], []
     for cell, answer in zip(cells, answers, strict=True):
         if not isinstance(answer, Refusal):
@@ -157,14 +147,12 @@ def find_sweep(grid: Grid, max_seconds: float | None) -> Sweep:
             refused.append(answer)
         else:
             raise WrongRequest(f"{grid.path}: {cell}: {answer.reason}")
-    if not entries:
-        raise WrongRequest(f"{grid.path}: no cell can run here: {refused[0].reason}")
     same: dict[str, Entry] = {}
     for entry in entries:
         other = same.setdefault(entry.contestant.planned.config_hash, entry)
         if other is not entry:
             raise WrongRequest(f"{grid.path}: {other.cell} and {entry.cell} come to the same settings here")
-    return Sweep(grid, tuple(entries), tuple(refused))
+    return Sweep(grid, (place,), tuple(entries), tuple(refused))
 
 
 # -----------------------------------------------------------------------------
@@ -175,7 +163,11 @@ def announce(sweep: Sweep, due: Sequence[Due], runs: Sequence[Run]) -> None:
     """How many cells and attempts there are, what they may take, and what is not continued."""
     total = len(sweep.entries) * len(sweep.grid.seeds)
     seconds = estimate(sweep, runs)
-    takes = "nothing is known of how long they take" if seconds is None else f"about {duration(seconds * len(due))}"
+    takes = "nothing is known of how long they take"
+    if seconds is not None:
+        takes = f"about {duration(seconds * len(due) / len(sweep.places))}"
+    if len(sweep.places) > 1 or sweep.places[0].name != Here.name:
+        tell(f"{', '.join(place.name for place in sweep.places)}: {sweep.machine_class}")
     tell(
         f"{sweep.grid.name}: {len(sweep.entries)} cells, {len(sweep.grid.seeds)} seeds: {total} attempts, "
         f"{total - len(due)} made already" + (f", {len(due)} to make, {takes}" if due else ", nothing to do")
@@ -213,33 +205,51 @@ def estimate(sweep: Sweep, runs: Sequence[Run]) -> float | None:
 # the attempts
 
 
-def carry_out(sweep: Sweep, due: Sequence[Due], journal: Journal, max_minutes: float | None) -> bool:
-    """Make the attempts; whether that was interrupted.
+def carry_out(due: Mapping[Sweep, Sequence[Due]], journal: Journal, max_minutes: float | None) -> tuple[bool, int]:
+    """Make the attempts, each kind of machine its own; whether that was interrupted, and how many nobody could make.
 
     Raises:
         OSError: the journal could not be written.
     """
-    batch_id, began = new_id(f"matrix-{sweep.grid.name}"), time.monotonic()
-    with contextlib.closing(Tally(sweep, len(due), journal)) as tally, supervised(journal, batch_id):
-        for index, each in enumerate(due):
-            if max_minutes is not None and time.monotonic() - began > 60 * max_minutes:
-                tally.say(f"{max_minutes:g} minutes are over: {len(due) - index} attempts are left")
-                break
-            tally.begin(each)
-            batch = Batch(id=batch_id, command=MATRIX, planned=len(due), index=index)
-            run, interrupted = make_attempt(Task(each.entry.contestant, each.seed, batch), journal, quietly=True)
-            tally.end(each, run)
-            if interrupted:
-                tally.say(f"interrupted: {len(due) - index - 1} attempts are left; the same command goes on")
-                return True
-    return False
+    batch_id, planned = new_id(f"matrix-{next(iter(due)).grid.name}"), sum(map(len, due.values()))
+    began, is_over = time.monotonic(), False
+    numbers = itertools.count()
+
+    def in_time(sweep: Sweep) -> Iterator[tuple[Sweep, Due, Batch]]:
+        nonlocal is_over
+        for each in due[sweep]:
+            is_over = max_minutes is not None and time.monotonic() - began > 60 * max_minutes
+            if is_over:
+                return
+            yield sweep, each, Batch(id=batch_id, command=MATRIX, planned=planned, index=next(numbers))
+
+    def make(place: Place, job: tuple[Sweep, Due, Batch]) -> bool:
+        sweep, each, batch = job
+        tally.begin(sweep, each)
+        run, interrupted = place.make(Task(each.entry.contestant, each.seed, batch), journal)
+        tally.end(sweep, each, run)
+        return interrupted
+
+    jobs: dict[Place, Iterator[tuple[Sweep, Due, Batch]]] = {}
+    for sweep in due:
+        jobs |= dict.fromkeys(sweep.places, in_time(sweep))
+    with contextlib.closing(Tally(list(due), planned, journal)) as tally, supervised(journal, batch_id):
+        interrupted = make_all(jobs, make, tally.say)
+        left = planned - tally.done
+        if interrupted:
+            tally.say(f"interrupted: {left} attempts are left; the same command goes on")
+        elif is_over:
+            tally.say(f"{max_minutes:g} minutes are over: {left} attempts are left")
+        elif left:
+            tally.say(f"{left} attempts are left and nobody to make them; the same command goes on")
+    return interrupted, 0 if is_over else left
 
 
 class Tally:
     """The progress of a matrix, on standard error: a live line in a terminal, else a line for each attempt."""
 
-    def __init__(self, sweep: Sweep, planned: int, journal: Journal) -> None:
-        self.sweep, self.clock = sweep, sweep.grid.clock
+    def __init__(self, sweeps: Sequence[Sweep], planned: int, journal: Journal) -> None:
+        self.sweeps, self.clock = sweeps, sweeps[0].grid.clock
         self.known = known_runs(journal.read()[0])
         self.console = Console(stderr=True, highlight=False)
         self.progress = Progress(
@@ -251,26 +261,30 @@ class Tally:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.progress.add_task(sweep.grid.name, total=planned, status="")
+        self.task = self.progress.add_task(sweeps[0].grid.name, total=planned, status="")
         self.done, self.planned = 0, planned
+        self.turn = threading.Lock()  # several places report
         self.progress.start()
 
     def close(self) -> None:
         self.progress.stop()
 
-    def begin(self, due: Due) -> None:
-        self.progress.update(self.task, status=f"{self.status()}  now {due.entry.cell}, seed {due.seed}")
+    def begin(self, sweep: Sweep, due: Due) -> None:
+        with self.turn:
+            self.progress.update(self.task, status=f"{self.status(sweep)}  now {due.entry.cell}, seed {due.seed}")
 
-    def end(self, due: Due, run: Run) -> None:
-        self.done += 1
-        self.known[due.entry.key(due.seed)].append(run)
-        self.progress.update(self.task, advance=1, status=self.status())
-        if not self.console.is_terminal or run.outcome in ("error", "lost"):
-            self.say(f"{self.done}/{self.planned}  {due.entry.cell}  {attempt_line(run)}")
+    def end(self, sweep: Sweep, due: Due, run: Run) -> None:
+        with self.turn:
+            self.done += 1
+            self.known[due.entry.key(due.seed)].append(run)
+            self.progress.update(self.task, advance=1, status=self.status(sweep))
+            if not self.console.is_terminal or run.outcome in ("error", "lost"):
+                self.say(f"{self.done}/{self.planned}  {due.entry.cell}  {attempt_line(run)}")
 
-    def status(self) -> str:
-        results = results_of(self.sweep.entries, self.sweep.grid.seeds, self.known)
-        best = ranked(results, self.clock)[0]
+    def status(self, latest: Sweep) -> str:
+        """What all have come to, and the best of the kind of machine that reported last."""
+        results = [result for sweep in self.sweeps for result in sweep.results(self.known)]
+        best = ranked(latest.results(self.known), self.clock)[0]
         ert = best.ert(self.clock)
         text = f"cells {sum(result.finished for result in results)}/{len(results)}  "
         text += f"solved {sum(result.num_solved for result in results)}"
@@ -288,21 +302,25 @@ def tell(line: str) -> None:
 # the end
 
 
-def report(sweep: Sweep, results: Sequence[Result], folder: Path) -> None:
-    """The ranking as a table on standard output; the same as CSV, and as a picture.
+def report(sweeps: Sequence[Sweep], journal: Journal, folder: Path) -> None:
+    """The ranking of each kind of machine as a table on standard output; the same as CSV, and as a picture.
 
     Raises:
         OSError: a file could not be written.
     """
-    clock: ClockName = sweep.grid.clock
-    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(results_table(results, clock))
-    stem = folder / MATRIX / sweep.grid.name
+    grid, clock, known = sweeps[0].grid, sweeps[0].grid.clock, known_runs(journal.read()[0])
+    stem = folder / MATRIX / grid.name
     stem.parent.mkdir(parents=True, exist_ok=True)
-    files = {stem.with_suffix(".csv"): results_csv(results, clock)}
-    if sweep.grid.plot:
-        title = f"{sweep.grid.name}: ERT by {clock}, s"
-        subtitle = sweep.entries[0].contestant.planned.machine.class_ or "unknown machine"
-        files[stem.with_suffix(".svg")] = draw_matrix(results, sweep.grid, title, subtitle)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    tables = [sweep.results(known) for sweep in sweeps]
+    files = {stem.with_suffix(".csv"): results_csv(tables, clock)}
+    for index, (sweep, results) in enumerate(zip(sweeps, tables, strict=True), start=1):
+        if len(sweeps) > 1:
+            console.print(sweep.machine_class, soft_wrap=True, markup=False)
+        console.print(results_table(results, clock))
+        if grid.plot:
+            path = stem.with_name(f"{stem.name}-{index}.svg") if len(sweeps) > 1 else stem.with_suffix(".svg")
+            files[path] = draw_matrix(results, grid, f"{grid.name}: ERT by {clock}, s", sweep.machine_class)
     for path, text in files.items():
         replace_file(path, text)
         print(path)

@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import filelock
 import torch
 import tyro
 
@@ -21,9 +23,10 @@ from bench.config import (
     read_config,
     read_search,
 )
-from bench.hardware import Missing, compiler_problem, cores_usable, pick_device, pick_means
+from bench.hardware import Missing, compiler_problem, cores_usable, device_lock, pick_device, pick_means
 from bench.journal import Batch
 from bench.provenance import ROOT, config_hash, first_seed, source_sha256
+from bench.team import Team, read_team
 from data import TRACKS, Track, controlled
 from model import Transformer
 
@@ -71,6 +74,9 @@ class Settings(Protocol):
     max_seconds: float
     control: str
 
+    def shared_among(self, processes: int) -> "Settings":
+        """The same for so many processes that train together; raises ValueError where they cannot."""
+
 
 class Trainer(Protocol):
     """The contestant: built in `setup`, warmed up in `warmup`, trained in `train`."""
@@ -110,6 +116,7 @@ class Plan:
     seed: int
     batch: Batch | None  # that this attempt was started by
     search: dict[str, Any] | None  # that found the config, and what it took
+    team: Team  # this process among those that train together
 
     @property
     def settings_dict(self) -> dict[str, Any]:
@@ -127,10 +134,14 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         WrongRequest: in one line, what is wrong and what to do; NotHere where another machine could.
         SystemExit: after `--help`.
     """
+    team = read_team()
     try:
         config, search, request, settings = read_request(settings_type, arguments, description)
         check_request(request)
-        device = pick_device(settings.device)
+        if team.size > 1:
+            check_together(request, settings)
+            settings = settings.shared_among(team.size)
+        device = team.device(pick_device(settings.device))
         means = settings.precision, settings.kernel, device, settings.kernel_problem
         dtype, kernel, how = pick_means(*means)
     except Missing as problem:
@@ -145,7 +156,8 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
     cores = cores_usable() or 1
     if settings.threads > cores:
         raise WrongRequest(f"--threads {settings.threads}: there are {cores} cores; 0 takes them all")
-    threads = settings.threads or cores
+    threads = settings.threads or max(1, cores // team.local_size)
+    together = f"{team.size} processes, " if team.size > 1 else ""
     plan = Plan(
         request=request,
         settings=dataclasses.replace(settings, device=device.type, precision=precision, kernel=kernel, threads=threads),
@@ -153,10 +165,11 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         track=TRACKS[settings.track],
         device=device,
         dtype=dtype,
-        remark=f"{device.type}, {threads} threads, {how}",
+        remark=f"{device.type}, {together}{threads} threads, {how}",
         seed=0,
         batch=Batch.model_validate_json(os.environ[BATCH_VARIABLE]) if BATCH_VARIABLE in os.environ else None,
         search=search,
+        team=team,
     )
     seed = first_seed(plan.config_hash, source_sha256()) if request.seed is None else request.seed
     try:
@@ -213,6 +226,40 @@ def check_request(request: Request) -> None:
         raise WrongRequest("--seed: the seeds of a batch follow from config and source; leave it out")
     if not request.journal:
         raise WrongRequest("--no-journal: every attempt of a batch is journalled; leave it out")
+
+
+def check_together(request: Request, settings: Settings) -> None:
+    """Raises WrongRequest for what several processes do not do together."""
+    if request.attempts is not None:
+        raise WrongRequest("--attempts: processes that train together make one attempt; start torchrun once for each")
+    if request.probe is not None:
+        raise WrongRequest("--probe: this is a question to one process; ask it without torchrun")
+    if settings.control != "none":
+        raise WrongRequest("--control: the trainer is tested as one process, without torchrun")
+
+
+@contextlib.contextmanager
+def device_turn(plan: Plan) -> Iterator[None]:
+    """Hold the device's lock, or those of all GPUs that are trained on together; says so when it has to wait.
+
+    Of a team, one process on each machine takes the locks, always in the same order, so that no two teams wait for each
+    other.
+    """
+    if plan.request.shared or plan.team.local_rank:
+        yield
+        return
+    devices = [plan.device]
+    if plan.team.size > 1 and plan.device.type == "cuda":
+        devices = [torch.device("cuda", index) for index in range(plan.team.local_size)]
+    with contextlib.ExitStack() as held:
+        for lock in sorted(map(device_lock, devices), key=lambda lock: lock.lock_file):
+            try:
+                held.enter_context(lock.acquire(timeout=0))
+            except filelock.Timeout:
+                waiting = f"waiting for the {plan.device.type} device: another attempt holds it"
+                print(waiting, file=sys.stderr, flush=True)
+                held.enter_context(lock.acquire())
+        yield
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -70,8 +70,10 @@ class Lookout:
     Nothing here raises: an attempt must not fail because nobody could look. What cannot be read marks nothing.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, team: Sequence[int] = ()) -> None:
+        """`team` are the process ids of those on this machine that this attempt is made by, this one among them."""
         self.device = device
+        self.others = [process_id for process_id in team if process_id != os.getpid()]
         self.cores = usable_cores()
         self.throttle_counts = [path for core in self.cores if os.path.exists(path := THROTTLE_COUNT.format(core))]
         self.gpu = readable(lambda: nvml_handle(device)) if device.type == "cuda" else None
@@ -85,7 +87,7 @@ class Lookout:
 
     def reading(self) -> Reading:
         """Takes about a millisecond."""
-        own_seconds = readable(family_seconds)
+        own_seconds = readable(lambda: family_seconds() + sum(map(seconds_of, self.others)))
         core_times = readable(lambda: read_core_times(self.cores))
         seconds = time.perf_counter()
         memory = readable(psutil.virtual_memory)
@@ -96,7 +98,7 @@ class Lookout:
             own_seconds=own_seconds,
             available=None if memory is None else memory.available / memory.total,
             cpu_throttles=readable(lambda: sum(int(Path(path).read_text()) for path in self.throttle_counts)),
-            gpu_processes=readable(lambda: other_gpu_processes(self.gpu, self.device)) if on_gpu else None,
+            gpu_processes=readable(lambda: other_gpu_processes(self.gpu, self.device, self.others)) if on_gpu else None,
             gpu_event_reasons=readable(lambda: event_reasons(self.gpu)) if on_gpu else None,
         )
 
@@ -186,10 +188,13 @@ def family_seconds() -> float:
 
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds += ended.ru_utime + ended.ru_stime
-    for process_id in descendants():
-        times = readable(lambda: psutil.Process(process_id).cpu_times())  # noqa: B023, called at once
-        seconds += sum(times[:4]) if times else 0.0  # its own and its ended children's, user and system
-    return seconds
+    return seconds + sum(map(seconds_of, descendants()))
+
+
+def seconds_of(process_id: int) -> float:
+    """Processor time of a process and of its children that have ended, user and system; 0 where it is gone."""
+    times = readable(lambda: psutil.Process(process_id).cpu_times())
+    return sum(times[:4]) if times else 0.0
 
 
 def descendants() -> list[int]:
@@ -211,8 +216,8 @@ def descendants() -> list[int]:
 # the GPU
 
 
-def other_gpu_processes(gpu: Any, device: torch.device) -> int | None:
-    """How many processes other than this one use the GPU; None where the driver shows us none, not even our own.
+def other_gpu_processes(gpu: Any, device: torch.device, team: Sequence[int] = ()) -> int | None:
+    """How many processes other than ours use the GPU; None where the driver shows us none, not even this one.
 
     In a container the driver may know us by another number; then one of those that it shows is still ours.
     """
@@ -225,7 +230,7 @@ def other_gpu_processes(gpu: Any, device: torch.device) -> int | None:
     }
     if os.getpid() not in shown and torch.cuda.memory_reserved(device):  # we are on the GPU
         return len(shown) - 1 if shown else None
-    return len(shown - {os.getpid()})
+    return len(shown - {os.getpid(), *team})
 
 
 def event_reasons(gpu: Any) -> int:

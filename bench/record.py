@@ -3,18 +3,18 @@
 import contextlib
 import dataclasses
 import statistics
+import sys
 import zipfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 from rich.console import Console
 
 from bench import board
-from bench.agenda import Agenda, Contestants, enter, line_of_why, perform, runs_of, undertake
+from bench.agenda import SCRIPT, Agenda, Contestants, enter, line_of_why, perform, runs_of, undertake
 from bench.archive import (
     ClockName,
     Filed,
@@ -32,9 +32,9 @@ from bench.config import CONFIGS, WrongRequest, find_config, merged_values
 from bench.journal import Journal, Run
 from bench.lines import replace_file
 from bench.pages import environment, number, plain, search_text
+from bench.places import EngineName, Place, PlaceLost, by_machine_class, open_places
 from bench.plan import refusing_unwritable
 from bench.provenance import ROOT, first_seed
-from bench.quiet import Lookout
 from bench.run import EXIT_INTERRUPTED, batch_line, heed_interrupts
 from bench.stats import flops_floor, launch_floor, utilisation
 
@@ -63,6 +63,10 @@ class Arguments:
     """Go on although the machine is not quiet; the record says so."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    engine: EngineName = "local"
+    """Where attempts are made: in processes of this machine, or at one node of each machine class of a Ray cluster."""
+    address: str | None = None
+    """Of a running Ray cluster; without it, one of this machine alone is started."""
     results: Path = ROOT / "results"
     """The folder of the journal and the records."""
 
@@ -71,9 +75,35 @@ def main(arguments: Arguments) -> int:
     check(arguments)
     why = line_of_why(arguments.why)
     heed_interrupts()
+    status = 0
+    with open_places(arguments.engine, arguments.address, SCRIPT) as places:
+        asked = ["--config", arguments.config, "--device", arguments.device]
+        classes = {place: place.ask(SCRIPT, asked).planned.machine.class_ for place in places}
+        for group in by_machine_class(classes):
+            for place in group:
+                try:
+                    status = max(status, record_at(place, arguments, why))
+                    break
+                except PlaceLost:
+                    print(f"{place.name} was lost, and with it the attempt that it was at", file=sys.stderr)
+            else:
+                print(f"nobody is left to go on with it on {classes[group[0]]}; the same command does", file=sys.stderr)
+                status = max(status, 1)
+            if status == EXIT_INTERRUPTED:
+                break
+    return status
+
+
+def record_at(place: Place, arguments: Arguments, why: str | None) -> int:
+    """Run the batch at one place, file the record if it is one; the exit status.
+
+    Raises:
+        PlaceLost: another place of the same machine class can go on with it.
+        WrongRequest: there can be no record, or the place is not quiet.
+    """
     journal, results = Journal(arguments.results), arguments.results
     with contextlib.ExitStack() as stack:
-        side_a, a = enter(arguments.config, arguments.device, results, stack)
+        side_a, a = enter(arguments.config, arguments.device, results, stack, place)
         planned = a.planned
         if planned.dirty is not False:
             what = "has changes that are not committed" if planned.dirty else "is no git checkout"
@@ -81,15 +111,15 @@ def main(arguments: Arguments) -> int:
         if planned.settings["control"] != "none":
             raise WrongRequest("control: an attempt on a track that was tampered with is no record")
         before = standing_record(read_records(results)[0], planned.track, arguments.clock, planned.machine.class_)
-        side_b, b = (None, None) if before is None else enter(before.record.name, "auto", results, stack)
+        side_b, b = (None, None) if before is None else enter(before.record.name, "auto", results, stack, place)
         if side_b is not None and (side_b.config_hash, side_b.source_sha256) == (
             side_a.config_hash,
             side_a.source_sha256,
         ):
             raise WrongRequest(f"this config and source are the standing record, {before.record.name}")
-        noise = Lookout(torch.device(planned.device)).look(QUIET_SECONDS)
-        if noise.reasons and not arguments.noisy:
-            raise WrongRequest(f"the machine is not quiet: {'; '.join(noise.reasons)} (--noisy goes on all the same)")
+        reasons = place.look(planned.device, QUIET_SECONDS)
+        if reasons and not arguments.noisy:
+            raise WrongRequest(f"{place.name} is not quiet: {'; '.join(reasons)} (--noisy goes on all the same)")
         with refusing_unwritable(results):
             journal.recover()
             agenda, resumed = undertake(
@@ -104,7 +134,7 @@ def main(arguments: Arguments) -> int:
                 why,
             )
         try:
-            perform(agenda, resumed, Contestants(a, b), results)
+            perform(agenda, resumed, Contestants(a, b), results, place)
         except KeyboardInterrupt:
             board.refresh(results)
             return EXIT_INTERRUPTED

@@ -102,9 +102,11 @@ def ask_contestant(script: Path, arguments: Sequence[str], commit: str | None = 
     return Contestant(script, tuple(arguments), Run.model_validate_json(answer.stdout.splitlines()[-1]), commit)
 
 
-def yardstick(script: Path, device: str, batch_id: str) -> Task:
+def yardstick(
+    script: Path, device: str, batch_id: str, ask: Callable[[Path, Sequence[str]], Contestant] = ask_contestant
+) -> Task:
     """The frozen config's one attempt beside a batch: it shows how fast the machine was that day."""
-    contestant = ask_contestant(script, ["--config", YARDSTICK, "--device", device])
+    contestant = ask(script, ["--config", YARDSTICK, "--device", device])
     return Task(contestant, seed=0, batch=Batch(id=batch_id, command=YARDSTICK, planned=1, index=0))
 
 
@@ -112,12 +114,18 @@ def yardstick(script: Path, device: str, batch_id: str) -> Task:
 # a series of attempts
 
 
-def carry_out(tasks: Sequence[Task], journal: Journal, filed: Callable[[Run], None]) -> list[Run]:
+def carry_out(
+    tasks: Sequence[Task],
+    journal: Journal,
+    filed: Callable[[Run], None],
+    make: Callable[[Task, Journal], tuple[Run, bool]] | None = None,
+) -> list[Run]:
     """Make the attempts that the journal does not have yet, one after the other; every one of them ends there.
 
     Args:
         tasks: of one batch, or of batches with one id.
         filed: is told of each run, also of those that the journal had.
+        make: makes one attempt; `make_attempt` unless it is to be made elsewhere.
 
     Raises:
         KeyboardInterrupt: this process was interrupted; the attempt under way is filed all the same.
@@ -131,7 +139,7 @@ def carry_out(tasks: Sequence[Task], journal: Journal, filed: Callable[[Run], No
             if run is None:  # or it was under way when this batch was broken off
                 run = journal.collect(task.batch, lambda left, task=task: finished(left, task, None))
             if run is None:
-                run, interrupted = make_attempt(task, journal)
+                run, interrupted = (make or make_attempt)(task, journal)
             runs.append(run)
             filed(run)
             if interrupted:

@@ -22,10 +22,10 @@ from bench.agenda import SCRIPT
 from bench.cells import FAILED, UNFINISHED, Key
 from bench.config import SEARCH, WrongRequest, find_config, merged_values
 from bench.grid import Choice, options_of, text_of
-from bench.hardware import pick_device
 from bench.journal import TUNE, Batch, Check, Journal, Run, new_id
 from bench.lines import replace_file
 from bench.pages import number, search_text
+from bench.places import EngineName, Place, PlaceLost, by_machine_class, make_all, open_places
 from bench.plan import refusing_unwritable
 from bench.provenance import ROOT
 from bench.run import (
@@ -33,9 +33,7 @@ from bench.run import (
     Contestant,
     Refusal,
     Task,
-    ask_contestants,
     heed_interrupts,
-    make_attempt,
     supervised,
 )
 from bench.space import Space, find_space, read_space
@@ -48,6 +46,7 @@ if TYPE_CHECKING:
 # Optuna is imported where it is used: it is an extra, and takes a second.
 
 FIRST_SEED = 2**31  # a record's seeds lie below
+EXIT_UNFINISHED = 1  # no place is left that could go on
 NEVER = 1e9  # seconds: an ERT without a success, for samplers that want a number
 
 
@@ -69,6 +68,10 @@ class Arguments:
     """Begin no trial after so many minutes; the same command goes on."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    engine: EngineName = "local"
+    """Where attempts are made: in processes of this machine, or on all nodes of a Ray cluster."""
+    address: str | None = None
+    """Of a running Ray cluster; without it, one of this machine alone is started."""
     results: Path = ROOT / "results"
     """The folder of the journal and the study."""
 
@@ -80,19 +83,32 @@ def main(arguments: Arguments) -> int:
         if value is not None and not value > 0:
             raise WrongRequest(f"--{name.replace('_', '-')} {value:g}: must be above 0")
     heed_interrupts()
-    with refusing_unwritable(arguments.results):
-        journal = Journal(arguments.results)
-        journal.recover()
-        journal.collect_left(TUNE)
-        search = Search(space, arguments, journal)
-    try:
-        search.run()
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    finally:
-        search.tell()
-    return 0
+    with open_places(arguments.engine, arguments.address, SCRIPT) as places:
+        with refusing_unwritable(arguments.results):
+            journal = Journal(arguments.results)
+            journal.recover()
+            journal.collect_left(TUNE)
+            searches = [Search(space, arguments, journal, place) for place in places]
+        classes = {search.place: search.planned.machine.class_ for search in searches}
+        studies = {}  # one for each machine class, and the first of its searches speaks for it
+        for index, group in enumerate(by_machine_class(classes), start=1):
+            members = [search for search in searches if search.place in group]
+            studies[members[0]] = f"{space.name}-{index}" if len(set(classes.values())) > 1 else space.name
+        jobs = {search.place: iter([search]) for search in searches}
+        try:
+            interrupted = make_all(jobs, lambda place, search: search.run(), print_error)
+        finally:
+            for search, stem in studies.items():
+                search.tell(stem)
+        if interrupted:
+            print_error("interrupted; the same command goes on")
+            return EXIT_INTERRUPTED
+        is_cut_short = any(place.is_lost for place in places) and not all(search.is_over() for search in studies)
+        return EXIT_UNFINISHED if is_cut_short else 0
+
+
+def print_error(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 # -----------------------------------------------------------------------------
@@ -136,9 +152,9 @@ class EarlyChecks:
 
 
 class Search:
-    """One process's part in a study."""
+    """What one place does for a study, which several may share."""
 
-    def __init__(self, space: Space, arguments: Arguments, journal: Journal) -> None:
+    def __init__(self, space: Space, arguments: Arguments, journal: Journal, place: Place) -> None:
         try:
             import optuna
         except ImportError:
@@ -146,7 +162,7 @@ class Search:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        self.space, self.arguments, self.journal = space, arguments, journal
+        self.space, self.arguments, self.journal, self.place = space, arguments, journal, place
         self.common = ["--config", space.base, "--device", arguments.device]
         self.common += [] if arguments.max_seconds is None else ["--max-seconds", str(arguments.max_seconds)]
         self.planned = self.ask({}).planned  # raises what is wrong before anything is begun
@@ -175,8 +191,13 @@ class Search:
             self.checks.learn(run)
 
     def ask(self, values: Choice) -> Contestant:
-        """Raises WrongRequest: the trainer refuses these settings."""
-        (answer,) = ask_contestants(SCRIPT, [[*self.common, *options_of(values)]])
+        """Raises WrongRequest: the trainer refuses these settings; PlaceLost: nobody answered."""
+        try:
+            (answer,) = self.place.ask_all(SCRIPT, [[*self.common, *options_of(values)]])
+        except WrongRequest:
+            if self.place.is_lost:
+                raise PlaceLost from None
+            raise
         if isinstance(answer, Refusal):
             raise WrongRequest(f"{self.space.path}: {text_of(values)}: {answer.reason}")
         return answer
@@ -185,14 +206,19 @@ class Search:
     # trials
 
     def run(self) -> None:
-        """Try what the study suggests until it has as many trials as asked for, or time is up."""
+        """Try what the study suggests until it has as many trials as asked for, or time is up.
+
+        Raises:
+            KeyboardInterrupt: this process was interrupted.
+            PlaceLost: in the middle of a trial, which somebody else goes on with.
+        """
         import optuna
 
         self.take_over()
         began, limit = time.monotonic(), self.arguments.max_minutes
-        while len(self.ended()) < self.arguments.trials:
+        while not self.is_over():
             if limit is not None and time.monotonic() - began > 60 * limit:
-                print(f"{limit:g} minutes are over", file=sys.stderr)
+                print_error(f"{limit:g} minutes are over")
                 return
             trial = self.study.ask()
             with self.alive(trial.number):
@@ -205,6 +231,9 @@ class Search:
                     self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
                     self.study.enqueue_trial(trial.params)  # somebody goes on with it
                     raise
+
+    def is_over(self) -> bool:
+        return len(self.ended()) >= self.arguments.trials
 
     def ended(self) -> "list[FrozenTrial]":
         from optuna.trial import TrialState
@@ -242,7 +271,7 @@ class Search:
 
         values = self.space.suggest(trial)
         contestant, runs, batch_id = self.ask(values), [], new_id(f"tune-{self.space.name}")
-        print(f"trial {trial.number}  {text_of(values)}", file=sys.stderr, flush=True)
+        print_error(f"trial {trial.number}  {text_of(values)}")
         with supervised(self.journal, batch_id):
             for index, seed in enumerate(self.seeds):
                 batch = Batch(id=batch_id, command=TUNE, planned=len(self.seeds), index=index)
@@ -266,21 +295,24 @@ class Search:
 
         Raises:
             KeyboardInterrupt: this process was interrupted.
+            PlaceLost: which says nothing of the settings.
         """
         planned = task.contestant.planned
         key = Key(planned.config_hash, planned.source_sha256, planned.machine.class_, task.seed)
         if key in self.known:
             return self.known[key]
-        run, interrupted = make_attempt(task, self.journal, quietly=True, is_hopeless=self.checks.is_hopeless)
+        run, interrupted = self.place.make(task, self.journal, is_hopeless=self.checks.is_hopeless)
         self.learn(run)
         if interrupted:
             raise KeyboardInterrupt
+        if self.place.is_lost:
+            raise PlaceLost
         return run
 
     def say(self, trial: int, runs: Sequence[Run], remark: str) -> None:
         solved, ert = sum(run.outcome == "solved" for run in runs), expected_time_to_success(runs, self.space.clock)
         line = f"trial {trial}  solved {solved}/{len(runs)}  ERT {self.space.clock} {number(ert, '.2f')} s  {remark}"
-        print(line.rstrip(), file=sys.stderr, flush=True)
+        print_error(line.rstrip())
 
     # -------------------------------------------------------------------------
     # what it has come to
@@ -309,8 +341,8 @@ class Search:
             "seeds": self.space.attempts,
         }
 
-    def tell(self) -> None:
-        """The best trial on standard output, and as a config with what it took to find it."""
+    def tell(self, stem: str) -> None:
+        """The best trial on standard output, and as a config of this name with what it took to find it."""
         from optuna.trial import TrialState
 
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -321,7 +353,7 @@ class Search:
             print("no trial has solved the track yet")
             return
         best = min(solved, key=lambda trial: trial.value)
-        path = self.folder / f"{self.space.name}.toml"
+        path = self.folder / f"{stem}.toml"
         replace_file(path, self.config_text(best, cost))
         print(f"best: trial {best.number}, ERT {self.space.clock} {best.value:.2f} s: {text_of(best.params)}")
         print(path)
@@ -330,8 +362,7 @@ class Search:
         """The base's values with the trial's over them, and the search as a table that every run of it carries."""
         import tomli_w
 
-        device = pick_device(self.arguments.device).type
-        values = merged_values(find_config(self.space.base, device)[1]) | best.params
+        values = merged_values(find_config(self.space.base, self.planned.device)[1]) | best.params
         values.pop(SEARCH, None)
         head = (
             f"# Found by a search of {self.space.path.name} from {self.space.base}: trial {best.number} of "

@@ -1,0 +1,73 @@
+"""The processes beside the first one of a team: they do the same work, and that one says and files what came of it."""
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from bench import team, weights
+from bench.certify import certify
+from bench.hardware import peak_memory_bytes
+from bench.meter import EnergyMeter, matmul_peak
+from bench.plan import Build, Plan, device_turn
+
+STEPS_AT_ONCE = 64
+
+
+class Follower:
+    """What a trainer reports to where nobody listens; that training has to end is the first process's to say."""
+
+    patience = STEPS_AT_ONCE
+
+    def tick(self) -> None:
+        pass
+
+    def check(self, step: int, loss: float, errors: int, reached: dict[str, bool], steps_left: int) -> None:
+        pass
+
+
+def follow(plan: Plan, build: Build) -> int:
+    """The part of one process in an attempt that another one leads; exit status 0, or 1 when that one gave up."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # there is nothing to be filed, and waiting hears no signal
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        team.join(plan.team, plan.device)
+        with device_turn(plan):
+            team.barrier()  # all have their devices
+            trainer = build(plan.settings, plan.track, plan.device, plan.dtype, plan.seed)
+            trainer.warm_up()
+            meter = EnergyMeter(plan.device)
+            team.barrier()  # not before the clock's `train` has begun
+            energy = meter.reading()
+            trainer.train(Follower())
+            joules, _ = meter.since(energy)
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "weights.safetensors"
+                path.write_bytes(team.broadcast(None))
+                model, track = weights.load(path, plan.device)
+            certify(model.answerer(), track, plan.device, plan.seed)
+            tell_spent(plan, joules)
+    except Exception as problem:
+        line = (str(problem).splitlines() or [""])[0]
+        print(f"process {plan.team.rank}: {type(problem).__name__}: {line}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def tell_spent(plan: Plan, joules: float | None) -> dict[str, float | int | None]:
+    """What all processes together took, and could do at once, as it stands in the run."""
+    device, add = plan.device, team.total
+    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    memory = peak_memory_bytes(), on_device  # before the peak of matrix products is measured, which would raise them
+    peak = matmul_peak(device, plan.dtype, plan.settings.threads)
+    told = zip(*team.tell_all((*memory, peak, joules)), strict=True)
+    bytes_, device_bytes, peaks, energies = map(list, told)
+    return {
+        "peak_memory_bytes": add(bytes_),
+        "peak_device_memory_bytes": add(device_bytes),
+        "matmul_flops_per_second": add(peaks),
+        # A processor's counter is of the whole of it, and one of a GPU of that one.
+        "energy_joules": add(energies) if device.type == "cuda" else joules,
+    }
