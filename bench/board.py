@@ -1,4 +1,4 @@
-"""The board: `LEADERBOARD.md`, its plots and the README's figures, rendered from the journal alone.
+"""The board: `LEADERBOARD.md`, its plots and the figures of README and docs, rendered from the journal alone.
 
 With it go `NEGATIVE.md` and `PEERS.md`, which are rendered from the same evidence.
 """
@@ -20,6 +20,7 @@ from bench.archive import Filed, read_records
 from bench.batches import CLOCKS, RANKED_FROM, BatchOfRuns, batches_of, best_batches, standing
 from bench.comparison import Conclusion, conclusions_file, contestant_text, ratio_text
 from bench.display import show_summary
+from bench.engines import overhead_figures, processes_figures
 from bench.journal import YARDSTICK, Journal, Run
 from bench.lines import replace_file
 from bench.negative import render_tried
@@ -29,6 +30,7 @@ from bench.plots import Figure, Place, RecordPoint, figures
 from bench.provenance import ROOT
 from bench.stats import ClockName, expected_time_to_success, utilisation
 
+PAGES = ("README.md", "docs/SCALING.md")  # whose figures stand between markers
 MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
@@ -227,7 +229,7 @@ def all_figures(evidence: Evidence) -> list[Figure]:
 
 
 # -----------------------------------------------------------------------------
-# the README's figures
+# the figures of README and docs
 
 
 def standing_figures(runs: Sequence[Run]) -> str:
@@ -257,11 +259,16 @@ def example_figures(runs: Sequence[Run]) -> str:
     return "```\n" + "\n".join(line.rstrip() for line in text.splitlines()) + "\n```"
 
 
-FIGURES: dict[str, Callable[[Sequence[Run]], str]] = {"standing": standing_figures, "example": example_figures}
+FIGURES: dict[str, Callable[[Sequence[Run]], str]] = {
+    "standing": standing_figures,
+    "example": example_figures,
+    "overhead": overhead_figures,
+    "processes": processes_figures,
+}
 
 
-def fill_readme(text: str, runs: Sequence[Run]) -> str:
-    """The README with what stands between its markers made anew.
+def fill_page(text: str, runs: Sequence[Run]) -> str:
+    """A page with what stands between its markers made anew.
 
     Raises:
         KeyError: a marker asks for figures that there are none of.
@@ -301,7 +308,7 @@ def update(results: Path, run: Run) -> str:
 class Arguments:
     """Render the board, its plots and the history of what was tried.
 
-    When the results are the project's own, the README's figures too.
+    When the results are the project's own, the figures of README and docs too.
     """
 
     results: Path = ROOT / "results"
@@ -313,9 +320,9 @@ class Arguments:
 def main(arguments: Arguments) -> int:
     evidence = read_evidence(arguments.results)
     wanted = texts(evidence, arguments.results)
-    readme = ROOT / "README.md"
-    if arguments.results.resolve() == ROOT / "results" and readme.exists():
-        wanted[readme] = fill_readme(readme.read_text(encoding="utf-8"), evidence.runs)
+    if arguments.results.resolve() == ROOT / "results":
+        pages = (ROOT / name for name in PAGES)
+        wanted |= {page: fill_page(page.read_text(encoding="utf-8"), evidence.runs) for page in pages if page.exists()}
     plots = {arguments.results / "plots" / f"{figure.name}.svg": figure for figure in all_figures(evidence)}
     for path, figure in plots.items():
         wanted[path.with_suffix(".csv")] = figure.csv()

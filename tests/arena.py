@@ -90,7 +90,8 @@ def arena(tmp_path, monkeypatch):
     """An arena whose trainer the commands of this process start instead of ours."""
     built = build_arena(tmp_path)
     monkeypatch.setenv("ARENA", str(built.root))
-    monkeypatch.setattr(agenda, "SCRIPT", built.script)
+    for module in (agenda, record):
+        monkeypatch.setattr(module, "SCRIPT", built.script)
     for module in (config, record):
         monkeypatch.setattr(module, "CONFIGS", built.root / "bench" / "configs")
     for draw in ("draw_solved", "draw_records"):  # which takes a second; test_plots.py looks at the pictures

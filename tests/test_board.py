@@ -145,14 +145,14 @@ def test_the_check_writes_nothing(results):
 def test_figures_between_markers_are_made_anew_and_the_rest_is_left():
     runs = batch_runs("a", [1.0] * 10)
     text = "before\n<!-- figures: standing -->\nold\n<!-- end of figures -->\nafter\n"
-    filled = board.fill_readme(text, runs)
+    filled = board.fill_page(text, runs)
     assert filled.startswith("before\n<!-- figures: standing -->\n| track |")
     assert filled.endswith("<!-- end of figures -->\nafter\n")
     assert "old" not in filled
     assert "10/10" in filled
-    assert board.fill_readme(filled, runs) == filled
+    assert board.fill_page(filled, runs) == filled
     with pytest.raises(KeyError):
-        board.fill_readme(text.replace("standing", "no-such-figures"), runs)
+        board.fill_page(text.replace("standing", "no-such-figures"), runs)
 
 
 def test_updating_after_an_attempt_renders_the_whole_board(results):
