@@ -8,6 +8,7 @@ under way its start mark stands here, so that whatever becomes of the node, or o
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from bench.run import (
     Task,
     ask_contestant,
     ask_contestants,
+    heed_interrupts,
     ignore_interrupts,
     make_attempt,
     told_to_stop,
@@ -54,6 +56,11 @@ class Runner:
     def __init__(self) -> None:
         # Ray's guess of how many threads a worker may have; attempts choose theirs as they do anywhere else.
         os.environ.pop("OMP_NUM_THREADS", None)
+        if hasattr(
+            os, "setpriority"
+        ):  # Ray's workers are nice to others; a timed attempt must be as it is anywhere else
+            with contextlib.suppress(PermissionError):
+                os.setpriority(os.PRIO_PROCESS, 0, 0)
         self.process: subprocess.Popen | None = None
         self.is_stopped = False
 
@@ -274,12 +281,16 @@ def open_cluster(address: str | None, home: Path) -> Iterator[list[Node]]:
         WrongRequest: no cluster answers, it has no CPU, or a node got other source.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     with tempfile.TemporaryDirectory(prefix="addition-speedrun-") as folder:
         for path in carried_files(home):
             target = Path(folder) / path.relative_to(home)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        options = {"address": address} if address else {"include_dashboard": False}
+        options = {"include_dashboard": False}
+        if address:
+            options = {"address": address}
+            check_answers(address)
         try:
             ray.init(
                 **options,
@@ -291,9 +302,20 @@ def open_cluster(address: str | None, home: Path) -> Iterator[list[Node]]:
             where = f"--address {address}" if address else "--engine ray"
             raise WrongRequest(f"{where}: no Ray cluster answers ({problem})") from None
         try:
+            heed_interrupts()  # Ray has its own way to be stopped
             yield find_places(home)
         finally:
             ray.shutdown()
+
+
+def check_answers(address: str) -> None:
+    """Raises WrongRequest where nobody listens: Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        except OSError as problem:
+            raise WrongRequest(f"--address {address}: no Ray cluster answers ({problem})") from None
 
 
 def find_places(home: Path) -> list[Node]:

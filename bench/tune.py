@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -170,6 +171,7 @@ class Search:
         self.folder = journal.results / TUNE
         self.folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the sampler's `group`
         # What is compared must be comparable: another source, machine or space is another study.
         clashing = self.planned.machine.class_, self.planned.source_sha256[:12], space.path.read_text("utf-8-sig")
         self.study_name = f"{space.name} {new_name(*map(str, clashing))}"
@@ -180,6 +182,7 @@ class Search:
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3),
             load_if_exists=True,
         )
+        self.turn = self.lock("turn")
         self.known: dict[Key, Run] = {}
         self.checks = EarlyChecks()
         for run in journal.read()[0]:
@@ -220,8 +223,10 @@ class Search:
             if limit is not None and time.monotonic() - began > 60 * limit:
                 print_error(f"{limit:g} minutes are over")
                 return
-            trial = self.study.ask()
-            with self.alive(trial.number):
+            with contextlib.ExitStack() as stack:
+                with self.turn:
+                    trial = self.study.ask()
+                    stack.enter_context(self.alive(trial.number))
                 try:
                     ert = self.attempt_all(trial)
                     self.study.tell(trial, ert)
@@ -249,17 +254,19 @@ class Search:
         with contextlib.suppress(OSError):
             Path(lock.lock_file).unlink(missing_ok=True)
 
-    def lock(self, trial: int) -> filelock.FileLock:
-        return filelock.FileLock(self.folder / f"{self.study_name.replace(' ', '-')}-{trial}.lock")
+    def lock(self, what: int | str) -> filelock.FileLock:
+        """Of a trial by its number, or of whose turn it is to begin one."""
+        return filelock.FileLock(self.folder / f"{self.study_name.replace(' ', '-')}-{what}.lock")
 
     def take_over(self) -> None:
         """Try again what a process that died was at; its finished attempts are in the journal."""
         from optuna.trial import TrialState
 
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            with contextlib.suppress(filelock.Timeout), self.lock(trial.number).acquire(timeout=0):
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                self.study.enqueue_trial(trial.params)
+        with self.turn:  # in which no trial is without its lock
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                with contextlib.suppress(filelock.Timeout), self.lock(trial.number).acquire(timeout=0):
+                    self.study.tell(trial.number, state=TrialState.FAIL)
+                    self.study.enqueue_trial(trial.params)
 
     def attempt_all(self, trial: "Trial") -> float:
         """The ERT of the settings that a trial suggests.

@@ -1,7 +1,10 @@
 """A matrix as a user runs it, with a trainer that only pretends; what is resumed, repeated and reported."""
 
 import csv
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -111,6 +114,28 @@ def test_after_a_kill_the_same_command_goes_on_and_loses_one_attempt_at_the_most
     keys = [(run.config_hash, run.seed) for run in runs]
     assert len(keys) == len(set(keys)) == 12
     assert sum(run.outcome == "lost" for run in runs) <= 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process")
+def test_when_the_disk_is_full_it_says_so_and_the_same_command_goes_on(arena, ask):
+    """As far as a file is concerned, one that may not grow is on a full disk."""
+    path = arena.root / "some.toml"
+    path.write_text(TWO_BY_TWO)
+    code = f"import resource, runpy, sys; sys.argv = ['bench', 'matrix', {str(path)!r}]; "
+    code += (
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); runpy.run_module('bench', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=arena.root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "bench: [Errno 27] File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    filed = [run.run_id for run in arena.journal.read()[0]]
+    assert 0 < len(filed) < 12
+    assert ask() == 0
+    runs, faults = arena.journal.read()
+    assert [run.run_id for run in runs][: len(filed)] == filed
+    assert len({(run.config_hash, run.seed) for run in runs}) == len(runs) == 12
+    assert len(faults) <= 1, "the line that was cut off"
 
 
 def test_an_interrupted_matrix_says_what_is_left_and_goes_on(arena, ask):
