@@ -82,17 +82,17 @@ def label(axis: str, choice: Choice) -> str:
 # the file
 
 
-def find_matrix(name: str) -> Path:
-    """The file of a path, or of a name among those that come with the project.
+def find_file(name: str, folder: Path) -> Path:
+    """The file of a path, or of a name among those that come with the project in a folder.
 
     Raises:
         WrongRequest: there is none.
     """
     if name.endswith(".toml"):
         return Path(name)
-    known = {path.stem: path for path in MATRICES.glob("*.toml")}
+    known = {path.stem: path for path in folder.glob("*.toml")}
     if name not in known:
-        raise WrongRequest(f"{name!r}: there is no such matrix{nearest(name, known)}")
+        raise WrongRequest(f"{name!r}: there is no such file in bench/{folder.name}{nearest(name, known)}")
     return known[name]
 
 

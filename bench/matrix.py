@@ -19,7 +19,7 @@ from rich.table import Table
 from bench.agenda import SCRIPT
 from bench.cells import Due, Entry, Result, Sweep, is_due, known_runs, ranked, results_csv
 from bench.config import WrongRequest
-from bench.grid import Grid, find_matrix, options_of, read_grid
+from bench.grid import MATRICES, Grid, find_file, options_of, read_grid
 from bench.journal import MATRIX, Batch, Journal, Run, new_id
 from bench.lines import replace_file
 from bench.matrix_plot import draw_matrix
@@ -60,7 +60,7 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> int:
-    grid = read_grid(find_matrix(arguments.file))
+    grid = read_grid(find_file(arguments.file, MATRICES))
     for name in ("max_seconds", "max_minutes"):
         value = getattr(arguments, name)
         if value is not None and not value > 0:

@@ -67,20 +67,6 @@ class Space:
 # the file
 
 
-def find_space(name: str) -> Path:
-    """The file of a path, or of a name among those that come with the project.
-
-    Raises:
-        WrongRequest: there is none.
-    """
-    if name.endswith(".toml"):
-        return Path(name)
-    known = {path.stem: path for path in SPACES.glob("*.toml")}
-    if name not in known:
-        raise WrongRequest(f"{name!r}: there is no such space{nearest(name, known)}")
-    return known[name]
-
-
 def read_space(path: Path) -> Space:
     """Read a search space.
 

@@ -22,7 +22,7 @@ import tyro
 from bench.agenda import SCRIPT
 from bench.cells import FAILED, UNFINISHED, Key
 from bench.config import SEARCH, WrongRequest, find_config, merged_values
-from bench.grid import Choice, options_of, text_of
+from bench.grid import Choice, find_file, options_of, text_of
 from bench.journal import TUNE, Batch, Check, Journal, Run, new_id
 from bench.lines import replace_file
 from bench.pages import number, search_text
@@ -37,7 +37,7 @@ from bench.run import (
     heed_interrupts,
     supervised,
 )
-from bench.space import Space, find_space, read_space
+from bench.space import SPACES, Space, read_space
 from bench.stats import ClockName, attempt_costs, expected_time_to_success
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> int:
-    space = read_space(find_space(arguments.space))
+    space = read_space(find_file(arguments.space, SPACES))
     for name in ("trials", "max_seconds", "max_minutes"):
         value = getattr(arguments, name)
         if value is not None and not value > 0:

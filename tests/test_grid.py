@@ -3,7 +3,7 @@
 import pytest
 
 from bench.config import WrongRequest
-from bench.grid import MATRICES, find_matrix, options_of, read_grid
+from bench.grid import MATRICES, find_file, options_of, read_grid
 
 GOOD = """\
 base = "add3"
@@ -94,10 +94,10 @@ def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path):
     with pytest.raises(WrongRequest, match=r"bytes\.toml"):
         read_grid(tmp_path / "bytes.toml")
     with pytest.raises(WrongRequest, match="the nearest is 'compile'"):
-        find_matrix("compil")
+        find_file("compil", MATRICES)
 
 
 @pytest.mark.parametrize("path", sorted(MATRICES.glob("*.toml")), ids=lambda path: path.stem)
 def test_those_that_come_with_the_project_are_read(path):
-    assert find_matrix(path.stem) == path
+    assert find_file(path.stem, MATRICES) == path
     assert len(list(read_grid(path).cells())) > 1

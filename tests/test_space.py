@@ -3,7 +3,8 @@
 import pytest
 
 from bench.config import WrongRequest
-from bench.space import SPACES, find_space, read_space
+from bench.grid import find_file
+from bench.space import SPACES, read_space
 
 GOOD = """\
 base = "add3"
@@ -81,7 +82,7 @@ def test_a_fault_is_told_with_its_line_and_its_key(space_of, old, new, told):
 
 @pytest.mark.parametrize("path", sorted(SPACES.glob("*.toml")), ids=lambda path: path.stem)
 def test_those_that_come_with_the_project_are_read(path):
-    assert find_space(path.stem) == path
+    assert find_file(path.stem, SPACES) == path
     assert read_space(path).dimensions
-    with pytest.raises(WrongRequest, match="there is no such space"):
-        find_space("ad3")
+    with pytest.raises(WrongRequest, match="there is no such file in bench/spaces"):
+        find_file("ad3", SPACES)
