@@ -121,7 +121,7 @@ def test_all_nodes_take_part_and_nothing_is_made_twice(arena, script, nodes, on_
 
 
 def test_a_node_that_dies_loses_the_attempt_that_it_was_at_and_nothing_else(arena, script, nodes, on_nodes):
-    arena.behave(fast={"sleep": 1.5})
+    arena.behave(fast={"sleep": 8.0})
     (arena.root / "some.toml").write_text(MATRIX)
     process = arena.start("matrix", str(arena.root / "some.toml"), "--engine", "ray", "--address", nodes.address)
     deadline = time.monotonic() + 90
@@ -129,6 +129,7 @@ def test_a_node_that_dies_loses_the_attempt_that_it_was_at_and_nothing_else(aren
         time.sleep(0.05)
     time.sleep(0.5)
     nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+    arena.behave(fast={"sleep": 0.0})  # those that begin now
     _, told = process.communicate(timeout=180)
     assert process.returncode == 0, told
     runs = arena.attempts()
@@ -138,7 +139,6 @@ def test_a_node_that_dies_loses_the_attempt_that_it_was_at_and_nothing_else(aren
     (lost,) = (run for run in runs if run.outcome == "lost")
     assert "was lost" in lost.message
     assert not list(arena.results.glob("started/*.json"))
-    arena.behave(fast={"sleep": 0.0})
     assert on_nodes(retry_failed=True) == 0
     assert Counter(run.outcome for run in arena.attempts()) == {"solved": 6, "lost": 1}
 

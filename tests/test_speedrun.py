@@ -95,6 +95,7 @@ def test_the_state_names_every_tensor_that_training_changes():
                         "learning_rate",
                         "adam_learning_rate",
                         "muon_learning_rate",
+                        "part_weight",
                     )
                     assert derived or tensor.data_ptr() in kept, name
 
