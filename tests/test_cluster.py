@@ -47,7 +47,9 @@ def nodes(two_nodes, arena):
     link.unlink(missing_ok=True)
     link.symlink_to(arena.root)
     if not given.worker_nodes:
-        given.add_node(num_cpus=1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ARENA", str(link))
+            given.add_node(num_cpus=1)
     given.wait_for_nodes()
     return given
 
@@ -121,7 +123,7 @@ def test_all_nodes_take_part_and_nothing_is_made_twice(arena, script, nodes, on_
 
 
 def test_a_node_that_dies_loses_the_attempt_that_it_was_at_and_nothing_else(arena, script, nodes, on_nodes):
-    arena.behave(fast={"sleep": 8.0})
+    arena.behave(fast={"sleep": 5.0})
     (arena.root / "some.toml").write_text(MATRIX)
     process = arena.start("matrix", str(arena.root / "some.toml"), "--engine", "ray", "--address", nodes.address)
     deadline = time.monotonic() + 90
