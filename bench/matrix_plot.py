@@ -35,15 +35,18 @@ def matrix_canvas(results: Sequence[Result], grid: Grid, title: str, subtitle: s
         places.setdefault((own[grid.plot[0]], own[grid.plot[1]] if len(grid.plot) == 2 else ""), []).append(result)
     best = {place: best_of(there, grid.clock) for place, there in places.items()}
 
-    lines = textwrap.wrap(subtitle, 90)
-    height = 2.2 + (0.62 * len(up) if len(grid.plot) == 2 else 2.6) + 0.18 * len(lines)
-    canvas = Canvas(figsize=(max(6.4, 2.6 + 1.15 * len(along)), height), layout="constrained")
-    canvas.get_layout_engine().set(w_pad=0.14, h_pad=0.1)  # inches
+    longest = max(len(line) for text in up for line in wrapped(text).splitlines() or [""])
+    tallest = max(len(wrapped(text).splitlines()) for text in (*along, *up))
+    width = max(6.4, 2.6 + 1.15 * len(along) + 0.08 * longest)  # inches
+    lines = textwrap.wrap(subtitle, round(14 * width))
+    head = 0.5 + 0.18 * len(lines)
+    height = head + 1.2 + (max(0.62, 0.2 * tallest) * len(up) if len(grid.plot) == 2 else 2.6) + 0.18 * tallest
+    canvas = Canvas(figsize=(width, height), layout="constrained")
+    # What stands above is no part of the axes: the layout would make room for its whole length beside them.
+    canvas.get_layout_engine().set(w_pad=0.14, h_pad=0.1, rect=(0, 0, 1, 1 - head / height))
+    canvas.text(0.14 / width, 1 - 0.12 / height, title, fontsize=13, fontweight="bold", va="top")
+    canvas.text(0.14 / width, 1 - 0.4 / height, "\n".join(lines), fontsize=9, color=SOFT_COLOR, va="top")
     axes = canvas.add_subplot()
-    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=10 + 13 * len(lines))
-    axes.annotate(
-        "\n".join(lines), (0, 1), (0, 8), "axes fraction", "offset points", fontsize=9, color=SOFT_COLOR, va="bottom"
-    )
     axes.set_xlabel(grid.plot[0])
     axes.set_xticks(range(len(along)), [wrapped(text) for text in along])
     if len(grid.plot) == 2:
@@ -59,7 +62,8 @@ def labels_of(grid: Grid, axis: str) -> list[str]:
 
 
 def wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, LONGEST_LABEL))
+    """A label in lines; of settings that change together, each has its own."""
+    return text.replace(" ", "\n") if "=" in text else "\n".join(textwrap.wrap(text, LONGEST_LABEL))
 
 
 def best_of(results: Sequence[Result], clock: ClockName) -> Result:
