@@ -4,6 +4,7 @@ The trainer hands over what to build; this file owns the order, the clock, the v
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -194,7 +195,9 @@ class Attempt:
                 model.use_kernel(plan.settings.threads)
             self.certificate, self.sentences = certify(model.answerer(), track, plan.device, plan.seed)
         self.clock.stop()
-        found |= tell_spent(plan, found["energy_joules"])
+        spent, reasons = tell_spent(plan, found["energy_joules"], self.during.reasons)
+        found |= spent
+        self.during = dataclasses.replace(self.during, reasons=reasons)
         if plan.team.size > 1:
             return  # a step alone would wait for the others
         found["launch_seconds"] = launch_seconds(plan.device)
@@ -383,6 +386,8 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
             outcome, message = ("missed" if attempt.certificate.errors else "solved"), None
         except (Exception, KeyboardInterrupt) as problem:
             outcome, message = judge(problem)
+            if plan.team.size > 1:  # the device waits for processes that are gone
+                clock.synchronize = lambda: None
         finally:
             ignore_interrupts()  # what is left takes a moment, and must be filed
             clock.stop()

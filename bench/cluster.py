@@ -109,6 +109,8 @@ class Runner:
 
     def started(self, process: subprocess.Popen) -> None:
         self.process = process
+        if self.is_stopped:  # before there was anything to stop
+            process.terminate()
 
     def stop(self) -> None:
         self.is_stopped = True
@@ -335,7 +337,7 @@ def places_of(node: Mapping[str, Any], home: Path) -> list[Node]:
     cpus, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
     if not cpus:
         return []
-    share = {"num_cpus": max(1, cpus // gpus), "num_gpus": 1} if gpus else {"num_cpus": cpus}
+    share = {"num_cpus": cpus // gpus, "num_gpus": 1} if gpus else {"num_cpus": cpus}
     where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     found = []
     for number in range(gpus or 1):

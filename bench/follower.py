@@ -12,6 +12,7 @@ from bench.certify import certify
 from bench.hardware import peak_memory_bytes
 from bench.meter import EnergyMeter, matmul_peak
 from bench.plan import Build, Plan, device_turn
+from bench.quiet import Lookout
 
 STEPS_AT_ONCE = 64
 
@@ -33,22 +34,25 @@ def follow(plan: Plan, build: Build) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # there is nothing to be filed, and waiting hears no signal
         signal.signal(number, signal.SIG_DFL)
     try:
-        team.join(plan.team, plan.device)
+        lookout = Lookout(plan.device, team.join(plan.team, plan.device))
         with device_turn(plan):
             team.barrier()  # all have their devices
             trainer = build(plan.settings, plan.track, plan.device, plan.dtype, plan.seed)
             trainer.warm_up()
             meter = EnergyMeter(plan.device)
             team.barrier()  # not before the clock's `train` has begun
-            energy = meter.reading()
+            noise, energy = lookout.reading(), meter.reading()
             trainer.train(Follower())
             joules, _ = meter.since(energy)
+            heard = lookout.since(noise, "during train").reasons
+            if plan.team.local_rank:  # of this machine another one tells, but this one has a GPU of its own
+                heard = [reason for reason in heard if "GPU" in reason]
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "weights.safetensors"
                 path.write_bytes(team.broadcast(None))
                 model, track = weights.load(path, plan.device)
             certify(model.answerer(), track, plan.device, plan.seed)
-            tell_spent(plan, joules)
+            tell_spent(plan, joules, [f"process {plan.team.rank}: {reason}" for reason in heard])
     except Exception as problem:
         line = (str(problem).splitlines() or [""])[0]
         print(f"process {plan.team.rank}: {type(problem).__name__}: {line}", file=sys.stderr)
@@ -56,18 +60,19 @@ def follow(plan: Plan, build: Build) -> int:
     return 0
 
 
-def tell_spent(plan: Plan, joules: float | None) -> dict[str, float | int | None]:
-    """What all processes together took, and could do at once, as it stands in the run."""
+def tell_spent(plan: Plan, joules: float | None, heard: list[str]) -> tuple[dict[str, float | int | None], list[str]]:
+    """What all processes together took, and could do at once, as it stands in the run; and what all have heard."""
     device, add = plan.device, team.total
     on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     memory = peak_memory_bytes(), on_device  # before the peak of matrix products is measured, which would raise them
     peak = matmul_peak(device, plan.dtype, plan.settings.threads)
-    told = zip(*team.tell_all((*memory, peak, joules)), strict=True)
-    bytes_, device_bytes, peaks, energies = map(list, told)
-    return {
+    told = zip(*team.tell_all((*memory, peak, joules, heard)), strict=True)
+    bytes_, device_bytes, peaks, energies, reasons = map(list, told)
+    spent = {
         "peak_memory_bytes": add(bytes_),
         "peak_device_memory_bytes": add(device_bytes),
         "matmul_flops_per_second": add(peaks),
         # A processor's counter is of the whole of it, and one of a GPU of that one.
         "energy_joules": add(energies) if device.type == "cuda" else joules,
     }
+    return spent, [reason for each in reasons for reason in each]

@@ -223,7 +223,7 @@ def read_plot(values: Mapping[str, Any], axes: Mapping[str, Any], faulty: Faulty
     if not isinstance(plot, list) or len(plot) > 2 or len(set(map(str, plot))) < len(plot):
         raise faulty("must be a list of one or two axes", "plot")
     for axis in plot:
-        if axis not in axes:
+        if not isinstance(axis, str) or axis not in axes:
             raise faulty(f"there is no axis {axis!r}{nearest(str(axis), axes)}", "plot")
     return tuple(plot)
 

@@ -170,7 +170,7 @@ class Journal(Lines[Run]):
     @contextmanager
     def attempt(self, lost: Run) -> Iterator["Mark"]:
         """Stand a start mark while the attempt lives; `lost` is the line for when it does not come back."""
-        mark = Mark(self, lost)
+        mark = Mark(self, self.marks / f"{lost.run_id}.json")
         with mark.alive:
             mark.leave(lost)
             yield mark
@@ -204,7 +204,7 @@ class Journal(Lines[Run]):
             with suppress(ValidationError, FileNotFoundError):
                 left = Run.model_validate_json(path.read_bytes())
                 if left.batch == batch:
-                    mark = Mark(self, left)
+                    mark = Mark(self, path)
                     with mark.alive:
                         run = finish(Run.model_validate_json(path.read_bytes()))
                         mark.file(run)
@@ -227,7 +227,7 @@ class Journal(Lines[Run]):
         for path in sorted(self.marks.glob("*.json")):
             with suppress(ValidationError, FileNotFoundError):  # a foreign file, or its attempt has just ended
                 run = Run.model_validate_json(path.read_bytes())
-                mark = Mark(self, run)
+                mark = Mark(self, path)
                 locks = [mark.alive] if run.batch is None else [self.supervisor(run.batch.id), mark.alive]
                 with suppress(Timeout), all_of(locks):
                     run = Run.model_validate_json(path.read_bytes())
@@ -243,9 +243,8 @@ class Journal(Lines[Run]):
 class Mark:
     """The line that stands for an attempt until the journal has it; `alive` is held while it may still change."""
 
-    def __init__(self, journal: Journal, run: Run) -> None:
-        self.journal = journal
-        self.path = journal.marks / f"{run.run_id}.json"
+    def __init__(self, journal: Journal, path: Path) -> None:
+        self.journal, self.path = journal, path
         journal.marks.mkdir(parents=True, exist_ok=True)
         self.alive = FileLock(self.path.with_suffix(".lock"))
 

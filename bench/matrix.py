@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import statistics
 import sys
 import threading
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bench.agenda import SCRIPT
-from bench.cells import Due, Entry, Result, Sweep, is_due, known_runs, ranked, results_csv
+from bench.cells import Due, Entry, Key, Result, Sweep, is_due, known_runs, ranked, results_csv
 from bench.config import WrongRequest
 from bench.grid import MATRICES, Grid, find_file, options_of, read_grid
 from bench.journal import MATRIX, Batch, Journal, Run, new_id
@@ -211,9 +210,10 @@ def carry_out(due: Mapping[Sweep, Sequence[Due]], journal: Journal, max_minutes:
     Raises:
         OSError: the journal could not be written.
     """
-    batch_id, planned = new_id(f"matrix-{next(iter(due)).grid.name}"), sum(map(len, due.values()))
+    batch_id = new_id(f"matrix-{next(iter(due)).grid.name}")
+    planned = len({each.entry.key(each.seed) for its in due.values() for each in its})
     began, is_over = time.monotonic(), False
-    numbers = itertools.count()
+    begun: set[Key] = set()  # kinds of machines that refuse different cells can have others in common
 
     def in_time(sweep: Sweep) -> Iterator[tuple[Sweep, Due, Batch]]:
         nonlocal is_over
@@ -221,7 +221,10 @@ def carry_out(due: Mapping[Sweep, Sequence[Due]], journal: Journal, max_minutes:
             is_over = max_minutes is not None and time.monotonic() - began > 60 * max_minutes
             if is_over:
                 return
-            yield sweep, each, Batch(id=batch_id, command=MATRIX, planned=planned, index=next(numbers))
+            key = each.entry.key(each.seed)
+            if key not in begun:
+                begun.add(key)
+                yield sweep, each, Batch(id=batch_id, command=MATRIX, planned=planned, index=len(begun) - 1)
 
     def make(place: Place, job: tuple[Sweep, Due, Batch]) -> bool:
         sweep, each, batch = job

@@ -242,7 +242,7 @@ def check_together(request: Request, settings: Settings) -> None:
 def device_turn(plan: Plan) -> Iterator[None]:
     """Hold the device's lock, or those of all GPUs that are trained on together; says so when it has to wait.
 
-    Of a team, one process on each machine takes the locks, always in the same order, so that no two teams wait for each
+    Of a team, one process on each machine takes the locks, always in the same order: no two teams on it wait for each
     other.
     """
     if plan.request.shared or plan.team.local_rank:

@@ -35,7 +35,7 @@ from bench.pages import environment, number, plain, search_text
 from bench.places import EngineName, Place, PlaceLost, by_machine_class, open_places
 from bench.plan import refusing_unwritable
 from bench.provenance import ROOT, first_seed
-from bench.run import EXIT_INTERRUPTED, batch_line, heed_interrupts
+from bench.run import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST, Refusal, batch_line, heed_interrupts
 from bench.stats import flops_floor, launch_floor, utilisation
 
 QUIET_SECONDS = 3.0
@@ -75,23 +75,52 @@ def main(arguments: Arguments) -> int:
     check(arguments)
     why = line_of_why(arguments.why)
     heed_interrupts()
-    status = 0
     with open_places(arguments.engine, arguments.address, SCRIPT) as places:
-        asked = ["--config", arguments.config, "--device", arguments.device]
-        classes = {place: place.ask(SCRIPT, asked).planned.machine.class_ for place in places}
-        for group in by_machine_class(classes):
-            for place in group:
-                try:
-                    status = max(status, record_at(place, arguments, why))
-                    break
-                except PlaceLost:
-                    print(f"{place.name} was lost, and with it the attempt that it was at", file=sys.stderr)
-            else:
-                print(f"nobody is left to go on with it on {classes[group[0]]}; the same command does", file=sys.stderr)
-                status = max(status, 1)
-            if status == EXIT_INTERRUPTED:
+        if len(places) == 1:
+            return record_on(places, arguments, why)
+        statuses = []
+        for group in by_machine_class(machine_classes(places, arguments)):
+            try:
+                statuses.append(record_on(group, arguments, why))
+            except WrongRequest as problem:  # of this class; another one may still have its record
+                print(f"{', '.join(place.name for place in group)}: {problem}", file=sys.stderr)
+                statuses.append(EXIT_WRONG_REQUEST)
+            if EXIT_INTERRUPTED in statuses:
                 break
-    return status
+        return max(statuses)
+
+
+def machine_classes(places: Sequence[Place], arguments: Arguments) -> dict[Place, str | None]:
+    """The class of each place where the config can run.
+
+    Raises:
+        WrongRequest: it can run nowhere, or is wrong anywhere.
+    """
+    classes, refused = {}, []
+    for place in places:
+        (answer,) = place.ask_all(SCRIPT, [["--config", arguments.config, "--device", arguments.device]])
+        if not isinstance(answer, Refusal):
+            classes[place] = answer.planned.machine.class_
+        elif answer.not_here:
+            refused.append(f"{place.name} is left out: {answer.reason}")
+        else:
+            raise WrongRequest(answer.reason)
+    if not classes:
+        raise WrongRequest("; ".join(refused))
+    for line in refused:
+        print(line, file=sys.stderr)
+    return classes
+
+
+def record_on(places: Sequence[Place], arguments: Arguments, why: str | None) -> int:
+    """As `record_at`, at the first place of one machine class, and should that be lost, at the next."""
+    for place in places:
+        try:
+            return record_at(place, arguments, why)
+        except PlaceLost:
+            print(f"{place.name} was lost, and with it the attempt that it was at", file=sys.stderr)
+    print("nobody is left who could go on with it; the same command does", file=sys.stderr)
+    return 1
 
 
 def record_at(place: Place, arguments: Arguments, why: str | None) -> int:

@@ -204,7 +204,7 @@ def make_attempt(
     outer = outer_seconds(begun, list(heard)) if heard else None
     run = journal.collect(task.batch, lambda left: finished(left, task, outer))
     if run is None:
-        run = silent(task, status)
+        run = silent(task, status, interrupted)
         journal.append(run)
     return run, interrupted or status == EXIT_INTERRUPTED
 
@@ -246,9 +246,10 @@ def marked(machine: Machine, reasons: Sequence[str]) -> Machine:
     return machine.model_copy(update={"clean": False, "reasons": [*machine.reasons, *reasons]}) if reasons else machine
 
 
-def silent(task: Task, status: int) -> Run:
-    """The line for an attempt that did not live long enough to leave a mark."""
-    outcome = "lost" if status < 0 else "interrupted" if status == EXIT_INTERRUPTED else "error"
+def silent(task: Task, status: int, interrupted: bool) -> Run:
+    """The line for an attempt that did not live long enough to leave a mark; `interrupted` tells whether we were."""
+    stopped = interrupted or status in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
+    outcome = "interrupted" if stopped else "lost" if status < 0 else "error"
     found = {
         "run_id": new_id(task.contestant.planned.config),
         "batch": task.batch,

@@ -21,14 +21,14 @@ import tyro
 
 from bench.agenda import SCRIPT
 from bench.cells import FAILED, UNFINISHED, Key
-from bench.config import SEARCH, WrongRequest, find_config, merged_values
+from bench.config import SEARCH, NotHere, WrongRequest, find_config, merged_values
 from bench.grid import Choice, find_file, options_of, text_of
 from bench.journal import TUNE, Batch, Check, Journal, Run, new_id
 from bench.lines import replace_file
 from bench.pages import number, search_text
 from bench.places import EngineName, Place, PlaceLost, by_machine_class, make_all, open_places
 from bench.plan import refusing_unwritable
-from bench.provenance import ROOT
+from bench.provenance import ROOT, config_hash
 from bench.run import (
     EXIT_INTERRUPTED,
     Contestant,
@@ -89,7 +89,7 @@ def main(arguments: Arguments) -> int:
             journal = Journal(arguments.results)
             journal.recover()
             journal.collect_left(TUNE)
-            searches = [Search(space, arguments, journal, place) for place in places]
+            searches = find_searches(space, arguments, journal, places)
         classes = {search.place: search.planned.machine.class_ for search in searches}
         studies = {}  # one for each machine class, and the first of its searches speaks for it
         for index, group in enumerate(by_machine_class(classes), start=1):
@@ -106,6 +106,21 @@ def main(arguments: Arguments) -> int:
             return EXIT_INTERRUPTED
         is_cut_short = any(place.is_lost for place in places) and not all(search.is_over() for search in studies)
         return EXIT_UNFINISHED if is_cut_short else 0
+
+
+def find_searches(space: Space, arguments: Arguments, journal: Journal, places: Sequence[Place]) -> "list[Search]":
+    """One for each place that can run the base; raises WrongRequest when none can."""
+    searches, problems = [], []
+    for place in places:
+        try:
+            searches.append(Search(space, arguments, journal, place))
+        except (NotHere, PlaceLost) as problem:
+            problems.append(f"{place.name} is left out: {problem or 'it was lost'}")
+    if not searches:
+        raise WrongRequest("; ".join(problems))
+    for line in problems:
+        print_error(line)
+    return searches
 
 
 def print_error(line: str) -> None:
@@ -172,8 +187,12 @@ class Search:
         self.folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the sampler's `group`
-        # What is compared must be comparable: another source, machine or space is another study.
-        clashing = self.planned.machine.class_, self.planned.source_sha256[:12], space.path.read_text("utf-8-sig")
+        # What is compared must be comparable: another source, machine, space, base or limit is another study.
+        settings = {
+            key: value for key, value in self.planned.settings.items() if key != "threads"
+        }  # the class has them
+        base = config_hash(settings), self.planned.source_sha256[:12]
+        clashing = self.planned.machine.class_, *base, space.path.read_text("utf-8-sig")
         self.study_name = f"{space.name} {new_name(*map(str, clashing))}"
         self.study: Study = optuna.create_study(
             study_name=self.study_name,
@@ -202,7 +221,9 @@ class Search:
                 raise PlaceLost from None
             raise
         if isinstance(answer, Refusal):
-            raise WrongRequest(f"{self.space.path}: {text_of(values)}: {answer.reason}")
+            raise (NotHere if answer.not_here else WrongRequest)(
+                f"{self.space.path}: {text_of(values)}: {answer.reason}"
+            )
         return answer
 
     # -------------------------------------------------------------------------
@@ -231,6 +252,9 @@ class Search:
                     ert = self.attempt_all(trial)
                     self.study.tell(trial, ert)
                 except optuna.TrialPruned:
+                    self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                except WrongRequest as problem:  # settings that do not go together
+                    print_error(f"trial {trial.number}  {problem}")
                     self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 except BaseException:
                     self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -332,7 +356,7 @@ class Search:
             for run in self.journal.read()[0]
             if run.batch is not None
             and run.batch.command == TUNE
-            and run.batch.id.split("-", 2)[2].startswith(f"tune-{self.space.name}-")
+            and run.batch.id.split("-", 2)[2].rpartition("-")[0] == f"tune-{self.space.name}"
             and run.source_sha256 in hashes
             and run.machine.class_ == self.planned.machine.class_
         ]

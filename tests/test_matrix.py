@@ -1,5 +1,6 @@
 """A matrix as a user runs it, with a trainer that only pretends; what is resumed, repeated and reported."""
 
+import contextlib
 import csv
 import os
 import signal
@@ -11,6 +12,8 @@ import pytest
 
 from bench import matrix
 from bench.config import WrongRequest
+from bench.places import Here
+from bench.run import Refusal
 
 TWO_BY_TWO = """\
 base = "fast"
@@ -185,6 +188,25 @@ def test_what_this_machine_has_not_got_is_left_out_and_what_is_wrong_is_refused(
     arena.behave(fast={"refused": "there is no GPU on this machine"})
     with pytest.raises(WrongRequest, match="no cell can run here: there is no GPU"):
         ask()
+
+
+def test_what_two_kinds_of_machines_have_in_common_is_made_once(arena, ask, monkeypatch):
+    class WithoutGpu(Here):
+        def ask_all(self, script, asked):
+            answers = super().ask_all(script, asked)
+            return [
+                Refusal("no GPU", not_here=True) if "0.2" in arguments else answer
+                for arguments, answer in zip(asked, answers, strict=True)
+            ]
+
+    monkeypatch.setattr(matrix, "open_places", lambda *_: contextlib.nullcontext([Here(), WithoutGpu()]))
+    arena.behave(fast={"sleep": 0.05})
+    assert ask() == 0
+    runs = arena.attempts()
+    assert len({(run.config_hash, run.seed) for run in runs}) == len(runs) == 12
+    assert {row["repeated"] for row in table(arena)} == {"0"}
+    assert len(table(arena)) == 6
+    assert (arena.results / "matrix" / "some-2.svg").exists()
 
 
 def test_an_absurdly_large_matrix_needs_a_yes_and_is_not_even_counted(ask):

@@ -135,12 +135,33 @@ def test_several_processes_share_one_study(arena, ask):
     assert len(numbers) == len(set(numbers))
 
 
-def test_a_refused_setting_names_the_space(arena, ask):
+def test_settings_that_do_not_go_together_are_no_reason_to_stop(arena, ask, capsys):
     arena.behave(fast={"when": {"--rate 1": {"refused": "rate is odd"}}})
-    with pytest.raises(WrongRequest, match=r"some\.toml: rate=1: rate is odd"):
-        ask(trials=30)
+    assert ask(trials=12) == 0
+    assert "some.toml: rate=1: rate is odd" in capsys.readouterr().err
+    assert found(arena)["rate"] != 1
+    assert found(arena)["search"]["trials"] == 12
+    arena.behave(fast={"refused": "there is no GPU on this machine"})
+    with pytest.raises(WrongRequest, match=r"this machine is left out: .*there is no GPU"):
+        ask(trials=12)
     with pytest.raises(WrongRequest, match="must be above 0"):
         ask(trials=0)
+
+
+def test_another_base_or_limit_is_another_study(arena, ask):
+    ask(trials=2)
+    made = len(arena.calls())
+    ask(trials=2, max_seconds=50.0)
+    assert len(arena.calls()) > made
+
+
+def test_the_cost_is_that_of_one_search(arena, ask):
+    ask(trials=2)
+    made = len(arena.calls())
+    (arena.root / "some-other.toml").write_text(SPACE)
+    tune.main(tune.Arguments(space=str(arena.root / "some-other.toml"), results=arena.results, trials=2, device="cpu"))
+    ask(trials=2)
+    assert found(arena)["search"]["attempts"] == made
 
 
 # -----------------------------------------------------------------------------
