@@ -20,7 +20,7 @@ from bench.archive import Filed, read_records
 from bench.batches import CLOCKS, RANKED_FROM, BatchOfRuns, batches_of, best_batches, standing
 from bench.comparison import Conclusion, conclusions_file, contestant_text, ratio_text
 from bench.display import show_summary
-from bench.engines import overhead_figures, processes_figures
+from bench.engines import digits_figures, overhead_figures, processes_figures
 from bench.journal import YARDSTICK, Journal, Run
 from bench.lines import replace_file
 from bench.negative import render_tried
@@ -262,6 +262,7 @@ def example_figures(runs: Sequence[Run]) -> str:
 FIGURES: dict[str, Callable[[Sequence[Run]], str]] = {
     "standing": standing_figures,
     "example": example_figures,
+    "digits": digits_figures,
     "overhead": overhead_figures,
     "processes": processes_figures,
 }

@@ -1,12 +1,31 @@
-"""What carrying out attempts takes beside the attempts: the figures of docs/SCALING.md, from the journal alone."""
+"""What grows, and what attempts take beside themselves: the figures of docs/SCALING.md, from the journal alone."""
 
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 
 from bench.batches import CLOCKS
+from bench.growth import ORDERS, QUANTITIES, Family, exponent_text, families, fit, points
 from bench.journal import SWEEPS, Run
 from bench.pages import spread_text
+
+
+def digits_figures(runs: Sequence[Run]) -> str:
+    """The exponents in the number of digits, of each machine class's first family of attempts, as a table."""
+    shown: dict[str, Family] = {}
+    for family in families(runs):
+        shown.setdefault(family.machine_class, family)
+    lines = [
+        f"| machine class | digits of the answer | solved | exponent of {' | of '.join(QUANTITIES)} |",
+        f"| --- | --- | ---: |{' ---: |' * len(QUANTITIES)}",
+    ]
+    for machine_class, family in shown.items():
+        for order in ORDERS:
+            if attempts := family.ordered(order):
+                exponents = [exponent_text(fit(points(attempts, quantity))) for quantity in QUANTITIES]
+                solved = f"{sum(attempt.solved for attempt in attempts)}/{len(attempts)}"
+                lines.append(f"| {' | '.join([machine_class, order, solved, *exponents])} |")
+    return "\n".join(lines) if shown else "Not measured yet."
 
 
 def overheads(runs: Sequence[Run]) -> dict[tuple[str, str], list[float]]:

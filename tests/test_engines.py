@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from examples import example_run, example_seconds
 
-from bench.engines import overhead_figures, overheads, processes_figures
+from bench.engines import digits_figures, overhead_figures, overheads, processes_figures
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -38,6 +38,25 @@ def test_neither_does_what_was_killed_or_interrupted_nor_what_no_matrix_made():
     assert overheads([attempt(0, 0.0, total=None, outcome="lost"), attempt(1, 500.0)]) == {}
     assert overheads([attempt(0, 0.0, outcome="interrupted"), attempt(1, 500.0)]) == {}
     assert overheads([attempt(0, 0.0, command="speedrun"), attempt(1, 12.0, command="speedrun")]) == {}
+
+
+def test_the_exponents_are_those_of_the_solved_lengths():
+    settings = example_run().settings
+    runs = [
+        example_run(
+            track=f"add{digits}",
+            config="scaling",
+            settings=settings | {"track": f"add{digits}"},
+            seconds=example_seconds(train=float(digits**2)),
+            steps=digits,
+            train_flops=100.0,
+        )
+        for digits in (1, 2, 4, 8)
+    ]
+    runs.append(runs[-1].model_copy(update={"track": "add9", "outcome": "missed"}))
+    row = digits_figures(runs).splitlines()[2]
+    assert row.startswith("| Example CPU | most significant first | 4/5 | 2.00 [2.00, 2.00] | 1.00 [1.00, 1.00] | 0.00")
+    assert digits_figures([]) == "Not measured yet."
 
 
 def test_processes_stand_beside_one_with_the_same_settings():
