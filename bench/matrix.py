@@ -18,6 +18,7 @@ from rich.table import Table
 from bench.agenda import SCRIPT
 from bench.cells import Due, Entry, Key, Result, Sweep, is_due, known_runs, ranked, results_csv
 from bench.config import WrongRequest
+from bench.engines import overheads
 from bench.grid import MATRICES, Grid, find_file, options_of, read_grid
 from bench.journal import MATRIX, Batch, Journal, Run, new_id
 from bench.lines import replace_file
@@ -191,13 +192,16 @@ def announce(sweep: Sweep, due: Sequence[Due], runs: Sequence[Run]) -> None:
 
 
 def estimate(sweep: Sweep, runs: Sequence[Run]) -> float | None:
-    """Seconds that an attempt takes: the median of the matrix's own, else of the base's track on this machine class."""
+    """Seconds from one attempt to the next: the median of the matrix's own, else of the base's on this class."""
     planned = sweep.entries[0].contestant.planned
     hashes = {entry.contestant.planned.config_hash for entry in sweep.entries}
     here = [run for run in runs if run.machine.class_ == planned.machine.class_ and run.seconds.total is not None]
     own = [run for run in here if run.config_hash in hashes]
     like = own or [run for run in here if (run.track, run.config) == (planned.track, planned.config)]
-    return statistics.median(run.seconds.total for run in like) if like else None
+    if not like:
+        return None
+    between = [gap for (_, name), gaps in overheads(runs).items() if name == planned.machine.class_ for gap in gaps]
+    return statistics.median(run.seconds.total for run in like) + (statistics.median(between) if between else 0.0)
 
 
 # -----------------------------------------------------------------------------
