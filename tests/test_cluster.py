@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 from examples import ROOT
 
-from bench import cluster, matrix, record, tune
+from bench import matrix, record, tune
 from bench.config import WrongRequest
 from bench.journal import Journal
 
@@ -39,6 +39,14 @@ def two_nodes(tmp_path_factory):
         given = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         yield given, link
         given.shutdown()
+
+
+@pytest.fixture
+def cluster():
+    """The module, which needs Ray: where that is not installed, this file is still collected."""
+    from bench import cluster
+
+    return cluster
 
 
 @pytest.fixture
@@ -202,7 +210,7 @@ def test_nodes_search_one_study(arena, script, nodes, capsys):
     assert len(numbers) == len(set(numbers)) >= 8
 
 
-def test_a_record_s_attempts_come_home_with_their_weights(arena, nodes, monkeypatch, capsys):
+def test_a_record_s_attempts_come_home_with_their_weights(arena, nodes, cluster, monkeypatch):
     monkeypatch.setattr(cluster, "commit_and_dirty", lambda: ("c" * 40, False))
     asked = record.Arguments(
         config="fast", clock="train", noisy=True, device="cpu", results=arena.results, engine="ray",
@@ -224,7 +232,7 @@ def test_what_a_node_refuses_is_said(arena, script, nodes, on_nodes):
         on_nodes(engine="ray", address=nodes.address)
 
 
-def test_a_cluster_that_is_not_there_is_said():
+def test_a_cluster_that_is_not_there_is_said(cluster):
     with (
         pytest.raises(WrongRequest, match=r"--address 127\.0\.0\.1:1: no Ray cluster answers"),
         cluster.open_cluster("127.0.0.1:1", ROOT),
