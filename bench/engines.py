@@ -5,26 +5,24 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from bench.batches import CLOCKS
-from bench.growth import ORDERS, QUANTITIES, Family, exponent_text, families, fit, points
+from bench.growth import ORDERS, QUANTITIES, exponent_text, families, fit, plotted, points
 from bench.journal import SWEEPS, Run
 from bench.pages import spread_text
 
 
 def digits_figures(runs: Sequence[Run]) -> str:
     """The exponents in the number of digits, of each machine class's first family of attempts, as a table."""
-    shown: dict[str, Family] = {}
-    for family in families(runs):
-        shown.setdefault(family.machine_class, family)
+    shown = plotted(families(runs))
     lines = [
         f"| machine class | digits of the answer | solved | exponent of {' | of '.join(QUANTITIES)} |",
         f"| --- | --- | ---: |{' ---: |' * len(QUANTITIES)}",
     ]
-    for machine_class, family in shown.items():
+    for family in shown:
         for order in ORDERS:
             if attempts := family.ordered(order):
                 exponents = [exponent_text(fit(points(attempts, quantity))) for quantity in QUANTITIES]
                 solved = f"{sum(attempt.solved for attempt in attempts)}/{len(attempts)}"
-                lines.append(f"| {' | '.join([machine_class, order, solved, *exponents])} |")
+                lines.append(f"| {' | '.join([family.machine_class, order, solved, *exponents])} |")
     return "\n".join(lines) if shown else "Not measured yet."
 
 

@@ -93,6 +93,11 @@ def families(runs: Iterable[Run]) -> list[Family]:
     return sorted(alike, key=lambda family: family.machine_class)
 
 
+def plotted(found: Sequence[Family]) -> list[Family]:
+    """The first family of each machine class: the one that is shown."""
+    return list({family.machine_class: family for family in reversed(found)}.values())[::-1]
+
+
 def points(attempts: Sequence[Attempt], quantity: str) -> list[tuple[int, float]]:
     """(digits, quantity) of the solved attempts; one whose quantity is not known has no point."""
     read = QUANTITIES[quantity]

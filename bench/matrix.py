@@ -24,14 +24,13 @@ from bench.journal import MATRIX, Batch, Journal, Run, new_id
 from bench.lines import replace_file
 from bench.matrix_plot import draw_matrix
 from bench.pages import duration, number, spread_text
-from bench.places import EngineName, Here, Place, make_all, open_places
+from bench.places import EXIT_UNFINISHED, EngineName, Here, Place, make_all, open_places
 from bench.plan import refusing_unwritable
 from bench.provenance import ROOT
-from bench.run import EXIT_INTERRUPTED, Refusal, Task, attempt_line, heed_interrupts, supervised
+from bench.run import EXIT_INTERRUPTED, Refusal, Task, attempt_line, heed_interrupts, supervised, tell
 from bench.stats import ClockName
 
 LARGE = 500  # attempts; more need --yes
-EXIT_UNFINISHED = 1  # no place is left that could go on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,10 +298,6 @@ class Tally:
 
     def say(self, line: str) -> None:
         self.progress.console.print(line, soft_wrap=True, markup=False)
-
-
-def tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 # -----------------------------------------------------------------------------

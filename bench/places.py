@@ -15,6 +15,7 @@ from bench.quiet import Lookout
 from bench.run import Contestant, Refusal, Task, ask_contestant, ask_contestants, make_attempt
 
 EngineName = Literal["local", "ray"]
+EXIT_UNFINISHED = 1  # no place is left that could go on
 JobT = TypeVar("JobT")
 
 

@@ -292,6 +292,11 @@ def heed_interrupts() -> None:
 # what is said of it
 
 
+def tell(line: str) -> None:
+    """A line of progress, on standard error and at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def attempt_line(run: Run) -> str:
     def seconds(value: float | None) -> str:
         return "unknown" if value is None else f"{value:.2f} s"

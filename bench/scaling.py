@@ -19,6 +19,7 @@ from bench.growth import (
     exponent_text,
     families,
     fit,
+    plotted,
     points,
 )
 from bench.journal import Journal
@@ -140,11 +141,6 @@ class Row(NamedTuple):
     train_seconds: float | None
     steps: int | None
     train_flops: float | None
-
-
-def plotted(found: Sequence[Family]) -> list[Family]:
-    """The first family of each machine class."""
-    return list({family.machine_class: family for family in reversed(found)}.values())[::-1]
 
 
 def rows_of(shown: Sequence[Family]) -> list[Row]:

@@ -9,7 +9,6 @@ check that finds more mistakes than any solved attempt of the search had left af
 import contextlib
 import dataclasses
 import hashlib
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from bench.grid import Choice, find_file, options_of, text_of
 from bench.journal import TUNE, Batch, Check, Journal, Run, new_id
 from bench.lines import replace_file
 from bench.pages import number, search_text
-from bench.places import EngineName, Place, PlaceLost, by_machine_class, make_all, open_places
+from bench.places import EXIT_UNFINISHED, EngineName, Place, PlaceLost, by_machine_class, make_all, open_places
 from bench.plan import refusing_unwritable
 from bench.provenance import ROOT, config_hash
 from bench.run import (
@@ -36,6 +35,7 @@ from bench.run import (
     Task,
     heed_interrupts,
     supervised,
+    tell,
 )
 from bench.space import SPACES, Space, read_space
 from bench.stats import ClockName, attempt_costs, expected_time_to_success
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 # Optuna is imported where it is used: it is an extra, and takes a second.
 
 FIRST_SEED = 2**31  # a record's seeds lie below
-EXIT_UNFINISHED = 1  # no place is left that could go on
 NEVER = 1e9  # seconds: an ERT without a success, for samplers that want a number
 
 
@@ -97,12 +96,12 @@ def main(arguments: Arguments) -> int:
             studies[members[0]] = f"{space.name}-{index}" if len(set(classes.values())) > 1 else space.name
         jobs = {search.place: iter([search]) for search in searches}
         try:
-            interrupted = make_all(jobs, lambda place, search: search.run(), print_error)
+            interrupted = make_all(jobs, lambda place, search: search.run(), tell)
         finally:
             for search, stem in studies.items():
                 search.tell(stem)
         if interrupted:
-            print_error("interrupted; the same command goes on")
+            tell("interrupted; the same command goes on")
             return EXIT_INTERRUPTED
         is_cut_short = any(place.is_lost for place in places) and not all(search.is_over() for search in studies)
         return EXIT_UNFINISHED if is_cut_short else 0
@@ -119,12 +118,8 @@ def find_searches(space: Space, arguments: Arguments, journal: Journal, places: 
     if not searches:
         raise WrongRequest("; ".join(problems))
     for line in problems:
-        print_error(line)
+        tell(line)
     return searches
-
-
-def print_error(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 # -----------------------------------------------------------------------------
@@ -242,7 +237,7 @@ class Search:
         began, limit = time.monotonic(), self.arguments.max_minutes
         while not self.is_over():
             if limit is not None and time.monotonic() - began > 60 * limit:
-                print_error(f"{limit:g} minutes are over")
+                tell(f"{limit:g} minutes are over")
                 return
             with contextlib.ExitStack() as stack:
                 with self.turn:
@@ -254,7 +249,7 @@ class Search:
                 except optuna.TrialPruned:
                     self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 except WrongRequest as problem:  # settings that do not go together
-                    print_error(f"trial {trial.number}  {problem}")
+                    tell(f"trial {trial.number}  {problem}")
                     self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 except BaseException:
                     self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -302,7 +297,7 @@ class Search:
 
         values = self.space.suggest(trial)
         contestant, runs, batch_id = self.ask(values), [], new_id(f"tune-{self.space.name}")
-        print_error(f"trial {trial.number}  {text_of(values)}")
+        tell(f"trial {trial.number}  {text_of(values)}")
         with supervised(self.journal, batch_id):
             for index, seed in enumerate(self.seeds):
                 batch = Batch(id=batch_id, command=TUNE, planned=len(self.seeds), index=index)
@@ -343,7 +338,7 @@ class Search:
     def say(self, trial: int, runs: Sequence[Run], remark: str) -> None:
         solved, ert = sum(run.outcome == "solved" for run in runs), expected_time_to_success(runs, self.space.clock)
         line = f"trial {trial}  solved {solved}/{len(runs)}  ERT {self.space.clock} {number(ert, '.2f')} s  {remark}"
-        print_error(line.rstrip())
+        tell(line.rstrip())
 
     # -------------------------------------------------------------------------
     # what it has come to

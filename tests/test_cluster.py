@@ -80,6 +80,17 @@ def script(arena, monkeypatch):
         monkeypatch.setattr(module, "SCRIPT", arena.script)
 
 
+def under_way(arena, nodes, attempts):
+    """A matrix that another process carries out on the nodes, once so many attempts have begun."""
+    path = arena.root / "some.toml"
+    path.write_text(MATRIX)
+    process = arena.start("matrix", str(path), "--engine", "ray", "--address", nodes.address)
+    deadline = time.monotonic() + 90
+    while len(list(arena.results.glob("started/*.json"))) < attempts and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return process
+
+
 # -----------------------------------------------------------------------------
 # the real trainer
 
@@ -132,11 +143,7 @@ def test_all_nodes_take_part_and_nothing_is_made_twice(arena, script, nodes, on_
 
 def test_a_node_that_dies_loses_the_attempt_that_it_was_at_and_nothing_else(arena, script, nodes, on_nodes):
     arena.behave(fast={"sleep": 5.0})
-    (arena.root / "some.toml").write_text(MATRIX)
-    process = arena.start("matrix", str(arena.root / "some.toml"), "--engine", "ray", "--address", nodes.address)
-    deadline = time.monotonic() + 90
-    while len(list(arena.results.glob("started/*.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process = under_way(arena, nodes, attempts=2)
     time.sleep(0.5)
     nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
     arena.behave(fast={"sleep": 0.0})  # those that begin now
@@ -155,12 +162,8 @@ def test_a_node_that_dies_loses_the_attempt_that_it_was_at_and_nothing_else(aren
 
 def test_when_no_node_is_left_the_journal_is_whole_and_the_same_command_goes_on(arena, script, nodes, on_nodes):
     arena.behave(fast={"sleep": 2.0})
-    (arena.root / "some.toml").write_text(MATRIX)
     nodes.remove_node(next(iter(nodes.worker_nodes)))
-    process = arena.start("matrix", str(arena.root / "some.toml"), "--engine", "ray", "--address", nodes.address)
-    deadline = time.monotonic() + 90
-    while not list(arena.results.glob("started/*.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process = under_way(arena, nodes, attempts=1)
     for runner in runners():
         os.kill(runner, signal.SIGKILL)
     _, told = process.communicate(timeout=180)
@@ -181,11 +184,7 @@ def runners():
 
 def test_an_interrupted_matrix_files_what_was_under_way(arena, script, nodes, on_nodes):
     arena.behave(fast={"sleep": 1.0})
-    (arena.root / "some.toml").write_text(MATRIX)
-    process = arena.start("matrix", str(arena.root / "some.toml"), "--engine", "ray", "--address", nodes.address)
-    deadline = time.monotonic() + 90
-    while len(list(arena.results.glob("started/*.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process = under_way(arena, nodes, attempts=2)
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=180)
     assert process.returncode == 130, told
