@@ -249,8 +249,8 @@ def standing_figures(runs: Sequence[Run]) -> str:
 
 
 def example_figures(runs: Sequence[Run]) -> str:
-    """The summary of the leading batch's first attempt, as it stood on the terminal."""
-    best = best_batches(runs, "total")
+    """The summary of the first attempt of the default config's best batch, as it stood on the terminal."""
+    best = best_batches([run for run in runs if run.config == f"{run.track}-{run.device}"], "total")
     if not best:
         return "No ranked batch yet."
     console = Console(file=io.StringIO(), width=100, highlight=False, color_system=None)

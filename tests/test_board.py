@@ -155,6 +155,13 @@ def test_figures_between_markers_are_made_anew_and_the_rest_is_left():
         board.fill_page(text.replace("standing", "no-such-figures"), runs)
 
 
+def test_the_example_is_of_the_default_config_even_where_another_one_leads():
+    runs = batch_runs("add3-cpu", [9.0] * 10) + batch_runs("challenger", [1.0] * 10)
+    text = board.fill_page("<!-- figures: example -->\n<!-- end of figures -->\n", runs)
+    assert "solved  0 errors in 1,000,000  add3-cpu, " in text
+    assert "challenger, seed" not in text
+
+
 def test_updating_after_an_attempt_renders_the_whole_board(results):
     single = example_run(run_id="single", batch=None)
     board.main(board.Arguments(results=results))  # draws the plots, which a single attempt leaves as they are
