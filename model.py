@@ -130,14 +130,20 @@ class Attention(nn.Module):
         self.qkv = nn.Parameter(torch.empty(3, config.n_embd, config.n_embd))
         self.out = nn.Parameter(torch.empty(config.n_embd, config.n_embd))
 
-    def forward(self, x: Tensor, first: int) -> Tensor:
-        """x (B, T, C) to the answers (B, Q, C) that positions first.. receive from all positions up to their own."""
+    def forward(self, x: Tensor, first: int, past: list[Tensor] | None = None) -> Tensor:
+        """x (B, T, C) to the answers (B, Q, C) that positions first.. receive from all positions up to their own.
+
+        `past` has the keys and values of the positions before x, (B, nh, P, hs) each, or nothing; x's join them.
+        """
         B, T, C = x.shape
         heads = (B, -1, self.n_head, C // self.n_head)
         query = linear(x[:, first:], self.qkv[0]).view(heads).transpose(1, 2)  # (B, nh, Q, hs)
         key = linear(x, self.qkv[1]).view(heads).transpose(1, 2)  # (B, nh, T, hs)
         value = linear(x, self.qkv[2]).view(heads).transpose(1, 2)  # (B, nh, T, hs)
-        causal = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()[first:]  # (Q, T)
+        if past is not None:
+            past[:] = (torch.cat(both, 2) for both in zip(past, (key, value), strict=True)) if past else (key, value)
+            key, value = past
+        causal = key.new_ones(key.size(2), key.size(2), dtype=torch.bool).tril()[first - T :]  # (Q, P + T)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=causal, dropout_p=dropout)
         return linear(y.transpose(1, 2).reshape(B, T - first, C), self.out)
@@ -205,9 +211,9 @@ class Block(nn.Module):
         self.attention_norm = Norm(config)
         self.mlp_norm = Norm(config)
 
-    def forward(self, x: Tensor, first: int = 0) -> Tensor:
-        """x (B, T, C) to (B, Q, C): the residual stream at positions first.. after this block."""
-        x = x[:, first:] + self.dropped(self.attention(self.attention_norm(x), first))
+    def forward(self, x: Tensor, first: int = 0, past: list[Tensor] | None = None) -> Tensor:
+        """x (B, T, C) to (B, Q, C): the residual stream at positions first.. after it; `past` is as in Attention."""
+        x = x[:, first:] + self.dropped(self.attention(self.attention_norm(x), first, past))
         return x + self.dropped(self.mlp(self.mlp_norm(x)))
 
     def dropped(self, x: Tensor) -> Tensor:
@@ -280,16 +286,19 @@ class Transformer(nn.Module):
                     raise ValueError(f"nobody initialises the parameter {name}")
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
 
-    def forward(self, idx: Tensor, first: int = 0) -> Tensor:
+    def forward(self, idx: Tensor, first: int = 0, pasts: list[list[Tensor]] | None = None) -> Tensor:
         """idx (B, T) int64 to float32 logits (B, T - first, V) of the characters that follow positions first..
 
-        The definition of the model; `forward_fast` is the same function.
+        The definition of the model; `forward_fast` is the same function. With `pasts`, a list for each block that is
+        empty at first, idx goes on after P characters that were given before with the same lists, and were the same B
+        sequences (their keys and values are kept: Pope et al., Efficiently Scaling Transformer Inference, 2022).
         """
-        last = len(self.blocks) - 1
-        x = (self.token[idx] + self.position[: idx.size(1)]).to(self.dtype)  # (B, T, C)
+        start = pasts[0][0].size(2) if pasts and pasts[0] else 0  # P
+        x = (self.token[idx] + self.position[start : start + idx.size(1)]).to(self.dtype)  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for i, block in enumerate(self.blocks):
-            x = block(x, first if i == last else 0)
+            is_last = i == len(self.blocks) - 1
+            x = block(x, first if is_last else 0, pasts[i] if pasts else None)
         return self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:
@@ -362,14 +371,22 @@ class Transformer(nn.Module):
     def answerer(self) -> Callable[[Tensor], Tensor]:
         """A function from ids (B, T) int64 to the float32 logits (B, V) of the next character, for much asking.
 
-        `forward_fast` at the last position; the weights must not change while the function is used.
+        `forward_fast` at the last position; with several layers, characters that go on from those asked about last are
+        all that is computed. The weights must not change while the function is used.
         """
         pairs = functools.cache(lambda T: self.pairs(T, T - 1))
+        asked, pasts = torch.empty(0, 0), []  # the latest ids
 
         @torch.no_grad()
         def next_logits(idx: Tensor) -> Tensor:
-            T = idx.size(1)
-            return self.forward_fast(idx, T - 1, pairs(T))[:, 0]
+            nonlocal asked, pasts
+            T, P = idx.size(1), asked.size(1)
+            if self.has_table:
+                return self.forward_fast(idx, T - 1, pairs(T))[:, 0]
+            if not (0 < P < T and torch.equal(asked, idx[:, :P])):
+                P, pasts = 0, [[] for _ in self.blocks]
+            asked = idx.clone()
+            return self(idx[:, P:], T - P - 1, pasts)[:, 0]
 
         return next_logits
 

@@ -133,6 +133,35 @@ def test_the_answerer_is_the_forward_pass_at_the_last_position(shape: dict) -> N
         assert_close(logits, model(idx)[:, -1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("n_layer", [1, 2, 3])
+def test_the_answerer_goes_on_from_what_it_was_asked_last(n_layer: int) -> None:
+    model = random_model(n_layer=n_layer)
+    next_logits = model.answerer()
+    idx, other = random_ids(32, 11), random_ids(32, 11)
+    other[:, 0] = (other[:, 0] + 1) % 12
+    asked = [idx[:, :6], idx[:, :7], idx[:, :10], idx[:, :10], idx[:, :4], other[:, :5], idx[:, :6], idx[:5, :7]]
+    for part in asked:
+        assert_close(next_logits(part), model(part)[:, -1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_answerer_computes_no_character_of_several_layers_twice() -> None:
+    model = random_model(n_layer=2)
+    lengths = []
+    model.blocks[0].register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].size(1)))
+    next_logits, idx = model.answerer(), random_ids(8, 11)
+    for T in (7, 8, 9, 11):
+        next_logits(idx[:, :T])
+    assert lengths == [7, 1, 1, 2]
+
+
+def test_the_answerer_sees_that_what_it_was_asked_was_changed_in_place() -> None:
+    model = random_model(n_layer=2)
+    next_logits, idx = model.answerer(), random_ids(8, 11)
+    next_logits(idx[:, :8])
+    idx[:, 3] = (idx[:, 3] + 1) % 12
+    assert_close(next_logits(idx), model(idx)[:, -1], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("n_layer", [1, 2])
 def test_the_bfloat16_answerer_agrees_within_its_rounding(n_layer: int) -> None:
     idx = random_ids(64, 9)
