@@ -21,7 +21,7 @@ enum { WIDTH = 8 };
 enum { LANES = 16, PARTS = LANES / WIDTH, HEIGHT = 4, TILE = 64, C = NH * HS, VP = (V + LANES - 1) / LANES * LANES };
 typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
 
-#if defined(__x86_64__)  // keep in a register what the compiler would load anew for each product
+#if defined(__AVX__)  // keep in a register what the compiler would load anew for each product
 #define HELD(x) __asm__("" : "+x"(x))
 #else
 #define HELD(x)
@@ -291,13 +291,18 @@ static double examples(int T, int first, int64_t B, const uint8_t *texts, int st
             float *z = logits + i * VP, most = z[0], total = 0;
             const int target = texts[(start + i) / Q * stride + first + (start + i) % Q + 1];
             for (int v = 1; v < V; v++) most = fmaxf(most, z[v]);
+            if (wrong) {  // of equals the first would be written
+                int written = 0;
+                while (written < V - 1 && z[written] < most) written++;
+                wrong[start + i] = written != target;
+            }
             const float of_target = z[target] - most;
             for (int v = 0; v < VP; v++) {
                 z[v] = v < V ? expf(z[v] - most) : 0.0f;
                 total += z[v];
             }
             loss += logf(total) - of_target;
-            if (losses) losses[start + i] = logf(total) - of_target, wrong[start + i] = of_target < 0;
+            if (losses) losses[start + i] = logf(total) - of_target;
             for (int v = 0; v < VP; v++) z[v] *= weight / total;
             z[target] -= weight;
         }

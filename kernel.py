@@ -20,9 +20,16 @@ import torch
 from torch import Tensor
 
 SOURCE = Path(__file__).with_suffix(".c")
-# Level 3 takes three times as long to compile for the same speed. Sums may be added up in any order, as in torch.
-OPTIONS = "-O2 -ftree-vectorize -fvect-cost-model=dynamic -fno-inline -ffast-math -march=native".split()
-LIBRARY = "-std=c11 -shared -fPIC -nostartfiles".split()
+# The first of these that the compiler takes is used. gcc's level 3 takes three times as long to compile for the same
+# speed; clang knows no cost model, and on some machines another name for the processor.
+OPTIONS = (
+    "-O2 -ftree-vectorize -fvect-cost-model=dynamic -fno-inline -march=native",
+    "-O3 -march=native",
+    "-O3 -mcpu=native",
+    "-O3",
+)
+# Sums may be added up in any order, as in torch.
+LIBRARY = "-std=c11 -ffast-math -shared -fPIC -nostartfiles".split()
 
 
 @functools.cache
@@ -36,12 +43,15 @@ def library(**sizes: int | float) -> ctypes.CDLL:
         target = Path(folder, "kernel.so")
         constants = [f"-D{name}={value}" for name, value in sizes.items()]
         compiler = os.environ.get("CC", "").strip() or "cc"
-        command = [*compiler.split(), *OPTIONS, *LIBRARY, *constants, str(SOURCE), "-o", str(target), "-lm"]
-        try:
-            answer = subprocess.run(command, capture_output=True, text=True)
-        except OSError as problem:
-            raise RuntimeError(f"the C compiler did not start: {problem}") from None
-        if answer.returncode:
+        for options in OPTIONS:
+            what = [*LIBRARY, *constants, str(SOURCE), "-o", str(target), "-lm"]
+            try:
+                answer = subprocess.run([*compiler.split(), *options.split(), *what], capture_output=True, text=True)
+            except OSError as problem:
+                raise RuntimeError(f"the C compiler did not start: {problem}") from None
+            if not answer.returncode:
+                break
+        else:
             raise RuntimeError(f"the C compiler failed: {(answer.stderr.splitlines() or ['no message'])[0]}")
         found = ctypes.CDLL(str(target))
     found.table_size.restype = found.sums_size.restype = ctypes.c_int64
@@ -114,7 +124,13 @@ class Kernel:
         self.meeting = (ctypes.c_int * 3)()  # where the threads wait for one another
 
     def prepare(self, weights: Weights, T: int, first: int) -> Prepared:
-        """What serves all texts of T characters as long as the weights stay the same."""
+        """What serves all texts of T characters as long as the weights stay the same.
+
+        Raises:
+            ValueError: the model has fewer positions.
+        """
+        if len(weights[1]) < T:
+            raise ValueError(f"texts of {T} characters for a model of {len(weights[1])} positions")
         table = torch.empty(self.library.table_size(T, first))
         self.together("prepare", self.meeting, T, first, pointers(weights), address(table))
         return weights, table
@@ -137,7 +153,13 @@ class Kernel:
         return losses, wrong
 
     def ask(self, name: str, prepared: Prepared, texts: Tensor, T: int, first: int, *found: Tensor) -> None:
-        """Call the library's function that answers texts and writes into what is to be found."""
+        """Call the library's function that answers texts and writes into what is to be found.
+
+        Raises:
+            ValueError: a text holds a character that is not in the vocabulary.
+        """
+        if texts.numel() and not 0 <= texts.min() <= texts.max() < self.vocab_size:
+            raise ValueError(f"a text holds a character that is not one of the vocabulary's {self.vocab_size}")
         (weights, table), texts = prepared, texts.to(torch.uint8).contiguous()
         given = T, first, ctypes.c_int64(len(texts)), address(texts), pointers(weights), address(table)
         self.together(name, *given, *map(address, found))

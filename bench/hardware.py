@@ -274,6 +274,8 @@ def pick_kernel(name: str, device: torch.device, dtype: torch.dtype, problem: st
     fault: type[ValueError] = ValueError
     if device.type != "cpu" or dtype != torch.float32:
         problem = "it computes on a CPU in float32"
+    elif sys.platform == "win32":
+        problem, fault = "it is not written for Windows", Missing
     elif problem is None:
         problem, fault = broken_compiler("CC", "cc", ".c"), Missing
     if name == "c" and problem:

@@ -1,6 +1,7 @@
 """The C kernel against the model's definition, and what happens where it cannot be had."""
 
 import shutil
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -111,6 +112,29 @@ def test_an_examination_finds_what_the_plain_model_finds(shape: dict, threads: i
         assert_close(found_losses, losses, rtol=1e-4, atol=1e-5)
         assert torch.equal(found_wrong, wrong)
         assert 0 < wrong.sum() <= 301
+
+
+@needs_compiler
+def test_of_characters_that_are_as_likely_the_first_is_written() -> None:
+    model, texts = fitting_model(), random_texts(301, 12)
+    with torch.no_grad():
+        model.head.zero_()
+    plain = model.examine(texts[:, :6], 4)[1]
+    model.use_kernel(1)
+    assert torch.equal(model.examine(texts[:, :6], 4)[1], plain)
+    assert torch.equal(plain, texts[:, 5] != 0)
+
+
+@needs_compiler
+def test_texts_that_the_model_cannot_read_are_refused() -> None:
+    model, texts = fitting_model(), random_texts(3, 12)
+    model.use_kernel(1)
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="12 characters for a model of 11 positions"):
+            model.forward_fast(texts)
+        for id_ in (-1, 12, 256):
+            with pytest.raises(ValueError, match="not one of the vocabulary's 12"):
+                model.forward_fast(texts[:, :11].masked_fill(texts[:, :11] == 5, id_))
 
 
 @needs_compiler
@@ -288,6 +312,25 @@ def test_a_compiler_that_fails_says_why_in_one_line(tmp_path, monkeypatch) -> No
     assert pick_kernel("auto", CPU, torch.float32, None)[0] == "torch"
     with pytest.raises(ValueError, match=r"--kernel c: .*no math\.h; use --kernel auto"):
         pick_kernel("c", CPU, torch.float32, None)
+
+
+@needs_compiler
+def test_a_compiler_that_refuses_the_options_of_another_gets_fewer(tmp_path, monkeypatch) -> None:
+    compiler = tmp_path / "clang"
+    refusal = 'case "$*" in *vect-cost-model*|*=native*) echo "unknown argument" >&2; exit 1;; esac'
+    compiler.write_text(f'#!/bin/sh\n{refusal}\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setattr(kernel, "library", kernel.library.__wrapped__)
+    model, texts = fitting_model(), random_texts(37, 12)
+    losses = model.examine(texts, 7)[0]
+    model.use_kernel(2)
+    assert_close(model.examine(texts, 7)[0], losses, rtol=1e-4, atol=1e-5)
+
+
+def test_on_windows_auto_takes_torch(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert pick_kernel("auto", CPU, torch.float32, None) == ("torch", "no C kernel: it is not written for Windows")
 
 
 def test_without_a_compiler_auto_takes_torch(monkeypatch) -> None:
