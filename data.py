@@ -173,7 +173,7 @@ class Permuted(Altered):
     def tokens(self, problems: Tensor) -> Tensor:
         return self.renumbering.there(self.track.tokens(problems))
 
-    def problems(self, prompts: Tensor) -> Tensor:
+    def problems(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         return self.track.problems(self.renumbering.back(prompts))
 
 

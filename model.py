@@ -89,7 +89,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_rms:
-            return F.rms_norm(x, (x.size(-1),))  # its own epsilon is that of x's dtype
+            return F.rms_norm(x, (x.size(-1),), eps=self.epsilon)
         gain = None if self.gain is None else self.gain.to(x.dtype)
         return F.layer_norm(x, (x.size(-1),), gain, eps=self.epsilon)
 
@@ -294,7 +294,7 @@ class Transformer(nn.Module):
         sequences (their keys and values are kept: Pope et al., Efficiently Scaling Transformer Inference, 2022).
         """
         start = pasts[0][0].size(2) if pasts and pasts[0] else 0  # P
-        x = (self.token[idx] + self.position[start : start + idx.size(1)]).to(self.dtype)  # (B, T, C)
+        x = (self.token[idx] + self.position.narrow(0, start, idx.size(1))).to(self.dtype)  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for i, block in enumerate(self.blocks):
             is_last = i == len(self.blocks) - 1
@@ -375,7 +375,8 @@ class Transformer(nn.Module):
         all that is computed. The weights must not change while the function is used.
         """
         pairs = functools.cache(lambda T: self.pairs(T, T - 1))
-        asked, pasts = torch.empty(0, 0), []  # the latest ids
+        asked = torch.empty(0, 0)  # the latest ids
+        pasts: list[list[Tensor]] = []  # what is kept of them
 
         @torch.no_grad()
         def next_logits(idx: Tensor) -> Tensor:
@@ -385,8 +386,10 @@ class Transformer(nn.Module):
                 return self.forward_fast(idx, T - 1, pairs(T))[:, 0]
             if not (0 < P < T and torch.equal(asked, idx[:, :P])):
                 P, pasts = 0, [[] for _ in self.blocks]
+            asked = asked[:, :0]  # in case the pass is broken off
+            logits = self(idx[:, P:], T - P - 1, pasts)[:, 0]
             asked = idx.clone()
-            return self(idx[:, P:], T - P - 1, pasts)[:, 0]
+            return logits
 
         return next_logits
 

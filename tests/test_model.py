@@ -162,12 +162,36 @@ def test_the_answerer_sees_that_what_it_was_asked_was_changed_in_place() -> None
     assert_close(next_logits(idx), model(idx)[:, -1], rtol=1e-4, atol=1e-5)
 
 
+def test_an_answerer_that_was_broken_off_begins_anew() -> None:
+    model = random_model(n_layer=2)
+    next_logits, idx = model.answerer(), random_ids(8, 11)
+    next_logits(idx[:, :8])
+
+    def interrupt(*_) -> None:
+        raise KeyboardInterrupt
+
+    hook = model.blocks[1].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        next_logits(idx[:, :9])
+    hook.remove()
+    assert_close(next_logits(idx[:, :9]), model(idx[:, :9])[:, -1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_of_more_characters_than_positions_is_refused() -> None:
+    model = random_model(n_layer=2)
+    next_logits, idx = model.answerer(), random_ids(8, 12)
+    next_logits(idx[:, :10])
+    for ask in (model, next_logits):
+        with pytest.raises(RuntimeError, match="exceeds dimension size"):
+            ask(idx)
+
+
 @pytest.mark.parametrize("n_layer", [1, 2])
 def test_the_bfloat16_answerer_agrees_within_its_rounding(n_layer: int) -> None:
-    idx = random_ids(64, 9)
-    exact = random_model(n_layer=n_layer)(idx)[:, -1]
-    logits = random_model(n_layer=n_layer, dtype=torch.bfloat16).answerer()(idx)
-    assert (logits - exact).abs().max() < 0.1
+    idx, model = random_ids(64, 9), random_model(n_layer=n_layer)
+    next_logits = random_model(n_layer=n_layer, dtype=torch.bfloat16).answerer()
+    for T in (6, 7, 9):
+        assert (next_logits(idx[:, :T]) - model(idx[:, :T])[:, -1]).abs().max() < 0.1
 
 
 def test_the_answerer_answers_those_that_all_ask_with_one_character() -> None:
