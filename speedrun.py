@@ -202,7 +202,11 @@ class Trainer:
                 tensor.copy_(value)
 
     def capture(self) -> None:
-        """Record the step as a CUDA graph; replaying it costs one launch."""
+        """Record the step as a CUDA graph; replaying it costs one launch.
+
+        No step that was taken before keeps a graph of autograd alive, which could not be recorded over: losses are
+        detached.
+        """
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -270,7 +274,8 @@ class Trainer:
         """Take the steps of a round from `first_step` on, then survey the training problems.
 
         Returns:
-            The mistakes in the survey, the losses (N,) of its problems, and these (N, problem_width).
+            The mistakes in the survey, the losses (N,) of its problems, and these (N, problem_width). What is drawn and
+            then climbed to counts twice.
         """
         settings = self.settings
         step = first_step
@@ -327,8 +332,9 @@ class Trainer:
         """
         if windows is not None:
             return windows.draw(self.draw_steps, self.settings.batch_size, self.generator)
-        num_drilled = round(self.settings.batch_size * self.settings.drill_share) if len(drilled) else 0
-        fresh = sampler.draw(self.draw_steps, self.settings.batch_size - num_drilled, self.generator)
+        batch_size = self.settings.batch_size
+        num_drilled = min(round(batch_size * self.settings.drill_share), batch_size - 1) if len(drilled) else 0
+        fresh = sampler.draw(self.draw_steps, batch_size - num_drilled, self.generator)
         if not num_drilled:
             return self.track.tokens(fresh)
         shape = self.draw_steps, num_drilled

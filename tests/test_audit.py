@@ -442,6 +442,8 @@ def test_another_file_than_was_certified_is_caught(weights_file) -> None:
         ({}, {}, None),
         ({"certificate": example_certificate(1), "sentences": ["7 + 3: got 0, expected 10"]}, {}, "7 + 3: got 0"),
         ({"certificate": example_certificate(502)}, {"certificate": example_certificate(500)}, None),
+        ({"certificate": example_certificate(43)}, {"certificate": example_certificate(40)}, None),
+        ({"certificate": example_certificate(44)}, {"certificate": example_certificate(40)}, "40 errors were"),
         (
             {"certificate": example_certificate(600)},
             {"certificate": example_certificate(500)},

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -194,6 +195,13 @@ def test_after_few_mistakes_the_next_round_resumes_and_drills_the_hardest_of_the
     assert [first_step for first_step, _ in starts_of_rounds(build(settings))] == [0, 4]
 
 
+def test_however_much_is_drilled_a_fresh_problem_is_in_each_batch():
+    trainer = build(replace(SMALL, batch_size=2, max_rounds=2, drill_share=0.9))
+    trainer.examine = lambda problems: (1, torch.linspace(1, 2, len(problems)))
+    assert all(len(batch) == 2 for batch in batches_of(trainer))
+    assert trainer.steps == SMALL.num_steps + 2
+
+
 @pytest.mark.parametrize(("errors", "loss", "stops"), [(0, 0.1, True), (0, 0.2, False), (1, 0.1, False)])
 def test_training_stops_after_a_survey_without_a_mistake_or_a_doubt(errors, loss, stops):
     trainer = build(replace(SMALL, max_rounds=2, survey_loss=0.12))
@@ -279,6 +287,21 @@ def test_a_step_never_waits_for_the_device_and_never_moves_its_state():
         trainer.step()
     assert places == [tensor.data_ptr() for tensor in trainer.state()]
     assert int(trainer.step_index) == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("changes", [{}, {"clip_norm": 1.0}, {"n_layer": 2, "matrix_optimizer": "adamw"}])
+def test_captured_steps_are_the_steps_that_were_captured(changes):
+    settings = replace(SMALL, device="cuda", **changes)
+    means = TRACK, torch.device("cuda"), torch.float32, 7
+    eager, captured = (speedrun.Trainer(replace(settings, cuda_graph=graph), *means) for graph in (False, True))
+    for trainer in (eager, captured):
+        trainer.warm_up()
+        trainer.texts.copy_(trainer.draw(TRACK.sampler(0.5, trainer.device), trainer.texts.new_empty(0, 4), None))
+        trainer.take_steps(3)
+    assert captured.take_step != captured.step, "it was not captured"
+    for value, expected in zip(captured.state(), eager.state(), strict=True):
+        assert_close(value, expected, rtol=1e-2, atol=1e-3)
 
 
 def test_the_learning_rate_rises_and_falls_to_zero():
