@@ -91,6 +91,8 @@ def merged_values(
 ) -> dict[str, Any]:
     """The values that a file sets, its bases' under its own.
 
+    A base is a file beside the one that names it, with or without `.toml`, or one of the names in bench/configs.
+
     Args:
         check: raises WrongRequest for values that a file may not set; called for the file, then for its bases.
         seen: the files that extend this one.
@@ -108,9 +110,9 @@ def merged_values(
     check(values, path)
     if base is None:
         return values
-    sibling = path.parent / f"{base}.toml"
-    base_path = sibling if sibling.is_file() else path.parent / str(base)
-    if not base_path.is_file():
+    places = path.parent / f"{base}.toml", path.parent / str(base), CONFIGS / f"{base}.toml"
+    base_path = next((place for place in places if place.is_file()), None)
+    if base_path is None:
         raise WrongRequest(f"{path}: base: there is no config {base!r}")
     return merged_values(base_path, check, (*seen, path.resolve())) | values
 

@@ -78,6 +78,15 @@ def test_a_base_may_be_a_path_from_the_file_that_names_it(tmp_path: Path) -> Non
     assert read_config(path, Settings) == {"batch_size": 1}
 
 
+def test_a_base_may_be_a_name_of_a_config_that_comes_with_the_project(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
+    write(tmp_path / "configs" / "ground.toml", "batch_size = 1\nrate = 0.1\n")
+    path = write(tmp_path / "top.toml", 'base = "ground"\nrate = 0.2\n')
+    assert read_config(path, Settings) == {"batch_size": 1, "rate": 0.2}
+    write(tmp_path / "ground.toml", "batch_size = 2\n")  # one beside it comes first
+    assert read_config(path, Settings) == {"batch_size": 2, "rate": 0.2}
+
+
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_configs_that_extend_one_another_in_a_circle_are_refused(length: int, tmp_path: Path) -> None:
     for i in range(length):
