@@ -249,12 +249,13 @@ def standing_figures(runs: Sequence[Run]) -> str:
 
 
 def example_figures(runs: Sequence[Run]) -> str:
-    """The summary of the first attempt of the default config's best batch, as it stood on the terminal."""
+    """The summary of the first attempt of the default config's best batch, as if it had been a single one."""
     best = best_batches([run for run in runs if run.config == f"{run.track}-{run.device}"], "total")
     if not best:
         return "No ranked batch yet."
     console = Console(file=io.StringIO(), width=100, highlight=False, color_system=None)
-    show_summary(best[0].runs[0], [], standing(best[0].runs[0], runs), console)
+    run = best[0].runs[0].model_copy(update={"batch": None})
+    show_summary(run, [], standing(run, runs), console)
     text = console.file.getvalue().strip("\n")
     return "```\n" + "\n".join(line.rstrip() for line in text.splitlines()) + "\n```"
 

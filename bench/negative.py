@@ -1,4 +1,4 @@
-"""The history of what was tried: `NEGATIVE.md`, rendered from the comparisons that were filed, the rejected ones first.
+"""The history of what was tried: `NEGATIVE.md`, rendered from filed comparisons, those first that were not faster.
 
 Side a of a comparison is the challenger, side b what it was measured against: the second name that `compare` was given,
 or the standing record of `record`.
@@ -25,21 +25,23 @@ def finished(agendas: Sequence[Agenda], conclusions: Sequence[Conclusion]) -> li
 
 
 def render_tried(agendas: Sequence[Agenda], conclusions: Sequence[Conclusion], records: Sequence[Filed]) -> str:
-    """The page as Markdown; what is neither faster nor slower counts as rejected.
+    """The page as Markdown.
 
     Args:
         records: tell which of the comparisons made a record.
     """
     tried = finished(agendas, conclusions)
+    faster = [each for each in tried if each[1].verdict == "faster"]
     filed = {each.record.batch: each.record.name for each in records}
     return (
         environment()
         .get_template("negative.md.jinja")
         .render(
-            rejected=sections([each for each in tried if each[1].verdict != "faster"], filed),
-            kept=sections([each for each in tried if each[1].verdict == "faster"], filed),
+            others=sections([each for each in tried if each[1].verdict != "faster"], filed),
+            faster=sections(faster, filed),
             num_tried=len(tried),
-            num_kept=sum(conclusion.verdict == "faster" for _, conclusion in tried),
+            num_faster=len(faster),
+            num_records=sum(agenda.id in filed for agenda, _ in faster),
         )
     )
 

@@ -33,6 +33,8 @@ class Arguments:
     """A run id, a path to weights, `latest`, or the id of a comparison."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the journal's line."""
+    settings: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the run's settings as a config."""
     results: Path = ROOT / "results"
     """The folder of the journal."""
 
@@ -188,13 +190,20 @@ def main(arguments: Arguments) -> int:
         comparison = compared(agenda, Journal(arguments.results).read()[0])
         if arguments.json:
             raise WrongRequest("--json: a comparison is not a line of the journal; comparisons.jsonl has its own")
+        if arguments.settings:
+            raise WrongRequest("--settings: a comparison has two sides; ask for one of its runs")
         show_comparison(comparison, Console(highlight=False, width=COMPARISON_WIDTH))
         print(comparison.verdict)
         return 0
     try:
         run = find_run(arguments.run, arguments.results)
     except WrongRequest as problem:
-        if arguments.json or not is_weights_path(arguments.run) or not Path(arguments.run).is_file():
+        if (
+            arguments.json
+            or arguments.settings
+            or not is_weights_path(arguments.run)
+            or not Path(arguments.run).is_file()
+        ):
             raise
         for label, text in list(weights_facts(Path(arguments.run))):
             console.print(f"{label:<26}{text}", soft_wrap=True, markup=False)
@@ -202,6 +211,11 @@ def main(arguments: Arguments) -> int:
         return 0
     if arguments.json:
         print(run.line())
+        return 0
+    if arguments.settings:
+        import tomli_w
+
+        print(tomli_w.dumps(run.settings), end="")
         return 0
     show_run(run, Journal(arguments.results).read()[0], console)
     return 0

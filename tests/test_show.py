@@ -1,6 +1,7 @@
 """What is shown of a run."""
 
 import json
+import tomllib
 
 import pytest
 from examples import example_run, example_seconds, random_model
@@ -139,6 +140,11 @@ def test_many_checks_are_thinned_and_the_last_is_kept(capsys, tmp_path):
     table = shown(capsys, tmp_path, example_run(checks=checks)).split("\nstep ")[1].split("\n\n")[0].splitlines()[1:]
     assert 15 <= len(table) <= show.MOST_CHECKS
     assert table[-1].split() == ["104", "10.40", "not", "finite", "—"]
+
+
+def test_settings_are_a_config_of_the_same_settings(capsys, tmp_path):
+    run = example_run()
+    assert tomllib.loads(shown(capsys, tmp_path, run, settings=True)) == run.settings
 
 
 def test_json_is_the_journals_line(capsys, tmp_path):
