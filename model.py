@@ -78,20 +78,21 @@ class ModelConfig:
 class Norm(nn.Module):
     """Over the last dimension: RMSNorm (Zhang and Sennrich, 2019), or LayerNorm (Ba et al., 2016), its gain optional.
 
-    On a CPU, torch's LayerNorm is one pass, its RMSNorm several.
+    Computed in the precision of what goes in, the residual stream's; what comes out is rounded to `dtype`. On a CPU,
+    torch's LayerNorm is one pass, its RMSNorm several.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__()
+        self.dtype = dtype
         self.is_rms = config.norm == "rms"
         self.epsilon = torch.finfo(torch.float32).eps if self.is_rms else 1e-5
         self.gain = nn.Parameter(torch.empty(config.n_embd)) if config.norm == "layer_gain" else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_rms:
-            return F.rms_norm(x, (x.size(-1),), eps=self.epsilon)
-        gain = None if self.gain is None else self.gain.to(x.dtype)
-        return F.layer_norm(x, (x.size(-1),), gain, eps=self.epsilon)
+            return F.rms_norm(x, (x.size(-1),), eps=self.epsilon).to(self.dtype)
+        return F.layer_norm(x, (x.size(-1),), self.gain, eps=self.epsilon).to(self.dtype)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -203,13 +204,13 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__()
         self.dropout = config.dropout
         self.attention = Attention(config)
         self.mlp = MLP(config)
-        self.attention_norm = Norm(config)
-        self.mlp_norm = Norm(config)
+        self.attention_norm = Norm(config, dtype)
+        self.mlp_norm = Norm(config, dtype)
 
     def forward(self, x: Tensor, first: int = 0, past: list[Tensor] | None = None) -> Tensor:
         """x (B, T, C) to (B, Q, C): the residual stream at positions first.. after it; `past` is as in Attention."""
@@ -222,7 +223,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids to logits; weights are float32, products run in `dtype` (float32 or bfloat16)."""
+    """Token ids to logits; products run in `dtype` (float32 or bfloat16), all else is float32."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -230,8 +231,8 @@ class Transformer(nn.Module):
         self.dtype = dtype
         self.token = nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
         self.position = nn.Parameter(torch.empty(config.block_size, config.n_embd))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = Norm(config)
+        self.blocks = nn.ModuleList(Block(config, dtype) for _ in range(config.n_layer))
+        self.norm = Norm(config, dtype)
         self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
         self.kernel: Kernel | None = None
 
@@ -294,7 +295,7 @@ class Transformer(nn.Module):
         sequences (their keys and values are kept: Pope et al., Efficiently Scaling Transformer Inference, 2022).
         """
         start = pasts[0][0].size(2) if pasts and pasts[0] else 0  # P
-        x = (self.token[idx] + self.position.narrow(0, start, idx.size(1))).to(self.dtype)  # (B, T, C)
+        x = self.token[idx] + self.position.narrow(0, start, idx.size(1))  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for i, block in enumerate(self.blocks):
             is_last = i == len(self.blocks) - 1
@@ -349,7 +350,7 @@ class Transformer(nn.Module):
 
     def table(self, T: int) -> Tensor:
         """(T, V, C): what enters the first layer for every (position, character) pair."""
-        return (self.token + self.position[:T, None]).to(self.dtype)
+        return self.token + self.position[:T, None]
 
     @property
     def asks_kernel(self) -> bool:

@@ -101,6 +101,14 @@ def test_bfloat16_passes_agree_within_its_rounding(n_layer: int, first: int) -> 
         assert (logits - exact).abs().max() > 0  # else nothing ran in bfloat16
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_is_used_as_autocast_uses_it(shape: dict) -> None:
+    idx, model = random_ids(64, 11), random_model(**shape, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = random_model(**shape)(idx)
+    assert_close(model(idx), expected.float(), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("n_layer", [1, 2])
 def test_the_fast_pass_has_the_gradients_of_the_forward_pass(n_layer: int) -> None:
     idx = random_ids(16, 11)
@@ -331,14 +339,13 @@ def test_a_config_that_was_stored_before_there_were_choices_means_what_it_meant(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_norm_with_a_gain_is_the_layer_norm_of_torch(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
-    x, gain = torch.randn(8, 5, 16, generator=generator).to(dtype), torch.randn(16, generator=generator)
-    reference = torch.nn.LayerNorm(16, bias=False, dtype=dtype)
-    norm = Norm(ModelConfig(**example_settings(n_embd=16, norm="layer_gain")))
+    x, gain = torch.randn(8, 5, 16, generator=generator), torch.randn(16, generator=generator)
+    reference = torch.nn.LayerNorm(16, bias=False)
+    norm = Norm(ModelConfig(**example_settings(n_embd=16, norm="layer_gain")), dtype)
     with torch.no_grad():
         reference.weight.copy_(gain)
         norm.gain.copy_(gain)
-    assert_close(norm(x), reference(x))
-    assert norm(x).dtype == dtype
+    assert_close(norm(x), reference(x).to(dtype))
 
 
 # -----------------------------------------------------------------------------
