@@ -43,7 +43,12 @@ PEERS = (
         "110 s on a consumer GPU, wall time of its training process, 80 of 80",
         THE_REPORT,
     ),
-    Peer("report-4-bf16", "add3-report", "the same in bfloat16, as it was published"),
+    Peer(
+        "report-4-bf16",
+        "add3-report",
+        "the same in bfloat16, as it was published; up to commit 22f6773 the residual stream was bfloat16 too, which "
+        "nanoGPT keeps in float32",
+    ),
     Peer("later", "add3-reversed", "its author's later trainer, 2 layers x 96, stops at 99%"),
     Peer(
         "later-4",
