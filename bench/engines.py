@@ -5,24 +5,21 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from bench.batches import CLOCKS
-from bench.growth import ORDERS, QUANTITIES, exponent_text, families, fit, plotted, points
+from bench.growth import QUANTITIES, families, plotted
 from bench.journal import SWEEPS, Run
 from bench.pages import spread_text
 
 
 def digits_figures(runs: Sequence[Run]) -> str:
-    """The exponents in the number of digits, of each machine class's first family of attempts, as a table."""
+    """The exponents in the number of digits, of each machine class's first family in either order, as a table."""
     shown = plotted(families(runs))
     lines = [
         f"| machine class | digits of the answer | solved | exponent of {' | of '.join(QUANTITIES)} |",
         f"| --- | --- | ---: |{' ---: |' * len(QUANTITIES)}",
     ]
     for family in shown:
-        for order in ORDERS:
-            if attempts := family.ordered(order):
-                exponents = [exponent_text(fit(points(attempts, quantity))) for quantity in QUANTITIES]
-                solved = f"{sum(attempt.solved for attempt in attempts)}/{len(attempts)}"
-                lines.append(f"| {' | '.join([family.machine_class, order, solved, *exponents])} |")
+        solved = f"{family.num_solved}/{len(family.attempts)}"
+        lines.append(f"| {' | '.join([family.machine_class, family.order, solved, *family.exponents])} |")
     return "\n".join(lines) if shown else "Not measured yet."
 
 

@@ -1,8 +1,9 @@
-"""How learning to add grows with the number of digits: the attempts of one config on tracks of every length.
+"""How learning to add grows with the number of digits: the attempts of a config on tracks of every length.
 
 A config's name stays the same when settings are changed on the command line, so that the name alone does not tell which
-attempts are alike. Those of one family have the source, the machine class and all settings in common but the track and
-the limit of seconds. Families are never pooled, and none of their attempts is left out.
+attempts are alike. Those of one family have the order of the answer's digits, the source, the machine class and all
+settings in common but the track and the limit of seconds. Families are never pooled, and none of their attempts is left
+out.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 from bench.journal import Run
 
-CONFIG = "scaling"
+CONFIGS = ("scaling", "scaling-forwards")
 TRACK = re.compile(r"add(?P<digits>\d+)(?P<reversed>-reversed)?")
 FORWARDS, REVERSED = "most significant first", "reversed"
 ORDERS = (FORWARDS, REVERSED)  # in which the digits of an answer are written
@@ -30,10 +31,9 @@ QUANTITIES: dict[str, Callable[[Run], float | None]] = {
 
 
 class Attempt(NamedTuple):
-    """A run of the config, and what its track asks."""
+    """A run of one of the configs, and what its track asks."""
 
     digits: int  # of each operand
-    order: str  # one of ORDERS
     run: Run
 
     @property
@@ -45,6 +45,7 @@ class Family(NamedTuple):
     """Attempts that differ in their track and their seed."""
 
     machine_class: str
+    order: str  # one of ORDERS
     attempts: tuple[Attempt, ...]  # shorter tracks first, in file order
 
     @property
@@ -52,8 +53,14 @@ class Family(NamedTuple):
         """Those that all attempts have in common."""
         return common_settings(self.attempts[0].run)
 
-    def ordered(self, order: str) -> list[Attempt]:
-        return [attempt for attempt in self.attempts if attempt.order == order]
+    @property
+    def num_solved(self) -> int:
+        return sum(attempt.solved for attempt in self.attempts)
+
+    @property
+    def exponents(self) -> list[str]:
+        """Those of all QUANTITIES in words."""
+        return [exponent_text(fit(points(self.attempts, quantity))) for quantity in QUANTITIES]
 
 
 class Fit(NamedTuple):
@@ -71,31 +78,31 @@ def common_settings(run: Run) -> dict[str, Any]:
 
 
 def families(runs: Iterable[Run]) -> list[Family]:
-    """The config's attempts on `addN` and `addN-reversed`.
+    """The configs' attempts on `addN` and `addN-reversed`.
 
-    Machine classes in alphabetical order; on each the family first that was asked most tracks, whether it solved them
-    or not, and of several the one with the latest attempt.
+    Machine classes in alphabetical order; on each either order, with that family first that was asked most tracks,
+    whether it solved them or not, and of several the one with the latest attempt.
     """
-    found: dict[tuple[str, str, str], list[Attempt]] = defaultdict(list)
+    found: dict[tuple[str, str, str, str], list[Attempt]] = defaultdict(list)
     for run in runs:
         name = TRACK.fullmatch(run.track)
-        if run.config == CONFIG and name and run.is_contest:
+        if run.config in CONFIGS and name and run.is_contest:
             settings = json.dumps(common_settings(run), sort_keys=True)
-            key = run.machine.class_ or "unknown machine", run.source_sha256, settings
             order = REVERSED if name["reversed"] else FORWARDS
-            found[key].append(Attempt(int(name["digits"]), order, run))
+            key = run.machine.class_ or "unknown machine", order, run.source_sha256, settings
+            found[key].append(Attempt(int(name["digits"]), run))
     alike = [
-        Family(machine, tuple(sorted(attempts, key=lambda attempt: attempt.digits)))
-        for (machine, _, _), attempts in found.items()
+        Family(machine, order, tuple(sorted(attempts, key=lambda attempt: attempt.digits)))
+        for (machine, order, _, _), attempts in found.items()
     ]
     alike.sort(key=lambda family: max(attempt.run.started_at for attempt in family.attempts), reverse=True)
     alike.sort(key=lambda family: len({attempt.run.track for attempt in family.attempts}), reverse=True)
-    return sorted(alike, key=lambda family: family.machine_class)
+    return sorted(alike, key=lambda family: (family.machine_class, ORDERS.index(family.order)))
 
 
 def plotted(found: Sequence[Family]) -> list[Family]:
-    """The first family of each machine class: the one that is shown."""
-    return list({family.machine_class: family for family in reversed(found)}.values())[::-1]
+    """The first family of each machine class and order: those that are shown."""
+    return list({(family.machine_class, family.order): family for family in reversed(found)}.values())[::-1]
 
 
 def points(attempts: Sequence[Attempt], quantity: str) -> list[tuple[int, float]]:

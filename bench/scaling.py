@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,17 +10,13 @@ from typing import Any, NamedTuple
 import tyro
 
 from bench.growth import (
-    CONFIG,
+    CONFIGS,
     FEWEST_LENGTHS,
-    ORDERS,
     QUANTITIES,
     Attempt,
     Family,
-    exponent_text,
     families,
-    fit,
     plotted,
-    points,
 )
 from bench.journal import Journal
 from bench.pages import changed_settings, commit_text, environment, middle, number, plain, publish, spread_text
@@ -30,7 +26,7 @@ from bench.provenance import ROOT
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Render SCALING.md and its plot from the journal's attempts of the config `scaling` on `addN` and `addN-reversed`.
+    """Render SCALING.md and its plot from the journal's attempts of the scaling configs on `addN` and `addN-reversed`.
 
     An attempt is one of them whatever its outcome. Attempts that differ in more than track and seed are never pooled.
     """
@@ -52,19 +48,15 @@ def render_scaling(found: Sequence[Family], faults: Sequence[str] = ()) -> str:
         found: as `families` gives them.
         faults: sentences about what could not be read.
     """
-    machines = [
-        {
-            "name": plain(shown.machine_class),
-            "families": [
-                family_section(family, shown) for family in found if family.machine_class == shown.machine_class
-            ],
-        }
-        for shown in plotted(found)
-    ]
+    first = {(family.machine_class, family.order): family for family in plotted(found)}
+    machines: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for family in found:
+        section = family_section(family, first[family.machine_class, family.order])
+        machines[plain(family.machine_class)].append(section)
     template = environment().get_template("scaling.md.jinja")
     return template.render(
-        config=CONFIG,
-        machines=machines,
+        configs=CONFIGS,
+        machines=dict(machines),
         quantities=list(QUANTITIES),
         fewest_lengths=FEWEST_LENGTHS,
         faults=[plain(fault) for fault in faults],
@@ -72,39 +64,32 @@ def render_scaling(found: Sequence[Family], faults: Sequence[str] = ()) -> str:
 
 
 def family_section(family: Family, shown: Family) -> dict[str, Any]:
-    """What the page says of one family; `shown` is the machine class's first, which the plot shows."""
+    """What the page says of one family; `shown` is the first of its machine class and order, which the plot shows."""
     runs = [attempt.run for attempt in family.attempts]
     days = sorted({f"{run.started_at:%Y-%m-%d}" for run in runs})
     changes = changed_settings(shown.settings, family.settings)
     if family.attempts[0].run.source_sha256 != shown.attempts[0].run.source_sha256:
         changes.append("the source")
     return {
+        "order": family.order,
+        "configs": sorted({run.config for run in runs}),
         "commits": ", ".join(sorted({commit_text(run.commit, run.dirty) for run in runs})),
         "days": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
         "num_attempts": len(runs),
         "num_clean": sum(run.machine.clean is True for run in runs),
         "is_shown": family == shown,
         "changes": changes,
-        "orders": [order_section(family, order) for order in ORDERS if family.ordered(order)],
-    }
-
-
-def order_section(family: Family, order: str) -> dict[str, Any]:
-    attempts = family.ordered(order)
-    return {
-        "name": order,
+        "num_solved": family.num_solved,
+        "exponents": family.exponents,
         "rows": [
-            length_row(digits, [attempt for attempt in attempts if attempt.digits == digits])
-            for digits in sorted({attempt.digits for attempt in attempts})
+            length_row(digits, [attempt for attempt in family.attempts if attempt.digits == digits])
+            for digits in sorted({attempt.digits for attempt in family.attempts})
         ],
-        "exponents": [exponent_text(fit(points(attempts, quantity))) for quantity in QUANTITIES],
-        "num_solved": sum(attempt.solved for attempt in attempts),
-        "num_attempts": len(attempts),
     }
 
 
 def length_row(digits: int, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """The attempts at one number of digits in one order."""
+    """A family's attempts at one number of digits."""
     solved = [attempt.run for attempt in attempts if attempt.solved]
     unsolved = [attempt.run for attempt in attempts if not attempt.solved]
     certificates = [run.certificate for run in unsolved if run.certificate is not None]
@@ -145,9 +130,9 @@ class Row(NamedTuple):
 
 def rows_of(shown: Sequence[Family]) -> list[Row]:
     return [
-        Row(run.run_id, family.machine_class, digits, order, run.outcome, run.seconds.train, run.steps, run.train_flops)
-        for family in shown
-        for digits, order, run in family.attempts
+        Row(run.run_id, machine, digits, order, run.outcome, run.seconds.train, run.steps, run.train_flops)
+        for machine, order, attempts in shown
+        for digits, run in attempts
     ]
 
 
@@ -157,13 +142,10 @@ def rows_of(shown: Sequence[Family]) -> list[Row]:
 
 def sentences(shown: Sequence[Family]) -> list[str]:
     """The exponents in words."""
+    quantities = " / ".join(QUANTITIES)
     return [
-        f"{order}, by {' / '.join(QUANTITIES)}: exponent "
-        f"{' / '.join(exponent_text(fit(points(family.ordered(order), quantity))) for quantity in QUANTITIES)}"
-        f" on {family.machine_class}"
+        f"{family.order}, by {quantities}: exponent {' / '.join(family.exponents)} on {family.machine_class}"
         for family in shown
-        for order in ORDERS
-        if family.ordered(order)
     ]
 
 
@@ -182,5 +164,5 @@ def main(arguments: Arguments) -> int:
         for sentence in sentences(shown):
             print(sentence)
     else:
-        print(f"no attempt of the config {CONFIG!r} on addN or addN-reversed yet", file=sys.stderr)
+        print(f"no attempt of {' or '.join(CONFIGS)} on addN or addN-reversed yet", file=sys.stderr)
     return publish(texts, pictures, arguments.check, "scaling")

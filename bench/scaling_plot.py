@@ -1,13 +1,17 @@
-"""The picture of how learning grows with the number of digits, as PNG: a row a machine class, a panel a quantity."""
+"""The picture of how learning grows with the number of digits, as PNG: a row a machine class, a panel a quantity.
+
+A row shows the families of one machine class, at most one in each order of the answer's digits.
+"""
 
 import io
+import itertools
 import math
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bench.growth import CONFIG, ORDERS, QUANTITIES, Attempt, Family, exponent_text, fit, points
+from bench.growth import ORDERS, QUANTITIES, Attempt, Family, exponent_text, fit, points
 from bench.plots import COLORS, DASHES, SOFT_COLOR, show_plain_numbers, style
 
 # matplotlib is imported where it is used, as in bench/plots.py.
@@ -24,7 +28,7 @@ MARKERS = dict(zip(ORDERS, "o^", strict=True))
 
 
 def draw_scaling(families: Sequence[Family]) -> bytes:
-    """A PNG with a row for each family."""
+    """A PNG with a row for each machine class; the families of one come one after the other."""
     with style():
         picture = io.BytesIO()
         scaling_canvas(families).savefig(picture, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
@@ -35,19 +39,21 @@ def scaling_canvas(families: Sequence[Family]) -> Any:
     """The rows as a matplotlib Figure."""
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(12.6, 0.5 + 5.1 * len(families)), layout="constrained")
+    rows = [list(its) for _, its in itertools.groupby(families, key=lambda family: family.machine_class)]
+    canvas = Canvas(figsize=(12.6, 0.5 + 5.1 * len(rows)), layout="constrained")
     canvas.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches
-    title = f"What it takes to learn addition, by the number of digits (config {CONFIG})"
-    canvas.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
-    for row, family in zip(canvas.subfigures(len(families), squeeze=False)[:, 0], families, strict=True):
-        row.suptitle(textwrap.fill(family.machine_class, 150), x=0.012, ha="left", fontsize=9, color=SOFT_COLOR)
+    canvas.suptitle(
+        "What it takes to learn addition, by the number of digits", x=0.012, ha="left", fontsize=13, fontweight="bold"
+    )
+    for row, its in zip(canvas.subfigures(len(rows), squeeze=False)[:, 0], rows, strict=True):
+        row.suptitle(textwrap.fill(its[0].machine_class, 150), x=0.012, ha="left", fontsize=9, color=SOFT_COLOR)
         above, below = row.subplots(2, len(QUANTITIES), height_ratios=(5, 1.25))  # the panels, their legends
         for axes, legend_axes, quantity in zip(above, below, QUANTITIES, strict=True):
-            add_legend(legend_axes, *draw_panel(axes, family, quantity))
+            add_legend(legend_axes, *draw_panel(axes, its, quantity))
     return canvas
 
 
-def draw_panel(axes: Any, family: Family, quantity: str) -> tuple[list[Any], list[str]]:
+def draw_panel(axes: Any, families: Sequence[Family], quantity: str) -> tuple[list[Any], list[str]]:
     """One quantity against the number of digits, both logarithmic.
 
     A point for each solved attempt, a line through each order's, and a hollow point at the top where attempts did not
@@ -58,36 +64,35 @@ def draw_panel(axes: Any, family: Family, quantity: str) -> tuple[list[Any], lis
     """
     from matplotlib.lines import Line2D
 
-    lengths = sorted({attempt.digits for attempt in family.attempts})
+    attempts = [attempt for family in families for attempt in family.attempts]
+    lengths = sorted({attempt.digits for attempt in attempts})
     width = math.log(max(lengths[-1] / lengths[0], 2.0))
-    measured = {order: points(family.ordered(order), quantity) for order in ORDERS}
-    missed = [attempt for attempt in family.attempts if not attempt.solved]
-    set_up_axes(axes, lengths, width, [value for its in measured.values() for _, value in its], bool(missed))
+    has_missed = not all(attempt.solved for attempt in attempts)
+    set_up_axes(axes, lengths, width, [value for _, value in points(attempts, quantity)], has_missed)
     axes.set_ylabel(LABELS[quantity])
     handles, labels = [], []
-    for place, order in enumerate(ORDERS):
-        if not family.ordered(order):
-            continue
-        look = {"color": COLORS[place], "marker": MARKERS[order], "markersize": 6}
+    for family in families:
+        place, measured = ORDERS.index(family.order), points(family.attempts, quantity)
+        look = {"color": COLORS[place], "marker": MARKERS[family.order], "markersize": 6}
         shift = math.exp((2 * place - 1) * 0.012 * width)
         axes.plot(
-            [digits * shift for digits, _ in measured[order]],
-            [value for _, value in measured[order]],
+            [digits * shift for digits, _ in measured],
+            [value for _, value in measured],
             linestyle="none",
             alpha=0.65,
             markeredgewidth=0,
             zorder=3,
             **look,
         )
-        fitted = fit(measured[order])
+        fitted = fit(measured)
         if fitted is not None:
-            ends = [bound(digits for digits, _ in measured[order]) for bound in (min, max)]
+            ends = [bound(digits for digits, _ in measured) for bound in (min, max)]
             ys = [fitted.factor * digits**fitted.exponent for digits in ends]
             axes.plot(ends, ys, color=COLORS[place], linestyle=DASHES[place], linewidth=1.8)
         handles.append(Line2D([], [], linestyle=DASHES[place] if fitted else "none", linewidth=1.8, **look))
-        labels.append(f"{order}: {exponent_text(fitted)}")
-        mark_missed(axes, [attempt for attempt in missed if attempt.order == order], place, shift)
-    if missed:
+        labels.append(f"{family.order}: {exponent_text(fitted)}")
+        mark_missed(axes, [attempt for attempt in family.attempts if not attempt.solved], place, shift)
+    if has_missed:
         handles.append(Line2D([], [], linestyle="none", marker="o", markersize=6, **hollow(SOFT_COLOR)))
         labels.append("attempts that did not solve the track")
     return handles, labels

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sweep import attempt, sweep
 
-from bench.growth import FORWARDS, REVERSED, Fit, exponent_text, families, fit, points
+from bench.growth import FORWARDS, REVERSED, Fit, exponent_text, families, fit, plotted, points
 
 T_975 = {1: 12.7062047, 2: 4.30265273, 4: 2.77644511, 8: 2.30600414}  # by degrees of freedom
 ELSEWHERE = {"class": "Another CPU", "clean": True, "reasons": []}
@@ -18,15 +18,28 @@ def sizes(runs):
     return [(family.machine_class, len(family.attempts)) for family in families(runs)]
 
 
-def test_attempts_of_the_config_on_every_length_are_one_family():
-    runs = [*sweep(), *sweep(suffix="-reversed"), attempt("add3", outcome="missed", errors=7)]
-    (family,) = families(runs)
-    assert [(each.digits, each.order, each.solved) for each in family.attempts] == [
-        *[(1, FORWARDS, True), (1, REVERSED, True), (2, FORWARDS, True), (2, REVERSED, True)],
-        *[(3, FORWARDS, True), (3, REVERSED, True), (3, FORWARDS, False), (4, FORWARDS, True), (4, REVERSED, True)],
+def test_attempts_of_a_config_on_every_length_are_one_family_in_either_order():
+    runs = [*sweep(suffix="-reversed"), *sweep(), attempt("add3", outcome="missed", errors=7)]
+    forwards, reverse = families(runs)
+    assert (forwards.order, reverse.order) == (FORWARDS, REVERSED)
+    assert [(each.digits, each.solved) for each in forwards.attempts] == [
+        *[(1, True), (2, True), (3, True), (3, False), (4, True)]
     ]
-    assert [each.digits for each in family.ordered(REVERSED)] == [1, 2, 3, 4]
-    assert family.settings == {"num_steps": 700}
+    assert [each.digits for each in reverse.attempts] == [1, 2, 3, 4]
+    assert forwards.settings == reverse.settings == {"num_steps": 700}
+    assert (forwards.num_solved, reverse.num_solved) == (4, 4)
+
+
+def test_the_family_that_is_shown_may_be_another_in_each_order():
+    deep = {"config": "scaling-forwards", "settings": {"n_layer": 2}}
+    runs = [*sweep(lengths=(1, 2)), *sweep(lengths=(1, 2, 6), **deep), *sweep(suffix="-reversed")]
+    runs += [attempt("add1-reversed", **deep)]
+    shown = plotted(families(runs))
+    assert [(family.order, family.attempts[0].run.config) for family in shown] == [
+        (FORWARDS, "scaling-forwards"),
+        (REVERSED, "scaling"),
+    ]
+    assert len(families(runs)) == 4
 
 
 @pytest.mark.parametrize(
