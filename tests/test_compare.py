@@ -135,11 +135,11 @@ def test_the_reason_is_filed_before_the_first_attempt_and_told_again_with_the_ve
     (agenda,) = agendas(arena)
     assert agenda.why == "a third more work, to see whether | it shows"
     assert "why: a third more work, to see whether | it shows" in capsys.readouterr().out
-    rejected, kept = tried(arena).split("## Kept")
-    assert r"a third more work, to see whether \| it shows" in rejected
-    assert "`behaviour: fast → slow`" in rejected
-    assert "source changed" not in rejected
-    assert "None yet." in kept
+    others, faster = tried(arena).split("## Faster")
+    assert r"a third more work, to see whether \| it shows" in others
+    assert "`behaviour: fast → slow`" in others
+    assert "source changed" not in others
+    assert "None yet." in faster
     assert board.main(board.Arguments(results=arena.results, check=True)) == 0
 
 
@@ -151,11 +151,11 @@ def test_the_check_fails_when_the_history_was_written_by_hand(arena, capsys):
     assert "NEGATIVE.md does not say what the journal says" in capsys.readouterr().err
 
 
-def test_what_won_is_kept_with_its_reason(arena):
+def test_what_was_faster_is_told_with_its_reason(arena):
     ask(arena, pairs=6, why="less work")
-    rejected, kept = tried(arena).split("## Kept")
-    assert "None yet." in rejected
-    assert "less work" in kept
+    others, faster = tried(arena).split("## Faster")
+    assert "None yet." in others
+    assert "less work" in faster
 
 
 @pytest.mark.parametrize("why", ["", " \n", "\udcff"])
