@@ -85,16 +85,16 @@ def test_the_reason_stands_in_its_readme_and_in_the_history(arena):
     assert file(arena, "fast", why="a * b") == 0
     _, new = filed(arena)
     assert r"a \* b" in (new.folder / "README.md").read_text()
-    kept = (arena.results / "NEGATIVE.md").read_text().split("## Kept")[1]
-    assert r"a \* b" in kept
-    assert f"[{new.record.name}](records/{new.record.name}/README.md)" in kept
-    assert f"against the standing record {new.record.predecessor}" in kept
+    faster = (arena.results / "NEGATIVE.md").read_text().split("## Faster")[1]
+    assert r"a \* b" in faster
+    assert f"[{new.record.name}](records/{new.record.name}/README.md)" in faster
+    assert f"against the standing record {new.record.predecessor}" in faster
 
 
 def test_what_is_not_faster_is_no_record(arena, capsys):
     file(arena, "fast")
     assert file(arena, "slow", why="too good to be true") == 1
-    assert "too good to be true" in (arena.results / "NEGATIVE.md").read_text().split("## Kept")[0]
+    assert "too good to be true" in (arena.results / "NEGATIVE.md").read_text().split("## Faster")[0]
     assert len(filed(arena)) == 1
     assert "no record: against the standing record the test says" in capsys.readouterr().out
 
