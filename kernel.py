@@ -43,10 +43,11 @@ def library(**sizes: int | float) -> ctypes.CDLL:
         target = Path(folder, "kernel.so")
         constants = [f"-D{name}={value}" for name, value in sizes.items()]
         compiler = os.environ.get("CC", "").strip() or "cc"
+        what = [*LIBRARY, *constants, str(SOURCE), "-o", str(target), "-lm"]
         for options in OPTIONS:
-            what = [*LIBRARY, *constants, str(SOURCE), "-o", str(target), "-lm"]
+            command = [*compiler.split(), *options.split(), *what]
             try:
-                answer = subprocess.run([*compiler.split(), *options.split(), *what], capture_output=True, text=True)
+                answer = subprocess.run(command, capture_output=True, text=True)
             except OSError as problem:
                 raise RuntimeError(f"the C compiler did not start: {problem}") from None
             if not answer.returncode:

@@ -223,7 +223,11 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids to logits; products run in `dtype` (float32 or bfloat16), all else is float32."""
+    """Token ids to logits.
+
+    Products, and what lies between them inside a block, run in `dtype` (float32 or bfloat16); the weights, the residual
+    stream and the norms are float32.
+    """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -294,12 +298,12 @@ class Transformer(nn.Module):
         empty at first, idx goes on after P characters that were given before with the same lists, and were the same B
         sequences (their keys and values are kept: Pope et al., Efficiently Scaling Transformer Inference, 2022).
         """
+        last = len(self.blocks) - 1
         start = pasts[0][0].size(2) if pasts and pasts[0] else 0  # P
         x = self.token[idx] + self.position.narrow(0, start, idx.size(1))  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for i, block in enumerate(self.blocks):
-            is_last = i == len(self.blocks) - 1
-            x = block(x, first if is_last else 0, pasts[i] if pasts else None)
+            x = block(x, first if i == last else 0, pasts[i] if pasts else None)
         return self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:
