@@ -385,6 +385,7 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
             attempt.perform(build)
             outcome, message = ("missed" if attempt.certificate.errors else "solved"), None
         except (Exception, KeyboardInterrupt) as problem:
+            ignore_interrupts()  # torchrun stops a process that has just failed because another one died
             outcome, message = judge(problem)
             if plan.team.size > 1:  # the device waits for processes that are gone
                 clock.synchronize = lambda: None

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from bench.clock import Clock
 from bench.display import Display
 from bench.journal import Batch, Journal
 from bench.plan import BATCH_VARIABLE, PIPE_VARIABLE, make_plan
+from bench.run import heed_interrupts
 from speedrun import Settings
 
 
@@ -97,6 +99,14 @@ def test_every_ending_has_its_name_and_one_line(problem, outcome, capsys):
     assert "\n" not in line
 
 
+class Stopped(RuntimeError):
+    """A failure during whose handling the process is told to stop."""
+
+    def __str__(self):
+        signal.raise_signal(signal.SIGTERM)
+        return "another process died"
+
+
 class FakeTrainer:
     """Takes no step; fails in the phase it is told to."""
 
@@ -121,6 +131,8 @@ class FakeTrainer:
         watch.check(3, 0.25, 5, {"sample80": False}, 9)
         if self.failing == "train":
             raise KeyboardInterrupt("SIGINT")
+        if self.failing == "train, and is stopped":
+            raise Stopped
         if self.failing == "time":
             raise attempt.Timeout("late")
 
@@ -128,8 +140,6 @@ class FakeTrainer:
 @contextlib.contextmanager
 def signals_kept():
     """An attempt ends by ignoring signals, which a test must not leave behind."""
-    import signal
-
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -170,6 +180,14 @@ def test_an_attempt_that_fails_is_filed_with_what_is_known(tmp_path, failing, ou
     assert {phase for phase, value in seconds.items() if value is not None} == {*reached, "total"}
     assert run.parameters is not None
     assert [check.errors for check in run.checks] == ([5] if failing == "train" else [])
+
+
+def test_a_signal_keeps_no_failure_from_being_filed(tmp_path):
+    with signals_kept():
+        heed_interrupts()
+        run = attempted(tmp_path, "train, and is stopped")
+    assert (run.outcome, run.message) == ("error", "Stopped: another process died")
+    assert Journal(tmp_path).read() == ([run], [])
 
 
 def test_what_the_steps_cost_and_whether_the_warm_up_taught_anything_is_filed(tmp_path):
