@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bench.agenda import SCRIPT
 from bench.cells import Due, Entry, Key, Result, Sweep, is_due, known_runs, ranked, results_csv
-from bench.config import WrongRequest
+from bench.config import WrongRequest, check_positive
 from bench.engines import overheads
 from bench.grid import MATRICES, Grid, find_file, options_of, read_grid
 from bench.journal import MATRIX, Batch, Journal, Run, new_id
@@ -60,10 +60,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> int:
     grid = read_grid(find_file(arguments.file, MATRICES))
-    for name in ("max_seconds", "max_minutes"):
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise WrongRequest(f"--{name.replace('_', '-')} {value:g}: must be above 0")
+    check_positive(arguments, "max_seconds", "max_minutes")
     count_cells(grid, arguments.yes)
     heed_interrupts()
     journal = Journal(arguments.results)

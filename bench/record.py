@@ -23,7 +23,6 @@ from bench.archive import (
     is_record,
     read_records,
     records_folder,
-    settings_changes,
     standing_record,
 )
 from bench.batches import RANKED_FROM
@@ -31,7 +30,7 @@ from bench.comparison import COMPARISON_WIDTH, Comparison, compared, conclude, r
 from bench.config import CONFIGS, WrongRequest, find_config, merged_values
 from bench.journal import Journal, Run
 from bench.lines import replace_file
-from bench.pages import environment, number, plain, search_text
+from bench.pages import changed_settings, environment, number, plain, search_text
 from bench.places import EngineName, Place, PlaceLost, by_machine_class, open_places
 from bench.plan import refusing_unwritable
 from bench.provenance import ROOT, first_seed
@@ -329,7 +328,7 @@ def readme(
                 }
                 for name, result in sides
             ],
-            changes=[] if before is None else settings_changes(before.record.settings, record.settings),
+            changes=[] if before is None else changed_settings(before.record.settings, record.settings),
             changed_files=[] if before is None else changed_files(before, filed),
             runs=[attempt_row(run) for run in own],
             medians=medians(own),

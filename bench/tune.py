@@ -20,7 +20,7 @@ import tyro
 
 from bench.agenda import SCRIPT
 from bench.cells import FAILED, UNFINISHED, Key
-from bench.config import SEARCH, NotHere, WrongRequest, find_config, merged_values
+from bench.config import SEARCH, NotHere, WrongRequest, check_positive, find_config, merged_values
 from bench.grid import Choice, find_file, options_of, text_of
 from bench.journal import TUNE, Batch, Check, Journal, Run, new_id
 from bench.lines import replace_file
@@ -78,10 +78,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> int:
     space = read_space(find_file(arguments.space, SPACES))
-    for name in ("trials", "max_seconds", "max_minutes"):
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise WrongRequest(f"--{name.replace('_', '-')} {value:g}: must be above 0")
+    check_positive(arguments, "trials", "max_seconds", "max_minutes")
     heed_interrupts()
     with open_places(arguments.engine, arguments.address, SCRIPT) as places:
         with refusing_unwritable(arguments.results):
