@@ -75,7 +75,7 @@ def test_a_faster_config_beats_the_standing_record_in_pairs(arena):
     assert {(run.batch.side, run.config) for run in runs} == {("a", "fast"), ("b", "slow")}
     assert {run.commit for run in runs} == {"f" * 40}, "the snapshot's commit is known"
     readme = (new.folder / "README.md").read_text()
-    assert "| `behaviour` | slow | fast |" in readme
+    assert "- `behaviour: slow → fast`" in readme
     assert old.record.name in readme
 
 
