@@ -216,14 +216,6 @@ def first_words(panel: str) -> str:
     return " ".join(itertools.takewhile(lambda row: not is_rule(row), itertools.dropwhile(is_rule, rows)))
 
 
-def check_positive(arguments: Any, *names: str) -> None:
-    """Raises WrongRequest when one of a command's options was given a number that is not above 0."""
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise WrongRequest(f"--{name.replace('_', '-')} {value:g}: must be above 0")
-
-
 def option_names(schema: type) -> list[str]:
     """The fields of a dataclass, those of a field that is one itself in its place."""
     names = []
@@ -231,3 +223,11 @@ def option_names(schema: type) -> list[str]:
         kind = typing.get_args(field.type)[0] if typing.get_origin(field.type) is Annotated else field.type
         names += option_names(kind) if dataclasses.is_dataclass(kind) else [field.name]
     return names
+
+
+def check_positive(arguments: Any, *names: str) -> None:
+    """Raises WrongRequest when one of a command's options was given a number that is not above 0."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise WrongRequest(f"--{name.replace('_', '-')} {value:g}: must be above 0")
