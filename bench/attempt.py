@@ -25,7 +25,7 @@ from bench.certify import certify
 from bench.clock import PHASES, Clock
 from bench.config import NotHere, WrongRequest, without_option
 from bench.display import Display, show_summary
-from bench.follower import follow, tell_spent
+from bench.follower import follow, let_the_first_speak, tell_spent
 from bench.hardware import hardware_record, machine_class, peak_memory_bytes, software_record
 from bench.journal import SWEEPS, TUNE, Batch, Certificate, Check, Journal, Machine, Outcome, Run, Seconds, new_id
 from bench.meter import EnergyMeter, launch_seconds, launches_of
@@ -516,8 +516,9 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
             return team.leave(follow(plan, build))
         run = timed_attempt(plan, build, clock)
     except WrongRequest as problem:
-        if not team.read_team().rank:  # the others say the same
-            print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
+        if team.read_team().rank:
+            let_the_first_speak()
+        print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
         return EXIT_WRONG_REQUEST
     except OSError as problem:
         print(f"{Path(sys.argv[0]).name}: the results could not be filed: {problem}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -15,6 +16,22 @@ from bench.plan import Build, Plan, device_turn
 from bench.quiet import Lookout
 
 STEPS_AT_ONCE = 64
+UNHEARD_SECONDS = 60.0  # until then the first process has said what it has to say, however slow its start
+
+
+def only_wait() -> None:
+    """From here on SIGINT and SIGTERM end this process: it has nothing to file, and waiting hears no signal."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def let_the_first_speak() -> None:
+    """Stay, with a request that is refused, until the first process has refused it too and torchrun ends this one.
+
+    If this one left before, torchrun would end the first one unheard. Returns where that one has nothing to refuse.
+    """
+    only_wait()
+    time.sleep(UNHEARD_SECONDS)
 
 
 class Follower:
@@ -31,8 +48,7 @@ class Follower:
 
 def follow(plan: Plan, build: Build) -> int:
     """The part of one process in an attempt that another one leads; exit status 0, or 1 when that one gave up."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # there is nothing to be filed, and waiting hears no signal
-        signal.signal(number, signal.SIG_DFL)
+    only_wait()
     try:
         lookout = Lookout(plan.device, team.join(plan.team, plan.device))
         with device_turn(plan):

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from examples import ROOT
 
-from bench import team
+from bench import attempt, follower, team
+from bench.clock import Clock
 from bench.config import WrongRequest
 from bench.journal import Journal
 from bench.plan import make_plan
@@ -244,12 +245,40 @@ def test_a_time_limit_ends_all_processes_and_is_filed(tmp_path):
     assert run.outcome == "timeout", told
 
 
-def test_a_wrong_request_is_told_once(tmp_path):
-    process = torchrun(tmp_path, *options(batch_size=25))
-    _, told = process.communicate(timeout=120)
+LATE = """
+import os, runpy, sys, time
+if os.environ["RANK"] == sys.argv.pop(1):
+    time.sleep(4.0)
+sys.path.insert(0, os.getcwd())
+runpy.run_path("speedrun.py", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("late", ["0", "1"])
+def test_a_wrong_request_is_told_once_whoever_comes_late(tmp_path, late):
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    asked = ["--device", "cpu", "--results", str(tmp_path), *options(batch_size=25)]
+    command = [*TORCHRUN, str(script), late, *asked]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert process.returncode == 1
-    assert told.count("speedrun.py: batch_size must be a multiple of 2 processes") == 1
+    assert process.stderr.count("batch_size must be a multiple of 2 processes") == 1
     assert not (tmp_path / "runs.jsonl").exists()
+
+
+def test_a_request_that_is_wrong_at_one_process_only_is_told_by_it(monkeypatch, capsys):
+    monkeypatch.setattr(follower, "UNHEARD_SECONDS", 0.0)
+    told = {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    heeded = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        status = attempt.main(Settings, Trainer, Clock(), ["--device", "cpu", *options(batch_size=25)], "")
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
+    assert status == 2
+    assert "batch_size must be a multiple of 2 processes" in capsys.readouterr().err
 
 
 def test_a_process_that_dies_ends_the_attempt_in_a_line(tmp_path):
