@@ -1,5 +1,6 @@
-// One layer of the transformer in model.py, and its training by Muon and AdamW, in float32: see kernel.py, which
-// compiles and calls it. Several threads make each call together, each with its number and their count, and do a share.
+// One layer of the transformer in model.py, and its training by Muon and AdamW: see kernel.py, which compiles and calls
+// it. Several threads make each call together, each with its number and their count, and do a share. All is float32;
+// with BFLOAT16 the factors of matrix products are rounded to it.
 //
 // Compiled for one shape: V characters, C = NH * HS channels, H hidden units; VP is V rounded up to whole vectors.
 // T positions, of which those from `first` on ask; R = T * V (position, character) rows, of which the asking ones are
@@ -13,13 +14,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if BFLOAT16 && !defined(__AVX512BF16__)
+#error "the processor, or the compiler, has no AVX512-BF16"
+#endif
 #ifdef __AVX512F__
 enum { WIDTH = 16 };
 #else
 enum { WIDTH = 8 };
 #endif
-enum { LANES = 16, PARTS = LANES / WIDTH, HEIGHT = 4, TILE = 64, C = NH * HS, VP = (V + LANES - 1) / LANES * LANES };
-typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
+enum { LANES = 16, PARTS = LANES / WIDTH, TILE = 64, C = NH * HS, VP = (V + LANES - 1) / LANES * LANES };
+enum { HEIGHT = 8 / PARTS };  // rows of a product computed together: so many sums are under way in registers
+typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
 #if defined(__AVX__)  // keep in a register what the compiler would load anew for each product
 #define HELD(x) __asm__("" : "+x"(x))
@@ -33,6 +38,7 @@ typedef struct {
 
 typedef struct {  // what does not depend on the texts
     float *rows, *normed, *scales;            // (R, C), (R, C), (R,): what enters the layer, and its norm
+    float *used;                              // (R,): 1 where a text has the row; no pair has a row without
     float *query, *key, *value;               // (R, C)
     float *pairs;                             // (asking rows, R, NH): exp of the scores
     float *qkv, *out;                         // (3, C, C), (C, C): those of the heads side by side
@@ -69,36 +75,104 @@ static void meet(const Thread *me) {
 // -----------------------------------------------------------------------------
 // matrices
 
-// c (M, N) += a (M, K) b (K, N), where a[i][k] lies at a[i * row + k * column]; M % HEIGHT = N % LANES = 0
-static void matmul(int M, int N, int K, const float *a, int row, int column, const float *b, float *c) {
+#if BFLOAT16  // what lies in a float's place are two bfloat16 numbers, and a product is the sum of two
+#define ADD_PRODUCT(sum, a, b) __asm__("vdpbf16ps %1%{1to16%}, %2, %0" : "+v"(sum) : "m"(a), "v"(b))
+#else
+#define ADD_PRODUCT(sum, a, b) sum += a * b
+#endif
+
+// c (M, N) = a (M, K) b (K, N), to which c itself is added if wanted; a[i][k] lies at a[i * row + k * column], and
+// M % HEIGHT = N % LANES = 0.
+static void multiply(int M, int N, int K, const float *a, int row, int column, const float *b, float *c, int adds) {
     for (int j = 0; j < N; j += LANES)
         for (int i = 0; i < M; i += HEIGHT) {
             vector sum[HEIGHT][PARTS], of_b[PARTS];
-            #pragma GCC unroll 4
+            #pragma GCC unroll 8
             for (int r = 0; r < HEIGHT; r++)
-                #pragma GCC unroll 4
-                for (int p = 0; p < PARTS; p++) sum[r][p] = *(const vector *)(c + (i + r) * N + j + p * WIDTH);
+                #pragma GCC unroll 8
+                for (int p = 0; p < PARTS; p++)
+                    sum[r][p] = adds ? *(const vector *)(c + (i + r) * N + j + p * WIDTH) : (vector){0};
             for (int k = 0; k < K; k++) {
-                #pragma GCC unroll 4
+                #pragma GCC unroll 8
                 for (int p = 0; p < PARTS; p++) {
                     of_b[p] = *(const vector *)(b + k * N + j + p * WIDTH);
                     HELD(of_b[p]);
                 }
-                #pragma GCC unroll 4
+                #pragma GCC unroll 8
                 for (int r = 0; r < HEIGHT; r++)
-                    #pragma GCC unroll 4
-                    for (int p = 0; p < PARTS; p++) sum[r][p] += a[(i + r) * row + k * column] * of_b[p];
+                    #pragma GCC unroll 8
+                    for (int p = 0; p < PARTS; p++) ADD_PRODUCT(sum[r][p], a[(i + r) * row + k * column], of_b[p]);
             }
-            #pragma GCC unroll 4
+            #pragma GCC unroll 8
             for (int r = 0; r < HEIGHT; r++)
-                #pragma GCC unroll 4
+                #pragma GCC unroll 8
                 for (int p = 0; p < PARTS; p++) *(vector *)(c + (i + r) * N + j + p * WIDTH) = sum[r][p];
         }
 }
 
+#if BFLOAT16
+typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+
+// Floats whose upper halves are the nearest bfloat16 numbers, of two equally near the even one. Inlined against the
+// option of kernel.py: a call would cost more than what it does.
+static inline __attribute__((always_inline)) words rounded(const float *x) {
+    const words bits = *(const words *)x;
+    return bits + 0x7fff + (bits >> 16 & 1);
+}
+
+// The same numbers as factors and as terms.
+static void round_all(int n, float *x) {
+    for (int i = 0; i < n; i += LANES) *(words *)(x + i) = rounded(x + i) & 0xffff0000;
+}
+
+// Each thread's own room for packed factors; it grows with what is wanted.
+static float *room(int64_t size) {
+    static _Thread_local float *held;
+    static _Thread_local int64_t held_size;
+    if (size > held_size) {
+        free(held);
+        held = malloc(sizeof(float) * (held_size = size));
+    }
+    return held;
+}
+
+// Pairs of numbers that lie below one another in rows of `n`, or that follow one another in a row.
+static void pack_rows(int n, const float *row, const float *next, float *pairs) {
+    for (int i = 0; i < n; i += LANES)
+        *(words *)(pairs + i) = rounded(row + i) >> 16 | (rounded(next + i) & 0xffff0000);
+}
+
+static void pack_along(int n, const float *row, float *pairs) {
+    for (int i = 0; i < n; i += LANES)
+        *(halves *)(pairs + i / 2) = __builtin_convertvector(rounded(row + i) >> 16, halves);
+}
+
+// The same for factors of float32 that are rounded here; K is even, and a multiple of LANES where column is 1.
+static void round_and_multiply(int M, int N, int K, const float *a, int row, int column, const float *b, float *c,
+                               int adds) {
+    const int64_t pairs = K / 2;
+    float *of_a = room(pairs * (M + N)), *of_b = of_a + pairs * M;
+    for (int k = 0; k < pairs; k++) pack_rows(N, b + 2 * k * N, b + (2 * k + 1) * N, of_b + k * N);
+    if (column == 1) {
+        for (int i = 0; i < M; i++) pack_along(K, a + i * row, of_a + i * pairs);
+        multiply(M, N, pairs, of_a, pairs, 1, of_b, c, adds);
+    } else {
+        for (int k = 0; k < pairs; k++) pack_rows(M, a + 2 * k * column, a + (2 * k + 1) * column, of_a + k * M);
+        multiply(M, N, pairs, of_a, 1, M, of_b, c, adds);
+    }
+}
+#else
+#define round_and_multiply multiply
+static void round_all(int n, float *x) { (void)n, (void)x; }
+#endif
+
+static void matmul(int M, int N, int K, const float *a, int row, int column, const float *b, float *c) {
+    round_and_multiply(M, N, K, a, row, column, b, c, 1);
+}
+
 static void product(int M, int N, int K, const float *a, int row, int column, const float *b, float *c) {
-    memset(c, 0, sizeof(float) * M * N);
-    matmul(M, N, K, a, row, column, b, c);
+    round_and_multiply(M, N, K, a, row, column, b, c, 0);
 }
 
 static void transpose(int rows, int columns, const float *from, float *to) {
@@ -150,6 +224,7 @@ static Table table_at(float **place, int T, int first) {
     const int64_t R = T * V, rows = up_to_height(R) * C, pairs = (T - first) * V * R * NH;
     Table table;
     table.rows = take(place, rows), table.normed = take(place, rows), table.scales = take(place, up_to_height(R));
+    table.used = take(place, R);
     table.query = take(place, rows), table.key = take(place, rows), table.value = take(place, rows);
     table.pairs = take(place, pairs);
     table.qkv = take(place, 3 * C * C), table.out = take(place, C * C);
@@ -182,10 +257,14 @@ int64_t sums_size(int T, int first) {
     return end - (float *)NULL;
 }
 
-// Everything about the layer that all texts of T characters share.
-static void fill_table(const Thread *me, int T, int first, const Weights *weights, const Table *table) {
+// Everything about the layer that B texts of T characters share; or all that there may be, where none are given.
+static void fill_table(const Thread *me, int T, int first, int64_t B, const uint8_t *texts, const Weights *weights,
+                       const Table *table) {
     const int R = T * V, padded = up_to_height(R);
     if (me->number == 0) {
+        for (int r = 0; r < R; r++) table->used[r] = !texts;
+        for (int64_t b = 0; texts && b < B; b++)
+            for (int t = 0; t < T; t++) table->used[t * V + texts[b * (T + 1) + t]] = 1;
         for (int i = 0; i < C; i++)
             for (int m = 0; m < 3; m++)
                 memcpy(table->qkv + (m * C + side_by_side(i)) * C, weights->qkv + (m * C + i) * C, sizeof(float) * C);
@@ -217,20 +296,27 @@ static void fill_table(const Thread *me, int T, int first, const Weights *weight
 
     const float scale = 1 / sqrtf(HS);
     for (int row = first * V + me->number; row < R; row += me->count) {
+        if (!table->used[row]) continue;
         const float *query = table->query + row * C;
         float *pairs = table->pairs + (int64_t)(row - first * V) * R * NH, most[NH];
         const int seen = (row / V + 1) * V;  // rows that do not lie ahead
         for (int h = 0; h < NH; h++) most[h] = -1e30f;
-        for (int r = 0; r < seen; r++)
+        for (int r = 0; r < seen; r++) {
+            if (!table->used[r]) continue;
+            const float *key = table->key + r * C;
+            float score[NH] = {0};
+            for (int s = 0; s < HS; s++)
+                for (int h = 0; h < NH; h++) score[h] += query[s * NH + h] * key[s * NH + h];
             for (int h = 0; h < NH; h++) {
-                float score = 0;
-                for (int s = 0; s < HS; s++) score += query[s * NH + h] * table->key[r * C + s * NH + h];
-                pairs[r * NH + h] = score * scale;
-                most[h] = fmaxf(most[h], score * scale);
+                pairs[r * NH + h] = score[h] * scale;
+                most[h] = fmaxf(most[h], score[h] * scale);
             }
+        }
         // A text may hold none of the rows near the maximum, so exp must not underflow; see model.py.
-        for (int r = 0; r < seen; r++)
+        for (int r = 0; r < seen; r++) {
+            if (!table->used[r]) continue;
             for (int h = 0; h < NH; h++) pairs[r * NH + h] = expf(fmaxf(pairs[r * NH + h] - most[h], -80.0f));
+        }
     }
     meet(me);
 }
@@ -368,9 +454,10 @@ static void finish(const Thread *me, int T, int first, const Table *table, float
     for (int row = me->number; row < padded; row += me->count) {
         float *restrict d_query = sums.query + row * C;
         memset(d_query, 0, sizeof(float) * C);
-        if (row < asking || row >= R) continue;
+        if (row < asking || row >= R || !table->used[row]) continue;
         const int64_t asked = (int64_t)(row - asking) * R * NH;
         for (int r = 0; r < (row / V + 1) * V; r++) {
+            if (!table->used[r]) continue;
             float *restrict d_score = sums.pairs + asked + r * NH;
             const float *pair = table->pairs + asked + r * NH, *key = table->key + r * C;
             for (int h = 0; h < NH; h++) d_score[h] *= pair[h] * scale;
@@ -382,7 +469,9 @@ static void finish(const Thread *me, int T, int first, const Table *table, float
     for (int r = me->number; r < padded; r += me->count) {
         float *restrict d_key = sums.key + r * C;
         memset(d_key, 0, sizeof(float) * C);
+        if (r >= R || !table->used[r]) continue;
         for (int row = asking > r / V * V ? asking : r / V * V; row < R; row++) {
+            if (!table->used[row]) continue;
             const float *d_score = sums.pairs + ((int64_t)(row - asking) * R + r) * NH, *query = table->query + row * C;
             for (int s = 0; s < HS; s++)
                 for (int h = 0; h < NH; h++) d_key[s * NH + h] += d_score[h] * query[s * NH + h];
@@ -392,7 +481,7 @@ static void finish(const Thread *me, int T, int first, const Table *table, float
 
     const float *d_each[3] = {sums.query, sums.key, sums.value};
     if (me->number == 0) {
-        for (int m = 0; m < 3; m++) product(C, C, R, d_each[m], 1, C, table->normed, sums.qkv + m * C * C);
+        for (int m = 0; m < 3; m++) product(C, C, padded, d_each[m], 1, C, table->normed, sums.qkv + m * C * C);
         for (int i = 0; i < C; i++)
             for (int m = 0; m < 3; m++)
                 memcpy(d_weights->qkv + (m * C + i) * C, sums.qkv + (m * C + side_by_side(i)) * C, sizeof(float) * C);
@@ -400,8 +489,8 @@ static void finish(const Thread *me, int T, int first, const Table *table, float
         memcpy(d_weights->down, sums.down, sizeof(float) * C * H);
     }
     if (me->number == me->count - 1) {
-        memset(sums.normed, 0, sizeof(float) * padded * C);
-        for (int m = 0; m < 3; m++) matmul(padded, C, C, d_each[m], C, 1, table->qkv + m * C * C, sums.normed);
+        for (int m = 0; m < 3; m++)
+            (m ? matmul : product)(padded, C, C, d_each[m], C, 1, table->qkv + m * C * C, sums.normed);
         add_norm_gradient(R, table->normed, table->scales, sums.normed, sums.rows);
         memset(d_weights->token, 0, sizeof(float) * V * C);
         memset(d_weights->position, 0, sizeof(float) * T * C);
@@ -458,10 +547,13 @@ static void muon(const Thread *me, const Optimizers *how, float rate) {
         const float length = sqrtf(square) + 1e-7f;
         for (int i = 0; i < size; i++) lying[i] /= length;
 
-        // The iteration on the transpose, whose Gram matrix needs no transposing.
+        // The iteration on the transpose, whose Gram matrix needs no transposing. What is both a factor and a term is
+        // rounded in both, as the terms nearly cancel what that does to the factors.
         transpose(rows, columns, lying, x);
         for (int k = 0; k < how->num_iterations; k++) {
+            round_all(size, x);
             product(rows, rows, columns, x, 1, rows, x, gram);
+            round_all(rows * rows, gram);
             product(rows, rows, rows, gram, rows, 1, gram, polynomial);
             for (int i = 0; i < rows * rows; i++)
                 polynomial[i] = coefficients[1] * gram[i] + coefficients[2] * polynomial[i];
@@ -498,7 +590,7 @@ static void adamw(const Thread *me, const Optimizers *how, float rate, int step)
 // Fill a table of table_size floats.
 void prepare(int number, int count, Meeting *meeting, int T, int first, const Weights *weights, float *table) {
     const Table made = table_at(&table, T, first);
-    fill_table(&(Thread){number, count, meeting}, T, first, weights, &made);
+    fill_table(&(Thread){number, count, meeting}, T, first, 0, NULL, weights, &made);
 }
 
 // Texts (B, T) to the logits (B, T - first, VP) of the characters after positions first.. .
@@ -538,7 +630,7 @@ double train(int number, int count, Meeting *meeting, int T, int first, int64_t 
     for (int step = 0; step < steps && !atomic_load(&meeting->abandoned); step++) {
         const uint8_t *own_texts = texts + (step * B + from) * (T + 1);
         memset(own, 0, sizeof(float) * (sums.query - own));
-        fill_table(&me, T, first, weights, &table);
+        fill_table(&me, T, first, B, texts + step * B * (T + 1), weights, &table);
         loss = examples(T, first, to - from, own_texts, T + 1, weight, weights, &table, NULL, NULL, NULL, &sums);
         meet(&me);
         finish(&me, T, first, &table, all_sums, gradients);

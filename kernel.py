@@ -1,4 +1,4 @@
-"""One layer of the transformer in C, for a CPU in float32: `kernel.c`, compiled when first wanted and called from here.
+"""One layer of the transformer in C, for a CPU: `kernel.c`, compiled when first wanted and called from here.
 
 Forward and backward pass go over a few texts at a time, which stay in the cache from the first product to the last
 gradient, where torch would write every intermediate result of the batch to memory and start its threads some hundred
@@ -115,11 +115,23 @@ class Kernel:
     """
 
     def __init__(
-        self, vocab_size: int, n_head: int, n_embd: int, n_hidden: int, centered: bool, epsilon: float, threads: int
+        self,
+        vocab_size: int,
+        n_head: int,
+        n_embd: int,
+        n_hidden: int,
+        centered: bool,
+        epsilon: float,
+        dtype: torch.dtype,
+        threads: int,
     ) -> None:
-        """`centered` and `epsilon` are the norm's: whether it subtracts the mean, and what it adds to the variance."""
+        """Args:
+        centered, epsilon: the norm's: whether it subtracts the mean, and what it adds to the variance.
+        dtype: what the factors of matrix products are rounded to, bfloat16 or, not at all, float32.
+        """
         shape = {"V": vocab_size, "NH": n_head, "HS": n_embd // n_head, "H": n_hidden}
-        self.library = library(**shape, CENTERED=int(centered), EPSILON=epsilon)
+        how = {"CENTERED": int(centered), "EPSILON": epsilon, "BFLOAT16": int(dtype == torch.bfloat16)}
+        self.library = library(**shape, **how)
         self.vocab_size, self.threads = vocab_size, threads
         self.pool = ThreadPoolExecutor(threads)  # ctypes lets go of the interpreter's lock during a call
         self.meeting = (ctypes.c_int * 3)()  # where the threads wait for one another

@@ -243,18 +243,18 @@ class Transformer(nn.Module):
     def use_kernel(self, threads: int) -> None:
         """From now on compute logits without gradients by kernel.c, which is compiled here, and can train the model.
 
-        Weights stay on the CPU. The same functions, but for rounding.
+        Weights stay on the CPU. The same functions, but for rounding: in bfloat16 it rounds the factors of matrix
+        products, and nothing else.
 
         Raises:
             ValueError: it cannot compute this model.
             RuntimeError: it cannot be compiled.
         """
-        config = self.config
-        problem = config.kernel_problem if self.dtype == torch.float32 else "it computes in float32"
-        if problem:
-            raise ValueError(f"the C kernel: {problem}")
-        norm, shape = self.norm, (config.vocab_size, config.n_head, config.n_embd, config.n_hidden)
-        self.kernel = Kernel(*shape, centered=not norm.is_rms, epsilon=norm.epsilon, threads=threads)
+        config, norm = self.config, self.norm
+        if config.kernel_problem:
+            raise ValueError(f"the C kernel: {config.kernel_problem}")
+        shape = config.vocab_size, config.n_head, config.n_embd, config.n_hidden
+        self.kernel = Kernel(*shape, not norm.is_rms, norm.epsilon, self.dtype, threads)
 
     def kernel_weights(self) -> tuple[Tensor, ...]:
         block = self.blocks[0]

@@ -19,11 +19,11 @@ class Settings:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where it is trained; auto takes CUDA where there is a GPU, else the CPU."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Of the matrix products; auto takes bfloat16 where the hardware multiplies it faster than float32."""
+    """Of the matrix products; auto takes bfloat16 where the hardware and what takes the steps are faster by it."""
     compile: bool = False
     """Compile the step with torch.compile, during the warm-up."""
     kernel: Literal["auto", "c", "torch"] = "torch"
-    """What takes the steps; auto takes kernel.c on a CPU in float32, where it fits."""
+    """What takes the steps; auto takes kernel.c on a CPU, where it fits and a C compiler is found."""
     cuda_graph: bool = False
     """On CUDA, capture the step as a graph and replay it."""
     threads: int = 0

@@ -246,9 +246,9 @@ def pick_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
     if device.type == "cuda":
         return (torch.bfloat16, "tensor cores") if native else (torch.float32, "this GPU has no bfloat16")
     if device.type == "cpu":
-        # Without AMX the bf16 product runs on AVX512-BF16 or in software, at or below float32's speed.
+        # Without AMX torch's bfloat16 runs on AVX512-BF16 or in software, at or below float32's speed.
         amx = torch.cpu._is_amx_tile_supported()
-        return (torch.bfloat16, "AMX") if amx else (torch.float32, "no AMX: bf16 products would be slower")
+        return (torch.bfloat16, "AMX") if amx else (torch.float32, "no AMX: torch's bf16 products would be slower")
     return torch.float32, f"the safe choice on {device.type}"
 
 
@@ -272,32 +272,54 @@ def pick_kernel(name: str, device: torch.device, dtype: torch.dtype, problem: st
     if name == "torch":
         return name, "asked for"
     fault: type[ValueError] = ValueError
-    if device.type != "cpu" or dtype != torch.float32:
-        problem = "it computes on a CPU in float32"
+    if device.type != "cpu":
+        problem = "it computes on a CPU"
     elif sys.platform == "win32":
         problem, fault = "it is not written for Windows", Missing
+    elif dtype == torch.bfloat16 and not has_avx512_bf16():
+        problem, fault = "its bfloat16 products take a CPU with AVX512-BF16", Missing
     elif problem is None:
-        problem, fault = broken_compiler("CC", "cc", ".c"), Missing
+        probe = BFLOAT16_PROBE if dtype == torch.bfloat16 else PROBE
+        problem, fault = broken_compiler("CC", "cc", ".c", *probe), Missing
     if name == "c" and problem:
         raise fault(f"--kernel c: {problem}; use --kernel auto")
     if problem:
         return "torch", f"no C kernel: {problem}"
-    return "c", "asked for" if name == "c" else "a CPU in float32 with a C compiler"
+    return "c", "asked for" if name == "c" else "a CPU with a C compiler"
+
+
+def has_avx512_bf16() -> bool:
+    return "avx512_bf16" in cpuinfo().get("flags", "").split()
+
+
+def kernel_precisions() -> list[tuple[torch.dtype, str]]:
+    """What the C kernel's products may be computed in on this CPU, the fastest first, and the reason for it.
+
+    AMD's processors add up twice as many products of bfloat16 at a time as of float32, Intel's as many.
+    """
+    plain = torch.float32, "the C kernel's"
+    if cpuinfo().get("vendor_id") == "AuthenticAMD" and has_avx512_bf16():
+        return [(torch.bfloat16, "AVX512-BF16, the C kernel's"), plain]
+    return [plain]
 
 
 def pick_means(precision: str, kernel: str, device: torch.device, problem: str | None) -> tuple[torch.dtype, str, str]:
-    """What the products are computed in, what computes the step, and a remark with the reasons; see the two above.
+    """What the products are computed in, what computes the step, and a remark with the reasons; see those above.
 
-    On a CPU whose bfloat16 is fast the kernel goes before it: in float32 it takes a step in a fraction of the time that
-    torch needs between its operations alone.
+    On a CPU the kernel goes before AMX, which torch would use: it takes a step in a fraction of the time that torch
+    needs between its operations alone.
     """
-    dtype, reason = pick_precision(precision, device)
-    if precision == "auto" and device.type == "cpu" and dtype != torch.float32:
-        wanted = "auto" if kernel == "c" else kernel
-        has_kernel = pick_kernel(wanted, device, torch.float32, problem)[0] == "c"
-        dtype, reason = (torch.float32, f"the C kernel's; {reason} would be torch's") if has_kernel else (dtype, reason)
-    name, why = pick_kernel(kernel, device, dtype, problem)
-    return dtype, name, f"{str(dtype).removeprefix('torch.')} ({reason}), kernel {name} ({why})"
+
+    def means(dtype: torch.dtype, reason: str, name: str, why: str) -> tuple[torch.dtype, str, str]:
+        return dtype, name, f"{str(dtype).removeprefix('torch.')} ({reason}), kernel {name} ({why})"
+
+    if precision == "auto" and kernel != "torch" and device.type == "cpu":
+        for own in kernel_precisions():
+            name, why = pick_kernel("auto", device, own[0], problem)
+            if name == "c":
+                return means(*own, name, "asked for" if kernel == "c" else why)
+    picked = pick_precision(precision, device)
+    return means(*picked, *pick_kernel(kernel, device, picked[0], problem))
 
 
 def compiler_problem(device: torch.device) -> str | None:
@@ -308,10 +330,15 @@ def compiler_problem(device: torch.device) -> str | None:
         except ImportError:
             return "triton is not installed"
         return None
-    return broken_compiler("CXX", "cl" if sys.platform == "win32" else "g++", ".cpp")
+    return broken_compiler("CXX", "cl" if sys.platform == "win32" else "g++", ".cpp", *PROBE)
 
 
-def broken_compiler(variable: str, usual: str, suffix: str) -> str | None:
+# A source for a compiler to prove itself with, and options for it.
+PROBE = "#include <math.h>\nint main(void) { return 0; }\n", ""
+BFLOAT16_PROBE = "#include <math.h>\n#ifndef __AVX512BF16__\n#error no AVX512-BF16\n#endif\n", "-march=native"
+
+
+def broken_compiler(variable: str, usual: str, suffix: str, probe: str, options: str) -> str | None:
     """What is wrong with the compiler that an environment variable names, or with the usual one; None: it works."""
     language = {".c": "C", ".cpp": "C++"}[suffix]
     compiler = os.environ.get(variable, "").strip() or usual
@@ -321,8 +348,9 @@ def broken_compiler(variable: str, usual: str, suffix: str) -> str | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "probe" + suffix), Path(folder, "probe.o")
-        source.write_text("#include <math.h>\nint main(void) { return 0; }\n")
-        answer = subprocess.run([*compiler.split(), "-c", source, "-o", target], capture_output=True, text=True)
+        source.write_text(probe)
+        command = [*compiler.split(), *options.split(), "-c", source, "-o", target]
+        answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode:
         message = (answer.stderr.splitlines() or ["no message"])[0]
         return f"the {language} compiler {compiler!r} does not work: {message}"

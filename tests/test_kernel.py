@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import kernel
-from bench.hardware import pick_kernel
+from bench import hardware
+from bench.hardware import has_avx512_bf16, pick_kernel
 from data import TRACKS
 from kernel import Optimizers
 from model import Transformer
@@ -30,6 +32,7 @@ SHAPES = [
 ]
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+needs_bfloat16 = pytest.mark.skipif(not has_avx512_bf16(), reason="there is no AVX512-BF16")
 
 
 def fitting_model(**changes) -> Transformer:
@@ -192,10 +195,11 @@ def test_weights_that_change_are_read_anew() -> None:
 
 def stepped(shapes: list[tuple[int, ...]], model: Transformer) -> list[Tensor]:
     """Weights and states after three steps of Muon, and of AdamW on others, by the kernel if the model has one."""
+    how = {"momentum": 0.8, "num_iterations": 5, "weight_decay": 0.1, "dtype": model.dtype}
     generator = torch.Generator().manual_seed(1)
     weights = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in [*shapes, (12, 17), (5,)]]
     learning_rate = torch.tensor(0.1)
-    muon = Muon(weights[:-2], learning_rate, momentum=0.8, num_iterations=5, weight_decay=0.1, dtype=torch.float32)
+    muon = Muon(weights[:-2], learning_rate, **how)
     adam = AdamW(weights[-2:], learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
     for _ in range(3):
         for weight in weights:
@@ -222,13 +226,84 @@ def test_its_optimizers_take_the_steps_of_the_plain_ones(shapes: list[tuple[int,
         assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 
 
-def trained(name: str, tied: bool, counts: list[int]) -> Trainer:
+# -----------------------------------------------------------------------------
+# in bfloat16
+
+
+def relative_errors(found: Iterable[Tensor], exact: Iterable[Tensor]) -> Tensor:
+    """Of each tensor the length of its error, relative to its own."""
+    pairs = zip(found, exact, strict=True)
+    return torch.stack([(one - other).detach().norm() / other.detach().norm() for one, other in pairs])
+
+
+def assert_rounded_no_worse(found: Iterable[Tensor], plain: Iterable[Tensor], exact: Iterable[Tensor]) -> None:
+    """The kernel's bfloat16 lies as near to float32 as the plain model's, and is not float32 itself."""
+    found, plain, exact = map(list, (found, plain, exact))
+    errors, usual = relative_errors(found, exact), relative_errors(plain, exact)
+    assert (errors <= 1.5 * usual + 1e-6).all(), f"{errors} against {usual}"
+    assert errors.max() > 1e-4
+
+
+@needs_compiler
+@needs_bfloat16
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("B", "T", "first"), [(512, 11, 7), (37, 11, 0), (37, 4, 3)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_bfloat16_rounds_gradients_no_worse_than_the_plain_model(
+    shape: dict, B: int, T: int, first: int, threads: int
+) -> None:
+    model, exact = fitting_model(**shape, dtype=torch.bfloat16), fitting_model(**shape)
+    texts = random_texts(B, T + 1, model.config.vocab_size)
+    plain = loss_and_gradients(model, texts, first)
+    model.use_kernel(threads)
+    found, wanted = (loss_and_gradients(one, texts, first) for one in (model, exact))
+    assert_close(found[0], wanted[0], rtol=1e-2, atol=0.0)
+    assert_rounded_no_worse(*(gradients.values() for _, gradients in (found, plain, wanted)))
+
+
+@needs_compiler
+@needs_bfloat16
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bfloat16_rounds_logits_no_worse_than_the_plain_model(threads: int) -> None:
+    model, idx = fitting_model(dtype=torch.bfloat16), random_texts(301, 11)
+    model.use_kernel(threads)
+    with torch.no_grad():
+        assert_rounded_no_worse([model.forward_fast(idx, 7)], [model(idx, 7)], [fitting_model()(idx, 7)])
+
+
+@needs_compiler
+@needs_bfloat16
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_bfloat16_rounds_optimizers_no_worse_than_the_plain_ones(threads: int) -> None:
+    shapes = [(3, 64, 64), (64, 64), (128, 64), (64, 128)]
+    model = fitting_model(dtype=torch.bfloat16)
+    plain, exact = stepped(shapes, model), stepped(shapes, fitting_model())
+    model.use_kernel(threads)
+    found = stepped(shapes, model)
+    assert_rounded_no_worse(*(tensors[: len(shapes)] for tensors in (found, plain, exact)))
+    for one, other in zip(found[len(shapes) :], exact[len(shapes) :], strict=True):
+        assert_close(one, other, rtol=1e-3, atol=1e-4)  # AdamW's, and running means
+
+
+@needs_compiler
+@needs_bfloat16
+def test_it_trains_in_bfloat16() -> None:
+    exact, trainer = (trained("c", False, [1, 7], dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert trainer.loss < 2.3  # from log 12 on
+    assert_close(trainer.loss, exact.loss, rtol=1e-2, atol=0.0)
+
+
+# -----------------------------------------------------------------------------
+# training
+
+
+def trained(name: str, tied: bool, counts: list[int], dtype: torch.dtype = torch.float32) -> Trainer:
     """Steps of a trainer, so many together, on drawn problems."""
     sizes = {"n_head": 4, "n_embd": 32, "n_hidden": 48, "tied": tied}
     rates = {"muon_learning_rate": 0.02, "adam_learning_rate": 0.005}
     settings = Settings(kernel=name, threads=2, num_steps=20, warmup_steps=3, batch_size=64, **sizes, **rates)
     track = TRACKS["add3"]
-    trainer = Trainer(settings, track, CPU, torch.float32, seed=1)
+    trainer = Trainer(settings, track, CPU, dtype, seed=1)
     threads = torch.get_num_threads()
     trainer.warm_up()
     torch.set_num_threads(threads)
@@ -297,9 +372,13 @@ def test_other_models_are_refused(shape: dict) -> None:
         fitting_model(**shape).use_kernel(1)
 
 
-def test_bfloat16_is_refused() -> None:
-    with pytest.raises(ValueError, match="float32"):
-        fitting_model(dtype=torch.bfloat16).use_kernel(1)
+@needs_compiler
+def test_bfloat16_is_refused_where_the_processor_has_none(monkeypatch) -> None:
+    monkeypatch.setattr(hardware, "cpuinfo", lambda: {"flags": "fpu avx512f", "vendor_id": "AuthenticAMD"})
+    assert pick_kernel("auto", CPU, torch.bfloat16, None)[0] == "torch"
+    with pytest.raises(hardware.Missing, match="bfloat16 products take a CPU with AVX512-BF16"):
+        pick_kernel("c", CPU, torch.bfloat16, None)
+    assert hardware.pick_means("auto", "auto", CPU, None)[:2] == (torch.float32, "c")
 
 
 def test_a_compiler_that_fails_says_why_in_one_line(tmp_path, monkeypatch) -> None:
@@ -344,7 +423,7 @@ def test_without_a_compiler_auto_takes_torch(monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("device", "dtype", "problem"),
-    [("cuda", torch.float32, None), ("cpu", torch.bfloat16, None), ("cpu", torch.float32, "it is Tuesday")],
+    [("cuda", torch.float32, None), ("cuda", torch.bfloat16, None), ("cpu", torch.float32, "it is Tuesday")],
 )
 def test_auto_takes_torch_where_the_kernel_does_not_fit(device: str, dtype: torch.dtype, problem: str | None) -> None:
     assert pick_kernel("auto", torch.device(device), dtype, problem)[0] == "torch"
