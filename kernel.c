@@ -23,8 +23,12 @@ enum { WIDTH = 16 };
 enum { WIDTH = 8 };
 #endif
 enum { LANES = 16, PARTS = LANES / WIDTH, TILE = 64, C = NH * HS, VP = (V + LANES - 1) / LANES * LANES };
+enum { LINE = 64 };           // bytes of a cache line; a vector that lies in two of them is slower to come by
 enum { HEIGHT = 8 / PARTS };  // rows of a product computed together: so many sums are under way in registers
 typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+// Heads that attention computes at once: the largest power of two that divides their number and fits into a vector.
+enum { GROUP = (NH & -NH) < WIDTH ? NH & -NH : WIDTH, GROUPS = NH / GROUP };
+typedef float heads __attribute__((vector_size(4 * GROUP), aligned(4), may_alias));
 
 #if defined(__AVX__)  // keep in a register what the compiler would load anew for each product
 #define HELD(x) __asm__("" : "+x"(x))
@@ -74,6 +78,9 @@ static void meet(const Thread *me) {
 
 // -----------------------------------------------------------------------------
 // matrices
+
+// The first cache line that begins in memory which has room for one more than is wanted.
+static float *at_line(void *memory) { return (float *)(((uintptr_t)memory + LINE - 1) / LINE * LINE); }
 
 #if BFLOAT16  // what lies in a float's place are two bfloat16 numbers, and a product is the sum of two
 #define ADD_PRODUCT(sum, a, b) __asm__("vdpbf16ps %1%{1to16%}, %2, %0" : "+v"(sum) : "m"(a), "v"(b))
@@ -132,9 +139,9 @@ static float *room(int64_t size) {
     static _Thread_local int64_t held_size;
     if (size > held_size) {
         free(held);
-        held = malloc(sizeof(float) * (held_size = size));
+        held = malloc(sizeof(float) * (held_size = size) + LINE);
     }
-    return held;
+    return at_line(held);
 }
 
 // Pairs of numbers that lie below one another in rows of `n`, or that follow one another in a row.
@@ -213,14 +220,15 @@ static void add_norm_gradient(int n, const float *normed, const float *scales, c
 
 static int up_to_height(int n) { return (n + HEIGHT - 1) / HEIGHT * HEIGHT; }
 
-static float *take(float **place, int64_t size) {
-    float *taken = *place;
-    *place += size;
+// Each part begins at a cache line, as the whole does.
+static float *take(uintptr_t *place, int64_t size) {
+    float *taken = (float *)*place;
+    *place += (sizeof(float) * size + LINE - 1) / LINE * LINE;
     return taken;
 }
 
-// The table at `place`; tables of rows have room for up_to_height(R).
-static Table table_at(float **place, int T, int first) {
+// The table at `place`, which moves behind it; tables of rows have room for up_to_height(R).
+static Table table_at(uintptr_t *place, int T, int first) {
     const int64_t R = T * V, rows = up_to_height(R) * C, pairs = (T - first) * V * R * NH;
     Table table;
     table.rows = take(place, rows), table.normed = take(place, rows), table.scales = take(place, up_to_height(R));
@@ -234,7 +242,7 @@ static Table table_at(float **place, int T, int first) {
     return table;
 }
 
-static Sums sums_at(float **place, int T, int first) {
+static Sums sums_at(uintptr_t *place, int T, int first) {
     const int64_t R = T * V, rows = up_to_height(R) * C, pairs = (T - first) * V * R * NH;
     Sums sums;
     sums.rows = take(place, rows), sums.value = take(place, rows), sums.pairs = take(place, pairs);
@@ -246,15 +254,15 @@ static Sums sums_at(float **place, int T, int first) {
 }
 
 int64_t table_size(int T, int first) {
-    float *end = NULL;
+    uintptr_t end = 0;
     table_at(&end, T, first);
-    return end - (float *)NULL;
+    return end / sizeof(float);
 }
 
 int64_t sums_size(int T, int first) {
-    float *end = NULL;
+    uintptr_t end = 0;
     sums_at(&end, T, first);
-    return end - (float *)NULL;
+    return end / sizeof(float);
 }
 
 // Everything about the layer that B texts of T characters share; or all that there may be, where none are given.
@@ -330,9 +338,10 @@ static double examples(int T, int first, int64_t B, const uint8_t *texts, int st
                        const Sums *sums) {
     const int Q = T - first, R = T * V;
     // a tile's numbers; wide models would not fit on a thread's stack
-    static _Thread_local float x[TILE * C], normed[TILE * C], normed_2[TILE * C], scales[TILE], scales_2[TILE];
-    static _Thread_local float y[TILE * C], shares[TILE * NH], hidden[TILE * H], below[TILE * H], active[TILE * H];
-    static _Thread_local float logits[TILE * VP], d_x[TILE * C], d_normed[TILE * C], d_hidden[TILE * H];
+    static _Thread_local _Alignas(LINE) float x[TILE * C], normed[TILE * C], normed_2[TILE * C], y[TILE * C];
+    static _Thread_local _Alignas(LINE) float scales[TILE], scales_2[TILE], inverses[TILE * NH], logits[TILE * VP];
+    static _Thread_local _Alignas(LINE) float hidden[TILE * H], below[TILE * H], active[TILE * H], d_hidden[TILE * H];
+    static _Thread_local _Alignas(LINE) float d_x[TILE * C], d_normed[TILE * C];
     double loss = 0;
     for (int64_t start = 0; start < B * Q; start += TILE) {
         const int n = B * Q - start < TILE ? B * Q - start : TILE;
@@ -344,17 +353,26 @@ static double examples(int T, int first, int64_t B, const uint8_t *texts, int st
             const uint8_t *text = texts + (start + i) / Q * stride;
             const int last = first + (start + i) % Q, row = last * V + text[last];
             const float *pairs = table->pairs + (int64_t)(row - first * V) * R * NH;
-            float total[NH] = {0}, sum[C] = {0};
+            heads total[GROUPS] = {0}, sum[HS * GROUPS] = {0};
             for (int t = 0; t <= last; t++) {
-                const float *pair = pairs + (t * V + text[t]) * NH, *value = table->value + (t * V + text[t]) * C;
-                for (int h = 0; h < NH; h++) total[h] += pair[h];
+                const int place = t * V + text[t];
+                const heads *pair = (const heads *)(pairs + place * NH);
+                const heads *value = (const heads *)(table->value + place * C);
+                #pragma GCC unroll 8
+                for (int g = 0; g < GROUPS; g++) total[g] += pair[g];
+                #pragma GCC unroll 8
                 for (int s = 0; s < HS; s++)
-                    for (int h = 0; h < NH; h++) sum[s * NH + h] += pair[h] * value[s * NH + h];
+                    #pragma GCC unroll 8
+                    for (int g = 0; g < GROUPS; g++) sum[s * GROUPS + g] += pair[g] * value[s * GROUPS + g];
             }
             memcpy(x + i * C, table->rows + row * C, sizeof(float) * C);
-            for (int h = 0; h < NH; h++) shares[i * NH + h] = 1 / total[h];
+            heads *inverse = (heads *)(inverses + i * NH), *mean = (heads *)(y + i * C);
+            #pragma GCC unroll 8
+            for (int g = 0; g < GROUPS; g++) inverse[g] = 1 / total[g];
+            #pragma GCC unroll 8
             for (int s = 0; s < HS; s++)
-                for (int h = 0; h < NH; h++) y[i * C + s * NH + h] = sum[s * NH + h] * shares[i * NH + h];
+                #pragma GCC unroll 8
+                for (int g = 0; g < GROUPS; g++) mean[s * GROUPS + g] = sum[s * GROUPS + g] * inverse[g];
         }
         matmul(TILE, C, C, y, C, 1, table->out_t, x);
 
@@ -413,25 +431,34 @@ static double examples(int T, int first, int64_t B, const uint8_t *texts, int st
             const uint8_t *text = texts + (start + i) / Q * stride;
             const int last = first + (start + i) % Q, row = last * V + text[last];
             const int64_t asked = (int64_t)(row - first * V) * R * NH;
-            float d_sum[C], d_total[NH] = {0};
+            const heads *inverse = (const heads *)(inverses + i * NH), *mean = (const heads *)(y + i * C);
+            const heads *d_mean = (const heads *)(d_normed + i * C);
+            heads d_sum[HS * GROUPS], d_total[GROUPS] = {0};
             for (int c = 0; c < C; c++) sums->rows[row * C + c] += d_x[i * C + c];
+            #pragma GCC unroll 8
             for (int s = 0; s < HS; s++)
-                for (int h = 0; h < NH; h++) {
-                    d_sum[s * NH + h] = d_normed[i * C + s * NH + h] * shares[i * NH + h];
-                    d_total[h] -= d_sum[s * NH + h] * y[i * C + s * NH + h];
+                #pragma GCC unroll 8
+                for (int g = 0; g < GROUPS; g++) {
+                    d_sum[s * GROUPS + g] = d_mean[s * GROUPS + g] * inverse[g];
+                    d_total[g] -= d_sum[s * GROUPS + g] * mean[s * GROUPS + g];
                 }
             for (int t = 0; t <= last; t++) {
                 const int place = t * V + text[t];
-                const float *pair = table->pairs + asked + place * NH, *value = table->value + place * C;
-                float *restrict d_pair = sums->pairs + asked + place * NH, *restrict d_value = sums->value + place * C;
-                float d[NH];
-                for (int h = 0; h < NH; h++) d[h] = d_total[h];
-                for (int s = 0; s < HS; s++)
-                    for (int h = 0; h < NH; h++) {
-                        d[h] += d_sum[s * NH + h] * value[s * NH + h];
-                        d_value[s * NH + h] += d_sum[s * NH + h] * pair[h];
+                const heads *pair = (const heads *)(table->pairs + asked + place * NH);
+                const heads *value = (const heads *)(table->value + place * C);
+                heads *d_pair = (heads *)(sums->pairs + asked + place * NH);
+                heads *d_value = (heads *)(sums->value + place * C);
+                #pragma GCC unroll 8
+                for (int g = 0; g < GROUPS; g++) {
+                    const heads exp_score = pair[g];
+                    heads d = d_total[g];
+                    #pragma GCC unroll 8
+                    for (int s = 0; s < HS; s++) {
+                        d += d_sum[s * GROUPS + g] * value[s * GROUPS + g];
+                        d_value[s * GROUPS + g] += d_sum[s * GROUPS + g] * exp_score;
                     }
-                for (int h = 0; h < NH; h++) d_pair[h] += d[h];
+                    d_pair[g] += d;
+                }
             }
         }
     }
@@ -442,7 +469,7 @@ static double examples(int T, int first, int64_t B, const uint8_t *texts, int st
 static void finish(const Thread *me, int T, int first, const Table *table, float *all_sums, const Weights *d_weights) {
     const int R = T * V, asking = first * V, padded = up_to_height(R);
     const int64_t size = sums_size(T, first);
-    float *place = all_sums;
+    uintptr_t place = (uintptr_t)all_sums;
     const Sums sums = sums_at(&place, T, first);  // the first thread's come to be everybody's
     const int end = share(me, sums.query - all_sums, 1);
     for (int other = 1; other < me->count; other++)
@@ -535,7 +562,8 @@ static void muon(const Thread *me, const Optimizers *how, float rate) {
     const float momentum = how->momentum, kept = 1 - rate * how->muon_weight_decay, *coefficients = how->coefficients;
     for (const Matrix *m = how->matrices + me->number; m < how->matrices + how->num_matrices; m += me->count) {
         const int rows = m->rows, columns = m->columns, size = rows * columns;
-        float *lying = malloc(sizeof(float) * (3 * size + 2 * rows * rows)), *x = lying + size, *next = x + size;
+        void *memory = malloc(sizeof(float) * (3 * size + 2 * rows * rows) + LINE);
+        float *lying = at_line(memory), *x = lying + size, *next = x + size;
         float *gram = next + size, *polynomial = gram + rows * rows, square = 0;
         if (m->is_transposed) transpose(columns, rows, m->gradient, lying);
         else memcpy(lying, m->gradient, sizeof(float) * size);
@@ -565,7 +593,7 @@ static void muon(const Thread *me, const Optimizers *how, float rate) {
         if (!m->is_transposed) transpose(columns, rows, x, next);
         const float *update = m->is_transposed ? x : next, amount = rate * m->scale;
         for (int i = 0; i < size; i++) m->weight[i] = kept * m->weight[i] - amount * update[i];
-        free(lying);
+        free(memory);
     }
 }
 
@@ -588,14 +616,14 @@ static void adamw(const Thread *me, const Optimizers *how, float rate, int step)
 // what kernel.py calls
 
 // Fill a table of table_size floats.
-void prepare(int number, int count, Meeting *meeting, int T, int first, const Weights *weights, float *table) {
+void prepare(int number, int count, Meeting *meeting, int T, int first, const Weights *weights, uintptr_t table) {
     const Table made = table_at(&table, T, first);
     fill_table(&(Thread){number, count, meeting}, T, first, 0, NULL, weights, &made);
 }
 
 // Texts (B, T) to the logits (B, T - first, VP) of the characters after positions first.. .
 void logits(int number, int count, int T, int first, int64_t B, const uint8_t *texts, const Weights *weights,
-            float *table, float *found) {
+            uintptr_t table, float *found) {
     const Table made = table_at(&table, T, first);
     const Thread me = {number, count, NULL};
     const int64_t from = share(&me, B, 0), to = share(&me, B, 1);
@@ -606,7 +634,7 @@ void logits(int number, int count, int T, int first, int64_t B, const uint8_t *t
 // Texts (B, T + 1) to the losses (B, T - first) of the characters after positions first.. , and whether another
 // character would have been written.
 void examine(int number, int count, int T, int first, int64_t B, const uint8_t *texts, const Weights *weights,
-             float *table, float *losses, uint8_t *wrong) {
+             uintptr_t table, float *losses, uint8_t *wrong) {
     const Table made = table_at(&table, T, first);
     const Thread me = {number, count, NULL};
     const int64_t from = share(&me, B, 0), to = share(&me, B, 1), place = from * (T - first);
@@ -619,9 +647,10 @@ void examine(int number, int count, int T, int first, int64_t B, const uint8_t *
 // losses. `space` holds table_size floats, and sums_size for each thread.
 double train(int number, int count, Meeting *meeting, int T, int first, int64_t B, int steps, const uint8_t *texts,
              const float *factors, const Weights *weights, const Weights *gradients, const Optimizers *how,
-             float *space) {
+             uintptr_t space) {
     const Thread me = {number, count, meeting};
-    float *all_sums = space + table_size(T, first), *own = all_sums + number * sums_size(T, first), *place = own;
+    float *all_sums = (float *)space + table_size(T, first), *own = all_sums + number * sums_size(T, first);
+    uintptr_t place = (uintptr_t)own;
     const Table table = table_at(&space, T, first);
     const Sums sums = sums_at(&place, T, first);
     const int64_t from = share(&me, B, 0), to = share(&me, B, 1);

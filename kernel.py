@@ -5,7 +5,6 @@ gradient, where torch would write every intermediate result of the batch to memo
 times a step. So do the optimizers, a matrix at a time. The threads take many steps before they come back to Python.
 """
 
-import concurrent.futures
 import ctypes
 import functools
 import os
@@ -43,6 +42,7 @@ def library(**sizes: int | float) -> ctypes.CDLL:
         target = Path(folder, "kernel.so")
         constants = [f"-D{name}={value}" for name, value in sizes.items()]
         compiler = os.environ.get("CC", "").strip() or "cc"
+        problems = {}  # what it says, each once
         what = [*LIBRARY, *constants, str(SOURCE), "-o", str(target), "-lm"]
         for options in OPTIONS:
             command = [*compiler.split(), *options.split(), *what]
@@ -52,8 +52,9 @@ def library(**sizes: int | float) -> ctypes.CDLL:
                 raise RuntimeError(f"the C compiler did not start: {problem}") from None
             if not answer.returncode:
                 break
+            problems[(answer.stderr.splitlines() or ["no message"])[0]] = None
         else:
-            raise RuntimeError(f"the C compiler failed: {(answer.stderr.splitlines() or ['no message'])[0]}")
+            raise RuntimeError(f"the C compiler failed: {'; '.join(problems)}")
         found = ctypes.CDLL(str(target))
     found.table_size.restype = found.sums_size.restype = ctypes.c_int64
     found.train.restype = ctypes.c_double
@@ -107,6 +108,12 @@ Weights = tuple[Tensor, ...]  # token, position, qkv, out, up, down, head: float
 Prepared = tuple[Weights, Tensor]  # the weights, and the library's table of what all texts share
 
 
+def check_length(weights: Weights, T: int) -> None:
+    """Raises ValueError for texts of more characters than the model has positions."""
+    if len(weights[1]) < T:
+        raise ValueError(f"texts of {T} characters for a model of {len(weights[1])} positions")
+
+
 class Kernel:
     """The layer of one shape: B texts of T characters, asked at positions `first`.. . Not for several threads at once.
 
@@ -128,6 +135,7 @@ class Kernel:
         """Args:
         centered, epsilon: the norm's: whether it subtracts the mean, and what it adds to the variance.
         dtype: what the factors of matrix products are rounded to, bfloat16 or, not at all, float32.
+        threads: at least 1.
         """
         shape = {"V": vocab_size, "NH": n_head, "HS": n_embd // n_head, "H": n_hidden}
         how = {"CENTERED": int(centered), "EPSILON": epsilon, "BFLOAT16": int(dtype == torch.bfloat16)}
@@ -142,8 +150,7 @@ class Kernel:
         Raises:
             ValueError: the model has fewer positions.
         """
-        if len(weights[1]) < T:
-            raise ValueError(f"texts of {T} characters for a model of {len(weights[1])} positions")
+        check_length(weights, T)
         table = torch.empty(self.library.table_size(T, first))
         self.together("prepare", self.meeting, T, first, pointers(weights), address(table))
         return weights, table
@@ -184,7 +191,7 @@ class Kernel:
 
         Args:
             weights: of the layer; they have a `grad`, float32 and contiguous; positions that no text has keep theirs.
-            texts: uint8 and contiguous.
+            texts: uint8 and contiguous, of the vocabulary's characters.
             factors: (steps,) float32, of the optimizers' learning rates.
             how: the optimizers, which have all of the weights.
 
@@ -192,11 +199,12 @@ class Kernel:
             The last batch's mean cross-entropy before its step, nats.
 
         Raises:
-            ValueError: there are not as many factors as batches, or none.
+            ValueError: there are not as many factors as batches, or none; the model has fewer positions.
         """
         if not len(factors) == len(texts) > 0:
             raise ValueError(f"{len(factors)} factors of the learning rate for {len(texts)} steps")
         steps, B, T = len(texts), texts.size(1), texts.size(2) - 1
+        check_length(weights, T)
         space = torch.empty(self.library.table_size(T, first) + self.threads * self.library.sums_size(T, first))
         gradients = pointers([weight.grad for weight in weights])
         given = T, first, ctypes.c_int64(B), steps, address(texts), address(factors), pointers(weights), gradients
@@ -206,12 +214,12 @@ class Kernel:
     def together(self, name: str, *arguments: Any) -> list[Any]:
         """What the library's function returns to each of the threads, which call it together."""
         call = getattr(self.library, name)
-        others: list[concurrent.futures.Future] = []
         try:
-            others += [self.pool.submit(call, i, self.threads, *arguments) for i in range(1, self.threads)]
+            others = [self.pool.submit(call, i, self.threads, *arguments) for i in range(1, self.threads)]
             return [call(0, self.threads, *arguments), *(other.result() for other in others)]
-        except BaseException:  # interrupted: the others wait for one that does not come
+        except BaseException:  # interrupted: the others wait for one that does not come, and the pool alone knows them
             self.meeting[2] = 1
-            concurrent.futures.wait(others)
+            self.pool.shutdown()
+            self.pool = ThreadPoolExecutor(self.threads)
             self.meeting[:] = 0, 0, 0
             raise

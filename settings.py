@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from data import TRACKS
 from model import ModelConfig
 
 
@@ -23,7 +24,7 @@ class Settings:
     compile: bool = False
     """Compile the step with torch.compile, during the warm-up."""
     kernel: Literal["auto", "c", "torch"] = "torch"
-    """What takes the steps; auto takes kernel.c on a CPU, where it fits and a C compiler is found."""
+    """What takes the steps; auto takes kernel.c on a CPU, where it fits and a C compiler is found, not on Windows."""
     cuda_graph: bool = False
     """On CUDA, capture the step as a graph and replay it."""
     threads: int = 0
@@ -61,7 +62,8 @@ class Settings:
     resume_at: int = 150
     """The step of the schedule at which the rounds after the first begin."""
     start_over_above: int = 5000
-    """With more mistakes than this in a survey, the next round starts over from fresh weights, problems."""
+    """With more mistakes than this in a survey, those it climbed to included, the next round starts over from fresh
+    weights, problems."""
     batch_size: int = 512
     """Problems a step, of all processes together."""
     micro_batches: int = 1
@@ -133,6 +135,9 @@ class Settings:
         amounts = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay decay_power survey_loss"
         self.check(f"{amounts} clip_norm", lambda value: 0 <= value < float("inf"), "a number not below 0")
         self.shared_among(processes=1)
+        track = TRACKS.get(self.track)
+        if track is not None and track.is_stream and self.loss_on != "all":
+            raise ValueError(f"loss_on: a window of {self.track} begins anywhere and has no answer; set it to all")
         self.check("level_share decay_to", lambda value: 0 <= value <= 1, "in 0..1")
         self.check("drill_share muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
         self.model_config(vocab_size=1, block_size=1)

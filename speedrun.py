@@ -42,7 +42,7 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
-        mallopt(mmap_threshold, 2**30)
+        mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older ones refuse more
         mallopt(trim_threshold, 2**31 - 1)
 
 
@@ -79,8 +79,6 @@ class Trainer:
             keep_freed_memory()
 
         # model: the text less its last character goes in, the answer's characters are asked for
-        if track.is_stream and settings.loss_on != "all":
-            raise ValueError(f"loss_on: a window of {track.name} begins anywhere and has no answer; set it to all")
         self.first = track.prompt_length - 1
         self.learned_from = 0 if settings.loss_on == "all" else self.first  # the first position with a loss
         self.model = Transformer(settings.model_config(len(track.vocabulary), track.block_size), dtype)
@@ -239,10 +237,10 @@ class Trainer:
             samples = {name: problems.to(self.device) for name, problems in self.track.samples.items()}
         hardest = torch.empty(0, self.track.problem_width, dtype=torch.uint8, device=self.device)
         first_step = 0
-        for _ in range(settings.max_rounds):
+        for rounds_left in reversed(range(settings.max_rounds)):
             self.step_index.fill_(first_step)
             errors, losses, asked = self.train_round(first_step, hardest, sampler, windows, samples, watch)
-            if self.may_stop(errors, losses):
+            if self.may_stop(errors, losses) or not rounds_left:
                 return
             hardest = asked[losses.topk(min(settings.drill_problems, len(asked))).indices]
             first_step = min(settings.resume_at, settings.num_steps - 1)
@@ -298,7 +296,7 @@ class Trainer:
                 errors, losses = self.examine(asked)
                 reached = {name: self.examine(problems)[0] == 0 for name, problems in samples.items()}
                 reached["99%"] = is_99_percent(errors, len(asked))
-                if is_last and settings.survey_climbs:
+                if is_last and settings.survey_climbs and settings.stop_at == "survey":
                     more_errors, more_losses, more = self.climb(asked, losses, sampler)
                     errors, losses, asked = (
                         errors + more_errors,

@@ -1,64 +1,35 @@
-"""The board: `LEADERBOARD.md`, its plots and the figures of README and docs, rendered from the journal alone.
+"""The board: `LEADERBOARD.md` and its plots, rendered from the evidence alone.
 
-With it go `NEGATIVE.md` and `PEERS.md`, which are rendered from the same evidence.
+With it go `NEGATIVE.md`, `PEERS.md` and the figures of README and docs, which are rendered from the same.
 """
 
 import dataclasses
-import io
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
 
-from bench.agenda import Agenda, agenda_file, runs_of
-from bench.archive import Filed, read_records
-from bench.batches import CLOCKS, RANKED_FROM, BatchOfRuns, batches_of, best_batches, standing
-from bench.comparison import Conclusion, conclusions_file, contestant_text, ratio_text
-from bench.display import show_summary
-from bench.engines import digits_figures, overhead_figures, processes_figures
-from bench.journal import YARDSTICK, Journal, Run
+from bench.agenda import Agenda, runs_of
+from bench.archive import Filed
+from bench.batches import CLOCKS, RANKED_FROM, BatchOfRuns, batches_of, standing
+from bench.comparison import Conclusion, contestant_text, ratio_text
+from bench.evidence import Evidence, read_evidence
+from bench.front import PAGES, fill_page
+from bench.journal import Journal, Run
 from bench.lines import replace_file
 from bench.negative import render_tried
 from bench.pages import commit_text, environment, middle, number, publish, search_text, spread_text
 from bench.peers import render_peers
 from bench.plots import Figure, Place, RecordPoint, figures
 from bench.provenance import ROOT
-from bench.stats import ClockName, expected_time_to_success, utilisation
-
-PAGES = ("README.md", "docs/SCALING.md")  # whose figures stand between markers
-MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
-
+from bench.stats import ClockName, expected_time_to_success, peak_memory, utilisation
 
 # -----------------------------------------------------------------------------
 # rendering
-
-
-@dataclasses.dataclass(frozen=True)
-class Evidence:
-    """All that a board is rendered from: what lies in one results folder."""
-
-    runs: Sequence[Run]
-    faults: Sequence[str] = ()  # sentences about what could not be read
-    records: Sequence[Filed] = ()
-    agendas: Sequence[Agenda] = ()
-    conclusions: Sequence[Conclusion] = ()
-
-    def yardsticks(self) -> dict[str, Run]:
-        """The yardstick's run beside each batch."""
-        return {run.batch.id: run for run in self.runs if run.batch is not None and run.batch.command == YARDSTICK}
-
-
-def read_evidence(results: Path) -> Evidence:
-    runs, faults = Journal(results).read()
-    records, record_faults = read_records(results)
-    agendas, agenda_faults = agenda_file(results).read()
-    conclusions, conclusion_faults = conclusions_file(results).read()
-    return Evidence(runs, [*faults, *record_faults, *agenda_faults, *conclusion_faults], records, agendas, conclusions)
 
 
 def batch_row(batch: BatchOfRuns, clock: ClockName, rank: int, yardstick: Run | None) -> dict[str, str]:
@@ -82,11 +53,6 @@ def batch_row(batch: BatchOfRuns, clock: ClockName, rank: int, yardstick: Run | 
         "commit": commit_text(first.commit, first.dirty),
         "batch": batch.id,
     }
-
-
-def peak_memory(run: Run) -> int | None:
-    """Bytes, of the device that trained."""
-    return run.peak_device_memory_bytes if run.device == "cuda" else run.peak_memory_bytes
 
 
 def clean_text(runs: Sequence[Run]) -> str:
@@ -151,11 +117,16 @@ def run_row(run: Run) -> dict[str, Any]:
 
 
 def by_machine(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
-    """Track -> machine class -> runs, both in alphabetical order."""
+    """Track -> machine class -> runs, both in order of their names; tracks with a ranked batch come first."""
     found: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in (run for run in runs if run.is_contest):
         found[run.track][run.machine.class_ or "unknown machine"].append(run)
-    return {track: dict(sorted(machines.items())) for track, machines in sorted(found.items())}
+    ranked = {batch.runs[0].track for batch in batches_of(runs) if batch.ranked}
+
+    def order(track: str) -> tuple[bool, list[str | int]]:
+        return track not in ranked, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", track)]
+
+    return {track: dict(sorted(found[track].items())) for track in sorted(found, key=order)}
 
 
 def records_at(place: Place, records: Sequence[Filed]) -> list[Filed]:
@@ -229,56 +200,6 @@ def all_figures(evidence: Evidence) -> list[Figure]:
 
 
 # -----------------------------------------------------------------------------
-# the figures of README and docs
-
-
-def standing_figures(runs: Sequence[Run]) -> str:
-    """The leaders by `total` as a table."""
-    lines = [
-        "| track | config | machine class | solved | `train`, s | `certify`, s | `total`, s | peak memory, MiB |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for batch in best_batches(runs, "total"):
-        first = batch.runs[0]
-        cells = [first.track, first.config, first.machine.class_, f"{batch.num_solved}/{len(batch.runs)}"]
-        for phase in ("train", "certify", "total"):
-            cells.append(spread_text(batch.values(lambda run, phase=phase: getattr(run.seconds, phase)), ".2f"))
-        cells.append(middle([value / 2**20 for value in batch.values(peak_memory)], ",.0f"))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def example_figures(runs: Sequence[Run]) -> str:
-    """The summary of the first attempt of the default config's best batch, as if it had been a single one."""
-    best = best_batches([run for run in runs if run.config == f"{run.track}-{run.device}"], "total")
-    if not best:
-        return "No ranked batch yet."
-    console = Console(file=io.StringIO(), width=100, highlight=False, color_system=None)
-    run = best[0].runs[0].model_copy(update={"batch": None})
-    show_summary(run, [], standing(run, runs), console)
-    text = console.file.getvalue().strip("\n")
-    return "```\n" + "\n".join(line.rstrip() for line in text.splitlines()) + "\n```"
-
-
-FIGURES: dict[str, Callable[[Sequence[Run]], str]] = {
-    "standing": standing_figures,
-    "example": example_figures,
-    "digits": digits_figures,
-    "overhead": overhead_figures,
-    "processes": processes_figures,
-}
-
-
-def fill_page(text: str, runs: Sequence[Run]) -> str:
-    """A page with what stands between its markers made anew.
-
-    Raises:
-        KeyError: a marker asks for figures that there are none of.
-    """
-    return MARKED.sub(lambda found: f"{found[1]}{FIGURES[found['name']](runs)}\n{found[3]}", text)
-
-
-# -----------------------------------------------------------------------------
 # after an attempt, and the command
 
 
@@ -324,7 +245,7 @@ def main(arguments: Arguments) -> int:
     wanted = texts(evidence, arguments.results)
     if arguments.results.resolve() == ROOT / "results":
         pages = (ROOT / name for name in PAGES)
-        wanted |= {page: fill_page(page.read_text(encoding="utf-8"), evidence.runs) for page in pages if page.exists()}
+        wanted |= {page: fill_page(page.read_text(encoding="utf-8"), evidence) for page in pages if page.exists()}
     plots = {arguments.results / "plots" / f"{figure.name}.svg": figure for figure in all_figures(evidence)}
     for path, figure in plots.items():
         wanted[path.with_suffix(".csv")] = figure.csv()

@@ -14,12 +14,14 @@ def digits_figures(runs: Sequence[Run]) -> str:
     """The exponents in the number of digits, of each machine class's first family in either order, as a table."""
     shown = plotted(families(runs))
     lines = [
-        f"| machine class | digits of the answer | solved | exponent of {' | of '.join(QUANTITIES)} |",
-        f"| --- | --- | ---: |{' ---: |' * len(QUANTITIES)}",
+        f"| machine class | digits of the answer | config | solved | exponent of {' | of '.join(QUANTITIES)} |",
+        f"| --- | --- | --- | ---: |{' ---: |' * len(QUANTITIES)}",
     ]
     for family in shown:
         solved = f"{family.num_solved}/{len(family.attempts)}"
-        lines.append(f"| {' | '.join([family.machine_class, family.order, solved, *family.exponents])} |")
+        lines.append(
+            f"| {' | '.join([family.machine_class, family.order, family.config, solved, *family.exponents])} |"
+        )
     return "\n".join(lines) if shown else "Not measured yet."
 
 

@@ -49,6 +49,10 @@ class Family(NamedTuple):
     attempts: tuple[Attempt, ...]  # shorter tracks first, in file order
 
     @property
+    def config(self) -> str:
+        return self.attempts[0].run.config
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Those that all attempts have in common."""
         return common_settings(self.attempts[0].run)

@@ -28,6 +28,7 @@ from bench.archive import (
 from bench.batches import RANKED_FROM
 from bench.comparison import COMPARISON_WIDTH, Comparison, compared, conclude, ratio_text, show_comparison, yielded
 from bench.config import CONFIGS, WrongRequest, find_config, merged_values
+from bench.evidence import Evidence
 from bench.journal import Journal, Run
 from bench.lines import replace_file
 from bench.pages import changed_settings, environment, number, plain, search_text
@@ -197,7 +198,7 @@ def decide(arguments: Arguments, agenda: Agenda, before: Filed | None, runs: Seq
         return 1
     record = made_record(arguments, agenda, own, comparison, before)
     median = next(run for run in own if run.run_id == record.median_run)
-    yardstick = board.Evidence(runs).yardsticks().get(agenda.id)
+    yardstick = Evidence(runs).yardsticks().get(agenda.id)
     file_record(
         arguments.results,
         record,

@@ -28,6 +28,11 @@ def utilisation(run: Run) -> float | None:
     return run.train_flops / (run.seconds.train * run.matmul_flops_per_second)
 
 
+def peak_memory(run: Run) -> int | None:
+    """Bytes, of the device that trained."""
+    return run.peak_device_memory_bytes if run.device == "cuda" else run.peak_memory_bytes
+
+
 def flops_floor(run: Run) -> float | None:
     """The seconds that the steps' matrix products would take at the machine's measured peak."""
     known = run.train_flops and run.matmul_flops_per_second

@@ -1,14 +1,16 @@
 """What many tests need one of: a run of the journal, and a small model with random weights."""
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.agenda import Agenda, Side
 from bench.archive import Filed, Record
 from bench.hardware import Hardware, Software
-from bench.journal import Run
+from bench.journal import Batch, Run
 from model import ModelConfig, Transformer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +82,28 @@ def example_seconds(**changes: float | None) -> dict[str, float | None]:
     return {"total": sum(value or 0.0 for value in seconds.values())} | seconds
 
 
+def batch_runs(
+    name: str,
+    trains: Sequence[float],
+    outcome: Callable[[int], str] = lambda i: "solved",
+    planned: int | None = None,
+    command: str = "speedrun",
+    **changes: Any,
+) -> list[Run]:
+    """A batch with these seconds of `train`, each with 5 s more in total; `outcome` is asked for each index."""
+    return [
+        example_run(
+            run_id=f"{name}-{i}",
+            batch=Batch(id=name, command=command, planned=planned or len(trains), index=i),
+            seconds=example_seconds(train=train, total=train + 5),
+            outcome=outcome(i),
+            config=name,
+            **changes,
+        )
+        for i, train in enumerate(trains)
+    ]
+
+
 def example_certificate(errors: int = 0, **changes: Any) -> dict[str, Any]:
     """A certificate of `add3` with all errors among the training problems that carry once."""
     groups = {"carry 0": 166_375, "carry 1": 358_875, "carry 2": 338_625, "carry 3": 136_125, "100..999": 810_000}
@@ -135,6 +159,48 @@ def example_record(**changes: Any) -> Filed:
     }
     record = Record.model_validate(values | changes)
     return Filed(record, Path("records") / record.name)
+
+
+def example_side(
+    name: str = "now",
+    record: str | None = None,
+    source: str = "a" * 64,
+    commit: str | None = "f" * 40,
+    dirty: bool | None = False,
+    **settings: Any,
+) -> Side:
+    """A contestant of an agenda, with a few settings."""
+    return Side(
+        name=name,
+        record=record,
+        config=name,
+        settings={"track": "add3", "muon_iterations": 5, "compile": False} | settings,
+        config_hash="c" * 64,
+        source_sha256=source,
+        harness_sha256="b" * 64,
+        commit=commit,
+        dirty=dirty,
+    )
+
+
+def example_agenda(day: int = 1, **changes: Any) -> Agenda:
+    """Ten pairs, undertaken on that day of January."""
+    values = {
+        "id": f"comparison-{day}",
+        "command": "compare",
+        "number": 1,
+        "track": "add3",
+        "clock": "train",
+        "device": "cpu",
+        "machine_class": "Example CPU",
+        "pairs": 10,
+        "seeds": list(range(10)),
+        "first": ["a"] * 10,
+        "a": example_side("new", muon_iterations=3),
+        "b": example_side(),
+        "started_at": datetime(2026, 1, day, tzinfo=UTC),
+    }
+    return Agenda(**values | changes)
 
 
 def example_settings(**changes: Any) -> dict[str, Any]:

@@ -1,24 +1,8 @@
 """Batches, from runs made by hand."""
 
-from examples import example_run, example_seconds
+from examples import batch_runs, example_run
 
 from bench import batches
-from bench.journal import Batch
-
-
-def batch_runs(name, trains, outcome=lambda i: "solved", planned=None, command="speedrun", **changes):
-    """A batch with these seconds of `train`, each with 5 s more in total."""
-    return [
-        example_run(
-            run_id=f"{name}-{i}",
-            batch=Batch(id=name, command=command, planned=planned or len(trains), index=i),
-            seconds=example_seconds(train=train, total=train + 5),
-            outcome=outcome(i),
-            config=name,
-            **changes,
-        )
-        for i, train in enumerate(trains)
-    ]
 
 
 def test_the_runs_of_a_batch_stand_by_index_and_batches_in_file_order():

@@ -5,31 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from examples import ROOT, example_record, example_run
+from examples import ROOT, batch_runs, example_record, example_run, example_seconds
 
 from bench import board
-from bench.journal import Batch, Journal, Machine, Seconds
-
-
-def seconds(train, total):
-    return Seconds.model_validate(
-        {"import": 1.0, "setup": 0.5, "warmup": 0.5, "train": train, "certify": 2.0, "total": total}
-    )
-
-
-def batch_runs(name, trains, outcome=lambda i: "solved", planned=None, command="speedrun", **changes):
-    """A batch with these seconds of `train`, each with 5 s more in total."""
-    return [
-        example_run(
-            run_id=f"{name}-{i}",
-            batch=Batch(id=name, command=command, planned=planned or len(trains), index=i),
-            seconds=seconds(train, train + 5),
-            outcome=outcome(i),
-            config=name,
-            **changes,
-        )
-        for i, train in enumerate(trains)
-    ]
+from bench.journal import Journal, Machine
 
 
 def table(text, clock):
@@ -51,7 +30,8 @@ def test_batches_are_ranked_by_expected_time_to_success():
 
 def test_the_two_clocks_are_ranked_apart():
     runs = batch_runs("a", [10.0] * 10) + [
-        run.model_copy(update={"seconds": seconds(9.0, 30.0)}) for run in batch_runs("b", [9.0] * 10)
+        example_run(batch=run.batch, config="b", seconds=example_seconds(train=9.0, total=30.0))
+        for run in batch_runs("b", [9.0] * 10)
     ]
     text = board.render(board.Evidence(runs))
     assert [row[1] for row in table(text, "train")] == ["b", "a"]
@@ -109,6 +89,14 @@ def test_every_row_leads_to_its_runs():
     assert all(f"| a-{i} |" in text for i in range(10))
 
 
+def test_tracks_with_a_ranked_batch_come_first_the_others_in_order_of_their_digits():
+    singles = [example_run(run_id=name, batch=None, track=name) for name in ("add10", "add2", "add4-reversed")]
+    text = board.render(board.Evidence([*singles, *batch_runs("a", [1.0] * 10)]))
+    assert re.findall(r"^# (add.*)$", text, re.MULTILINE) == ["add3", "add2", "add4-reversed", "add10"]
+    links = "[add3](#add3), [add2](#add2), [add4-reversed](#add4-reversed), [add10](#add10)."
+    assert links in text
+
+
 def test_lines_that_could_not_be_read_are_shown():
     assert "runs.jsonl:3: skipped" in board.render(board.Evidence([], ["runs.jsonl:3: skipped, it is torn"]))
 
@@ -140,26 +128,6 @@ def test_the_check_writes_nothing(results):
     before = sorted(path.name for path in results.iterdir())
     board.main(board.Arguments(results=results, check=True))
     assert sorted(path.name for path in results.iterdir()) == before
-
-
-def test_figures_between_markers_are_made_anew_and_the_rest_is_left():
-    runs = batch_runs("a", [1.0] * 10)
-    text = "before\n<!-- figures: standing -->\nold\n<!-- end of figures -->\nafter\n"
-    filled = board.fill_page(text, runs)
-    assert filled.startswith("before\n<!-- figures: standing -->\n| track |")
-    assert filled.endswith("<!-- end of figures -->\nafter\n")
-    assert "old" not in filled
-    assert "10/10" in filled
-    assert board.fill_page(filled, runs) == filled
-    with pytest.raises(KeyError):
-        board.fill_page(text.replace("standing", "no-such-figures"), runs)
-
-
-def test_the_example_is_of_the_default_config_even_where_another_one_leads():
-    runs = batch_runs("add3-cpu", [9.0] * 10) + batch_runs("challenger", [1.0] * 10)
-    text = board.fill_page("<!-- figures: example -->\n<!-- end of figures -->\n", runs)
-    assert "solved  0 errors in 1,000,000  add3-cpu, " in text
-    assert "challenger, seed" not in text
 
 
 def test_updating_after_an_attempt_renders_the_whole_board(results):

@@ -55,7 +55,9 @@ def test_the_exponents_are_those_of_the_solved_lengths():
     ]
     runs.append(runs[-1].model_copy(update={"track": "add9", "outcome": "missed"}))
     row = digits_figures(runs).splitlines()[2]
-    assert row.startswith("| Example CPU | most significant first | 4/5 | 2.00 [2.00, 2.00] | 1.00 [1.00, 1.00] | 0.00")
+    assert row.startswith(
+        "| Example CPU | most significant first | scaling | 4/5 | 2.00 [2.00, 2.00] | 1.00 [1.00, 1.00] | 0.00"
+    )
     assert digits_figures([]) == "Not measured yet."
 
 

@@ -29,6 +29,9 @@ SHAPES = [
     {"n_head": 1, "n_embd": 16, "n_hidden": 16},
     {"tied": True},
     {"vocab_size": 17},
+    {"n_head": 3, "n_embd": 48},
+    {"n_head": 24, "n_embd": 48},
+    {"n_head": 32, "n_embd": 64},
 ]
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -352,6 +355,34 @@ def test_when_one_thread_is_interrupted_the_others_do_not_wait_for_it(threads: i
     assert_close(loss_and_gradients(model, texts, 7)[0], expected)
 
 
+@needs_compiler
+def test_an_interrupt_while_a_thread_is_sent_out_leaves_none_waiting(monkeypatch) -> None:
+    model, texts = fitting_model(), random_texts(64, 12)
+    model.use_kernel(2)
+    expected = loss_and_gradients(model, texts, 7)[0]
+    pool = model.kernel.pool
+    submit = pool.submit
+
+    def interrupted(*arguments: Any) -> None:
+        submit(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kernel_step(model, texts, 7)
+    assert not any(thread.is_alive() for thread in pool._threads)
+    assert_close(loss_and_gradients(model, texts, 7)[0], expected)
+
+
+@needs_compiler
+def test_texts_longer_than_the_model_are_refused() -> None:
+    model = fitting_model()
+    model.use_kernel(1)
+    texts = random_texts(2, model.config.block_size + 2)
+    with pytest.raises(ValueError, match="texts of 12 characters for a model of 11 positions"):
+        kernel_step(model, texts, 7)
+
+
 # -----------------------------------------------------------------------------
 # where it cannot be had
 
@@ -388,6 +419,10 @@ def test_a_compiler_that_fails_says_why_in_one_line(tmp_path, monkeypatch) -> No
     monkeypatch.setenv("CC", str(compiler))
     with pytest.raises(RuntimeError, match=r"^the C compiler failed: fatal: no math\.h$"):
         kernel.library.__wrapped__(V=12)
+    compiler.write_text('#!/bin/sh\necho "fatal: not with $1" >&2\nexit 1\n')
+    with pytest.raises(RuntimeError, match=r"^the C compiler failed: fatal: not with -O2; fatal: not with -O3$"):
+        kernel.library.__wrapped__(V=12)
+    compiler.write_text("#!/bin/sh\necho 'fatal: no math.h' >&2\nexit 1\n")
     assert pick_kernel("auto", CPU, torch.float32, None)[0] == "torch"
     with pytest.raises(ValueError, match=r"--kernel c: .*no math\.h; use --kernel auto"):
         pick_kernel("c", CPU, torch.float32, None)

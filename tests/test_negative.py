@@ -2,48 +2,17 @@
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
+from examples import example_agenda as agenda
 from examples import example_record
+from examples import example_side as side
 
-from bench.agenda import Agenda, Side, agenda_file
+from bench.agenda import agenda_file
 from bench.comparison import Conclusion
 from bench.negative import render_tried
 from bench.pages import plain
-
-
-def side(name="now", record=None, source="a" * 64, commit="f" * 40, dirty=False, **settings):
-    return Side(
-        name=name,
-        record=record,
-        config=name,
-        settings={"track": "add3", "muon_iterations": 5, "compile": False} | settings,
-        config_hash="c" * 64,
-        source_sha256=source,
-        harness_sha256="b" * 64,
-        commit=commit,
-        dirty=dirty,
-    )
-
-
-def agenda(day=1, **changes):
-    values = {
-        "id": f"comparison-{day}",
-        "command": "compare",
-        "number": 1,
-        "track": "add3",
-        "clock": "train",
-        "device": "cpu",
-        "machine_class": "Example CPU",
-        "pairs": 10,
-        "seeds": list(range(10)),
-        "first": ["a"] * 10,
-        "a": side("new", muon_iterations=3),
-        "b": side(),
-        "started_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day - 1),
-    }
-    return Agenda(**values | changes)
 
 
 def conclusion(of, verdict="slower", solved=(10, 10), **changes):

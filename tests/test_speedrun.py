@@ -177,6 +177,21 @@ def test_after_many_mistakes_a_round_starts_over_from_fresh_weights():
     assert not any(tensor.any() for tensor in moments)
 
 
+def test_after_the_last_round_the_weights_are_the_trained_ones_however_many_mistakes_are_left():
+    trainer = build(replace(SMALL, max_rounds=2, start_over_above=0))
+    trained, train_round = [], trainer.train_round
+
+    def watched(*arguments):
+        found = train_round(*arguments)
+        trained.append([weight.clone() for weight in trainer.model.parameters()])
+        return found
+
+    trainer.train_round = watched
+    trainer.train(Witness())
+    assert len(trained) == 2
+    assert all(map(torch.equal, trainer.model.parameters(), trained[-1]))
+
+
 def test_after_few_mistakes_the_next_round_resumes_and_drills_the_hardest_of_the_survey():
     settings = replace(SMALL, max_rounds=2, drill_share=0.5)
     trainer, surveys = build(settings), []
@@ -249,6 +264,14 @@ def test_what_the_climb_finds_counts_in_the_decision_and_is_drilled():
     hardest = set(TRACK.number(TRACK.sets["train"][:30]).tolist())
     num_drilled = round(SMALL.batch_size * SMALL.drill_share)
     assert set(problems_in([seen[-1][-num_drilled:]]).tolist()) <= hardest
+
+
+def test_99_percent_is_of_what_was_drawn_and_nothing_is_climbed_to():
+    trainer, witness = build(replace(SMALL, survey_climbs=1, stop_at="99%", max_rounds=2)), Witness()
+    trainer.examine = lambda problems: (1, torch.zeros(len(problems)))  # too many for a check, not for a survey
+    trainer.climb = lambda *_: pytest.fail("it climbs")
+    trainer.train(witness)
+    assert trainer.steps == SMALL.num_steps
 
 
 def test_a_long_track_is_trained_on_what_its_sampler_draws_and_asked_what_is_not_held_out():
@@ -531,8 +554,9 @@ def test_gains_are_nothing_for_muon():
 
 
 def test_a_stream_has_no_answers_to_learn_alone():
+    assert replace(PEER, track=STREAM.name).loss_on == "all"
     with pytest.raises(ValueError, match="loss_on: a window of add3-report begins anywhere"):
-        build(replace(PEER, loss_on="answer"), track=STREAM)
+        replace(PEER, track=STREAM.name, loss_on="answer")
 
 
 def test_what_is_dropped_comes_from_the_seed_and_a_warm_up_changes_none_of_it():

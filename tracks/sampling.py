@@ -12,10 +12,10 @@ def rows_together(device: torch.device) -> int:
 
 
 def distinct(rows: Tensor) -> Tensor:
-    """Rows of digits (N, W) uint8, each once, in the order of their digits; (M, W).
+    """Rows of digits (N, W) uint8, each once, in an order that is always the same; (M, W).
 
-    Beyond 18 digits they are told apart by a number modulo 2**64 that two may share: then one of them is lost, hardly
-    ever and without harm.
+    Up to 18 digits it is that of the digits. Beyond, rows are told apart by a number modulo 2**64 that two may share:
+    then one of them is lost, hardly ever and without harm.
     """
     keys = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     for column in rows.unbind(-1):
