@@ -3,8 +3,8 @@
 // with BFLOAT16 the factors of matrix products are rounded to it.
 //
 // Compiled for one shape: V characters, C = NH * HS channels, H hidden units; VP is V rounded up to whole vectors.
-// T positions, of which those from `first` on ask; R = T * V (position, character) rows, of which the asking ones are
-// the last. Within a row's channels the heads lie side by side, so that attention's loops run over whole vectors.
+// T positions, of which those from `first` on ask; R = T * V (position, character) rows. A pair is of a row that asks
+// and one that it sees. Within a row's channels the heads lie side by side, so that attention runs over whole vectors.
 // Matrices lie row by row; what ends in _t is transposed; what begins with d_ is the loss's gradient.
 
 #include <math.h>
@@ -44,14 +44,13 @@ typedef struct {  // what does not depend on the texts
     float *rows, *normed, *scales;            // (R, C), (R, C), (R,): what enters the layer, and its norm
     float *used;                              // (R,): 1 where a text has the row; no pair has a row without
     float *query, *key, *value;               // (R, C)
-    float *pairs;                             // (asking rows, R, NH): exp of the scores
     float *qkv, *out;                         // (3, C, C), (C, C): those of the heads side by side
     float *qkv_t, *out_t, *up_t, *down_t, *head, *head_t;  // the head with VP rows
 } Table;
 
 typedef struct {
-    float *rows, *value, *pairs, *out, *up, *down, *head;  // gradients of a share of the texts
-    float *query, *key, *normed, *qkv;        // the way from all shares to the weights
+    float *rows, *query, *key, *value, *out, *up, *down, *head;  // gradients of a share of the texts
+    float *normed, *qkv;                      // the way from all shares to the weights
 } Sums;
 
 // -----------------------------------------------------------------------------
@@ -81,6 +80,17 @@ static void meet(const Thread *me) {
 
 // The first cache line that begins in memory which has room for one more than is wanted.
 static float *at_line(void *memory) { return (float *)(((uintptr_t)memory + LINE - 1) / LINE * LINE); }
+
+// A thread's own memory for something; it grows with what is wanted.
+typedef struct { void *memory; int64_t size; } Room;
+
+static void *room(Room *mine, int64_t size) {
+    if (size > mine->size) {
+        free(mine->memory);
+        mine->memory = malloc((mine->size = size) + LINE);
+    }
+    return at_line(mine->memory);
+}
 
 #if BFLOAT16  // what lies in a float's place are two bfloat16 numbers, and a product is the sum of two
 #define ADD_PRODUCT(sum, a, b) __asm__("vdpbf16ps %1%{1to16%}, %2, %0" : "+v"(sum) : "m"(a), "v"(b))
@@ -133,17 +143,6 @@ static void round_all(int n, float *x) {
     for (int i = 0; i < n; i += LANES) *(words *)(x + i) = rounded(x + i) & 0xffff0000;
 }
 
-// Each thread's own room for packed factors; it grows with what is wanted.
-static float *room(int64_t size) {
-    static _Thread_local float *held;
-    static _Thread_local int64_t held_size;
-    if (size > held_size) {
-        free(held);
-        held = malloc(sizeof(float) * (held_size = size) + LINE);
-    }
-    return at_line(held);
-}
-
 // Pairs of numbers that lie below one another in rows of `n`, or that follow one another in a row.
 static void pack_rows(int n, const float *row, const float *next, float *pairs) {
     for (int i = 0; i < n; i += LANES)
@@ -158,8 +157,9 @@ static void pack_along(int n, const float *row, float *pairs) {
 // The same for factors of float32 that are rounded here; K is even, and a multiple of LANES where column is 1.
 static void round_and_multiply(int M, int N, int K, const float *a, int row, int column, const float *b, float *c,
                                int adds) {
+    static _Thread_local Room factors;
     const int64_t pairs = K / 2;
-    float *of_a = room(pairs * (M + N)), *of_b = of_a + pairs * M;
+    float *of_a = room(&factors, sizeof(float) * pairs * (M + N)), *of_b = of_a + pairs * M;
     for (int k = 0; k < pairs; k++) pack_rows(N, b + 2 * k * N, b + (2 * k + 1) * N, of_b + k * N);
     if (column == 1) {
         for (int i = 0; i < M; i++) pack_along(K, a + i * row, of_a + i * pairs);
@@ -228,13 +228,12 @@ static float *take(uintptr_t *place, int64_t size) {
 }
 
 // The table at `place`, which moves behind it; tables of rows have room for up_to_height(R).
-static Table table_at(uintptr_t *place, int T, int first) {
-    const int64_t R = T * V, rows = up_to_height(R) * C, pairs = (T - first) * V * R * NH;
+static Table table_at(uintptr_t *place, int T) {
+    const int64_t R = T * V, rows = up_to_height(R) * C;
     Table table;
     table.rows = take(place, rows), table.normed = take(place, rows), table.scales = take(place, up_to_height(R));
     table.used = take(place, R);
     table.query = take(place, rows), table.key = take(place, rows), table.value = take(place, rows);
-    table.pairs = take(place, pairs);
     table.qkv = take(place, 3 * C * C), table.out = take(place, C * C);
     table.qkv_t = take(place, 3 * C * C), table.out_t = take(place, C * C);
     table.up_t = take(place, C * H), table.down_t = take(place, H * C);
@@ -242,31 +241,31 @@ static Table table_at(uintptr_t *place, int T, int first) {
     return table;
 }
 
-static Sums sums_at(uintptr_t *place, int T, int first) {
-    const int64_t R = T * V, rows = up_to_height(R) * C, pairs = (T - first) * V * R * NH;
+static Sums sums_at(uintptr_t *place, int T) {
+    const int64_t rows = up_to_height(T * V) * C;
     Sums sums;
-    sums.rows = take(place, rows), sums.value = take(place, rows), sums.pairs = take(place, pairs);
+    sums.rows = take(place, rows);
+    sums.query = take(place, rows), sums.key = take(place, rows), sums.value = take(place, rows);
     sums.out = take(place, C * C), sums.up = take(place, H * C), sums.down = take(place, C * H);
     sums.head = take(place, VP * C);
-    sums.query = take(place, rows), sums.key = take(place, rows), sums.normed = take(place, rows);
-    sums.qkv = take(place, 3 * C * C);
+    sums.normed = take(place, rows), sums.qkv = take(place, 3 * C * C);
     return sums;
 }
 
-int64_t table_size(int T, int first) {
+int64_t table_size(int T) {
     uintptr_t end = 0;
-    table_at(&end, T, first);
+    table_at(&end, T);
     return end / sizeof(float);
 }
 
-int64_t sums_size(int T, int first) {
+int64_t sums_size(int T) {
     uintptr_t end = 0;
-    sums_at(&end, T, first);
+    sums_at(&end, T);
     return end / sizeof(float);
 }
 
 // Everything about the layer that B texts of T characters share; or all that there may be, where none are given.
-static void fill_table(const Thread *me, int T, int first, int64_t B, const uint8_t *texts, const Weights *weights,
+static void fill_table(const Thread *me, int T, int64_t B, const uint8_t *texts, const Weights *weights,
                        const Table *table) {
     const int R = T * V, padded = up_to_height(R);
     if (me->number == 0) {
@@ -301,39 +300,148 @@ static void fill_table(const Thread *me, int T, int first, int64_t B, const uint
     product(n, C, C, normed, C, 1, table->qkv_t + C * C, table->key + from * C);
     product(n, C, C, normed, C, 1, table->qkv_t + 2 * C * C, table->value + from * C);
     meet(me);
-
-    const float scale = 1 / sqrtf(HS);
-    for (int row = first * V + me->number; row < R; row += me->count) {
-        if (!table->used[row]) continue;
-        const float *query = table->query + row * C;
-        float *pairs = table->pairs + (int64_t)(row - first * V) * R * NH, most[NH];
-        const int seen = (row / V + 1) * V;  // rows that do not lie ahead
-        for (int h = 0; h < NH; h++) most[h] = -1e30f;
-        for (int r = 0; r < seen; r++) {
-            if (!table->used[r]) continue;
-            const float *key = table->key + r * C;
-            float score[NH] = {0};
-            for (int s = 0; s < HS; s++)
-                for (int h = 0; h < NH; h++) score[h] += query[s * NH + h] * key[s * NH + h];
-            for (int h = 0; h < NH; h++) {
-                pairs[r * NH + h] = score[h] * scale;
-                most[h] = fmaxf(most[h], score[h] * scale);
-            }
-        }
-        // A text may hold none of the rows near the maximum, so exp must not underflow; see model.py.
-        for (int r = 0; r < seen; r++) {
-            if (!table->used[r]) continue;
-            for (int h = 0; h < NH; h++) pairs[r * NH + h] = expf(fmaxf(pairs[r * NH + h] - most[h], -80.0f));
-        }
-    }
-    meet(me);
 }
 
-// Texts of `stride` characters, each asked from `first` on. Where `all_logits` is there, it gets theirs (B, T - first,
-// VP), and nothing else is done. Else the sum of the losses of the characters that follow is returned; `losses` and
-// `wrong` (B, T - first) get each, and whether another character had been likelier, or `sums` the gradients of `weight`
-// times the sum, added up.
-static double examples(int T, int first, int64_t B, const uint8_t *texts, int stride, float weight,
+// exp of the scores of a row with those that do not lie ahead, (R, NH).
+static void fill_pairs(const Table *table, int row, float *pairs) {
+    const float *query = table->query + row * C, scale = 1 / sqrtf(HS);
+    const int seen = (row / V + 1) * V;
+    float most[NH];
+    for (int h = 0; h < NH; h++) most[h] = -1e30f;
+    for (int r = 0; r < seen; r++) {
+        if (!table->used[r]) continue;
+        const float *key = table->key + r * C;
+        float score[NH] = {0};
+        for (int s = 0; s < HS; s++)
+            for (int h = 0; h < NH; h++) score[h] += query[s * NH + h] * key[s * NH + h];
+        for (int h = 0; h < NH; h++) {
+            pairs[r * NH + h] = score[h] * scale;
+            most[h] = fmaxf(most[h], score[h] * scale);
+        }
+    }
+    // A text may hold none of the rows near the maximum, so exp must not underflow; see model.py.
+    for (int r = 0; r < seen; r++) {
+        if (!table->used[r]) continue;
+        for (int h = 0; h < NH; h++) pairs[r * NH + h] = expf(fmaxf(pairs[r * NH + h] - most[h], -80.0f));
+    }
+}
+
+// From the gradients of a row's pairs to those of its query and of the keys.
+static void add_pairs_gradient(const Table *table, int row, const float *pairs, const float *d_pairs,
+                               const Sums *sums) {
+    const heads *query = (const heads *)(table->query + row * C);
+    const float scale = 1 / sqrtf(HS);
+    heads d_query[HS * GROUPS] = {0};
+    for (int r = 0; r < (row / V + 1) * V; r++) {
+        if (!table->used[r]) continue;
+        const heads *pair = (const heads *)(pairs + r * NH), *d_pair = (const heads *)(d_pairs + r * NH);
+        const heads *key = (const heads *)(table->key + r * C);
+        heads *d_key = (heads *)(sums->key + r * C);
+        #pragma GCC unroll 8
+        for (int g = 0; g < GROUPS; g++) {
+            const heads d_score = d_pair[g] * pair[g] * scale;
+            #pragma GCC unroll 8
+            for (int s = 0; s < HS; s++) {
+                d_query[s * GROUPS + g] += d_score * key[s * GROUPS + g];
+                d_key[s * GROUPS + g] += d_score * query[s * GROUPS + g];
+            }
+        }
+    }
+    heads *sum = (heads *)(sums->query + row * C);
+    #pragma GCC unroll 8
+    for (int c = 0; c < HS * GROUPS; c++) sum[c] += d_query[c];
+}
+
+typedef struct {  // one position of a text, asked for what follows
+    const uint8_t *text;
+    int last, row;  // the position, and the row it asks from
+    float *pairs;   // (R, NH), of that row
+} Query;
+
+// Each query's residual stream x (n, C), and each head's weighted mean y (n, C), with the inverse (n, NH) of what the
+// weights add up to.
+static void attend(const Table *table, int n, const Query *queries, float *x, float *y, float *inverses) {
+    for (int i = 0; i < n; i++) {
+        const Query *q = queries + i;
+        heads total[GROUPS] = {0}, sum[HS * GROUPS] = {0};
+        for (int t = 0; t <= q->last; t++) {
+            const int place = t * V + q->text[t];
+            const heads *pair = (const heads *)(q->pairs + place * NH);
+            const heads *value = (const heads *)(table->value + place * C);
+            #pragma GCC unroll 8
+            for (int g = 0; g < GROUPS; g++) total[g] += pair[g];
+            #pragma GCC unroll 8
+            for (int s = 0; s < HS; s++)
+                #pragma GCC unroll 8
+                for (int g = 0; g < GROUPS; g++) sum[s * GROUPS + g] += pair[g] * value[s * GROUPS + g];
+        }
+        memcpy(x + i * C, table->rows + q->row * C, sizeof(float) * C);
+        heads *inverse = (heads *)(inverses + i * NH), *mean = (heads *)(y + i * C);
+        #pragma GCC unroll 8
+        for (int g = 0; g < GROUPS; g++) inverse[g] = 1 / total[g];
+        #pragma GCC unroll 8
+        for (int s = 0; s < HS; s++)
+            #pragma GCC unroll 8
+            for (int g = 0; g < GROUPS; g++) mean[s * GROUPS + g] = sum[s * GROUPS + g] * inverse[g];
+    }
+}
+
+// The way back, from d_x and d_y (n, C); `d_pairs` (R, NH) is room for the gradients of one row's pairs.
+static void add_attention_gradient(const Table *table, int R, int n, const Query *queries, const float *y,
+                                   const float *inverses, const float *d_x, const float *d_y, float *d_pairs,
+                                   const Sums *sums) {
+    for (int i = 0; i < n; i++) {
+        const Query *q = queries + i;
+        const heads *inverse = (const heads *)(inverses + i * NH), *mean = (const heads *)(y + i * C);
+        const heads *d_mean = (const heads *)(d_y + i * C);
+        heads d_sum[HS * GROUPS], d_total[GROUPS] = {0};
+        for (int c = 0; c < C; c++) sums->rows[q->row * C + c] += d_x[i * C + c];
+        #pragma GCC unroll 8
+        for (int s = 0; s < HS; s++)
+            #pragma GCC unroll 8
+            for (int g = 0; g < GROUPS; g++) {
+                d_sum[s * GROUPS + g] = d_mean[s * GROUPS + g] * inverse[g];
+                d_total[g] -= d_sum[s * GROUPS + g] * mean[s * GROUPS + g];
+            }
+        if (i == 0 || q->row != q[-1].row) memset(d_pairs, 0, sizeof(float) * R * NH);
+        for (int t = 0; t <= q->last; t++) {
+            const int place = t * V + q->text[t];
+            const heads *pair = (const heads *)(q->pairs + place * NH);
+            const heads *value = (const heads *)(table->value + place * C);
+            heads *d_pair = (heads *)(d_pairs + place * NH), *d_value = (heads *)(sums->value + place * C);
+            #pragma GCC unroll 8
+            for (int g = 0; g < GROUPS; g++) {
+                const heads exp_score = pair[g];
+                heads d = d_total[g];
+                #pragma GCC unroll 8
+                for (int s = 0; s < HS; s++) {
+                    d += d_sum[s * GROUPS + g] * value[s * GROUPS + g];
+                    d_value[s * GROUPS + g] += d_sum[s * GROUPS + g] * exp_score;
+                }
+                d_pair[g] += d;
+            }
+        }
+        if (i == n - 1 || q->row != q[1].row) add_pairs_gradient(table, q->row, q->pairs, d_pairs, sums);
+    }
+}
+
+// What B texts ask from `first` on, b * Q + q for position first + q of text b, in the order of the rows they ask from.
+static void in_order_of_rows(int T, int first, int64_t B, const uint8_t *texts, int stride, int32_t *order) {
+    const int Q = T - first;
+    for (int q = 0; q < Q; q++) {
+        const uint8_t *column = texts + first + q;
+        int64_t place[V + 1] = {q * B};
+        for (int64_t b = 0; b < B; b++) place[column[b * stride] + 1]++;
+        for (int v = 0; v < V; v++) place[v + 1] += place[v];
+        for (int64_t b = 0; b < B; b++) order[place[column[b * stride]]++] = b * Q + q;
+    }
+}
+
+// Texts of `stride` characters, fewer than 2**31 / Q, each asked at Q positions from `first` on. Where `all_logits` is
+// there, it gets theirs (B, Q, VP), and nothing else is done. Else the sum of the losses of the characters that follow
+// is returned; `losses` and `wrong` (B, Q) get each, and whether another character had been likelier, or `sums` the
+// gradients of `weight` times the sum, added up. This thread takes each count-th tile.
+static double examples(const Thread *me, int T, int first, int64_t B, const uint8_t *texts, int stride, float weight,
                        const Weights *weights, const Table *table, float *all_logits, float *losses, uint8_t *wrong,
                        const Sums *sums) {
     const int Q = T - first, R = T * V;
@@ -342,38 +450,27 @@ static double examples(int T, int first, int64_t B, const uint8_t *texts, int st
     static _Thread_local _Alignas(LINE) float scales[TILE], scales_2[TILE], inverses[TILE * NH], logits[TILE * VP];
     static _Thread_local _Alignas(LINE) float hidden[TILE * H], below[TILE * H], active[TILE * H], d_hidden[TILE * H];
     static _Thread_local _Alignas(LINE) float d_x[TILE * C], d_normed[TILE * C];
+    static _Thread_local Room of_order, of_pairs;
+    int32_t *order = room(&of_order, sizeof(int32_t) * B * Q);
+    float *d_pairs = room(&of_pairs, sizeof(float) * (1 + TILE) * R * NH), *all_pairs = d_pairs + R * NH;
+    Query queries[TILE];
     double loss = 0;
-    for (int64_t start = 0; start < B * Q; start += TILE) {
+    in_order_of_rows(T, first, B, texts, stride, order);
+    for (int64_t start = me->number * TILE; start < B * Q; start += me->count * TILE) {
+        const int32_t *asked = order + start;
         const int n = B * Q - start < TILE ? B * Q - start : TILE;
 
-        // attention: the residual stream x, and each head's weighted mean y
+        // attention; those who ask from the same row follow one another, and share its pairs
+        for (int i = 0; i < n; i++) {
+            Query *q = queries + i;
+            q->text = texts + asked[i] / Q * (int64_t)stride, q->last = first + asked[i] % Q;
+            q->row = q->last * V + q->text[q->last];
+            if (i > 0 && q->row == q[-1].row) q->pairs = q[-1].pairs;
+            else fill_pairs(table, q->row, q->pairs = all_pairs + i * R * NH);
+        }
         memset(x + n * C, 0, sizeof(float) * (TILE - n) * C);
         memset(y + n * C, 0, sizeof(float) * (TILE - n) * C);
-        for (int i = 0; i < n; i++) {
-            const uint8_t *text = texts + (start + i) / Q * stride;
-            const int last = first + (start + i) % Q, row = last * V + text[last];
-            const float *pairs = table->pairs + (int64_t)(row - first * V) * R * NH;
-            heads total[GROUPS] = {0}, sum[HS * GROUPS] = {0};
-            for (int t = 0; t <= last; t++) {
-                const int place = t * V + text[t];
-                const heads *pair = (const heads *)(pairs + place * NH);
-                const heads *value = (const heads *)(table->value + place * C);
-                #pragma GCC unroll 8
-                for (int g = 0; g < GROUPS; g++) total[g] += pair[g];
-                #pragma GCC unroll 8
-                for (int s = 0; s < HS; s++)
-                    #pragma GCC unroll 8
-                    for (int g = 0; g < GROUPS; g++) sum[s * GROUPS + g] += pair[g] * value[s * GROUPS + g];
-            }
-            memcpy(x + i * C, table->rows + row * C, sizeof(float) * C);
-            heads *inverse = (heads *)(inverses + i * NH), *mean = (heads *)(y + i * C);
-            #pragma GCC unroll 8
-            for (int g = 0; g < GROUPS; g++) inverse[g] = 1 / total[g];
-            #pragma GCC unroll 8
-            for (int s = 0; s < HS; s++)
-                #pragma GCC unroll 8
-                for (int g = 0; g < GROUPS; g++) mean[s * GROUPS + g] = sum[s * GROUPS + g] * inverse[g];
-        }
+        attend(table, n, queries, x, y, inverses);
         matmul(TILE, C, C, y, C, 1, table->out_t, x);
 
         // MLP and head
@@ -385,7 +482,7 @@ static double examples(int T, int first, int64_t B, const uint8_t *texts, int st
         norm(TILE, x, normed_2, scales_2);
         product(TILE, VP, C, normed_2, C, 1, table->head_t, logits);
         if (all_logits) {
-            memcpy(all_logits + start * VP, logits, sizeof(float) * n * VP);
+            for (int i = 0; i < n; i++) memcpy(all_logits + (int64_t)asked[i] * VP, logits + i * VP, sizeof(float) * VP);
             continue;
         }
 
@@ -393,12 +490,12 @@ static double examples(int T, int first, int64_t B, const uint8_t *texts, int st
         memset(logits + n * VP, 0, sizeof(float) * (TILE - n) * VP);
         for (int i = 0; i < n; i++) {
             float *z = logits + i * VP, most = z[0], total = 0;
-            const int target = texts[(start + i) / Q * stride + first + (start + i) % Q + 1];
+            const int target = queries[i].text[queries[i].last + 1];
             for (int v = 1; v < V; v++) most = fmaxf(most, z[v]);
             if (wrong) {  // of equals the first would be written
                 int written = 0;
                 while (written < V - 1 && z[written] < most) written++;
-                wrong[start + i] = written != target;
+                wrong[asked[i]] = written != target;
             }
             const float of_target = z[target] - most;
             for (int v = 0; v < VP; v++) {
@@ -406,7 +503,7 @@ static double examples(int T, int first, int64_t B, const uint8_t *texts, int st
                 total += z[v];
             }
             loss += logf(total) - of_target;
-            if (losses) losses[start + i] = logf(total) - of_target;
+            if (losses) losses[asked[i]] = logf(total) - of_target;
             for (int v = 0; v < VP; v++) z[v] *= weight / total;
             z[target] -= weight;
         }
@@ -427,83 +524,20 @@ static double examples(int T, int first, int64_t B, const uint8_t *texts, int st
         add_norm_gradient(TILE, normed, scales, d_normed, d_x);
         matmul(C, C, TILE, d_x, 1, C, y, sums->out);
         product(TILE, C, C, d_x, C, 1, table->out, d_normed);  // of y
-        for (int i = 0; i < n; i++) {
-            const uint8_t *text = texts + (start + i) / Q * stride;
-            const int last = first + (start + i) % Q, row = last * V + text[last];
-            const int64_t asked = (int64_t)(row - first * V) * R * NH;
-            const heads *inverse = (const heads *)(inverses + i * NH), *mean = (const heads *)(y + i * C);
-            const heads *d_mean = (const heads *)(d_normed + i * C);
-            heads d_sum[HS * GROUPS], d_total[GROUPS] = {0};
-            for (int c = 0; c < C; c++) sums->rows[row * C + c] += d_x[i * C + c];
-            #pragma GCC unroll 8
-            for (int s = 0; s < HS; s++)
-                #pragma GCC unroll 8
-                for (int g = 0; g < GROUPS; g++) {
-                    d_sum[s * GROUPS + g] = d_mean[s * GROUPS + g] * inverse[g];
-                    d_total[g] -= d_sum[s * GROUPS + g] * mean[s * GROUPS + g];
-                }
-            for (int t = 0; t <= last; t++) {
-                const int place = t * V + text[t];
-                const heads *pair = (const heads *)(table->pairs + asked + place * NH);
-                const heads *value = (const heads *)(table->value + place * C);
-                heads *d_pair = (heads *)(sums->pairs + asked + place * NH);
-                heads *d_value = (heads *)(sums->value + place * C);
-                #pragma GCC unroll 8
-                for (int g = 0; g < GROUPS; g++) {
-                    const heads exp_score = pair[g];
-                    heads d = d_total[g];
-                    #pragma GCC unroll 8
-                    for (int s = 0; s < HS; s++) {
-                        d += d_sum[s * GROUPS + g] * value[s * GROUPS + g];
-                        d_value[s * GROUPS + g] += d_sum[s * GROUPS + g] * exp_score;
-                    }
-                    d_pair[g] += d;
-                }
-            }
-        }
+        add_attention_gradient(table, R, n, queries, y, inverses, d_x, d_normed, d_pairs, sums);
     }
     return loss;
 }
 
 // From the gradients of what is in the table, `all_sums`, to those of the weights.
-static void finish(const Thread *me, int T, int first, const Table *table, float *all_sums, const Weights *d_weights) {
-    const int R = T * V, asking = first * V, padded = up_to_height(R);
-    const int64_t size = sums_size(T, first);
+static void finish(const Thread *me, int T, const Table *table, float *all_sums, const Weights *d_weights) {
+    const int R = T * V, padded = up_to_height(R);
+    const int64_t size = sums_size(T);
     uintptr_t place = (uintptr_t)all_sums;
-    const Sums sums = sums_at(&place, T, first);  // the first thread's come to be everybody's
-    const int end = share(me, sums.query - all_sums, 1);
+    const Sums sums = sums_at(&place, T);  // the first thread's come to be everybody's
+    const int end = share(me, sums.normed - all_sums, 1);
     for (int other = 1; other < me->count; other++)
-        for (int i = share(me, sums.query - all_sums, 0); i < end; i++) all_sums[i] += all_sums[other * size + i];
-    meet(me);
-
-    // Each thread takes some queries and then some keys, so that none adds to what another adds to.
-    const float scale = 1 / sqrtf(HS);
-    for (int row = me->number; row < padded; row += me->count) {
-        float *restrict d_query = sums.query + row * C;
-        memset(d_query, 0, sizeof(float) * C);
-        if (row < asking || row >= R || !table->used[row]) continue;
-        const int64_t asked = (int64_t)(row - asking) * R * NH;
-        for (int r = 0; r < (row / V + 1) * V; r++) {
-            if (!table->used[r]) continue;
-            float *restrict d_score = sums.pairs + asked + r * NH;
-            const float *pair = table->pairs + asked + r * NH, *key = table->key + r * C;
-            for (int h = 0; h < NH; h++) d_score[h] *= pair[h] * scale;
-            for (int s = 0; s < HS; s++)
-                for (int h = 0; h < NH; h++) d_query[s * NH + h] += d_score[h] * key[s * NH + h];
-        }
-    }
-    meet(me);
-    for (int r = me->number; r < padded; r += me->count) {
-        float *restrict d_key = sums.key + r * C;
-        memset(d_key, 0, sizeof(float) * C);
-        if (r >= R || !table->used[r]) continue;
-        for (int row = asking > r / V * V ? asking : r / V * V; row < R; row++) {
-            if (!table->used[row]) continue;
-            const float *d_score = sums.pairs + ((int64_t)(row - asking) * R + r) * NH, *query = table->query + row * C;
-            for (int s = 0; s < HS; s++)
-                for (int h = 0; h < NH; h++) d_key[s * NH + h] += d_score[h] * query[s * NH + h];
-        }
-    }
+        for (int i = share(me, sums.normed - all_sums, 0); i < end; i++) all_sums[i] += all_sums[other * size + i];
     meet(me);
 
     const float *d_each[3] = {sums.query, sums.key, sums.value};
@@ -616,30 +650,24 @@ static void adamw(const Thread *me, const Optimizers *how, float rate, int step)
 // what kernel.py calls
 
 // Fill a table of table_size floats.
-void prepare(int number, int count, Meeting *meeting, int T, int first, const Weights *weights, uintptr_t table) {
-    const Table made = table_at(&table, T, first);
-    fill_table(&(Thread){number, count, meeting}, T, first, 0, NULL, weights, &made);
+void prepare(int number, int count, Meeting *meeting, int T, const Weights *weights, uintptr_t table) {
+    const Table made = table_at(&table, T);
+    fill_table(&(Thread){number, count, meeting}, T, 0, NULL, weights, &made);
 }
 
 // Texts (B, T) to the logits (B, T - first, VP) of the characters after positions first.. .
 void logits(int number, int count, int T, int first, int64_t B, const uint8_t *texts, const Weights *weights,
             uintptr_t table, float *found) {
-    const Table made = table_at(&table, T, first);
-    const Thread me = {number, count, NULL};
-    const int64_t from = share(&me, B, 0), to = share(&me, B, 1);
-    float *own = found + from * (T - first) * VP;
-    examples(T, first, to - from, texts + from * T, T, 0, weights, &made, own, NULL, NULL, NULL);
+    const Table made = table_at(&table, T);
+    examples(&(Thread){number, count, NULL}, T, first, B, texts, T, 0, weights, &made, found, NULL, NULL, NULL);
 }
 
 // Texts (B, T + 1) to the losses (B, T - first) of the characters after positions first.. , and whether another
 // character would have been written.
 void examine(int number, int count, int T, int first, int64_t B, const uint8_t *texts, const Weights *weights,
              uintptr_t table, float *losses, uint8_t *wrong) {
-    const Table made = table_at(&table, T, first);
-    const Thread me = {number, count, NULL};
-    const int64_t from = share(&me, B, 0), to = share(&me, B, 1), place = from * (T - first);
-    const uint8_t *own = texts + from * (T + 1);
-    examples(T, first, to - from, own, T + 1, 0, weights, &made, NULL, losses + place, wrong + place, NULL);
+    const Table made = table_at(&table, T);
+    examples(&(Thread){number, count, NULL}, T, first, B, texts, T + 1, 0, weights, &made, NULL, losses, wrong, NULL);
 }
 
 // Take `steps` steps, one on each of texts (steps, B, T + 1), with rates that are `factors` (steps,) times the highest;
@@ -649,20 +677,19 @@ double train(int number, int count, Meeting *meeting, int T, int first, int64_t 
              const float *factors, const Weights *weights, const Weights *gradients, const Optimizers *how,
              uintptr_t space) {
     const Thread me = {number, count, meeting};
-    float *all_sums = (float *)space + table_size(T, first), *own = all_sums + number * sums_size(T, first);
+    float *all_sums = (float *)space + table_size(T), *own = all_sums + number * sums_size(T);
     uintptr_t place = (uintptr_t)own;
-    const Table table = table_at(&space, T, first);
-    const Sums sums = sums_at(&place, T, first);
-    const int64_t from = share(&me, B, 0), to = share(&me, B, 1);
+    const Table table = table_at(&space, T);
+    const Sums sums = sums_at(&place, T);
     const float weight = 1.0f / (B * (T - first));
     double loss = 0;
     for (int step = 0; step < steps && !atomic_load(&meeting->abandoned); step++) {
-        const uint8_t *own_texts = texts + (step * B + from) * (T + 1);
-        memset(own, 0, sizeof(float) * (sums.query - own));
-        fill_table(&me, T, first, B, texts + step * B * (T + 1), weights, &table);
-        loss = examples(T, first, to - from, own_texts, T + 1, weight, weights, &table, NULL, NULL, NULL, &sums);
+        const uint8_t *batch = texts + step * B * (T + 1);
+        memset(own, 0, sizeof(float) * (sums.normed - own));
+        fill_table(&me, T, B, batch, weights, &table);
+        loss = examples(&me, T, first, B, batch, T + 1, weight, weights, &table, NULL, NULL, NULL, &sums);
         meet(&me);
-        finish(&me, T, first, &table, all_sums, gradients);
+        finish(&me, T, &table, all_sums, gradients);
         muon(&me, how, factors[step] * how->muon_rate);
         adamw(&me, how, factors[step] * how->adam_rate, how->adam_steps + step + 1);
         meet(&me);

@@ -144,15 +144,15 @@ class Kernel:
         self.pool = ThreadPoolExecutor(threads)  # ctypes lets go of the interpreter's lock during a call
         self.meeting = (ctypes.c_int * 3)()  # where the threads wait for one another
 
-    def prepare(self, weights: Weights, T: int, first: int) -> Prepared:
+    def prepare(self, weights: Weights, T: int) -> Prepared:
         """What serves all texts of T characters as long as the weights stay the same.
 
         Raises:
             ValueError: the model has fewer positions.
         """
         check_length(weights, T)
-        table = torch.empty(self.library.table_size(T, first))
-        self.together("prepare", self.meeting, T, first, pointers(weights), address(table))
+        table = torch.empty(self.library.table_size(T))
+        self.together("prepare", self.meeting, T, pointers(weights), address(table))
         return weights, table
 
     def logits(self, prepared: Prepared, idx: Tensor, first: int) -> Tensor:
@@ -205,7 +205,7 @@ class Kernel:
             raise ValueError(f"{len(factors)} factors of the learning rate for {len(texts)} steps")
         steps, B, T = len(texts), texts.size(1), texts.size(2) - 1
         check_length(weights, T)
-        space = torch.empty(self.library.table_size(T, first) + self.threads * self.library.sums_size(T, first))
+        space = torch.empty(self.library.table_size(T) + self.threads * self.library.sums_size(T))
         gradients = pointers([weight.grad for weight in weights])
         given = T, first, ctypes.c_int64(B), steps, address(texts), address(factors), pointers(weights), gradients
         losses = self.together("train", self.meeting, *given, ctypes.byref(how), address(space))

@@ -369,7 +369,7 @@ class Transformer(nn.Module):
         if not self.has_table:
             return None
         if self.asks_kernel:
-            return self.kernel.prepare(self.kernel_weights(), T, first)
+            return self.kernel.prepare(self.kernel_weights(), T)
         block = self.blocks[0]
         return block.attention.pair_table(block.attention_norm(self.table(T)), first)
 

@@ -73,6 +73,8 @@ class Settings:
     uniformly, 0..1; in addition a level is a length of carry chains."""
     survey_problems: int = 100_000
     """Training problems that are drawn and asked at the end of a round."""
+    survey_as_exam: bool = False
+    """Draw them all uniformly, as an exam's are drawn, and not as a batch's."""
     survey_climbs: int = 0
     """Rounds of asking what lies next to the hardest problems found so far; a survey that climbs so finds mistakes that
     are rarer than what it draws."""

@@ -17,6 +17,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,13 +50,22 @@ def keep_freed_memory() -> None:
 # -----------------------------------------------------------------------------
 # the trainer
 
-CLIMBERS = 256  # problems whose surroundings a survey asks
+CLIMBERS = 128  # problems whose surroundings a survey asks
 EXAMINED_TOGETHER = 2048  # problems; fits the activations into the caches of a CPU
 
 
 def is_99_percent(errors: int, asked: int) -> bool:
     """Whether at least 99% of what was asked was answered rightly."""
     return errors <= asked / 100
+
+
+class Sources(NamedTuple):
+    """Where training problems come from."""
+
+    sampler: Sampler  # of the batches and the checks
+    surveyor: Sampler  # of the surveys
+    windows: Windows | None  # of a stream, whose batches hold no whole problems
+    samples: dict[str, Tensor]  # the track's, asked at every check
 
 
 class Loss(torch.nn.Module):
@@ -230,16 +240,12 @@ class Trainer:
         settings = self.settings
         if settings.dropout:  # draws from torch's own generator, which the warm-up has used
             torch.manual_seed(int(torch.randint(2**62, (), generator=self.weights_generator)) + team.rank())
-        sampler = self.track.sampler(settings.level_share, self.device)
-        windows = Windows(self.track, self.device) if self.track.is_stream else None
-        samples: dict[str, Tensor] = {}
-        if self.track.exhaustive:  # elsewhere they are parts of the exam, which training does not look at
-            samples = {name: problems.to(self.device) for name, problems in self.track.samples.items()}
+        sources = self.sources()
         hardest = torch.empty(0, self.track.problem_width, dtype=torch.uint8, device=self.device)
         first_step = 0
         for rounds_left in reversed(range(settings.max_rounds)):
             self.step_index.fill_(first_step)
-            errors, losses, asked = self.train_round(first_step, hardest, sampler, windows, samples, watch)
+            errors, losses, asked = self.train_round(first_step, hardest, sources, watch)
             if self.may_stop(errors, losses) or not rounds_left:
                 return
             hardest = asked[losses.topk(min(settings.drill_problems, len(asked))).indices]
@@ -247,6 +253,16 @@ class Trainer:
             if errors > settings.start_over_above:
                 self.start_over()
                 first_step, hardest = 0, hardest[:0]
+
+    def sources(self) -> Sources:
+        settings = self.settings
+        sampler = self.track.sampler(settings.level_share, self.device)
+        surveyor = self.track.sampler(0.0, self.device) if settings.survey_as_exam else sampler
+        windows = Windows(self.track, self.device) if self.track.is_stream else None
+        samples: dict[str, Tensor] = {}
+        if self.track.exhaustive:  # elsewhere they are parts of the exam, which training does not look at
+            samples = {name: problems.to(self.device) for name, problems in self.track.samples.items()}
+        return Sources(sampler, surveyor, windows, samples)
 
     def may_stop(self, errors: int, losses: Tensor) -> bool:
         """Whether this examination of training problems, by their mistakes and their losses (N,), ends training."""
@@ -261,13 +277,7 @@ class Trainer:
             tensor.zero_()
 
     def train_round(
-        self,
-        first_step: int,
-        drilled: Tensor,
-        sampler: Sampler,
-        windows: Windows | None,
-        samples: dict[str, Tensor],
-        watch: attempt.Watch,
+        self, first_step: int, drilled: Tensor, sources: Sources, watch: attempt.Watch
     ) -> tuple[int, Tensor, Tensor]:
         """Take the steps of a round from `first_step` on, then survey the training problems.
 
@@ -280,7 +290,7 @@ class Trainer:
         while step < settings.num_steps:
             watch.tick()
             if step == first_step or step % self.draw_steps == 0:
-                self.texts.copy_(self.draw(sampler, drilled, windows))
+                self.texts.copy_(self.draw(drilled, sources))
             until_check = min(settings.check_every - step % settings.check_every, settings.num_steps - step)
             taken = min(watch.patience, until_check)
             self.take_steps(taken)
@@ -292,12 +302,12 @@ class Trainer:
             if taken == until_check:
                 is_last = step == settings.num_steps
                 count = settings.survey_problems if is_last else settings.check_problems
-                asked = sampler.draw_distinct(count, self.generator)
+                asked = (sources.surveyor if is_last else sources.sampler).draw_distinct(count, self.generator)
                 errors, losses = self.examine(asked)
-                reached = {name: self.examine(problems)[0] == 0 for name, problems in samples.items()}
+                reached = {name: self.examine(problems)[0] == 0 for name, problems in sources.samples.items()}
                 reached["99%"] = is_99_percent(errors, len(asked))
                 if is_last and settings.survey_climbs and settings.stop_at == "survey":
-                    more_errors, more_losses, more = self.climb(asked, losses, sampler)
+                    more_errors, more_losses, more = self.climb(asked, losses, sources.sampler)
                     errors, losses, asked = (
                         errors + more_errors,
                         torch.cat([losses, more_losses]),
@@ -323,16 +333,16 @@ class Trainer:
             errors, losses = self.examine(asked)
         return errors, losses, asked
 
-    def draw(self, sampler: Sampler, drilled: Tensor, windows: Windows | None) -> Tensor:
+    def draw(self, drilled: Tensor, sources: Sources) -> Tensor:
         """Texts (draw_steps, B, T + 1) uint8 for the next steps.
 
         They are problems from the sampler and from those drilled; of a stream, which knows no problems, its windows.
         """
-        if windows is not None:
-            return windows.draw(self.draw_steps, self.settings.batch_size, self.generator)
+        if sources.windows is not None:
+            return sources.windows.draw(self.draw_steps, self.settings.batch_size, self.generator)
         batch_size = self.settings.batch_size
         num_drilled = min(round(batch_size * self.settings.drill_share), batch_size - 1) if len(drilled) else 0
-        fresh = sampler.draw(self.draw_steps, batch_size - num_drilled, self.generator)
+        fresh = sources.sampler.draw(self.draw_steps, batch_size - num_drilled, self.generator)
         if not num_drilled:
             return self.track.tokens(fresh)
         shape = self.draw_steps, num_drilled

@@ -301,8 +301,8 @@ def held_out_too(root: Path) -> None:
         root,
         """
         class Trainer(Trainer):
-            def draw(self, sampler, drilled, windows):
-                texts = super().draw(sampler, drilled, windows)
+            def draw(self, drilled, sources):
+                texts = super().draw(drilled, sources)
                 number = self.settings.batch_size // 4
                 shape = texts.size(0), number, self.track.problem_width
                 problems = torch.randint(10, shape, generator=self.generator, dtype=torch.uint8)

@@ -310,7 +310,7 @@ def trained(name: str, tied: bool, counts: list[int], dtype: torch.dtype = torch
     threads = torch.get_num_threads()
     trainer.warm_up()
     torch.set_num_threads(threads)
-    trainer.texts.copy_(trainer.draw(track.sampler(0.5, CPU), torch.empty(0, 6, dtype=torch.uint8), None))
+    trainer.texts.copy_(trainer.draw(torch.empty(0, 6, dtype=torch.uint8), trainer.sources()))
     for count in counts:
         trainer.take_steps(count)
     return trainer

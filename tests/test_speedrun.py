@@ -274,6 +274,20 @@ def test_99_percent_is_of_what_was_drawn_and_nothing_is_climbed_to():
     assert trainer.steps == SMALL.num_steps
 
 
+@pytest.mark.parametrize(("as_exam", "nines"), [(False, 2.5), (True, 0.5)])
+def test_a_survey_is_drawn_as_the_batches_or_as_the_exam(as_exam, nines):
+    """Of the five places above the units', all levels alike have half sum to 9, a uniform problem a tenth."""
+    track, asked = TRACKS["add6"], []
+    trainer = build(replace(SMALL, level_share=1.0, survey_as_exam=as_exam, survey_problems=4000), track=track)
+    examine = trainer.examine
+    trainer.examine = lambda problems: (asked.append(problems), examine(problems))[1]
+    trainer.train(Witness())
+    means = [(problems[:, :5] + problems[:, 6:11] == 9).sum(1).float().mean() for problems in asked]
+    assert [len(problems) > SMALL.check_problems for problems in asked] == [False, True]
+    assert means[0] == pytest.approx(2.5, abs=0.8)
+    assert means[1] == pytest.approx(nines, abs=0.1)
+
+
 def test_a_long_track_is_trained_on_what_its_sampler_draws_and_asked_what_is_not_held_out():
     track = TRACKS["add6-reversed"]
     trainer, witness, asked = build(track=track), Witness(), []
@@ -320,7 +334,7 @@ def test_captured_steps_are_the_steps_that_were_captured(changes):
     eager, captured = (speedrun.Trainer(replace(settings, cuda_graph=graph), *means) for graph in (False, True))
     for trainer in (eager, captured):
         trainer.warm_up()
-        trainer.texts.copy_(trainer.draw(TRACK.sampler(0.5, trainer.device), trainer.texts.new_empty(0, 4), None))
+        trainer.texts.copy_(trainer.draw(trainer.texts.new_empty(0, 4), trainer.sources()))
         trainer.take_steps(3)
     assert captured.take_step != captured.step, "it was not captured"
     for value, expected in zip(captured.state(), eager.state(), strict=True):
