@@ -46,7 +46,7 @@ PEERS = (
     Peer(
         "report-4-bf16",
         "add3-report",
-        "the same in bfloat16, as it was published; up to commit 22f6773 the residual stream was bfloat16 too, which "
+        "the same in bfloat16, as it was published; before commit af3fbd4 the residual stream was bfloat16 too, which "
         "nanoGPT keeps in float32",
     ),
     Peer("later", "add3-reversed", "its author's later trainer, 2 layers x 96, stops at 99%"),
