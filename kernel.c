@@ -78,10 +78,7 @@ static void meet(const Thread *me) {
 // -----------------------------------------------------------------------------
 // matrices
 
-// The first cache line that begins in memory which has room for one more than is wanted.
-static float *at_line(void *memory) { return (float *)(((uintptr_t)memory + LINE - 1) / LINE * LINE); }
-
-// A thread's own memory for something; it grows with what is wanted.
+// A thread's own memory for something, from a cache line on; it grows with what is wanted.
 typedef struct { void *memory; int64_t size; } Room;
 
 static void *room(Room *mine, int64_t size) {
@@ -89,7 +86,7 @@ static void *room(Room *mine, int64_t size) {
         free(mine->memory);
         mine->memory = malloc((mine->size = size) + LINE);
     }
-    return at_line(mine->memory);
+    return (void *)(((uintptr_t)mine->memory + LINE - 1) / LINE * LINE);
 }
 
 #if BFLOAT16  // what lies in a float's place are two bfloat16 numbers, and a product is the sum of two
@@ -482,7 +479,8 @@ static double examples(const Thread *me, int T, int first, int64_t B, const uint
         norm(TILE, x, normed_2, scales_2);
         product(TILE, VP, C, normed_2, C, 1, table->head_t, logits);
         if (all_logits) {
-            for (int i = 0; i < n; i++) memcpy(all_logits + (int64_t)asked[i] * VP, logits + i * VP, sizeof(float) * VP);
+            for (int i = 0; i < n; i++)
+                memcpy(all_logits + (int64_t)asked[i] * VP, logits + i * VP, sizeof(float) * VP);
             continue;
         }
 
@@ -593,12 +591,12 @@ typedef struct {  // see optim.py
 
 // Muon's step for the matrices, of which this thread takes each count-th. Sizes are multiples of LANES.
 static void muon(const Thread *me, const Optimizers *how, float rate) {
+    static _Thread_local Room matrices;
     const float momentum = how->momentum, kept = 1 - rate * how->muon_weight_decay, *coefficients = how->coefficients;
     for (const Matrix *m = how->matrices + me->number; m < how->matrices + how->num_matrices; m += me->count) {
         const int rows = m->rows, columns = m->columns, size = rows * columns;
-        void *memory = malloc(sizeof(float) * (3 * size + 2 * rows * rows) + LINE);
-        float *lying = at_line(memory), *x = lying + size, *next = x + size;
-        float *gram = next + size, *polynomial = gram + rows * rows, square = 0;
+        float *lying = room(&matrices, sizeof(float) * (3 * size + 2 * rows * rows)), *x = lying + size;
+        float *next = x + size, *gram = next + size, *polynomial = gram + rows * rows, square = 0;
         if (m->is_transposed) transpose(columns, rows, m->gradient, lying);
         else memcpy(lying, m->gradient, sizeof(float) * size);
         for (int i = 0; i < size; i++) {
@@ -627,7 +625,6 @@ static void muon(const Thread *me, const Optimizers *how, float rate) {
         if (!m->is_transposed) transpose(columns, rows, x, next);
         const float *update = m->is_transposed ? x : next, amount = rate * m->scale;
         for (int i = 0; i < size; i++) m->weight[i] = kept * m->weight[i] - amount * update[i];
-        free(memory);
     }
 }
 
