@@ -1,7 +1,8 @@
 """Named phases on one monotonic clock, counted from the start of the process.
 
 A command that starts an attempt keeps a clock of its own, the outer one: the attempt announces each edge as it crosses
-it, and the command notes when it heard so. The attempt's clock is the more exact; the outer one is out of its reach.
+it, and the command notes when it did (bench.ear). The attempt's clock is the more exact; the outer one is out of its
+reach.
 """
 
 import os
@@ -112,7 +113,7 @@ def outer_seconds(started: float, heard: Iterable[tuple[str, float]]) -> dict[st
 
     Args:
         started: when the process was started, seconds on the outer clock.
-        heard: each announcement, and when it was heard. What is no announcement is passed over.
+        heard: each announcement, and when it was made. What is no announcement is passed over.
 
     Returns:
         The seconds of each phase that was ended by the edge that should end it, of all together when the attempt

@@ -4,8 +4,8 @@ What a command and an attempt say to each other must not change, as the snapshot
 - the command line is `SCRIPT ARGUMENTS --seed N --results DIR`; with `--plan` instead, the attempt prints the line that
   would stand for it if it never came back, and ends; `SCRIPT --plans` does so for each command line of a JSON list on
   standard input (only today's source is asked like this);
-- the environment holds the attempt's batch, and the descriptor of a pipe on which it announces the edges of its clock,
-  and, when a search has started it, each check as JSON; by SIGUSR1 it learns that it is given up;
+- the environment holds the attempt's batch, and the descriptor to which it writes the edges of its clock, and, when a
+  search has started it, each check as JSON, a line at a time; by SIGUSR1 it learns that it is given up;
 - the attempt leaves its finished line in its start mark, where the command collects it.
 """
 
@@ -17,7 +17,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ import filelock
 from bench.clock import disagreements, outer_seconds
 from bench.config import WrongRequest
 from bench.display import errors_in_words
+from bench.ear import CAN_HAND_OVER, Ear
 from bench.journal import YARDSTICK, Batch, Check, Journal, Machine, Run, Seconds, new_id
 from bench.plan import BATCH_VARIABLE, PIPE_VARIABLE
 from bench.stats import expected_time_to_success, spread
@@ -170,53 +170,43 @@ def make_attempt(
         is_hopeless: by a check, whether to give up an attempt of a search.
         started: is handed the process, to stop it from another thread.
     """
-    reader, writer = os.pipe()
+    heard: list[tuple[str, float]] = []
+
+    def heed(line: str, written: float) -> None:
+        if not line.startswith("{"):
+            heard.append((line.strip(), written))
+        elif is_hopeless is not None and is_hopeless(Check.model_validate_json(line)):
+            process.send_signal(signal.SIGUSR1)
+
     # Only what is set, so that a snapshot may be older than a key.
     set_here = {BATCH_VARIABLE: task.batch.model_dump_json(exclude_none=True)}
-    inherited = ()
-    if os.name == "posix":  # elsewhere a descriptor cannot be handed over like this, and there is no outer clock
-        set_here[PIPE_VARIABLE], inherited = str(writer), (writer,)
+    ear, inherited = None, ()
+    if CAN_HAND_OVER:  # elsewhere there is no outer clock
+        ear = Ear(heed)
+        set_here[PIPE_VARIABLE], inherited = str(ear.descriptor), (ear.descriptor,)
     contestant = task.contestant
     own = [*contestant.arguments, *task.arguments, "--seed", str(task.seed), "--results", str(journal.results)]
     command = [sys.executable, str(contestant.script), *own]
-    heard: list[tuple[str, float]] = []
     interrupted = False
-    begun = time.perf_counter()
     told = subprocess.DEVNULL if quietly else None
+    begun = time.perf_counter()
     process = subprocess.Popen(command, env=environment(set_here), pass_fds=inherited, stdout=told, stderr=told)
-    os.close(writer)
     if started is not None:
         started(process)
-
-    def follow(check: Check) -> None:
-        if is_hopeless is not None and is_hopeless(check):
-            process.send_signal(signal.SIGUSR1)
-
-    listener = threading.Thread(target=listen, args=(reader, heard, follow), daemon=True)
-    listener.start()
     try:
         status = process.wait()
     except KeyboardInterrupt:
         interrupted = True
         ignore_interrupts()  # what is left takes a moment, and must be filed
         status = told_to_stop(process)
-    listener.join(timeout=1.0)  # a grandchild may have kept the pipe open
-    outer = outer_seconds(begun, list(heard)) if heard else None
+    if ear is not None:
+        ear.close()
+    outer = outer_seconds(begun, heard) if heard else None
     run = journal.collect(task.batch, lambda left: finished(left, task, outer))
     if run is None:
         run = silent(task, status, interrupted)
         journal.append(run)
     return run, interrupted or status == EXIT_INTERRUPTED
-
-
-def listen(reader: int, heard: list[tuple[str, float]], follow: Callable[[Check], None]) -> None:
-    """Note each edge of the clock that comes through a pipe, and when; follow the checks that do."""
-    with os.fdopen(reader) as lines:
-        for line in lines:
-            if line.startswith("{"):
-                follow(Check.model_validate_json(line))
-            else:
-                heard.append((line.strip(), time.perf_counter()))
 
 
 def told_to_stop(process: subprocess.Popen) -> int:

@@ -50,7 +50,7 @@ FLOORS = [
     {"tracks.report"},
     {"data"},
     {"settings"},
-    {"bench.clock", "bench.provenance", "bench.config", "bench.lines", "bench.team"},
+    {"bench.clock", "bench.ear", "bench.provenance", "bench.config", "bench.lines", "bench.team"},
     {"bench.hardware"},
     {"bench.journal", "bench.quiet", "bench.meter"},
     {"bench.stats", "bench.display", "bench.weights", "bench.plan", "bench.lookup", "bench.archive"},

@@ -1,0 +1,63 @@
+"""How a command hears the attempt that it started, and knows when each word was said.
+
+On a busy machine the command may sleep through a word for tens of milliseconds, which would be the attempt's fault by
+the outer clock. So the words come through a socket whose messages the kernel stamps as they are written, where it can
+(Linux does); elsewhere a word counts from when it is read.
+"""
+
+import contextlib
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+CAN_HAND_OVER = os.name == "posix"  # a descriptor to a child process
+LONGEST_MESSAGE = 2**16  # bytes
+STAMPS = 35  # SO_TIMESTAMPNS of Linux's asm-generic/socket.h, for which Python has no name
+TIMESPEC = struct.Struct("@ll")  # seconds and nanoseconds of CLOCK_REALTIME
+
+
+class Ear:
+    """Listens, in a thread, to what a child process writes to `descriptor`."""
+
+    def __init__(self, heed: Callable[[str, float], None]) -> None:
+        """`heed` is told each line, and when it was written, seconds of `time.perf_counter`."""
+        self.heed = heed
+        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # read without stamps, then
+                self.ours.setsockopt(socket.SOL_SOCKET, STAMPS, 1)
+        self.thread = threading.Thread(target=self.listen, daemon=True)
+        self.thread.start()
+
+    @property
+    def descriptor(self) -> int:
+        return self.theirs.fileno()
+
+    def listen(self) -> None:
+        while True:
+            message, beside, *_ = self.ours.recvmsg(LONGEST_MESSAGE, socket.CMSG_SPACE(TIMESPEC.size))
+            if not message:
+                return
+            written = time.perf_counter() - lateness(beside)
+            for line in message.decode("utf-8", "replace").splitlines():
+                self.heed(line, written)
+
+    def close(self) -> None:
+        """Once the child has ended: hear the rest of what it wrote."""
+        self.theirs.send(b"")  # a grandchild may hold its end open, so that nothing else says that this was all
+        self.thread.join()
+        self.ours.close()
+        self.theirs.close()
+
+
+def lateness(beside: list[tuple[int, int, bytes]]) -> float:
+    """Seconds since a message was written, by the stamp that came beside it; 0 without one."""
+    for level, kind, stamp in beside:
+        if (level, kind) == (socket.SOL_SOCKET, STAMPS) and len(stamp) == TIMESPEC.size:
+            seconds, nanoseconds = TIMESPEC.unpack(stamp)
+            return max(0.0, (time.time_ns() - seconds * 10**9 - nanoseconds) / 1e9)
+    return 0.0
