@@ -121,6 +121,18 @@ class RowSums(torch.autograd.Function):
         return None, total.index_add_(0, indices.flatten(), each.float()).to(gradient.dtype)
 
 
+def attend_in_products(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, dropout_p: float) -> Tensor:
+    """`F.scaled_dot_product_attention`, but for rounding, as two products with a softmax between them.
+
+    On a CPU torch's own goes back through bfloat16 several times as slowly, where there are few keys.
+    """
+    bias = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
+    queries, keys, values = (x.flatten(0, 1) for x in (query, key, value))  # (B * nh, Q or T, hs)
+    scores = torch.baddbmm(bias, queries, keys.mT, alpha=query.size(-1) ** -0.5)
+    weights = F.dropout(scores.softmax(-1), dropout_p)
+    return torch.bmm(weights, values).view_as(query)
+
+
 class Attention(nn.Module):
     """Causal multi-head softmax self-attention (Vaswani et al., 2017)."""
 
@@ -146,7 +158,9 @@ class Attention(nn.Module):
             key, value = past
         causal = key.new_ones(key.size(2), key.size(2), dtype=torch.bool).tril()[first - T :]  # (Q, P + T)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=causal, dropout_p=dropout)
+        is_slow = x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.is_grad_enabled()
+        attend = attend_in_products if is_slow else F.scaled_dot_product_attention
+        y = attend(query, key, value, attn_mask=causal, dropout_p=dropout)
         return linear(y.transpose(1, 2).reshape(B, T - first, C), self.out)
 
     def pair_table(self, table: Tensor, first: int) -> Tensor:

@@ -246,9 +246,11 @@ def pick_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
     if device.type == "cuda":
         return (torch.bfloat16, "tensor cores") if native else (torch.float32, "this GPU has no bfloat16")
     if device.type == "cpu":
-        # Without AMX torch's bfloat16 runs on AVX512-BF16 or in software, at or below float32's speed.
-        amx = torch.cpu._is_amx_tile_supported()
-        return (torch.bfloat16, "AMX") if amx else (torch.float32, "no AMX: torch's bf16 products would be slower")
+        if torch.cpu._is_amx_tile_supported():
+            return torch.bfloat16, "AMX"
+        if has_fast_avx512_bf16():
+            return torch.bfloat16, "AVX512-BF16"
+        return torch.float32, "bfloat16 is no faster on this CPU"
     return torch.float32, f"the safe choice on {device.type}"
 
 
@@ -292,13 +294,18 @@ def has_avx512_bf16() -> bool:
     return "avx512_bf16" in cpuinfo().get("flags", "").split()
 
 
-def kernel_precisions() -> list[tuple[torch.dtype, str]]:
-    """What the C kernel's products may be computed in on this CPU, the fastest first, and the reason for it.
+def has_fast_avx512_bf16() -> bool:
+    """Whether this CPU's vectors make products faster in bfloat16 than in float32.
 
     AMD's processors add up twice as many products of bfloat16 at a time as of float32, Intel's as many.
     """
+    return cpuinfo().get("vendor_id") == "AuthenticAMD" and has_avx512_bf16()
+
+
+def kernel_precisions() -> list[tuple[torch.dtype, str]]:
+    """What the C kernel's products may be computed in on this CPU, the fastest first, and the reason for it."""
     plain = torch.float32, "the C kernel's"
-    if cpuinfo().get("vendor_id") == "AuthenticAMD" and has_avx512_bf16():
+    if has_fast_avx512_bf16():
         return [(torch.bfloat16, "AVX512-BF16, the C kernel's"), plain]
     return [plain]
 

@@ -297,14 +297,22 @@ def test_a_device_that_is_not_there_is_an_error_that_names_a_way_out(
         hardware.pick_device(name)
 
 
-@pytest.mark.parametrize(("amx", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_takes_bfloat16_on_a_cpu_with_amx_only(
-    amx: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("amx", "vendor", "flags", "expected"),
+    [
+        (True, "GenuineIntel", "", (torch.bfloat16, "AMX")),
+        (True, "AuthenticAMD", "avx512_bf16", (torch.bfloat16, "AMX")),
+        (False, "AuthenticAMD", "avx512f avx512_bf16", (torch.bfloat16, "AVX512-BF16")),
+        (False, "AuthenticAMD", "avx512f", (torch.float32, "bfloat16 is no faster on this CPU")),
+        (False, "GenuineIntel", "avx512f avx512_bf16", (torch.float32, "bfloat16 is no faster on this CPU")),
+    ],
+)
+def test_auto_takes_bfloat16_on_a_cpu_that_is_faster_by_it(
+    amx: bool, vendor: str, flags: str, expected: tuple[torch.dtype, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    dtype, reason = hardware.pick_precision("auto", CPU)
-    assert dtype == expected
-    assert "AMX" in reason
+    monkeypatch.setattr(hardware, "cpuinfo", lambda: {"vendor_id": vendor, "flags": flags})
+    assert hardware.pick_precision("auto", CPU) == expected
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])

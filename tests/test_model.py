@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import ACTIVATIONS, ModelConfig, Norm, Transformer
+from model import ACTIVATIONS, ModelConfig, Norm, Transformer, attend_in_products
 
 SHAPES = [
     {"n_layer": 1},
@@ -70,6 +70,38 @@ def test_the_forward_pass_is_the_textbook_transformer(shape: dict) -> None:
     assert_close(model(idx).double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("asking", [7, 3, 1])
+def test_attention_in_two_products_is_torchs_own(asking: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, T, 2, 8, generator=draw).transpose(1, 2) for T in (asking, 7, 7))
+    seen = torch.ones(7, 7, dtype=torch.bool).tril()[-asking:]
+    results = []
+    for attend in (attend_in_products, torch.nn.functional.scaled_dot_product_attention):
+        inputs = [x.clone().requires_grad_() for x in (query, key, value)]
+        answers = attend(*inputs, attn_mask=seen, dropout_p=0.0)
+        answers.backward(query)  # any gradient
+        results.append([answers, *(x.grad for x in inputs)])
+    assert_close(*results)
+
+
+@pytest.mark.parametrize(("dtype", "is_asked"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_in_bfloat16_on_a_cpu_torchs_own_attention_is_not_trained(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, is_asked: bool
+) -> None:
+    asked, attend = [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *arguments, **keywords: (asked.append(torch.is_grad_enabled()), attend(*arguments, **keywords))[1],
+    )
+    model = random_model(dtype=dtype, n_layer=2)
+    model.loss(random_ids(4, 11)).backward()
+    assert bool(asked) == is_asked
+    with torch.no_grad():
+        model(random_ids(4, 11))
+    assert asked[-1] is False
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("T", "first"), [(11, 0), (11, 7), (11, 10), (4, 0), (4, 2), (1, 0)])
 def test_the_fast_pass_is_the_forward_pass(shape: dict, T: int, first: int) -> None:
@@ -104,9 +136,12 @@ def test_bfloat16_passes_agree_within_its_rounding(n_layer: int, first: int) -> 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bfloat16_is_used_as_autocast_uses_it(shape: dict) -> None:
     idx, model = random_ids(64, 11), random_model(**shape, dtype=torch.bfloat16)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = random_model(**shape)(idx)
-    assert_close(model(idx), expected.float(), rtol=0, atol=1e-6)
+    with torch.no_grad():
+        assert_close(model(idx), expected.float(), rtol=0, atol=1e-6)
+    # With gradients attention is two products here, which round its scores too.
+    assert_close(model(idx), expected.float(), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("n_layer", [1, 2])
