@@ -30,7 +30,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     path = tmp_path_factory.mktemp("probe") / "small.toml"
-    path.write_text(tomli_w.dumps(IDLE | {"num_steps": 20, "check_every": 10}))
+    path.write_text(tomli_w.dumps(IDLE | {"num_steps": 20, "check_every": 10, "precision": "float32"}))
     return path
 
 
