@@ -47,7 +47,8 @@ PEERS = (
         "report-4-bf16",
         "add3-report",
         "the same in bfloat16, as it was published; before commit af3fbd4 the residual stream was bfloat16 too, which "
-        "nanoGPT keeps in float32",
+        "nanoGPT keeps in float32; before commit ba2ba2c torch's own attention trained it, which a CPU goes back "
+        "through more slowly",
     ),
     Peer("later", "add3-reversed", "its author's later trainer, 2 layers x 96, stops at 99%"),
     Peer(
