@@ -34,7 +34,7 @@ class Warmup(Section):
     touched: list[str]  # what was asked of the track's problems before `train`
 
 
-PROBED_STEPS = 20  # more, at high learning rates, and one rounding error leads as far as another batch
+PROBED_STEPS = 8  # after 20, at high learning rates, one rounding error may lead half as far as another batch
 
 
 class Enough(Exception):
@@ -101,7 +101,7 @@ def relative(difference: Tensor, to: Tensor) -> float:
 def probe_seeds(plan: Plan, build: Build) -> Seeds:
     """Train from one seed's weights on the batches of two.
 
-    A training step multiplies differences, in bfloat16 up to a fifth of all movement in fifty steps. So how far
+    A training step multiplies differences, in bfloat16 up to a fifth of all movement in so few steps. So how far
     rounding alone can lead is measured, too.
     """
     make = functools.partial(build, plan.settings, plan.track, plan.device, plan.dtype)
