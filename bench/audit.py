@@ -67,7 +67,7 @@ CAUSAL_ROUNDINGS = 4  # times the precision's epsilon, of the largest logit
 # Weights drawn independently lie 1.4 of their norm apart, less where some begin as constants.
 MIN_INITIAL_DISTANCE = 0.1
 # A step multiplies differences, so their size alone says nothing: in the few steps of the probe one rounding error of
-# bfloat16 grows to 0.2 of all movement, one of float32 to less than 1e-3, whereas other batches make 0.8. Steps that are
+# bfloat16 grows to 0.2 of all movement, one of float32 to less than 1e-3, where other batches make 0.8. Steps that are
 # computed in another way, by the kernel instead of torch, end about as far off as one error does (measured: 0.16).
 MOST_ROUNDINGS, MOST_ROUNDING = 10, 0.5  # times what one error leads to; of all movement
 
