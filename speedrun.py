@@ -51,7 +51,8 @@ def keep_freed_memory() -> None:
 # the trainer
 
 CLIMBERS = 128  # problems whose surroundings a survey asks
-EXAMINED_TOGETHER = 2048  # problems; fits the activations into the caches of a CPU
+EXAMINED_TOGETHER = 2048  # problems, by a CPU, whose caches the activations fit into
+EXAMINED_ELSEWHERE = 32_768  # a GPU has less to wait for when more are
 
 
 def is_99_percent(errors: int, asked: int) -> bool:
@@ -87,6 +88,7 @@ class Trainer:
         self.steps = self.examples = 0
         if device.type == "cpu":
             keep_freed_memory()
+        torch.backends.cuda.enable_cudnn_sdp(False)  # plans each shape anew, for longer than our attention takes
 
         # model: the text less its last character goes in, the answer's characters are asked for
         self.first = track.prompt_length - 1
@@ -203,6 +205,7 @@ class Trainer:
             torch.set_num_threads(1)  # torch's own would go on waiting at full speed in the way of the kernel's
         if self.settings.cuda_graph and self.device.type == "cuda":
             self.capture()
+            self.model.examine(self.texts[0], self.first)  # its kernels are loaded when they are first called
         else:
             self.take_steps(1)
         with torch.no_grad():
@@ -358,7 +361,8 @@ class Trainer:
         """
         self.model.eval()
         pairs = self.model.pairs(self.track.prompt_length + self.track.answer_length - 1, self.first)
-        own = team.share(problems).split(EXAMINED_TOGETHER)
+        together = EXAMINED_TOGETHER if self.device.type == "cpu" else EXAMINED_ELSEWHERE
+        own = team.share(problems).split(together)
         parts = [self.model.examine(self.track.tokens(part), self.first, pairs) for part in own]
         self.model.train()
         losses, wrong = (team.gather(torch.cat(each), len(problems)) for each in zip(*parts, strict=True))

@@ -29,7 +29,16 @@ from bench.follower import follow, let_the_first_speak, tell_spent
 from bench.hardware import hardware_record, machine_class, peak_memory_bytes, software_record
 from bench.journal import SWEEPS, TUNE, Batch, Certificate, Check, Journal, Machine, Outcome, Run, Seconds, new_id
 from bench.meter import EnergyMeter, launch_seconds, launches_of
-from bench.plan import PIPE_VARIABLE, Build, Plan, Trainer, device_turn, make_plan, refusing_unwritable
+from bench.plan import (
+    PIPE_VARIABLE,
+    Build,
+    Plan,
+    Trainer,
+    device_turn,
+    empty_compile_caches,
+    make_plan,
+    refusing_unwritable,
+)
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
 from bench.quiet import Lookout, Noise
 from bench.run import (
@@ -195,6 +204,10 @@ class Attempt:
                 model.use_kernel(plan.settings.threads)
             self.certificate, self.sentences = certify(model.answerer(), track, plan.device, plan.seed)
         self.clock.stop()
+
+    def look_back(self) -> None:
+        """With the verdict, which nothing here changes, go the peak of the machine and what a step is made of."""
+        plan, found = self.plan, self.found
         spent, reasons = tell_spent(plan, found["energy_joules"], self.during.reasons)
         found |= spent
         self.during = dataclasses.replace(self.during, reasons=reasons)
@@ -266,7 +279,8 @@ class Attempt:
             found["train_flops"] = trainer.steps * trainer.step_flops
             found["parameters"] = sum(weight.numel() for weight in trainer.model.parameters())
         if self.plan.device.type == "cuda":
-            found["hardware"] = hardware_record(self.plan.device)  # again: clocks and throttling under load
+            with contextlib.suppress(RuntimeError):  # of a GPU that has failed
+                found["hardware"] = hardware_record(self.plan.device)  # again: clocks and throttling under load
         return self.lost.model_copy(update=found)
 
     def machine(self) -> Machine:
@@ -280,7 +294,7 @@ class Attempt:
 
     def peak_memory(self) -> dict[str, int | None]:
         device = self.plan.device
-        on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        on_device = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
         return {"peak_memory_bytes": peak_memory_bytes(), "peak_device_memory_bytes": on_device}
 
 
@@ -374,6 +388,7 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
             stack.enter_context(device_turn(plan))
             before = lookout.look(QUIET_SECONDS)
             team.barrier()  # the others have theirs
+        stack.enter_context(empty_compile_caches(plan))
         clock.synchronize = synchronizer(plan.device)
         lost, mark = lost_run(plan), None
         if plan.request.journal:
@@ -393,6 +408,11 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
             ignore_interrupts()  # what is left takes a moment, and must be filed
             clock.stop()
             attempt.display.close()
+        if outcome in ("solved", "missed"):
+            try:
+                attempt.look_back()
+            except Exception:  # what is not known by now stays null
+                traceback.print_exc()
         run = attempt.file(outcome, message)
         if plan.batch is not None:
             mark.leave(run)  # the command that started this batch files it, with what it knows

@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 
 from bench import board
 from bench.archive import find_record, is_record, read_records, unpack_source
-from bench.clock import PHASES, disagreements
+from bench.clock import MAX_WARMUP_SECONDS, PHASES, disagreements
 from bench.config import WrongRequest, nearest
 from bench.display import errors_in_words
 from bench.journal import AUDIT, Batch, Journal, Run, Seconds, new_id
@@ -57,7 +57,6 @@ NUM_PERMUTATIONS, MUST_SOLVE = 5, 3  # attempts with the vocabulary's ids permut
 MOST_ATTEMPTS = 2 * NUM_PERMUTATIONS + 5  # of one audit
 SHUFFLED_SHARE = 1.5  # of the run's seconds of `train`, for learning answers that have been dealt out anew
 FEWEST_SECONDS = 1.0  # of that limit
-MAX_WARMUP_SECONDS = 120.0
 PHASES_TOLERANCE = 0.02  # between the total and the sum of the phases
 # So many of a miss's errors may be others by another way to the same logits: a share of them, or a few.
 MISS_TOLERANCE, FEW_MISSES = 0.01, 3

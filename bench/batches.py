@@ -1,4 +1,4 @@
-"""Batches of attempts, the unit that is ranked: which runs are one, which batches lead, and where an attempt stands."""
+"""Batches of attempts, and the contestants that they rank: which runs are one, who leads, where an attempt stands."""
 
 import dataclasses
 from collections import defaultdict
@@ -14,7 +14,7 @@ CLOCKS: tuple[ClockName, ...] = ("train", "total")
 
 @dataclasses.dataclass(frozen=True)
 class BatchOfRuns:
-    """The attempts that one command started; the unit that is ranked."""
+    """The attempts that one command started."""
 
     runs: tuple[Run, ...]  # by index
 
@@ -30,6 +30,32 @@ class BatchOfRuns:
     def ranked(self) -> bool:
         return self.finished and len(self.runs) >= RANKED_FROM
 
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One config, source and machine class with all its batches; the unit that is ranked.
+
+    All of them count, the unfinished too: who repeats a batch gets no second throw of the dice.
+    """
+
+    batches: tuple[BatchOfRuns, ...]  # in file order
+
+    @property
+    def id(self) -> str:
+        return self.batches[0].id
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        return tuple(run for batch in self.batches for run in batch.runs)
+
+    @property
+    def num_planned(self) -> int:
+        return sum(batch.runs[0].batch.planned for batch in self.batches)
+
+    @property
+    def ranked(self) -> bool:
+        return any(batch.ranked for batch in self.batches)
+
     @property
     def num_solved(self) -> int:
         return sum(run.outcome == "solved" for run in self.runs)
@@ -39,7 +65,7 @@ class BatchOfRuns:
         return [value for run in self.runs if (value := read(run)) is not None]
 
     def order(self, clock: ClockName) -> tuple[bool, float, str]:
-        """Sorts the ranked before the others, then by ERT; an unsolved batch last."""
+        """Sorts the ranked before the others, then by ERT; one that solved nothing last."""
         return not self.ranked, expected_time_to_success(self.runs, clock), self.id
 
 
@@ -57,27 +83,36 @@ def batches_of(runs: Iterable[Run]) -> list[BatchOfRuns]:
     return [BatchOfRuns(tuple(by_index[i] for i in sorted(by_index))) for by_index in together.values()]
 
 
-def best_batches(runs: Sequence[Run], clock: ClockName) -> list[BatchOfRuns]:
+def entries_of(batches: Iterable[BatchOfRuns]) -> list[Entry]:
+    """The contestants of the board, in the order of their first batches."""
+    together: dict[tuple, list[BatchOfRuns]] = defaultdict(list)
+    for batch in batches:
+        first = batch.runs[0]
+        together[first.config_hash, first.source_sha256, first.machine.class_].append(batch)
+    return [Entry(tuple(its)) for its in together.values()]
+
+
+def leaders(runs: Sequence[Run], clock: ClockName) -> list[Entry]:
     """The first of each track on each machine class."""
-    best: dict[tuple, BatchOfRuns] = {}
-    for batch in sorted(batches_of(runs), key=lambda batch: batch.order(clock)):
-        if batch.ranked and batch.num_solved:
-            best.setdefault((batch.runs[0].track, batch.runs[0].machine.class_), batch)
+    best: dict[tuple, Entry] = {}
+    for entry in sorted(entries_of(batches_of(runs)), key=lambda entry: entry.order(clock)):
+        if entry.ranked and entry.num_solved:
+            best.setdefault((entry.runs[0].track, entry.runs[0].machine.class_), entry)
     return list(best.values())
 
 
 def standing(run: Run, runs: Sequence[Run]) -> str:
     """Where an attempt stands, in a line."""
     same = [other for other in runs if (other.track, other.machine.class_) == (run.track, run.machine.class_)]
-    leaders = {clock: best_batches(same, clock) for clock in CLOCKS}
+    best = {clock: leaders(same, clock) for clock in CLOCKS}
     if run.batch is not None:
         place = f"attempt {run.batch.index + 1} of {run.batch.planned} of the batch {run.batch.id}"
     else:
         place = f"a single attempt, not ranked (--attempts {RANKED_FROM} makes a batch that is)"
-    if not leaders["train"]:
+    if not best["train"]:
         return f"{place}; no batch leads {run.track} on this machine class yet"
     leads = "; ".join(
-        f"{clock}: {best[0].runs[0].config} leads with ERT {expected_time_to_success(best[0].runs, clock):.2f} s"
-        for clock, best in leaders.items()
+        f"{clock}: {first.runs[0].config} leads with ERT {expected_time_to_success(first.runs, clock):.2f} s"
+        for clock, (first, *_) in best.items()
     )
     return f"{place}; {leads}"

@@ -7,7 +7,7 @@ import dataclasses
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import tyro
 
 from bench.agenda import Agenda, runs_of
 from bench.archive import Filed
-from bench.batches import CLOCKS, RANKED_FROM, BatchOfRuns, batches_of, standing
+from bench.batches import CLOCKS, RANKED_FROM, BatchOfRuns, Entry, batches_of, entries_of, standing
 from bench.comparison import Conclusion, contestant_text, ratio_text
 from bench.evidence import Evidence, read_evidence
 from bench.front import PAGES, fill_page
@@ -32,26 +32,28 @@ from bench.stats import ClockName, expected_time_to_success, peak_memory, utilis
 # rendering
 
 
-def batch_row(batch: BatchOfRuns, clock: ClockName, rank: int, yardstick: Run | None) -> dict[str, str]:
-    first = batch.runs[0]
+def entry_row(entry: Entry, clock: ClockName, rank: int, yardsticks: Mapping[str, Run]) -> dict[str, Any]:
+    """`yardsticks`: batch -> the yardstick's run beside it."""
+    first = entry.runs[0]
     hardware = first.hardware
+    beside = [yardsticks[batch.id] for batch in entry.batches if batch.id in yardsticks]
+    is_whole = all(batch.finished for batch in entry.batches)
     return {
-        "rank": str(rank) if batch.ranked else "—",
+        "rank": str(rank) if entry.ranked else "—",
         "config": first.config,
-        "ert": number(expected_time_to_success(batch.runs, clock), ".2f"),
-        "solved": f"{batch.num_solved}/{len(batch.runs)}"
-        + ("" if batch.finished else f" of {first.batch.planned} planned"),
-        "spread": spread_text(batch.values(lambda run: getattr(run.seconds, clock)), ".2f"),
-        "steps": middle(batch.values(lambda run: run.steps), ",.0f"),
-        "parameters": middle(batch.values(lambda run: run.parameters), ",.0f"),
-        "memory": middle([value / 2**20 for value in batch.values(peak_memory)], ",.0f"),
-        "clean": clean_text(batch.runs),
-        "utilisation": middle(batch.values(utilisation), ".1%"),
-        "yardstick": number(yardstick and yardstick.seconds.train, ".2f"),
+        "ert": number(expected_time_to_success(entry.runs, clock), ".2f"),
+        "solved": f"{entry.num_solved}/{len(entry.runs)}" + ("" if is_whole else f" of {entry.num_planned} planned"),
+        "spread": spread_text(entry.values(lambda run: getattr(run.seconds, clock)), ".2f"),
+        "steps": middle(entry.values(lambda run: run.steps), ",.0f"),
+        "parameters": middle(entry.values(lambda run: run.parameters), ",.0f"),
+        "memory": middle([value / 2**20 for value in entry.values(peak_memory)], ",.0f"),
+        "clean": clean_text(entry.runs),
+        "utilisation": middle(entry.values(utilisation), ".1%"),
+        "yardstick": middle([run.seconds.train for run in beside if run.seconds.train is not None], ".2f"),
         "hardware": "—" if hardware is None else (hardware.gpu.name if hardware.gpu else hardware.cpu) or "—",
         "date": f"{first.started_at:%Y-%m-%d}",
         "commit": commit_text(first.commit, first.dirty),
-        "batch": batch.id,
+        "batches": [batch.id for batch in entry.batches],
     }
 
 
@@ -157,11 +159,9 @@ def machine_section(track: str, name: str, runs: Sequence[Run], evidence: Eviden
         place = Place(track, name, clock)
         plots[clock] = figures_at(place, batches, evidence.records)
         records[clock] = [record_row(filed) for filed in reversed(records_at(place, evidence.records))]
-        in_order = sorted(batches, key=lambda batch: batch.order(clock))
-        tables[clock] = [
-            batch_row(batch, clock, rank, yardsticks.get(batch.id)) for rank, batch in enumerate(in_order, start=1)
-        ]
-    singles = [run for run in runs if run.batch is None and run.search is None]
+        in_order = sorted(entries_of(batches), key=lambda entry: entry.order(clock))
+        tables[clock] = [entry_row(entry, clock, rank, yardsticks) for rank, entry in enumerate(in_order, start=1)]
+    singles = [run for run in runs if run.batch is None]
     concluded = {conclusion.id: conclusion for conclusion in evidence.conclusions}
     return {
         "name": name,

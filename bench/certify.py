@@ -14,7 +14,8 @@ from bench.journal import Certificate, Count
 from bench.stats import clopper_pearson_upper
 from data import Track, decode
 
-BATCH_SIZE = 8192  # problems decoded together; fits the activations into the caches of a CPU
+BATCH_SIZE = 8192  # problems decoded together by a CPU, whose caches the activations fit into
+BATCH_SIZE_ELSEWHERE = 32_768  # a GPU has less to wait for when more are
 NextLogits = Callable[[Tensor], Tensor]
 
 
@@ -48,7 +49,7 @@ def certify(
     track: Track,
     device: torch.device,
     seed: int,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     num_sentences: int = 10,
 ) -> tuple[Certificate, list[str]]:
     """Decode the track's exam, which is every problem where they can be listed, and count the mistakes.
@@ -56,12 +57,13 @@ def certify(
     Args:
         next_logits: token ids (B, T) int64 on `device` to logits (B, V) of the next character.
         seed: the run's, by which the exam is drawn where it is not every problem.
-        batch_size: problems decoded together.
+        batch_size: problems decoded together; what suits the device when left out.
         num_sentences: how many mistakes to put into words.
 
     Returns:
         The certificate, and the first mistakes as sentences.
     """
+    batch_size = batch_size or (BATCH_SIZE if device.type == "cpu" else BATCH_SIZE_ELSEWHERE)
     exam = track.exam(seed)
     asked = torch.cat([exam, *track.samples.values()])  # the samples once more, if they are in the exam
     given, right = all_answers(next_logits, track, asked, device, batch_size)

@@ -12,7 +12,7 @@ from bench import team, weights
 from bench.certify import certify
 from bench.hardware import peak_memory_bytes
 from bench.meter import EnergyMeter, matmul_peak
-from bench.plan import Build, Plan, device_turn
+from bench.plan import Build, Plan, device_turn, empty_compile_caches
 from bench.quiet import Lookout
 
 STEPS_AT_ONCE = 64
@@ -51,7 +51,7 @@ def follow(plan: Plan, build: Build) -> int:
     only_wait()
     try:
         lookout = Lookout(plan.device, team.join(plan.team, plan.device))
-        with device_turn(plan):
+        with device_turn(plan), empty_compile_caches(plan):
             team.barrier()  # all have their devices
             trainer = build(plan.settings, plan.track, plan.device, plan.dtype, plan.seed)
             trainer.warm_up()
@@ -79,7 +79,7 @@ def follow(plan: Plan, build: Build) -> int:
 def tell_spent(plan: Plan, joules: float | None, heard: list[str]) -> tuple[dict[str, float | int | None], list[str]]:
     """What all processes together took, and could do at once, as it stands in the run; and what all have heard."""
     device, add = plan.device, team.total
-    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    on_device = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
     memory = peak_memory_bytes(), on_device  # before the peak of matrix products is measured, which would raise them
     peak = matmul_peak(device, plan.dtype, plan.settings.threads)
     told = zip(*team.tell_all((*memory, peak, joules, heard)), strict=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from bench.batches import best_batches, standing
+from bench.batches import leaders, standing
 from bench.comparison import ratio_text
 from bench.display import show_summary
 from bench.engines import digits_figures, overhead_figures, processes_figures
@@ -26,13 +26,13 @@ def standing_figures(runs: Sequence[Run]) -> str:
         "| peak memory, MiB | date | commit |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
     ]
-    for batch in best_batches(runs, "total"):
-        first = batch.runs[0]
-        cells = [first.track, first.config, first.machine.class_, f"{batch.num_solved}/{len(batch.runs)}"]
-        cells.append(f"{expected_time_to_success(batch.runs, 'total'):.2f}")
+    for entry in leaders(runs, "total"):
+        first = entry.runs[0]
+        cells = [first.track, first.config, first.machine.class_, f"{entry.num_solved}/{len(entry.runs)}"]
+        cells.append(f"{expected_time_to_success(entry.runs, 'total'):.2f}")
         for phase in ("train", "certify", "total"):
-            cells.append(spread_text(batch.values(lambda run, phase=phase: getattr(run.seconds, phase)), ".2f"))
-        cells.append(middle([value / 2**20 for value in batch.values(peak_memory)], ",.0f"))
+            cells.append(spread_text(entry.values(lambda run, phase=phase: getattr(run.seconds, phase)), ".2f"))
+        cells.append(middle([value / 2**20 for value in entry.values(peak_memory)], ",.0f"))
         cells += [f"{first.started_at:%Y-%m-%d}", commit_text(first.commit, first.dirty)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -61,8 +61,8 @@ def record_figures(evidence: Evidence) -> str:
 
 
 def example_figures(runs: Sequence[Run]) -> str:
-    """The summary of the first attempt of the default config's best batch, as if it had been a single one."""
-    best = best_batches([run for run in runs if run.config == f"{run.track}-{run.device}"], "total")
+    """The summary of the first attempt by which the default config leads, as if it had been a single one."""
+    best = leaders([run for run in runs if run.config == f"{run.track}-{run.device}"], "total")
     if not best:
         return "No ranked batch yet."
     console = Console(file=io.StringIO(), width=100, highlight=False, color_system=None)

@@ -254,12 +254,16 @@ def pick_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
     return torch.float32, f"the safe choice on {device.type}"
 
 
+# The same for all users and their environments, who may each have a folder of temporary files of their own.
+LOCKS = Path(tempfile.gettempdir() if sys.platform == "win32" else "/tmp")
+
+
 def device_lock(device: torch.device) -> FileLock:
     """The machine-wide advisory lock that a timed attempt holds, so that two never share a device; each GPU has one."""
     name = device.type
     if device.type == "cuda" and torch.cuda.is_available():
         name += f"-{torch.cuda.get_device_properties(device).uuid}"
-    return FileLock(Path(tempfile.gettempdir()) / f"addition-speedrun-{name}.lock", mode=0o666)
+    return FileLock(LOCKS / f"addition-speedrun-{name}.lock", mode=0o666)
 
 
 def pick_kernel(name: str, device: torch.device, dtype: torch.dtype, problem: str | None) -> tuple[str, str]:
@@ -336,7 +340,7 @@ def compiler_problem(device: torch.device) -> str | None:
             import triton  # noqa: F401
         except ImportError:
             return "triton is not installed"
-        return None
+        return broken_compiler("CC", "cc", ".c", *PROBE)  # which triton calls for what launches its kernels
     return broken_compiler("CXX", "cl" if sys.platform == "win32" else "g++", ".cpp", *PROBE)
 
 
@@ -380,7 +384,7 @@ def peak_memory_bytes() -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Print what this machine is and the class that its attempts are ranked in, as JSON."""
+    """Print what this machine is, the class that its attempts are ranked in and what computes a layer, as JSON."""
 
     device: str = "auto"
     """auto, cpu, cuda or mps."""
@@ -394,10 +398,10 @@ def main(arguments: Arguments) -> int:
     except ValueError as problem:
         raise WrongRequest(str(problem)) from None
     hardware, software = hardware_record(device), software_record()
-    dtype, reason = pick_precision("auto", device)
+    _, _, means = pick_means("auto", "auto", device, None)
     record = {
         "class": machine_class(hardware, software, cores_usable()),
-        "precision": f"{str(dtype).removeprefix('torch.')} ({reason})",
+        "precision": means,
         "hardware": hardware.model_dump(),
         "software": software.model_dump(),
     }

@@ -50,7 +50,7 @@ class Seconds(Section):
 
 
 class Check(Section):
-    """One sparse evaluation, on training problems only."""
+    """One sparse evaluation: its errors are of training problems, and so is all that can end training."""
 
     step: int
     train_seconds: FiniteFloat

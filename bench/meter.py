@@ -57,9 +57,10 @@ class EnergyMeter:
         if begin is None or end is None:
             return None, None
         if self.gpu is not None:
-            return end[0] - begin[0], "NVML"
-        spent = zip(self.packages, begin, end, strict=True)
-        return sum((after - before) % package.range_joules for package, before, after in spent), "RAPL"
+            spent = end[0] - begin[0]
+            return (spent, "NVML") if spent else (None, None)  # not renewed in so short a time
+        readings = zip(self.packages, begin, end, strict=True)
+        return sum((after - before) % package.range_joules for package, before, after in readings), "RAPL"
 
 
 def find_packages() -> list[Package]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -260,6 +261,25 @@ def device_turn(plan: Plan) -> Iterator[None]:
                 print(waiting, file=sys.stderr, flush=True)
                 held.enter_context(lock.acquire())
         yield
+
+
+@contextlib.contextmanager
+def empty_compile_caches(plan: Plan) -> Iterator[None]:
+    """Hide from torch.compile what an earlier attempt has compiled: its time belongs to the `total` of each."""
+    if not plan.settings.compile:
+        yield
+        return
+    names = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
+    before = {name: os.environ.pop(name, None) for name in names}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        try:
+            os.environ |= {name: str(Path(folder, name)) for name in names}
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
 
 
 @contextlib.contextmanager

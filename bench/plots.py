@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from bench.batches import BatchOfRuns
+from bench.batches import BatchOfRuns, Entry, entries_of
 from bench.stats import ClockName, attempt_costs, wilson_interval
 
 # matplotlib is imported where it is used: that takes longer than rendering the board's text.
 
-MOST_CURVES = 8  # batches in a figure, the best ones
+MOST_CURVES = 8  # contestants in a figure, the best ones
 MOST_NAMES = 8  # records in a legend, the latest ones
 LOGARITHMIC_FROM = 20.0  # largest over smallest value on an axis
 
@@ -73,9 +73,9 @@ class RecordPoint(NamedTuple):
 
 
 class SolvedRow(NamedTuple):
-    """How many of a batch's attempts had solved the track by then; the bounds are of the pointwise 95% interval."""
+    """How many of an entry's attempts had solved the track by then; the bounds are of the pointwise 95% interval."""
 
-    batch: str
+    batches: str  # with spaces between them
     config: str
     seconds: float
     solved: int
@@ -102,7 +102,7 @@ class Figure:
 
 
 def figures(place: Place, batches: Sequence[BatchOfRuns], records: Sequence[RecordPoint]) -> list[Figure]:
-    """The figures of one place: none while no batch is ranked there, no history while there is no record.
+    """The figures of one place: none while nobody is ranked there, no history while there is no record.
 
     Computes nothing yet, so that naming the figures in a text costs nothing.
     """
@@ -110,7 +110,7 @@ def figures(place: Place, batches: Sequence[BatchOfRuns], records: Sequence[Reco
     best = best_ranked(batches, place.clock)
     where = f"{place.track} on {place.machine_class}"
     if best:
-        curves = "; ".join(f"{batch.runs[0].config} {batch.num_solved} of {len(batch.runs)}" for batch in best)
+        curves = "; ".join(f"{entry.runs[0].config} {entry.num_solved} of {len(entry.runs)}" for entry in best)
         alt = f"Fraction of attempts that solved {where}, against seconds of {place.clock}: {curves}"
         found.append(
             Figure(
@@ -148,26 +148,27 @@ def file_stem(place: Place, kind: str) -> str:
 # the data
 
 
-def best_ranked(batches: Sequence[BatchOfRuns], clock: ClockName) -> list[BatchOfRuns]:
-    ranked = sorted((batch for batch in batches if batch.ranked), key=lambda batch: batch.order(clock))
+def best_ranked(batches: Sequence[BatchOfRuns], clock: ClockName) -> list[Entry]:
+    ranked = sorted((entry for entry in entries_of(batches) if entry.ranked), key=lambda entry: entry.order(clock))
     return ranked[:MOST_CURVES]
 
 
-def solved_rows(batches: Sequence[BatchOfRuns], clock: ClockName) -> list[SolvedRow]:
-    """The empirical runtime distribution of each batch (Hoos and Stuetzle, 1998; Hansen et al., COCO, 2016).
+def solved_rows(entries: Sequence[Entry], clock: ClockName) -> list[SolvedRow]:
+    """The empirical runtime distribution of each entry (Hoos and Stuetzle, 1998; Hansen et al., COCO, 2016).
 
     A row at 0 s, at every moment at which an attempt was solved, and at the end of the longest attempt. An attempt that
-    did not solve the track counts in all of them: a batch's curve ends at k/n.
+    did not solve the track counts in all of them: an entry's curve ends at k/n.
     """
     rows = []
-    for batch in batches:
-        costs = attempt_costs(batch.runs, clock)
-        times = sorted(cost for cost, run in zip(costs, batch.runs, strict=True) if run.outcome == "solved")
+    for entry in entries:
+        who = " ".join(batch.id for batch in entry.batches), entry.runs[0].config
+        costs = attempt_costs(entry.runs, clock)
+        times = sorted(cost for cost, run in zip(costs, entry.runs, strict=True) if run.outcome == "solved")
         for seconds in sorted({0.0, *times, max(costs)}):
             solved = bisect.bisect_right(times, seconds)
             low, high = wilson_interval(solved, len(costs))
             fraction = solved / len(costs)
-            rows.append(SolvedRow(batch.id, batch.runs[0].config, seconds, solved, len(costs), fraction, low, high))
+            rows.append(SolvedRow(*who, seconds, solved, len(costs), fraction, low, high))
     return rows
 
 
@@ -199,7 +200,7 @@ def csv_text(rows: Sequence[NamedTuple]) -> str:
 
 
 def draw_solved(rows: Sequence[SolvedRow], place: Place) -> str:
-    """The curves as SVG: a step at every solved attempt, a dot where the batch's longest attempt ended."""
+    """The curves as SVG: a step at every solved attempt, a dot where the longest attempt ended."""
     with style():
         return svg_text(solved_canvas(rows, place))
 
@@ -295,11 +296,11 @@ def solved_canvas(rows: Sequence[SolvedRow], place: Place) -> Any:
 
     curves: dict[tuple[str, str], list[SolvedRow]] = {}
     for row in rows:
-        curves.setdefault((row.batch, row.config), []).append(row)
+        curves.setdefault((row.batches, row.config), []).append(row)
     canvas, axes = new_canvas(f"{place.track} solved, by the {place.clock} clock", place, len(curves))
     scale, left, right = limits([row.seconds for row in rows], from_zero=False)
     handles, labels = [], []
-    for (batch, config), points in curves.items():
+    for (batches, config), points in curves.items():
         color, dashes = COLORS[len(handles) % len(COLORS)], DASHES[len(handles) % len(DASHES)]
         seconds = [max(point.seconds, left) for point in points]
         axes.fill_between(
@@ -315,7 +316,9 @@ def solved_canvas(rows: Sequence[SolvedRow], place: Place) -> Any:
         handles += axes.step(seconds, fractions, where="post", color=color, linestyle=dashes, linewidth=2.2)
         axes.plot(seconds[-1:], fractions[-1:], "o", color=color, markersize=6, clip_on=False, zorder=3)
         k, n = points[-1].solved, points[-1].attempts
-        labels.append(f"{len(handles)}. {short(config)}: {k} of {n} solved, batch {short(batch)}")
+        first, *others = batches.split()
+        more = f" and {len(others)} more" if others else ""
+        labels.append(f"{len(handles)}. {short(config)}: {k} of {n} solved, batch {short(first)}{more}")
     axes.set_xscale(scale)
     if scale == "log":
         show_plain_numbers(axes.xaxis, left, right)

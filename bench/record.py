@@ -330,7 +330,8 @@ def readme(
                 for name, result in sides
             ],
             changes=[] if before is None else changed_settings(before.record.settings, record.settings),
-            changed_files=[] if before is None else changed_files(before, filed),
+            changed_files=[] if before is None else changed_files(before, filed, of_harness=False),
+            changed_harness=[] if before is None else changed_files(before, filed, of_harness=True),
             runs=[attempt_row(run) for run in own],
             medians=medians(own),
             yardstick=number(yardstick and yardstick.seconds.train, ".2f"),
@@ -363,12 +364,13 @@ def medians(own: Sequence[Run]) -> str:
     )
 
 
-def changed_files(before: Filed, after: Filed) -> list[str]:
-    """Files of the contestant that two records' snapshots do not have in common."""
+def changed_files(before: Filed, after: Filed, of_harness: bool) -> list[str]:
+    """Files that two records' snapshots do not have in common, of the contestants or of the harness beneath them."""
 
     def contents(filed: Filed) -> dict[str, bytes]:
         with zipfile.ZipFile(filed.folder / "source.zip") as packed:
-            return {name: packed.read(name) for name in packed.namelist() if not name.startswith("bench/")}
+            names = [name for name in packed.namelist() if name.startswith("bench/") == of_harness]
+            return {name: packed.read(name) for name in names}
 
     old, new = contents(before), contents(after)
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))

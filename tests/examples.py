@@ -90,7 +90,10 @@ def batch_runs(
     command: str = "speedrun",
     **changes: Any,
 ) -> list[Run]:
-    """A batch with these seconds of `train`, each with 5 s more in total; `outcome` is asked for each index."""
+    """A batch with these seconds of `train`, each with 5 s more in total; `outcome` is asked for each index.
+
+    Batches of unlike names are those of unlike contestants, unless `changes` gives them one `config_hash`.
+    """
     return [
         example_run(
             run_id=f"{name}-{i}",
@@ -98,7 +101,7 @@ def batch_runs(
             seconds=example_seconds(train=train, total=train + 5),
             outcome=outcome(i),
             config=name,
-            **changes,
+            **{"config_hash": name} | changes,
         )
         for i, train in enumerate(trains)
     ]

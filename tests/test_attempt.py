@@ -200,6 +200,19 @@ def test_what_the_steps_cost_and_whether_the_warm_up_taught_anything_is_filed(tm
     assert attempted(tmp_path, "honesty").warmed_weights_sha256 != run.initial_weights_sha256
 
 
+def test_what_is_measured_after_the_verdict_cannot_change_it(tmp_path, monkeypatch, capsys):
+    def broken(device):
+        raise RuntimeError("no launches today")
+
+    monkeypatch.setattr(attempt, "launch_seconds", broken)
+    run = attempted(tmp_path, None)
+    assert run.outcome in ("solved", "missed")
+    assert run.certificate is not None
+    assert run.message is run.launch_seconds is run.step_launches is None
+    assert "no launches today" in capsys.readouterr().err
+    assert Journal(tmp_path).read() == ([run], [])
+
+
 def test_a_control_is_certified_at_its_limit_and_an_attempt_is_not(tmp_path):
     assert attempted(tmp_path, "time").outcome == "timeout"
     run = attempted(tmp_path, "time", "--control", "shuffle")

@@ -28,7 +28,7 @@ def test_attempts_of_unlike_sources_are_not_one_batch():
     assert not any(batch.ranked for batch in batches.batches_of(runs))
 
 
-def test_the_best_batch_is_the_ranked_and_solved_one_with_the_least_expected_time():
+def test_the_leader_is_the_ranked_and_solved_one_with_the_least_expected_time():
     runs = [
         *batch_runs("small", [1.0] * 9),
         *batch_runs("hopeless", [1.0] * 10, outcome=lambda i: "missed"),
@@ -36,7 +36,27 @@ def test_the_best_batch_is_the_ranked_and_solved_one_with_the_least_expected_tim
         *batch_runs("sure", [10.0] * 10),
         *batch_runs("elsewhere", [30.0] * 10, machine={"class": "another", "clean": None, "reasons": []}),
     ]
-    assert [batch.id for batch in batches.best_batches(runs, "train")] == ["sure", "elsewhere"]
+    assert [entry.id for entry in batches.leaders(runs, "train")] == ["sure", "elsewhere"]
+
+
+def test_who_repeats_a_batch_is_ranked_by_all_of_its_attempts():
+    one = {"config_hash": "one"}
+    lucky, unlucky = batch_runs("first", [1.0] * 10, **one), batch_runs("second", [3.0] * 10, **one)
+    cut = batch_runs("third", [8.0] * 4, outcome=lambda i: "missed", planned=20, **one)
+    (entry,) = batches.entries_of(batches.batches_of([*lucky, *unlucky, *cut]))
+    assert entry.ranked
+    assert [batch.id for batch in entry.batches] == ["first", "second", "third"]
+    assert (entry.num_solved, len(entry.runs), entry.num_planned) == (20, 24, 40)
+    rival = batch_runs("rival", [2.5] * 10)
+    assert [first.id for first in batches.leaders([*lucky, *rival], "train")] == ["first"]
+    assert [first.id for first in batches.leaders([*lucky, *unlucky, *cut, *rival], "train")] == ["rival"]
+
+
+def test_nobody_is_ranked_by_many_batches_that_are_too_small():
+    one = {"config_hash": "one"}
+    runs = [*batch_runs("a", [1.0] * 9, **one), *batch_runs("b", [1.0] * 9, **one)]
+    (entry,) = batches.entries_of(batches.batches_of(runs))
+    assert not entry.ranked
 
 
 def test_where_an_attempt_stands_is_said_in_a_line():

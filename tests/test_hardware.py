@@ -4,7 +4,6 @@ import json
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -344,7 +343,7 @@ def test_a_precision_that_is_asked_for_is_taken() -> None:
 
 
 def test_two_attempts_never_hold_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the real lock may be held by an attempt
+    monkeypatch.setattr(hardware, "LOCKS", tmp_path)  # the real lock may be held by an attempt
     with hardware.device_lock(CPU):
         with pytest.raises(filelock.Timeout):
             hardware.device_lock(CPU).acquire(timeout=0)
@@ -356,7 +355,7 @@ def test_two_attempts_never_hold_one_device(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")
 def test_another_user_may_wait_for_the_device_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(hardware, "LOCKS", tmp_path)
     before = os.umask(0o022)
     try:
         with hardware.device_lock(CPU):
@@ -410,7 +409,9 @@ def test_the_command_prints_the_class_and_the_record_as_json(capsys: pytest.Capt
     assert printed["hardware"] == hardware.hardware_record(CPU).model_dump()
     assert printed["software"] == hardware.software_record().model_dump()
     assert f"{hardware.cores_usable()} cores" in printed["class"]
+    assert printed["precision"] == hardware.pick_means("auto", "auto", CPU, None)[2]
     assert printed["precision"].startswith(("bfloat16 (", "float32 ("))
+    assert ", kernel " in printed["precision"]
 
 
 def test_the_command_refuses_a_device_that_is_not_there() -> None:

@@ -130,6 +130,11 @@ def test_the_energy_of_a_gpu_is_what_nvml_counted(nvml: ModuleType) -> None:
     assert energy.since(begin) == (pytest.approx(2.25), "NVML")
 
 
+def test_a_count_that_was_not_renewed_is_unknown_and_not_nothing(nvml: ModuleType) -> None:
+    energy = EnergyMeter(CUDA)
+    assert energy.since(energy.reading()) == (None, None)
+
+
 def test_a_gpu_that_does_not_count_has_no_energy(nvml: ModuleType) -> None:
     energy = EnergyMeter(CUDA)
     begin = energy.reading()

@@ -1,12 +1,14 @@
 """What a command line and a config come to on this machine."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from examples import ROOT
 
 from bench.config import WrongRequest
-from bench.plan import BATCH_VARIABLE, check_request, make_plan
+from bench.plan import BATCH_VARIABLE, check_request, empty_compile_caches, make_plan
 from bench.provenance import first_seed, source_sha256
 from speedrun import Settings
 
@@ -55,6 +57,26 @@ def test_a_batch_hands_itself_to_its_attempts(monkeypatch):
     assert plan_of().batch is None
     monkeypatch.setenv(BATCH_VARIABLE, '{"id": "b", "command": "speedrun", "planned": 3, "index": 1}')
     assert (plan_of().batch.id, plan_of().batch.index) == ("b", 1)
+
+
+def test_an_attempt_that_compiles_finds_nothing_compiled(monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    names = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
+    plan = plan_of("--kernel", "torch", "--no-compile")
+    with empty_compile_caches(plan):
+        assert [os.environ.get(name) for name in names] == ["mine", None]
+    compiling = replace(plan, settings=replace(plan.settings, compile=True))
+    seen = set()
+    for _ in range(2):
+        with empty_compile_caches(compiling):
+            folders = [Path(os.environ[name]) for name in names]
+            assert not any(folder.exists() for folder in folders)
+            folders[0].mkdir()
+            seen |= set(folders)
+        assert not folders[0].exists()
+    assert len(seen) == 4
+    assert [os.environ.get(name) for name in names] == ["mine", None]
 
 
 @pytest.mark.parametrize(

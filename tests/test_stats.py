@@ -33,6 +33,21 @@ attempts = st.lists(
 )
 
 
+def test_interrupting_a_slow_attempt_pays_no_more_than_killing_it() -> None:
+    limit = {"settings": {"max_seconds": 120.0}}
+    stopped = [attempt("solved", 20.0, 26.5), attempt("interrupted", 21.0, 27.5).model_copy(update=limit)]
+    assert attempt_costs(stopped, "train") == [20.0, 120.0]
+    assert attempt_costs(stopped, "total") == [26.5, 120.0]
+    late = attempt("interrupted", 130.0, 140.0).model_copy(update=limit)
+    assert attempt_costs([late], "train") == [130.0]
+
+
+def test_a_warm_up_beyond_its_limit_is_charged_to_train() -> None:
+    runs = [example_run(seconds=example_seconds(warmup=warmup, train=20.0)) for warmup in (119.0, 120.0, 150.0)]
+    assert attempt_costs(runs, "train") == [20.0, 20.0, 50.0]
+    assert attempt_costs(runs, "total") == [run.seconds.total for run in runs]
+
+
 # -----------------------------------------------------------------------------
 # examples
 
