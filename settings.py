@@ -60,24 +60,21 @@ class Settings:
     max_rounds: int = 12
     """Rounds at the most; training ends with the first one whose survey finds nothing wrong."""
     resume_at: int = 150
-    """The step of the schedule at which the rounds after the first begin."""
+    """The step of the schedule at which the rounds after the first begin; 0 where it lies beyond their end."""
     start_over_above: int = 5000
-    """With more mistakes than this in a survey, those it climbed to included, the next round starts over from fresh
-    weights, problems."""
+    """More mistakes than this in a survey, those it climbed to included, and fresh weights begin anew; problems."""
     batch_size: int = 512
     """Problems a step, of all processes together."""
     micro_batches: int = 1
     """Parts in which each process computes its share of a batch, one after the other; more take less memory."""
     level_share: float = 0.65
-    """Share of the drawn problems that is spread evenly over the track's levels of difficulty, the rest being drawn
-    uniformly, 0..1; in addition a level is a length of carry chains."""
+    """Share of what is drawn evenly from the levels of difficulty, in addition lengths of carry chains, 0..1."""
     survey_problems: int = 100_000
     """Training problems that are drawn and asked at the end of a round."""
     survey_as_exam: bool = False
     """Draw them all uniformly, as an exam's are drawn, and not as a batch's."""
     survey_climbs: int = 0
-    """Rounds of asking what lies next to the hardest problems found so far; a survey that climbs so finds mistakes that
-    are rarer than what it draws."""
+    """Times that a survey asks what lies next to the hardest found so far: mistakes too rare to be drawn."""
     survey_loss: float = 0.1
     """A survey is passed without a mistake and with no character's loss above this, nats."""
     drill_problems: int = 2048

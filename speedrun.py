@@ -252,7 +252,7 @@ class Trainer:
             if self.may_stop(errors, losses) or not rounds_left:
                 return
             hardest = asked[losses.topk(min(settings.drill_problems, len(asked))).indices]
-            first_step = min(settings.resume_at, settings.num_steps - 1)
+            first_step = settings.resume_at if settings.resume_at < settings.num_steps else 0
             if errors > settings.start_over_above:
                 self.start_over()
                 first_step, hardest = 0, hardest[:0]
@@ -316,7 +316,8 @@ class Trainer:
                         torch.cat([losses, more_losses]),
                         torch.cat([asked, more]),
                     )
-                watch.check(self.steps, float(team.mean(self.loss)), errors, reached, settings.num_steps - step)
+                loss, steps_left = float(team.mean(self.loss)), settings.num_steps - step
+                watch.check(self.steps, loss, errors, reached, steps_left, len(asked))
                 if settings.stop_at == "99%" and reached["99%"]:
                     break
         return errors, losses, asked

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from bench.config import WrongRequest, nearest, parse_arguments
+from bench.config import WrongRequest, in_words, nearest, parse_arguments
 
 COMMANDS = {
     "ask": "answer problems with the weights of a run",
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as problem:  # a full disk, say; what was filed before stays whole
-        print(f"bench: {problem}", file=sys.stderr)
+        print(f"bench: {in_words(problem)}", file=sys.stderr)
         return 1
 
 

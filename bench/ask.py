@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench import weights
 from bench.certify import BATCH_SIZE, greedy_answers
-from bench.config import WrongRequest
+from bench.config import WrongRequest, in_words
 from bench.hardware import pick_device
 from bench.lookup import find_weights
 from bench.provenance import ROOT
@@ -68,7 +68,9 @@ def main(arguments: Arguments) -> int:
             texts = arguments.file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as problem:
         raise WrongRequest(f"{arguments.file}: {problem}") from None
-    except (OSError, ValueError) as problem:
+    except OSError as problem:
+        raise WrongRequest(in_words(problem)) from None
+    except ValueError as problem:
         raise WrongRequest(str(problem)) from None
     if not texts:
         return 0

@@ -112,7 +112,15 @@ class Watch:
         elif gone > TICK_SECONDS:
             self.patience = max(1, self.patience // 2)
 
-    def check(self, step: int, loss: float, errors: int, reached: dict[str, bool], steps_left: int) -> None:
+    def check(
+        self,
+        step: int,
+        loss: float,
+        errors: int,
+        reached: dict[str, bool],
+        steps_left: int,
+        asked: int | None = None,
+    ) -> None:
         """Report a sparse evaluation.
 
         Args:
@@ -120,13 +128,15 @@ class Watch:
             loss: of the latest batch, nats a character.
             errors: in the training problems that were asked.
             reached: which of the named targets are met now.
-            steps_left: before training may stop.
+            steps_left: of the round, before training may stop.
+            asked: how many they were.
 
         Raises:
             Diverged: the loss is not finite.
         """
         seconds = self.clock.elapsed()
-        check = Check(step=step, train_seconds=seconds, loss=loss if math.isfinite(loss) else None, errors=errors)
+        finite = loss if math.isfinite(loss) else None
+        check = Check(step=step, train_seconds=seconds, loss=finite, errors=errors, asked=asked)
         self.checks.append(check)
         for target, met in reached.items():
             if self.reached.get(target) is None:
@@ -485,6 +495,8 @@ def run_batch(plan: Plan, arguments: Sequence[str]) -> int:
         print(f"interrupted: {len(runs)} of {planned} attempts were started", file=sys.stderr)
         return EXIT_INTERRUPTED
     print(batch_line(runs), file=sys.stderr)
+    if planned < board.RANKED_FROM:
+        print(f"not ranked: that takes a batch of {board.RANKED_FROM}", file=sys.stderr)
     return EXIT_SOLVED if all(run.outcome == "solved" for run in runs) else EXIT_NOT_SOLVED
 
 

@@ -17,6 +17,7 @@ from bench.agenda import Agenda, runs_of
 from bench.archive import Filed
 from bench.batches import CLOCKS, RANKED_FROM, BatchOfRuns, Entry, batches_of, entries_of, standing
 from bench.comparison import Conclusion, contestant_text, ratio_text
+from bench.config import WrongRequest
 from bench.evidence import Evidence, read_evidence
 from bench.front import PAGES, fill_page
 from bench.journal import Journal, Run
@@ -224,7 +225,10 @@ def refresh(results: Path) -> Evidence:
 
 def update(results: Path, run: Run) -> str:
     """Render the board after an attempt; returns where the attempt stands."""
-    return standing(run, refresh(results).runs)
+    evidence = refresh(results)
+    for fault in evidence.faults:
+        print(fault, file=sys.stderr)
+    return standing(run, evidence.runs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +245,8 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> int:
+    if not arguments.results.is_dir():
+        raise WrongRequest(f"--results {arguments.results}: there is no such folder")
     evidence = read_evidence(arguments.results)
     wanted = texts(evidence, arguments.results)
     if arguments.results.resolve() == ROOT / "results":

@@ -156,13 +156,14 @@ def described(comparison: Comparison) -> list[str]:
     agenda = comparison.agenda
     lines = [
         f"ERT of a to ERT of b by `{agenda.clock}`: {ratio_text(comparison.ratio, comparison.ratio_95)}"
-        " (95% percentile bootstrap over pairs)",
+        + (" (95% percentile bootstrap over pairs)" if comparison.ratio_95 else ""),
         f"comparison number {agenda.number} against this opponent on this board",
     ]
     if agenda.why is not None:
         lines.append(f"why: {agenda.why}")
     if comparison.p_value is not None:
-        lines.insert(0, f"labels swapped within {agenda.pairs} pairs: p = {comparison.p_value:.4f}, decided at 0.05")
+        pairs = "1 pair" if agenda.pairs == 1 else f"{agenda.pairs} pairs"
+        lines.insert(0, f"labels swapped within {pairs}: p = {comparison.p_value:.4f}, decided at 0.05")
     if agenda.pairs < FEWEST_PAIRS:
         lines.append(f"fewer than {FEWEST_PAIRS} pairs cannot decide anything")
     if comparison.drift is not None:

@@ -32,6 +32,11 @@ class NotHere(WrongRequest):
     """It cannot be done on this machine; on another it could."""
 
 
+def in_words(problem: OSError) -> str:
+    """What went wrong with which file, without the number that the system has for it."""
+    return f"{problem.filename}: {problem.strerror}" if problem.filename and problem.strerror else str(problem)
+
+
 def nearest(word: str, valid: Iterable[str]) -> str:
     """`; the nearest is 'x'`, or a list when nothing is near."""
     valid = sorted(valid)

@@ -49,17 +49,20 @@ class Display:
             self._show(f"{name}{remark and ', ' + remark}")
 
     def check(self, check: Check, steps_left: int) -> None:
-        """One sparse evaluation, so many steps before training may stop.
+        """One sparse evaluation, so many steps before the round ends and training may stop.
 
         `check.train_seconds` decides whether it is time to write.
         """
         begun = self.processor_time()
         loss = "not finite" if check.loss is None else f"{check.loss:.4f}"
-        errors = "" if check.errors is None else f"  errors {check.errors:,}"
-        seconds_left = check.train_seconds / check.step * steps_left
+        asked = "" if check.asked is None else f" in {check.asked:,}"
+        errors = "" if check.errors is None else f"  errors {check.errors:,}{asked}"
+        left = "a round ends"
+        if steps_left:
+            left = f"about {check.train_seconds / check.step * steps_left:.1f} s of the round left"
         line = (
             f"train  step {check.step:,} of {check.step + steps_left:,}  loss {loss}{errors}  "
-            f"{check.train_seconds:.1f} s elapsed, about {seconds_left:.1f} s left"
+            f"{check.train_seconds:.1f} s elapsed, {left}"
         )
         if check.train_seconds < QUIET_SECONDS:
             self.withheld = line

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ class Follower:
     def tick(self) -> None:
         pass
 
-    def check(self, step: int, loss: float, errors: int, reached: dict[str, bool], steps_left: int) -> None:
+    def check(self, *report: Any) -> None:
         pass
 
 

@@ -56,6 +56,7 @@ class Check(Section):
     train_seconds: FiniteFloat
     loss: FiniteFloat | None  # nats a character; null when it is not finite
     errors: int | None
+    asked: int | None = None  # problems; a survey asks more than a check, and with it those it climbed to
 
 
 class Count(Section):

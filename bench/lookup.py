@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import sys
 from pathlib import Path
 
 from bench.config import WrongRequest
@@ -23,7 +24,9 @@ def find_run(wanted: str, results: Path, with_weights: bool = False) -> Run:
     Raises:
         WrongRequest: there is no such run; names the nearest.
     """
-    runs, _ = Journal(results).read()
+    runs, faults = Journal(results).read()
+    for fault in faults:
+        print(fault, file=sys.stderr)
     candidates = [run for run in runs if run.weights is not None or not with_weights]
     kind = "run with weights" if with_weights else "run"
     if is_weights_path(wanted):
@@ -47,9 +50,17 @@ def find_weights(wanted: str, results: Path) -> Path:
     """The weights of a run id, of the latest run that kept any, or at a path, which needs no journal.
 
     Raises:
-        WrongRequest: there is no such run, or it kept no weights.
+        WrongRequest: there is no such run, it kept no weights, or they are not here.
     """
-    return Path(wanted) if is_weights_path(wanted) else results / find_run(wanted, results, with_weights=True).weights
+    if is_weights_path(wanted):
+        return Path(wanted)
+    run = find_run(wanted, results, with_weights=True)
+    if not (results / run.weights).exists():
+        raise WrongRequest(
+            f"the weights of {run.run_id} are not here: the journal travels without them; make an attempt first, or "
+            "name those of a record, results/records/NAME/weights.safetensors"
+        )
+    return results / run.weights
 
 
 def weights_sha256(path: Path) -> str:

@@ -135,7 +135,7 @@ def record_at(place: Place, arguments: Arguments, why: str | None) -> int:
         side_a, a = enter(arguments.config, arguments.device, results, stack, place)
         planned = a.planned
         if planned.dirty is not False:
-            what = "has changes that are not committed" if planned.dirty else "is no git checkout"
+            what = "has changes that are not committed" if planned.dirty else "is no git checkout, or git is not here"
             raise WrongRequest(f"a record is made from committed source, and this {what}")
         if planned.settings["control"] != "none":
             raise WrongRequest("control: an attempt on a track that was tampered with is no record")

@@ -127,11 +127,12 @@ def phase_table(run: Run) -> Table:
 
 def check_table(run: Run) -> Table:
     """The sparse evaluations; the last one always."""
-    table = new_table("step", "train, s", "loss", "errors")
+    table = new_table("step", "train, s", "loss", "errors", "asked")
     stride = -(-len(run.checks) // MOST_CHECKS)
     for check in run.checks[::-1][::stride][::-1]:
         loss = "not finite" if check.loss is None else f"{check.loss:.6f}"
-        table.add_row(f"{check.step:,}", f"{check.train_seconds:.2f}", loss, shown(check.errors, ","))
+        counts = shown(check.errors, ","), shown(check.asked, ",")
+        table.add_row(f"{check.step:,}", f"{check.train_seconds:.2f}", loss, *counts)
     return table
 
 

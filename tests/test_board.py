@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from examples import ROOT, batch_runs, example_record, example_run, example_seconds
 
 from bench import board
+from bench.config import WrongRequest
 from bench.journal import Journal, Machine
 
 
@@ -122,6 +124,13 @@ def test_the_check_fails_when_file_and_journal_disagree(results, capsys):
     board.main(write)
     Journal(results).append(example_run(run_id="new", batch=None))
     assert board.main(check) == 1
+
+
+def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path):
+    for path in (tmp_path / "typo", Path(__file__)):
+        with pytest.raises(WrongRequest, match="there is no such folder"):
+            board.main(board.Arguments(results=path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_check_writes_nothing(results):

@@ -34,20 +34,22 @@ def check(step: int, train_seconds: float, loss: float | None = 0.5, errors: int
 
 def test_without_a_terminal_every_event_is_one_plain_line() -> None:
     console = plain_console(width=40)  # narrower than the lines: a log must not be broken
-    display = Display("add3-cpu seed 7", console)
+    display = Display("cpu seed 7", console)
     display.phase("setup", "cpu, 2 threads")
     display.phase("warmup")
     display.phase("train")
     display.check(check(100, 2.0), 600)
     display.check(check(200, 4.0, loss=0.00012, errors=None), 500)
+    display.check(check(700, 14.0, errors=3).model_copy(update={"asked": 20_000}), 0)
     display.phase("certify")
     display.close()
     assert written(console) == [
-        "add3-cpu seed 7  setup, cpu, 2 threads",
-        "add3-cpu seed 7  warmup",
-        "add3-cpu seed 7  train  step 100 of 700  loss 0.5000  errors 1,234  2.0 s elapsed, about 12.0 s left",
-        "add3-cpu seed 7  train  step 200 of 700  loss 0.0001  4.0 s elapsed, about 10.0 s left",
-        "add3-cpu seed 7  certify",
+        "cpu seed 7  setup, cpu, 2 threads",
+        "cpu seed 7  warmup",
+        "cpu seed 7  train  step 100 of 700  loss 0.5000  errors 1,234  2.0 s elapsed, about 12.0 s of the round left",
+        "cpu seed 7  train  step 200 of 700  loss 0.0001  4.0 s elapsed, about 10.0 s of the round left",
+        "cpu seed 7  train  step 700 of 700  loss 0.5000  errors 3 in 20,000  14.0 s elapsed, a round ends",
+        "cpu seed 7  certify",
     ]
     assert "\x1b" not in console.file.getvalue()
 

@@ -131,7 +131,7 @@ def test_the_line_has_every_key_of_the_contract() -> None:
     assert line["schema"] == 1
     assert list(line["seconds"]) == ["import", "setup", "warmup", "train", "certify", "total"]
     assert {"class", "clean", "reasons"} <= set(line["machine"])
-    assert set(line["checks"][0]) == {"step", "train_seconds", "loss", "errors"}
+    assert set(line["checks"][0]) == {"step", "train_seconds", "loss", "errors", "asked"}
     assert set(line["certificate"]) == {
         "problems", "errors", "heldout_problems", "heldout_errors", "groups", "samples", "exhaustive",
         "error_rate_upper_95",

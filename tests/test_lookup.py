@@ -41,6 +41,19 @@ def test_weights_lead_to_the_run_that_ended_with_them_wherever_they_lie(results,
     assert find_run(str(elsewhere), results).run_id == "first"
 
 
+def test_weights_that_are_not_here_are_a_wrong_request_with_a_way_out(results):
+    (results / "weights" / "second.safetensors").unlink()
+    with pytest.raises(WrongRequest, match=r"weights of second are not here.*make an attempt first"):
+        find_weights("latest", results)
+
+
+def test_lines_that_cannot_be_read_are_reported(results, capsys):
+    with open(Journal(results).path, "a") as file:
+        file.write("torn\n")
+    assert find_run("first", results).run_id == "first"
+    assert "runs.jsonl:4: skipped" in capsys.readouterr().err
+
+
 def test_a_path_to_weights_is_taken_as_it_is(tmp_path):
     assert find_weights(str(tmp_path / "any.safetensors"), tmp_path) == tmp_path / "any.safetensors"
 

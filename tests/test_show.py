@@ -139,7 +139,7 @@ def test_many_checks_are_thinned_and_the_last_is_kept(capsys, tmp_path):
     checks[-1] |= {"loss": None, "errors": None}
     table = shown(capsys, tmp_path, example_run(checks=checks)).split("\nstep ")[1].split("\n\n")[0].splitlines()[1:]
     assert 15 <= len(table) <= show.MOST_CHECKS
-    assert table[-1].split() == ["104", "10.40", "not", "finite", "—"]
+    assert table[-1].split() == ["104", "10.40", "not", "finite", "—", "—"]
 
 
 def test_settings_are_a_config_of_the_same_settings(capsys, tmp_path):

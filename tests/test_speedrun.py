@@ -60,7 +60,7 @@ class Witness:
     def tick(self):
         pass
 
-    def check(self, step, loss, errors, reached, steps_left):
+    def check(self, step, loss, errors, reached, steps_left, asked):
         self.checks.append((step, loss, errors, reached))
 
 
@@ -208,6 +208,13 @@ def test_after_few_mistakes_the_next_round_resumes_and_drills_the_hardest_of_the
     fresh = [set(problems_in([batch[: SMALL.batch_size // 2]]).tolist()) for batch in seen]
     assert not any(batch <= hardest for batch in fresh)
     assert [first_step for first_step, _ in starts_of_rounds(build(settings))] == [0, 4]
+
+
+def test_a_round_that_ends_before_the_step_to_resume_at_is_taken_whole_again():
+    trainer = build(replace(SMALL, max_rounds=2, resume_at=SMALL.num_steps))
+    trainer.examine = lambda problems: (1, torch.linspace(1, 2, len(problems)))
+    assert [first_step for first_step, _ in starts_of_rounds(trainer)] == [0, 0]
+    assert trainer.steps == 2 * SMALL.num_steps
 
 
 def test_however_much_is_drilled_a_fresh_problem_is_in_each_batch():

@@ -49,7 +49,7 @@ class Watch:
     def tick(self):
         pass
 
-    def check(self, step, loss, errors, reached, steps_left):
+    def check(self, step, loss, errors, reached, steps_left, asked):
         self.checks.append((step, loss, errors))
 
 
