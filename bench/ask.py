@@ -11,7 +11,7 @@ import tyro
 from torch import Tensor
 
 from bench import weights
-from bench.certify import BATCH_SIZE, greedy_answers
+from bench.certify import batch_size_for, greedy_answers
 from bench.config import WrongRequest, in_words
 from bench.hardware import pick_device
 from bench.lookup import find_weights
@@ -76,7 +76,7 @@ def main(arguments: Arguments) -> int:
         return 0
     prompts = read_prompts(texts, track, lambda i: f"{arguments.file}:{i + 1}: " if arguments.file else "")
     next_logits = model.answerer()
-    for block in prompts.split(BATCH_SIZE):
+    for block in prompts.split(batch_size_for(track, device)):
         answers = greedy_answers(next_logits, block.long().to(device), track.answer_length).cpu()
         sys.stdout.write("".join(f"{decode(track, answer)}\n" for answer in answers.tolist()))
     return 0

@@ -14,9 +14,15 @@ from bench.journal import Certificate, Count
 from bench.stats import clopper_pearson_upper
 from data import Track, decode
 
-BATCH_SIZE = 8192  # problems decoded together by a CPU, whose caches the activations fit into
-BATCH_SIZE_ELSEWHERE = 32_768  # a GPU has less to wait for when more are
+CHARACTERS_TOGETHER = 100_000  # of the problems that a CPU decodes together, whose caches the activations fit into
+BATCH_SIZE_ELSEWHERE = 32_768  # problems; a GPU has less to wait for when more are decoded together
 NextLogits = Callable[[Tensor], Tensor]
+
+
+def batch_size_for(track: Track, device: torch.device) -> int:
+    """How many problems are decoded together."""
+    length = track.prompt_length + track.answer_length
+    return CHARACTERS_TOGETHER // length if device.type == "cpu" else BATCH_SIZE_ELSEWHERE
 
 
 @torch.inference_mode()
@@ -63,7 +69,7 @@ def certify(
     Returns:
         The certificate, and the first mistakes as sentences.
     """
-    batch_size = batch_size or (BATCH_SIZE if device.type == "cpu" else BATCH_SIZE_ELSEWHERE)
+    batch_size = batch_size or batch_size_for(track, device)
     exam = track.exam(seed)
     asked = torch.cat([exam, *track.samples.values()])  # the samples once more, if they are in the exam
     given, right = all_answers(next_logits, track, asked, device, batch_size)

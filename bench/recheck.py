@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bench import weights
-from bench.certify import BATCH_SIZE, NextLogits, certify, greedy_answers
+from bench.certify import NextLogits, certify, greedy_answers
 from bench.journal import Certificate
 from bench.lines import Section
 from bench.provenance import ROOT, harness_files, source_files
@@ -138,7 +138,7 @@ def right_when_scrambled(model: Transformer, track: Track, num_problems: int = 4
 def main(path: Path, seed: int, how: How) -> int:
     device = torch.device("cpu")
     model, track = weights.load(path, device)
-    next_logits, batch_size = (plainly(model), PLAIN_BATCH_SIZE) if how == "plain" else (model.answerer(), BATCH_SIZE)
+    next_logits, batch_size = (plainly(model), PLAIN_BATCH_SIZE) if how == "plain" else (model.answerer(), None)
     certificate, sentences = certify(next_logits, track, device, seed, batch_size)
     names = {name for name, _ in model.named_parameters()}
     sizes = weights.tensor_sizes(path)
