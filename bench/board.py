@@ -64,8 +64,9 @@ def clean_text(runs: Sequence[Run]) -> str:
     return f"{sum(seen)}/{len(runs)}" if seen else number(None)
 
 
-def record_row(filed: Filed) -> dict[str, str]:
+def record_row(filed: Filed) -> dict[str, Any]:
     record, result = filed.record, filed.record.result
+    replays, _ = filed.reproductions.read()
     return {
         "name": record.name,
         "ert": number(record.ert_seconds, ".2f"),
@@ -77,6 +78,13 @@ def record_row(filed: Filed) -> dict[str, str]:
         "date": f"{record.started_at:%Y-%m-%d}",
         "commit": record.commit[:10],
         "machine_classes": str(len(filed.machine_classes())),
+        "replays": f"{sum(each.reproduced for each in replays)}/{len(replays)}" if replays else number(None),
+        "doubts": [
+            f"a replay of {each.started_at:%Y-%m-%d} did not reproduce {record.name}: {each.reason}; "
+            f"{each.result.solved} of {each.result.attempts} solved, {each.certified} certified again"
+            for each in replays
+            if not each.reproduced
+        ],
         "search": search_text(record.search) or number(None),
     }
 

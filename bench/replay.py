@@ -16,6 +16,7 @@ from bench.agenda import Agenda, Contestants, enter, perform, runs_of, undertake
 from bench.archive import Filed, Reproduction, find_record
 from bench.comparison import finite, ratio_text, yielded
 from bench.config import WrongRequest
+from bench.display import errors_in_words
 from bench.journal import Journal, Run
 from bench.paired import charged, unpaired_ratio_interval
 from bench.plan import refusing_unwritable
@@ -94,7 +95,7 @@ def certified_today(contestant: Path, run: Run, results: Path) -> str | None:
     except Unusable as problem:
         return str(problem)
     errors = found.certificate.errors
-    return f"{run.run_id}: {errors:,} errors by today's certificate" if errors else None
+    return f"{run.run_id}: {errors_in_words(errors)} by today's certificate" if errors else None
 
 
 def made_reproduction(

@@ -61,7 +61,12 @@ def test_a_replay_that_today_s_certificate_does_not_confirm_is_no_reproduction(a
     assert again(arena, first, attempts=2) == 1
     (reproduction,) = first.reproductions.read()[0]
     assert not reproduction.reproduced
-    assert "1 errors by today's certificate" in capsys.readouterr().out
+    assert "1 error by today's certificate" in capsys.readouterr().out
+    text = (arena.results / "LEADERBOARD.md").read_text()
+    assert f"did not reproduce {first.record.name}: {reproduction.reason}; 2 of 2 solved, 0 certified again" in text
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| [{first.record.name}]")]
+    (head,) = [line for line in text.splitlines() if line.startswith("| record |")]
+    assert row.split(" | ")[head.split(" | ").index("reproduced")] == "0/1"
 
 
 def test_weights_that_cannot_be_certified_are_no_reproduction(arena, first, monkeypatch):
