@@ -26,7 +26,13 @@ from bench.clock import PHASES, Clock
 from bench.config import NotHere, WrongRequest, without_option
 from bench.display import Display, show_summary
 from bench.follower import follow, let_the_first_speak, tell_spent
-from bench.hardware import hardware_record, machine_class, peak_memory_bytes, software_record
+from bench.hardware import (
+    hardware_record,
+    machine_class,
+    peak_device_memory_bytes,
+    peak_memory_bytes,
+    software_record,
+)
 from bench.journal import SWEEPS, TUNE, Batch, Certificate, Check, Journal, Machine, Outcome, Run, Seconds, new_id
 from bench.meter import EnergyMeter, launch_seconds, launches_of
 from bench.plan import (
@@ -129,7 +135,7 @@ class Watch:
             errors: in the training problems that were asked.
             reached: which of the named targets are met now.
             steps_left: of the round, before training may stop.
-            asked: how many they were.
+            asked: how many they were; trainers of older records do not say.
 
         Raises:
             Diverged: the loss is not finite.
@@ -303,8 +309,7 @@ class Attempt:
         return marked(self.lost.machine.model_copy(update=seen), [*self.before.reasons, *self.during.reasons])
 
     def peak_memory(self) -> dict[str, int | None]:
-        device = self.plan.device
-        on_device = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+        on_device = peak_device_memory_bytes(self.plan.device)
         return {"peak_memory_bytes": peak_memory_bytes(), "peak_device_memory_bytes": on_device}
 
 
@@ -466,6 +471,7 @@ def run_batch(plan: Plan, arguments: Sequence[str]) -> int:
         Exit status 0 when all attempts solved the track, 130 when interrupted, else 1.
     """
     from bench import board
+    from bench.batches import RANKED_FROM
 
     journal, planned, batch_id = Journal(plan.request.results), plan.request.attempts, new_id(plan.config)
     with refusing_unwritable(plan.request.results):
@@ -495,8 +501,8 @@ def run_batch(plan: Plan, arguments: Sequence[str]) -> int:
         print(f"interrupted: {len(runs)} of {planned} attempts were started", file=sys.stderr)
         return EXIT_INTERRUPTED
     print(batch_line(runs), file=sys.stderr)
-    if planned < board.RANKED_FROM:
-        print(f"not ranked: that takes a batch of {board.RANKED_FROM}", file=sys.stderr)
+    if planned < RANKED_FROM:
+        print(f"not ranked: that takes a batch of {RANKED_FROM}", file=sys.stderr)
     return EXIT_SOLVED if all(run.outcome == "solved" for run in runs) else EXIT_NOT_SOLVED
 
 

@@ -5,7 +5,6 @@ With it go `NEGATIVE.md`, `PEERS.md` and the figures of README and docs, which a
 
 import dataclasses
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from bench.config import WrongRequest
 from bench.evidence import Evidence, read_evidence
 from bench.front import PAGES, fill_page
 from bench.journal import Journal, Run
-from bench.lines import replace_file
+from bench.lines import replace_file, report
 from bench.negative import render_tried
 from bench.pages import commit_text, environment, middle, number, publish, search_text, spread_text
 from bench.peers import render_peers
@@ -234,8 +233,7 @@ def refresh(results: Path) -> Evidence:
 def update(results: Path, run: Run) -> str:
     """Render the board after an attempt; returns where the attempt stands."""
     evidence = refresh(results)
-    for fault in evidence.faults:
-        print(fault, file=sys.stderr)
+    report(evidence.faults)
     return standing(run, evidence.runs)
 
 
@@ -263,6 +261,5 @@ def main(arguments: Arguments) -> int:
     plots = {arguments.results / "plots" / f"{figure.name}.svg": figure for figure in all_figures(evidence)}
     for path, figure in plots.items():
         wanted[path.with_suffix(".csv")] = figure.csv()
-    for fault in evidence.faults:
-        print(fault, file=sys.stderr)
+    report(evidence.faults)
     return publish(wanted, {path: figure.svg for path, figure in plots.items()}, arguments.check, "board")

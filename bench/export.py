@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from bench.config import WrongRequest
 from bench.journal import Journal, Run
+from bench.lines import report
 from bench.provenance import ROOT
 
 SIMPLE_KINDS = (bool, int, float, str, datetime)
@@ -157,8 +158,7 @@ def main(arguments: Arguments) -> int:
     if not journal.path.exists():
         raise WrongRequest(f"there is no journal in {arguments.results}")
     runs, faults = journal.read()
-    for fault in faults:
-        print(fault, file=sys.stderr)
+    report(faults)
     content = {"csv": as_csv, "json": as_json, "parquet": as_parquet}[arguments.format](runs)
     if arguments.output is None:
         sys.stdout.buffer.write(content)

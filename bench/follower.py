@@ -7,11 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench import team, weights
 from bench.certify import certify
-from bench.hardware import peak_memory_bytes
+from bench.hardware import peak_device_memory_bytes, peak_memory_bytes
 from bench.meter import EnergyMeter, matmul_peak
 from bench.plan import Build, Plan, device_turn, empty_compile_caches
 from bench.quiet import Lookout
@@ -80,8 +78,8 @@ def follow(plan: Plan, build: Build) -> int:
 def tell_spent(plan: Plan, joules: float | None, heard: list[str]) -> tuple[dict[str, float | int | None], list[str]]:
     """What all processes together took, and could do at once, as it stands in the run; and what all have heard."""
     device, add = plan.device, team.total
-    on_device = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
-    memory = peak_memory_bytes(), on_device  # before the peak of matrix products is measured, which would raise them
+    # Before the peak of matrix products is measured, which would raise them.
+    memory = peak_memory_bytes(), peak_device_memory_bytes(device)
     peak = matmul_peak(device, plan.dtype, plan.settings.threads)
     told = zip(*team.tell_all((*memory, peak, joules, heard)), strict=True)
     bytes_, device_bytes, peaks, energies, reasons = map(list, told)

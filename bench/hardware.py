@@ -378,6 +378,11 @@ def peak_memory_bytes() -> int | None:
     return kibibytes_or_bytes if sys.platform == "darwin" else kibibytes_or_bytes * 1024
 
 
+def peak_device_memory_bytes(device: torch.device) -> int | None:
+    """The most that torch has held of a GPU's memory so far, with what CUDA graphs keep; None for other devices."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+
+
 # -----------------------------------------------------------------------------
 # `python -m bench hardware`
 

@@ -1,6 +1,8 @@
 """Files of JSON lines: appended under a lock, forced to the disk, never rewritten."""
 
 import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -70,6 +72,12 @@ class Lines(Generic[LineT]):
                     where = ".".join(str(part) for part in first["loc"])
                     faults.append(f"{self.path.name}:{number}: skipped, {where and where + ': '}{first['msg']}")
         return lines, faults
+
+
+def report(faults: Iterable[str]) -> None:
+    """Say on standard error which lines were passed over."""
+    for fault in faults:
+        print(fault, file=sys.stderr)
 
 
 def replace_file(path: Path, content: str | bytes) -> None:

@@ -2,11 +2,11 @@
 
 import difflib
 import hashlib
-import sys
 from pathlib import Path
 
-from bench.config import WrongRequest
+from bench.config import WrongRequest, in_words
 from bench.journal import Journal, Run
+from bench.lines import report
 
 
 def is_weights_path(wanted: str) -> bool:
@@ -25,8 +25,7 @@ def find_run(wanted: str, results: Path, with_weights: bool = False) -> Run:
         WrongRequest: there is no such run; names the nearest.
     """
     runs, faults = Journal(results).read()
-    for fault in faults:
-        print(fault, file=sys.stderr)
+    report(faults)
     candidates = [run for run in runs if run.weights is not None or not with_weights]
     kind = "run with weights" if with_weights else "run"
     if is_weights_path(wanted):
@@ -75,4 +74,4 @@ def weights_sha256(path: Path) -> str:
     except FileNotFoundError:
         raise WrongRequest(f"{path}: there is no such weights file") from None
     except OSError as problem:
-        raise WrongRequest(f"{path}: {problem.strerror or problem}") from None
+        raise WrongRequest(in_words(problem)) from None

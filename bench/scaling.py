@@ -19,6 +19,7 @@ from bench.growth import (
     plotted,
 )
 from bench.journal import Journal
+from bench.lines import report
 from bench.pages import changed_settings, commit_text, environment, middle, number, plain, publish, spread_text
 from bench.plots import csv_text
 from bench.provenance import ROOT
@@ -154,8 +155,7 @@ def main(arguments: Arguments) -> int:
     found = families(runs)
     shown = plotted(found)
     texts, pictures = {arguments.results / "SCALING.md": render_scaling(found, faults)}, {}
-    for fault in faults:
-        print(fault, file=sys.stderr)
+    report(faults)
     if shown:
         from bench.scaling_plot import draw_scaling
 

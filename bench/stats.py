@@ -52,11 +52,11 @@ def attempt_costs(runs: Sequence[Run], clock: ClockName) -> list[float]:
     `max_seconds`, or as much as the slowest attempt of the batch if that is more: stopping an attempt never pays. Nor
     does a long warm-up: by `train`, what it takes beyond its limit counts.
     """
-    known = [None if run.outcome == "interrupted" else charged_seconds(run, clock) for run in runs]
+    known = [charged_seconds(run, clock) for run in runs]
     slowest = max((seconds for seconds in known if seconds is not None), default=0.0)
     return [
-        max(slowest, run.settings.get("max_seconds") or 0.0, charged_seconds(run, clock) or 0.0)
-        if seconds is None
+        max(slowest, run.settings.get("max_seconds") or 0.0)
+        if seconds is None or run.outcome == "interrupted"
         else seconds
         for run, seconds in zip(runs, known, strict=True)
     ]
