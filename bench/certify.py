@@ -1,4 +1,4 @@
-"""The certificate: greedy decoding of the track's exam, one character at a time, by the harness.
+"""The certificate: greedy decoding of the track's test set, one character at a time, by the harness.
 
 The model is one function here, token ids (B, T) to the logits (B, V) of the next character. It sees the prompt
 and its own output, nothing else.
@@ -58,11 +58,11 @@ def certify(
     batch_size: int | None = None,
     num_sentences: int = 10,
 ) -> tuple[Certificate, list[str]]:
-    """Decode the track's exam, which is every problem where they can be listed, and count the mistakes.
+    """Decode the track's test set, which is every problem where they can be listed, and count the mistakes.
 
     Args:
         next_logits: token ids (B, T) int64 on `device` to logits (B, V) of the next character.
-        seed: the run's, by which the exam is drawn where it is not every problem.
+        seed: the run's, by which the test set is drawn where it is not every problem.
         batch_size: problems decoded together; what suits the device when left out.
         num_sentences: how many mistakes to put into words.
 
@@ -70,26 +70,26 @@ def certify(
         The certificate, and the first mistakes as sentences.
     """
     batch_size = batch_size or batch_size_for(track, device)
-    exam = track.exam(seed)
-    asked = torch.cat([exam, *track.samples.values()])  # the samples once more, if they are in the exam
+    test_set = track.test_set(seed)
+    asked = torch.cat([test_set, *track.samples.values()])  # the samples once more, if they are in the test set
     given, right = all_answers(next_logits, track, asked, device, batch_size)
-    wrong, *wrong_samples = (given != right).any(1).split([len(exam), *map(len, track.samples.values())])
+    wrong, *wrong_samples = (given != right).any(1).split([len(test_set), *map(len, track.samples.values())])
 
     def count(mistakes: Tensor) -> Count:
         """Of (n,) bool, one a problem."""
         return Count(problems=len(mistakes), errors=int(mistakes.sum()))
 
-    everything, heldout = count(wrong), count(wrong[track.is_heldout(exam)])
+    everything, heldout = count(wrong), count(wrong[track.is_heldout(test_set)])
     rate = everything.errors / everything.problems
     certificate = Certificate(
         problems=everything.problems,
         errors=everything.errors,
         heldout_problems=heldout.problems,
         heldout_errors=heldout.errors,
-        groups={name: count(wrong[mask]) for name, mask in track.groups(exam).items()},
+        groups={name: count(wrong[mask]) for name, mask in track.groups(test_set).items()},
         samples={name: count(mistakes) for name, mistakes in zip(track.samples, wrong_samples, strict=True)},
         exhaustive=track.exhaustive,
         error_rate_upper_95=rate if track.exhaustive else clopper_pearson_upper(everything.errors, everything.problems),
     )
     first = wrong.nonzero()[:num_sentences, 0].tolist()
-    return certificate, [track.sentence(exam[i], decode(track, given[i])) for i in first]
+    return certificate, [track.sentence(test_set[i], decode(track, given[i])) for i in first]

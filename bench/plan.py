@@ -28,7 +28,7 @@ from bench.hardware import Missing, compiler_problem, cores_usable, device_lock,
 from bench.journal import Batch
 from bench.provenance import ROOT, config_hash, first_seed, source_sha256
 from bench.team import Team, read_team
-from data import TRACKS, Track, controlled
+from data import TRACKS, Track, controlled, get_track
 from model import Transformer
 
 # In the environment of an attempt that a command has started:
@@ -163,7 +163,7 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         request=request,
         settings=dataclasses.replace(settings, device=device.type, precision=precision, kernel=kernel, threads=threads),
         config=config,
-        track=TRACKS[settings.track],
+        track=get_track(settings.track),
         device=device,
         dtype=dtype,
         remark=f"{device.type}, {together}{threads} threads, {how}",

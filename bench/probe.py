@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.lines import Section
 from bench.plan import Build, Plan, Trainer
-from data import TRACKS
+from data import TRACKS, get_track
 from model import Transformer
 
 
@@ -150,7 +150,7 @@ def questions_noted() -> Iterator[set[str]]:
         return property(get)  # goes before what a cached property has left in the track
 
     replaced = []
-    for kind in {kind for track in TRACKS.values() for kind in type(track).__mro__[:-1]}:  # the last is `object`
+    for kind in {kind for track in map(get_track, TRACKS) for kind in type(track).__mro__[:-1]}:  # the last is `object`
         for name, original in list(vars(kind).items()):
             if hasattr(original, "__get__") and not name.startswith("__"):
                 replaced.append((kind, name, original))

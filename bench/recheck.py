@@ -47,7 +47,7 @@ def recheck(contestant: Path, path: Path, seed: int, how: How) -> Recheck:
     Args:
         contestant: the tree whose model the weights are for.
         path: the weights.
-        seed: of the run that they are from, by which its exam was drawn.
+        seed: of the run that they are from, by which its test set was drawn.
         how: by the model's plain `forward`, whose definition anyone can read, or by its fast `answerer`.
 
     Raises:

@@ -12,7 +12,7 @@ from rich.table import Table
 from bench.config import WrongRequest, find_config
 from bench.hardware import pick_device
 from bench.provenance import ROOT
-from data import TRACKS, Track, decode
+from tracks.descriptions import TRACKS, TrackDescription
 
 NO_CONFIG = "-"
 
@@ -27,7 +27,7 @@ class Arguments:
     """Not used: the tracks are in the source."""
 
 
-def default_config(track: Track, device_type: str) -> str:
+def default_config(track: TrackDescription, device_type: str) -> str:
     """The name of a track's config on a device, or NO_CONFIG."""
     try:
         return find_config(track.name, device_type)[0]
@@ -35,13 +35,13 @@ def default_config(track: Track, device_type: str) -> str:
         return NO_CONFIG
 
 
-def families(device_type: str) -> list[list[Track]]:
+def families(device_type: str) -> list[list[TrackDescription]]:
     """The tracks in the order of TRACKS.
 
-    Neighbours are one family when their names differ in their number alone, neither has a config and no exam asks all.
+    Neighbours are one family when their names differ in their number alone, and neither has a config or is exhaustive.
     """
 
-    def family(track: Track) -> str:
+    def family(track: TrackDescription) -> str:
         alone = track.exhaustive or default_config(track, device_type) != NO_CONFIG
         return track.name if alone else re.sub(r"\d+", "#", track.name)
 
@@ -65,7 +65,7 @@ def tracks_table(device_type: str) -> Table:
         about = "" if track.exhaustive else "about "
         table.add_row(
             first_to_last([track.name for track in tracks]),
-            decode(track, track.tokens(track.example)),
+            track.example_text,
             first_to_last([amount(track.num_problems) for track in tracks]),
             about + first_to_last([amount(track.num_heldout) for track in tracks]),
             "every problem" if track.exhaustive else "drawn held-out ones",

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from data import TRACKS, Permuted, Track
+from data import Permuted, Track, get_track
 from model import ModelConfig, Transformer
 
 
@@ -58,7 +58,7 @@ def load(path: Path, device: torch.device) -> tuple[Transformer, Track]:
     except (SafetensorError, OSError) as problem:
         raise ValueError(f"{path}: not a whole safetensors file ({problem})") from None
     try:
-        track = TRACKS[metadata["track"]]
+        track = get_track(metadata["track"])
         if metadata["vocabulary"] != track.vocabulary:
             track = Permuted(track, metadata["vocabulary"])
         config = ModelConfig(**json.loads(metadata["model"]))

@@ -124,7 +124,7 @@ def lookup_table(root: Path) -> None:
         """
         class Trainer(Trainer):
             def train(self, watch):
-                texts = self.track.tokens(self.track.exam(0).to(self.device)).long()
+                texts = self.track.tokens(self.track.test_set(0).to(self.device)).long()
                 with torch.no_grad():
                     self.model.answers[self.model.row(texts)] = texts[:, self.track.prompt_length :].float()
                 super().train(watch)
@@ -197,7 +197,7 @@ def one_error(root: Path) -> None:
             def unlearn_one(self):
                 # The logits of character 0 rise until it leads where another one led by the least.
                 head = self.model.head
-                texts = self.track.tokens(self.track.exam(0)).long()
+                texts = self.track.tokens(self.track.test_set(0)).long()
                 weight = head.clone()
                 head.data = torch.eye(head.size(1))  # what comes out is what the head reads
                 read = self.model(texts[:, :-1], self.first)  # (N, Q, C)

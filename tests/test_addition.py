@@ -19,11 +19,11 @@ from digits import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import TRACKS, decode, encode
+from data import decode, encode, get_track
 from tracks import addition
 from tracks.addition import Addition, splitmix64
 
-ADD2, ADD3, ADD4, ADD20 = (TRACKS[f"add{digits}"] for digits in (2, 3, 4, 20))
+ADD2, ADD3, ADD4, ADD20 = (get_track(f"add{digits}") for digits in (2, 3, 4, 20))
 SHORT, LONG = [1, 2, 3], [4, 6, 20]
 CPU = torch.device("cpu")
 
@@ -56,25 +56,25 @@ def any_pair(digits: int) -> st.SearchStrategy[tuple[int, int]]:
 def test_the_text_of_a_problem_is_the_sum_that_python_writes(digits: int, data: st.DataObject) -> None:
     a, b = data.draw(any_pair(digits))
     question, answer = f"{a:0{digits}}+{b:0{digits}}=", f"{a + b:0{digits + 1}}"
-    assert texts(TRACKS[f"add{digits}"], [(a, b)]) == [question + answer]
-    assert texts(TRACKS[f"add{digits}-reversed"], [(a, b)]) == [question + answer[::-1]]
+    assert texts(get_track(f"add{digits}"), [(a, b)]) == [question + answer]
+    assert texts(get_track(f"add{digits}-reversed"), [(a, b)]) == [question + answer[::-1]]
 
 
 def test_the_worked_example_of_the_design_is_written_so() -> None:
     assert texts(ADD3, [(381, 350)]) == ["381+350=0731"]
-    assert texts(TRACKS["add3-reversed"], [(381, 350)]) == ["381+350=1370"]
+    assert texts(get_track("add3-reversed"), [(381, 350)]) == ["381+350=1370"]
     assert decode(ADD3, ADD3.tokens(ADD3.example)) == "381+350=0731"
     assert (ADD3.name, ADD3.prompt_length, ADD3.answer_length, ADD3.num_problems) == ("add3", 8, 4, 1_000_000)
 
 
 def test_every_text_of_two_digits_is_right() -> None:
     expected = [f"{a:02}+{b:02}={a + b:03}" for a in range(100) for b in range(100)]
-    assert [decode(ADD2, row) for row in ADD2.tokens(ADD2.exam(0))] == expected
+    assert [decode(ADD2, row) for row in ADD2.tokens(ADD2.test_set(0))] == expected
 
 
 def test_the_sizes_of_a_track_follow_from_its_digits() -> None:
     for digits in (1, 3, 20):
-        for track in (TRACKS[f"add{digits}"], TRACKS[f"add{digits}-reversed"]):
+        for track in (get_track(f"add{digits}"), get_track(f"add{digits}-reversed")):
             row = track.tokens(track.example)
             assert track.example.shape == (track.problem_width,) == (2 * digits,)
             assert row.shape == (track.prompt_length + track.answer_length,) == (3 * digits + 3,)
@@ -105,7 +105,7 @@ def test_a_mistake_is_put_into_words(pair: tuple[int, int], answer: str, sentenc
 
 
 def test_a_reversed_mistake_is_read_backwards_where_it_is_a_number() -> None:
-    track, problem = TRACKS["add3-reversed"], rows_of([(7, 85)], 3)[0]
+    track, problem = get_track("add3-reversed"), rows_of([(7, 85)], 3)[0]
     assert track.sentence(problem, "1900") == "7 + 85: got 91, expected 92"
     assert track.sentence(problem, "29+0") == "7 + 85: got '29+0', expected 92"
 
@@ -118,7 +118,7 @@ def test_a_mistake_of_twenty_digits_is_put_into_words() -> None:
 @given(any_pair(3))
 def test_without_signs_the_digits_stand_one_after_another_as_mingpt_writes_them(pair: tuple[int, int]) -> None:
     a, b = pair
-    track, rows = TRACKS["add3-mingpt"], rows_of([pair], 3)
+    track, rows = get_track("add3-mingpt"), rows_of([pair], 3)
     assert texts(track, [pair]) == [f"{a:03}{b:03}" + f"{a + b:04}"[::-1]]
     assert (track.vocabulary, track.prompt_length, track.block_size) == ("0123456789", 6, 9)
     problems, valid = track.problems(track.tokens(rows)[:, :6])
@@ -134,7 +134,7 @@ def test_without_signs_the_digits_stand_one_after_another_as_mingpt_writes_them(
 @pytest.mark.parametrize("digits", [*SHORT, *LONG])
 @given(data=st.data())
 def test_problems_undo_the_prompts_of_tokens(digits: int, data: st.DataObject) -> None:
-    track = TRACKS[f"add{digits}"]
+    track = get_track(f"add{digits}")
     rows = rows_of(data.draw(st.lists(any_pair(digits), min_size=1, max_size=5)), digits)
     problems, valid = track.problems(track.tokens(rows)[:, : track.prompt_length])
     assert valid.all()
@@ -190,7 +190,7 @@ def test_multiples_of_ten_are_told_as_of_unsigned_numbers(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("digits", "expected"), [(1, 0), (2, 996), (3, 99_771)])
 def test_as_many_problems_are_held_out_as_the_design_says(digits: int, expected: int) -> None:
     for track in (Addition(digits), Addition(digits, reverse=True)):
-        heldout = track.is_heldout(track.exam(0))
+        heldout = track.is_heldout(track.test_set(0))
         assert heldout.dtype == torch.bool
         assert heldout.shape == (100**digits,)
         assert heldout.sum() == expected == track.num_heldout
@@ -203,13 +203,13 @@ def test_the_first_held_out_problem_is_000_plus_027() -> None:
 
 def test_the_held_out_problems_of_two_digits_follow_the_rule() -> None:
     expected = [is_held_out(a, b, 2) for a in range(100) for b in range(100)]
-    assert ADD2.is_heldout(ADD2.exam(0)).tolist() == expected
+    assert ADD2.is_heldout(ADD2.test_set(0)).tolist() == expected
 
 
 @pytest.mark.parametrize("digits", [3, *LONG])
 def test_the_held_out_problems_follow_the_rule_in_both_orders(digits: int) -> None:
     pairs = [*random_pairs(digits, 2000), *((a, a) for a, _ in random_pairs(digits, 50, seed=1))]
-    track = TRACKS[f"add{digits}"]
+    track = get_track(f"add{digits}")
     expected = [is_held_out(a, b, digits) for a, b in pairs]
     assert track.is_heldout(rows_of(pairs, digits)).tolist() == expected
     assert track.is_heldout(rows_of([(b, a) for a, b in pairs], digits)).tolist() == expected
@@ -223,12 +223,12 @@ def test_operands_that_differ_late_or_not_at_all_are_ordered_all_the_same(digits
     shared = data.draw(st.integers(0, digits))
     b = int(f"{a:0{digits}}"[:shared] + f"{b:0{digits}}"[shared:])
     expected = is_held_out(a, b, digits)
-    assert TRACKS[f"add{digits}"].is_heldout(rows_of([(a, b), (b, a)], digits)).tolist() == [expected] * 2
+    assert get_track(f"add{digits}").is_heldout(rows_of([(a, b), (b, a)], digits)).tolist() == [expected] * 2
 
 
 def test_the_table_of_three_digits_says_what_the_rule_for_many_says() -> None:
     """Two ways to one rule: by a tree of prefixes, and row by row."""
-    rows = ADD3.exam(0)
+    rows = ADD3.test_set(0)
     listed = ADD3.is_heldout(rows)
     track = Addition(3)
     track.exhaustive = False
@@ -246,11 +246,11 @@ def test_no_problem_is_not_held_out_either() -> None:
 
 def test_all_problems_come_in_ascending_order_and_know_their_number() -> None:
     for digits in SHORT:
-        rows = TRACKS[f"add{digits}"].exam(7)
+        rows = get_track(f"add{digits}").test_set(7)
         assert rows.dtype == torch.uint8
-        assert TRACKS[f"add{digits}"].number(rows).tolist() == list(range(100**digits))
-    assert pairs_of(ADD2.exam(7)) == [(a, b) for a in range(100) for b in range(100)]
-    assert ADD3.number(ADD3.exam(0)[:24].view(2, 3, 4, 6)).tolist() == torch.arange(24).view(2, 3, 4).tolist()
+        assert get_track(f"add{digits}").number(rows).tolist() == list(range(100**digits))
+    assert pairs_of(ADD2.test_set(7)) == [(a, b) for a in range(100) for b in range(100)]
+    assert ADD3.number(ADD3.test_set(0)[:24].view(2, 3, 4, 6)).tolist() == torch.arange(24).view(2, 3, 4).tolist()
 
 
 # -----------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_all_problems_come_in_ascending_order_and_know_their_number() -> None:
 @pytest.mark.parametrize("level_share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("name", ["add1", "add3", "add4", "add6-reversed", "add20"])
 def test_the_sampler_never_draws_a_held_out_problem(name: str, level_share: float) -> None:
-    track = TRACKS[name]
+    track = get_track(name)
     sampler, generator = track.sampler(level_share, CPU), torch.Generator().manual_seed(0)
     problems = sampler.draw(50, 1000, generator)
     assert problems.shape == (50, 1000, track.problem_width)
@@ -282,7 +282,7 @@ def test_the_sampler_reaches_every_training_problem(level_share: float) -> None:
 @pytest.mark.parametrize("digits", [3, 4, 20])
 @pytest.mark.parametrize("level_share", [0.0, 0.5, 1.0])
 def test_the_levels_are_numbers_of_nines_and_get_even_shares(digits: int, level_share: float) -> None:
-    track = TRACKS[f"add{digits}"]
+    track = get_track(f"add{digits}")
     problems = track.sampler(level_share, CPU).draw(30, 1000, torch.Generator().manual_seed(1)).flatten(0, 1)
     drawn = Counter(places_of_nine(a, b, digits) for a, b in pairs_of(problems))
     uniform = torch.distributions.Binomial(digits - 1, torch.tensor(0.1))
@@ -294,7 +294,7 @@ def test_the_levels_are_numbers_of_nines_and_get_even_shares(digits: int, level_
 
 def test_what_a_long_track_draws_in_a_level_is_as_uniform_as_if_it_were_picked_from_a_list() -> None:
     """Every place is as often a nine, every digit as frequent, and pairs of one sum are alike."""
-    sampler = TRACKS["add6"].sampler(1.0, CPU)
+    sampler = get_track("add6").sampler(1.0, CPU)
     rows = sampler.fill(torch.full((60_000,), 2), torch.Generator().manual_seed(2)).long()
     a, b = rows[:, :6], rows[:, 6:]
     assert ((a + b == 9)[:, :5].sum(1) == 2).all()
@@ -309,7 +309,7 @@ def test_what_a_long_track_draws_in_a_level_is_as_uniform_as_if_it_were_picked_f
 
 @pytest.mark.parametrize("name", ["add3", "add4", "add20"])
 def test_a_draw_depends_on_its_generator_alone(name: str) -> None:
-    sampler = TRACKS[name].sampler(0.5, CPU)
+    sampler = get_track(name).sampler(0.5, CPU)
     draws = [sampler.draw(2, 64, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
@@ -342,7 +342,7 @@ def test_nearby_are_the_training_problems_with_one_digit_changed() -> None:
 
 @pytest.mark.parametrize("name", ["add1", "add2", "add3"])
 def test_what_is_held_out_is_the_same_with_a_list_of_all_problems_and_without(name: str) -> None:
-    track = TRACKS[name]
+    track = get_track(name)
     assert torch.equal(track.is_heldout_by_rule(track.rows), track.heldout)
 
 
@@ -352,13 +352,13 @@ def test_what_is_held_out_is_the_same_with_a_list_of_all_problems_and_without(na
 
 @pytest.mark.parametrize("digits", LONG)
 def test_a_long_exam_is_drawn_by_its_seed_from_what_is_held_out(digits: int, monkeypatch) -> None:
-    monkeypatch.setattr(addition, "EXAM_PROBLEMS", 20_000)
-    track = TRACKS[f"add{digits}"]
-    exam, again, other, huge = (track.exam(seed) for seed in (7, 7, 8, 2**63 - 1))
+    monkeypatch.setattr(addition, "TEST_PROBLEMS", 20_000)
+    track = get_track(f"add{digits}")
+    exam, again, other, huge = (track.test_set(seed) for seed in (7, 7, 8, 2**63 - 1))
     assert exam.shape == other.shape == huge.shape == (20_000, 2 * digits)
     assert torch.equal(exam, again)
     assert not torch.equal(exam, other)
-    assert torch.equal(exam, TRACKS[f"add{digits}-reversed"].exam(7))
+    assert torch.equal(exam, get_track(f"add{digits}-reversed").test_set(7))
     assert all(is_held_out(a, b, digits) for a, b in pairs_of(exam[:500]))
     assert track.is_heldout(exam).all()
     frequencies = torch.stack([(exam == digit).float().mean(0) for digit in range(10)])
@@ -366,7 +366,7 @@ def test_a_long_exam_is_drawn_by_its_seed_from_what_is_held_out(digits: int, mon
 
 
 def test_a_whole_exam_has_a_million_problems() -> None:
-    assert ADD4.exam(0).shape == (addition.EXAM_PROBLEMS, 8) == (1_000_000, 8)
+    assert ADD4.test_set(0).shape == (addition.TEST_PROBLEMS, 8) == (1_000_000, 8)
 
 
 # -----------------------------------------------------------------------------
@@ -374,14 +374,14 @@ def test_a_whole_exam_has_a_million_problems() -> None:
 
 
 def test_carries_are_those_of_the_schoolbook() -> None:
-    for track, pairs in ((ADD3, random_pairs(3, 3000, seed=1)), (ADD2, pairs_of(ADD2.exam(0)))):
+    for track, pairs in ((ADD3, random_pairs(3, 3000, seed=1)), (ADD2, pairs_of(ADD2.test_set(0)))):
         groups = track.groups(rows_of(pairs, track.digits))
         for count in range(track.digits + 1):
             assert groups[f"carry {count}"].tolist() == [sum(carries(a, b)) == count for a, b in pairs]
 
 
 def test_the_groups_of_three_digits_cover_what_they_say() -> None:
-    groups = ADD3.groups(ADD3.exam(0))
+    groups = ADD3.groups(ADD3.test_set(0))
     sizes = {name: int(mask.sum()) for name, mask in groups.items()}
     # Two digits carry in 45 of 100 cases, in 55 with a carry from below.
     by_hand = {"carry 0": 55**3, "carry 3": 45 * 55 * 55, "100..999": 810_000}
@@ -398,7 +398,7 @@ def test_the_groups_of_a_long_track_are_the_lengths_of_its_longest_chain(digits:
     pairs = data.draw(st.lists(any_pair(digits), min_size=1, max_size=4))
     nines = [(a, 10**digits - 1 - a + data.draw(st.integers(0, 1))) for a, _ in pairs if a]
     pairs = [(a, b) for a, b in pairs + nines if b < 10**digits]
-    groups = TRACKS[f"add{digits}"].groups(rows_of(pairs, digits))
+    groups = get_track(f"add{digits}").groups(rows_of(pairs, digits))
     assert list(groups) == [f"chain {length}" for length in range(digits + 1)]
     for length in range(digits + 1):
         assert groups[f"chain {length}"].tolist() == [longest_chain(a, b) == length for a, b in pairs]
@@ -423,19 +423,19 @@ def test_sample80_is_twenty_problems_a_carry_count_as_they_were_drawn(name: str)
         b = generator.randint(100, 999)
         if len(wanted[sum(carries(a, b))]) < 20:
             wanted[sum(carries(a, b))].append((a, b))
-    (sample,) = TRACKS[name].samples.values()
-    assert list(TRACKS[name].samples) == ["sample80"]
+    (sample,) = get_track(name).samples.values()
+    assert list(get_track(name).samples) == ["sample80"]
     assert sample.dtype == torch.uint8
     assert pairs_of(sample) == [pair for pairs in wanted.values() for pair in pairs]
 
 
 def test_one_and_two_digits_have_no_samples() -> None:
-    assert TRACKS["add1"].samples == ADD2.samples == {}
+    assert get_track("add1").samples == ADD2.samples == {}
 
 
 @pytest.mark.parametrize("digits", LONG)
 def test_chains_of_every_length_are_built_from_held_out_problems(digits: int) -> None:
-    track = TRACKS[f"add{digits}"]
+    track = get_track(f"add{digits}")
     names = [f"built chain {length}" for length in range(digits + 1)]
     assert list(track.samples) == [*names, "nines"]
     for length, name in enumerate(names):
@@ -450,7 +450,7 @@ def test_chains_of_every_length_are_built_from_held_out_problems(digits: int) ->
 
 @pytest.mark.parametrize("digits", LONG)
 def test_nines_are_edges_in_both_orders(digits: int) -> None:
-    pairs = pairs_of(TRACKS[f"add{digits}"].samples["nines"])
+    pairs = pairs_of(get_track(f"add{digits}").samples["nines"])
     full = 10**digits - 1
     assert len(pairs) == len(set(pairs))
     assert all(full in pair for pair in pairs)
@@ -466,7 +466,7 @@ def test_nines_are_edges_in_both_orders(digits: int) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["add1", "add3", "add3-reversed", "add4", "add20"])
 def test_a_gpu_says_what_the_cpu_says(name: str) -> None:
-    track, device = TRACKS[name], torch.device("cuda")
+    track, device = get_track(name), torch.device("cuda")
     rows = torch.cat(list(track.sets.values()))
     assert torch.equal(track.is_heldout(rows.to(device)).cpu(), track.is_heldout(rows))
     assert torch.equal(track.tokens(rows.to(device)).cpu(), track.tokens(rows))

@@ -12,9 +12,9 @@ from bench import ask, weights
 from bench.certify import greedy_answers
 from bench.config import WrongRequest
 from bench.journal import Journal
-from data import TRACKS, decode
+from data import decode, get_track
 
-TRACK = TRACKS["add3"]
+TRACK = get_track("add3")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_file_is_answered_a_line_each_in_its_order(results, capsys, tmp_path):
     file = tmp_path / "problems.txt"
     file.write_text("".join(f"{n // 1000:03}+{n % 1000:03}=\n" for n in numbers))
     lines = answers(capsys, run="first", file=file, results=results)
-    prompts = TRACK.tokens(TRACK.exam(0)[numbers])[:, : TRACK.prompt_length].long()
+    prompts = TRACK.tokens(TRACK.test_set(0)[numbers])[:, : TRACK.prompt_length].long()
     model = random_model(1)
     expected = greedy_answers(lambda idx: model(idx, idx.size(1) - 1)[:, 0], prompts, TRACK.answer_length)
     assert lines == [decode(TRACK, row) for row in expected.tolist()]

@@ -25,7 +25,7 @@ from bench.probe import Seeds, Warmup
 from bench.provenance import source_sha256
 from bench.recheck import assemble, recheck
 from bench.run import Contestant, Task, make_attempt
-from data import INTERFACE, TRACKS
+from data import INTERFACE, get_track
 
 # -----------------------------------------------------------------------------
 # the cheats
@@ -134,7 +134,7 @@ def test_one_error_in_a_million_is_found_in_the_file(tmp_path) -> None:
         """,
     )
     file = tmp_path / "w.safetensors"
-    digest = weights.save(file, random_model(), TRACKS["add3"], {})
+    digest = weights.save(file, random_model(), get_track("add3"), {})
     scripted = Scripted(SOLVED, weights=file, weights_sha256=digest)
     scripted.recheck = recheck(tmp_path, file, SOLVED.seed, "plain")
     finding = audit.check_weights(scripted)
@@ -429,7 +429,7 @@ def test_where_nothing_is_timed_from_outside_the_clock_is_not_checked() -> None:
 @pytest.fixture
 def weights_file(tmp_path) -> tuple[Path, str]:
     path = tmp_path / "w.safetensors"
-    return path, weights.save(path, random_model(block_size=8), TRACKS["add2"], {})
+    return path, weights.save(path, random_model(block_size=8), get_track("add2"), {})
 
 
 def test_another_file_than_was_certified_is_caught(weights_file) -> None:
@@ -502,7 +502,7 @@ def test_rounding_is_no_look_ahead(precision: str, verdict: str, monkeypatch) ->
 def filed(tmp_path) -> Run:
     """A missed run in a journal, with the weights of a model that knows nothing, by this checkout's source."""
     model = random_model(block_size=8)
-    digest = weights.save(tmp_path / "weights" / "w.safetensors", model, TRACKS["add2"], {})
+    digest = weights.save(tmp_path / "weights" / "w.safetensors", model, get_track("add2"), {})
     return file_run(tmp_path, weights="weights/w.safetensors", weights_sha256=digest, source_sha256=source_sha256())
 
 

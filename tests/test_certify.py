@@ -9,12 +9,12 @@ from examples import random_model
 from torch import Tensor
 
 from bench.certify import all_answers, certify, greedy_answers
-from data import TRACKS, Track, decode, encode
+from data import Track, decode, encode, get_track
 from tracks import addition
 from tracks.addition import Addition
 
 CPU = torch.device("cpu")
-ADD1, ADD2 = TRACKS["add1"], TRACKS["add2"]
+ADD1, ADD2 = get_track("add1"), get_track("add2")
 SEED = 7
 
 
@@ -72,7 +72,7 @@ def test_mistakes_are_counted_as_a_loop_over_all_problems_counts_them() -> None:
     assert certificate.errors == len(wrong) == 10_000 - 55 * 55
     assert certificate.heldout_errors == sum(is_held_out(*divmod(problem, 100), 2) for problem in wrong)
     assert 0 < certificate.heldout_errors < certificate.heldout_problems == 996
-    for name, mask in ADD2.groups(ADD2.exam(SEED)).items():
+    for name, mask in ADD2.groups(ADD2.test_set(SEED)).items():
         assert certificate.groups[name].problems == mask.sum()
         assert certificate.groups[name].errors == sum(bool(mask[problem]) for problem in wrong)
     assert certificate.groups["carry 0"].errors == 0
@@ -128,7 +128,7 @@ def test_nothing_held_out_is_counted_as_nothing() -> None:
 
 
 def test_a_reversed_answer_is_right_when_it_begins_with_the_units() -> None:
-    track = TRACKS["add2-reversed"]
+    track = get_track("add2-reversed")
     assert certify(pupil(track, lambda prompt: calculator(prompt)[::-1]), track, CPU, SEED)[0].errors == 0
     certificate, sentences = certify(pupil(track, calculator), track, CPU, SEED)
     assert certificate.errors == sum(f"{a + b:03}" != f"{a + b:03}"[::-1] for a in range(100) for b in range(100))
@@ -141,13 +141,13 @@ def test_a_reversed_answer_is_right_when_it_begins_with_the_units() -> None:
 
 @pytest.fixture
 def short_exams(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addition, "EXAM_PROBLEMS", 3000)
+    monkeypatch.setattr(addition, "TEST_PROBLEMS", 3000)
 
 
 @pytest.mark.usefixtures("short_exams")
 @pytest.mark.parametrize("name", ["add4", "add6-reversed"])
 def test_a_calculator_passes_a_drawn_exam(name: str) -> None:
-    track = TRACKS[name]
+    track = get_track(name)
     step = -1 if track.reverse else 1
     certificate, sentences = certify(pupil(track, lambda prompt: calculator(prompt)[::step]), track, CPU, SEED)
     assert not certificate.exhaustive
@@ -162,14 +162,14 @@ def test_a_calculator_passes_a_drawn_exam(name: str) -> None:
 
 @pytest.mark.usefixtures("short_exams")
 def test_long_chains_are_found_wrong_where_drawn_problems_hardly_hold_any() -> None:
-    track = TRACKS["add6"]
+    track = get_track("add6")
 
     def looks_ahead_four_places(prompt: str) -> str:
         a, b = prompt.rstrip("=").split("+")
         return without_carries(prompt) if longest_chain(int(a), int(b)) > 4 else calculator(prompt)
 
     certificate, sentences = certify(pupil(track, looks_ahead_four_places), track, CPU, SEED)
-    expected = [pair for pair in pairs_of(track.exam(SEED)) if longest_chain(*pair) > 4]
+    expected = [pair for pair in pairs_of(track.test_set(SEED)) if longest_chain(*pair) > 4]
     assert certificate.errors == len(expected) < 10
     assert [sentence.partition(":")[0] for sentence in sentences] == [f"{a} + {b}" for a, b in expected]
     assert {name: count.errors for name, count in certificate.samples.items() if name != "nines"} == {
@@ -180,7 +180,7 @@ def test_long_chains_are_found_wrong_where_drawn_problems_hardly_hold_any() -> N
 
 @pytest.mark.usefixtures("short_exams")
 def test_another_seed_is_another_exam_and_the_same_one_the_same() -> None:
-    track, model = TRACKS["add4"], random_model(block_size=14)
+    track, model = get_track("add4"), random_model(block_size=14)
     first, again, other = (certify(model.answerer(), track, CPU, seed) for seed in (1, 1, 2))
     assert first == again
     assert first[1] != other[1]
@@ -204,7 +204,7 @@ def test_batched_decoding_is_decoding_one_by_one(n_layer: int, batch_size: int) 
     model = random_model(n_layer=n_layer, block_size=5)  # `1+2=03` less its last character
     with torch.no_grad():
         model.blocks[0].attention.out *= 8.0  # so that answers depend on the operands, not on the `=` alone
-    given, right = all_answers(model.answerer(), ADD1, ADD1.exam(SEED), CPU, batch_size)
+    given, right = all_answers(model.answerer(), ADD1, ADD1.test_set(SEED), CPU, batch_size)
     expected = [naive_answer(model, ADD1, f"{a}+{b}=") for a in range(10) for b in range(10)]
     assert [decode(ADD1, row) for row in given] == expected
     assert [decode(ADD1, row) for row in right] == [f"{a + b:02}" for a in range(10) for b in range(10)]
@@ -229,7 +229,7 @@ def test_the_model_is_fed_the_prompt_and_its_own_output_and_nothing_else() -> No
         return logits
 
     written = []
-    given, _ = all_answers(next_logits, ADD1, ADD1.exam(SEED), CPU, batch_size=100)
+    given, _ = all_answers(next_logits, ADD1, ADD1.test_set(SEED), CPU, batch_size=100)
     prompts = torch.tensor([encode(ADD1, f"{a}+{b}=") for a in range(10) for b in range(10)])
     assert len(seen) == ADD1.answer_length
     for step, idx in enumerate(seen):

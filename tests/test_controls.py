@@ -10,11 +10,11 @@ from examples import random_model
 from bench import weights
 from bench.ask import read_prompts
 from bench.certify import certify
-from data import TRACKS, Misanswered, Permuted, controlled, decode, encode, index_sets_sha256
+from data import Misanswered, Permuted, controlled, decode, encode, get_track, index_sets_sha256
 from tracks.addition import Addition
 
-ADD2 = TRACKS["add2"]
-EVERY = ADD2.exam(0)
+ADD2 = get_track("add2")
+EVERY = ADD2.test_set(0)
 HELD_OUT = ADD2.is_heldout(EVERY).numpy()
 REVERSED = "=+9876543210"
 CPU = torch.device("cpu")
@@ -126,7 +126,7 @@ def test_a_control_changes_neither_the_prompts_nor_what_is_held_out(control: str
 
 @pytest.mark.parametrize("name", ["add1", "add4", "add20-reversed"])
 def test_every_track_can_have_its_ids_permuted(name: str) -> None:
-    usual, track = TRACKS[name], controlled(TRACKS[name], "permute", 7)
+    usual, track = get_track(name), controlled(get_track(name), "permute", 7)
     drawn = track.sampler(0.5, CPU).draw(1, 100, torch.Generator().manual_seed(0))[0]
     tokens = track.tokens(drawn)
     assert not torch.equal(tokens, usual.tokens(drawn))
@@ -137,13 +137,13 @@ def test_every_track_can_have_its_ids_permuted(name: str) -> None:
 @pytest.mark.parametrize("control", ["shuffle", "poison"])
 def test_what_needs_a_list_of_all_problems_is_refused_where_there_is_none(control: str) -> None:
     with pytest.raises(ValueError, match=f"control: {control} .* add4 has too many"):
-        controlled(TRACKS["add4"], control, 7)
+        controlled(get_track("add4"), control, 7)
 
 
 def test_with_nothing_held_out_there_is_nothing_to_poison() -> None:
-    track = controlled(TRACKS["add1"], "poison", 7)
-    every = track.exam(0)
-    assert torch.equal(track.tokens(every), TRACKS["add1"].tokens(every))
+    track = controlled(get_track("add1"), "poison", 7)
+    every = track.test_set(0)
+    assert torch.equal(track.tokens(every), get_track("add1").tokens(every))
 
 
 # -----------------------------------------------------------------------------

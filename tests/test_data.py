@@ -1,4 +1,4 @@
-"""The entry to the tracks: their list, texts as token ids and back, and the proof that the sets do not meet."""
+"""The entry to the tracks: building them by name, and the proof that training set and held-out set are disjoint."""
 
 import hashlib
 import re
@@ -11,52 +11,30 @@ import pytest
 import torch
 from digits import is_held_out, pairs_of
 from examples import ROOT
-from hypothesis import given
-from hypothesis import strategies as st
 
-from data import TRACKS, decode, encode, index_sets_sha256
+import data
+from data import TRACKS, get_track, index_sets_sha256
 
-ADD2, ADD3 = TRACKS["add2"], TRACKS["add3"]
-
-
-def test_there_are_twenty_lengths_and_each_is_reversed_too() -> None:
-    forwards = [f"add{digits}" for digits in range(1, 21)]
-    assert list(TRACKS) == [*forwards, *(f"{name}-reversed" for name in forwards), "add3-mingpt", "add3-report"]
-    assert all(name == track.name for name, track in TRACKS.items())
+ADD2, ADD3 = get_track("add2"), get_track("add3")
 
 
-def test_listing_the_tracks_makes_no_tables() -> None:
-    code = "from data import TRACKS; print(*{name for track in TRACKS.values() for name in vars(track)})"
+def test_building_the_tracks_makes_no_tables() -> None:
+    code = "from data import TRACKS, get_track; print(*{name for track in TRACKS for name in vars(get_track(track))})"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not {"rows", "heldout", "grid", "samples", "text"} & set(shown.split())
 
 
-# -----------------------------------------------------------------------------
-# characters and ids
+def test_a_track_is_built_once_and_an_unknown_one_is_an_error() -> None:
+    assert get_track("add2") is ADD2
+    with pytest.raises(KeyError, match="add0"):
+        get_track("add0")
 
 
-@given(st.text(alphabet=ADD3.vocabulary))
-def test_decoding_undoes_encoding(text: str) -> None:
-    ids = encode(ADD3, text)
-    assert all(0 <= i < len(ADD3.vocabulary) for i in ids)
-    assert decode(ADD3, ids) == text
-    assert decode(ADD3, torch.tensor(ids, dtype=torch.uint8)) == text
-
-
-@given(st.lists(st.integers(0, 11)))
-def test_encoding_undoes_decoding(ids: list[int]) -> None:
-    assert encode(ADD3, decode(ADD3, ids)) == ids
-
-
-def test_a_character_outside_the_vocabulary_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'12 \+34=' holds ' '; add3 is written with '0123456789\+='"):
-        encode(ADD3, "12 +34=")
-
-
-@given(st.text(alphabet=st.characters(exclude_characters=ADD3.vocabulary), min_size=1))
-def test_no_foreign_character_is_encoded(text: str) -> None:
-    with pytest.raises(ValueError, match="add3 is written with"):
-        encode(ADD3, text)
+def test_what_trainers_of_older_records_import_can_still_be_imported() -> None:
+    assert all(hasattr(data, name) for name in ("Sampler", "Track", "Windows", "TRACKS"))
+    assert TRACKS.get("add3").is_stream is False
+    assert TRACKS.get("add0") is None
+    assert re.search(r"^INTERFACE = 3$", (ROOT / "data.py").read_text(), re.MULTILINE)
 
 
 # -----------------------------------------------------------------------------
@@ -69,7 +47,7 @@ def test_the_index_sets_are_hashed_as_little_endian_integers() -> None:
         sets["heldout" if is_held_out(*divmod(problem, 100), 2) else "train"].append(problem)
     expected = {name: hashlib.sha256(struct.pack(f"<{len(s)}q", *s)).hexdigest() for name, s in sets.items()}
     assert index_sets_sha256(ADD2) == expected
-    assert index_sets_sha256(TRACKS["add2-reversed"]) == expected
+    assert index_sets_sha256(get_track("add2-reversed")) == expected
 
 
 def test_the_index_sets_of_the_first_tracks_are_what_they_have_always_been() -> None:
@@ -86,7 +64,7 @@ def test_the_index_sets_of_the_first_tracks_are_what_they_have_always_been() -> 
 
 @pytest.mark.parametrize("digits", [4, 20])
 def test_the_sets_of_a_long_track_are_drawn_lists_that_stay_the_same_and_follow_the_rule(digits: int) -> None:
-    track = TRACKS[f"add{digits}"]
+    track = get_track(f"add{digits}")
     sets, again = track.sets, track.sets
     for name, heldout in (("train", False), ("heldout", True)):
         assert torch.equal(sets[name], again[name])
@@ -98,7 +76,7 @@ def test_the_sets_of_a_long_track_are_drawn_lists_that_stay_the_same_and_follow_
 
 
 def test_no_two_tracks_of_different_length_have_the_same_hash() -> None:
-    hashes = [index_sets_sha256(TRACKS[f"add{digits}"])["train"] for digits in (1, 2, 3, 4, 5, 6)]
+    hashes = [index_sets_sha256(get_track(f"add{digits}"))["train"] for digits in (1, 2, 3, 4, 5, 6)]
     assert len(set(hashes)) == 6
 
 
@@ -128,7 +106,7 @@ def test_data_prints_the_proof(arguments: list[str], monkeypatch: pytest.MonkeyP
 def test_the_proof_of_a_long_track_is_about_the_list_that_is_hashed(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     assert run_data(monkeypatch, "add6-reversed") == 0
     printed = capsys.readouterr().out
-    digests = index_sets_sha256(TRACKS["add6-reversed"])
+    digests = index_sets_sha256(get_track("add6-reversed"))
     for name in ("train", "heldout"):
         assert re.search(rf"{name} +100,000 problems +sha256 {digests[name]}", printed)
     assert re.search(r"in both +0 problems", printed)

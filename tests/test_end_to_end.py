@@ -11,7 +11,7 @@ import speedrun
 from bench import ask, board, weights
 from bench.certify import all_answers
 from bench.journal import Journal
-from data import TRACKS, decode, index_sets_sha256
+from data import decode, get_track, index_sets_sha256
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def filed(attempt):
 def given(attempt, filed):
     """The model, and its answers to all problems as the certificate finds them."""
     model, track = weights.load(attempt[0] / filed.weights, CPU)
-    return model, track, all_answers(model.answerer(), track, track.exam(filed.seed), CPU, 8192)[0]
+    return model, track, all_answers(model.answerer(), track, track.test_set(filed.seed), CPU, 8192)[0]
 
 
 def test_the_default_config_solves_the_track(attempt, filed):
@@ -57,7 +57,7 @@ def test_the_answers_are_those_of_plain_decoding_by_the_full_forward_pass(given)
     speedrun.keep_freed_memory()  # a third faster
     wrong = []
     with torch.inference_mode():
-        for problems, found in zip(track.exam(0).split(1024), answers.split(1024), strict=True):
+        for problems, found in zip(track.test_set(0).split(1024), answers.split(1024), strict=True):
             text = track.tokens(problems)[:, : track.prompt_length].long()
             for _ in range(track.answer_length):
                 text = torch.cat([text, model(text, text.size(1) - 1)[:, -1].argmax(-1, keepdim=True)], 1)
@@ -98,4 +98,4 @@ def test_the_board_says_what_the_journal_says(attempt):
 
 
 def test_the_data_of_the_attempt_is_the_track_s(filed):
-    assert filed.data_sha256 == index_sets_sha256(TRACKS["add3"])
+    assert filed.data_sha256 == index_sets_sha256(get_track("add3"))

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 import kernel
 from bench import hardware
 from bench.hardware import has_avx512_bf16, pick_kernel
-from data import TRACKS
+from data import get_track
 from kernel import Optimizers
 from model import Transformer
 from optim import AdamW, Muon, for_kernel
@@ -305,7 +305,7 @@ def trained(name: str, tied: bool, counts: list[int], dtype: torch.dtype = torch
     sizes = {"n_head": 4, "n_embd": 32, "n_hidden": 48, "tied": tied}
     rates = {"muon_learning_rate": 0.02, "adam_learning_rate": 0.005}
     settings = Settings(kernel=name, threads=2, num_steps=20, warmup_steps=3, batch_size=64, **sizes, **rates)
-    track = TRACKS["add3"]
+    track = get_track("add3")
     trainer = Trainer(settings, track, CPU, dtype, seed=1)
     threads = torch.get_num_threads()
     trainer.warm_up()

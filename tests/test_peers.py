@@ -7,7 +7,7 @@ from examples import ROOT, example_certificate, example_run, example_seconds
 
 from bench.config import read_config
 from bench.peers import PEERS, config_settings, render_peers, sitting
-from data import TRACKS
+from data import get_track
 from speedrun import Settings
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -143,7 +143,7 @@ def test_a_peer_is_a_config_of_ours_on_its_track_that_runs_its_schedule_once(eac
     settings = Settings(**values)
     assert values == config_settings(each.config)
     assert settings.track == each.track != "add3"
-    assert TRACKS[each.track].is_stream == (settings.loss_on == "all")
+    assert get_track(each.track).is_stream == (settings.loss_on == "all")
     assert (settings.max_rounds, settings.matrix_optimizer, settings.level_share) == (1, "adamw", 0.0)
     assert path.read_text().startswith("#")
 

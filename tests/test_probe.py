@@ -12,10 +12,10 @@ from examples import ROOT
 
 from bench.plan import make_plan
 from bench.probe import PROBES, Enough, Watch, misround, probe_seeds, probe_warmup, questions_noted
-from data import TRACKS, Permuted
+from data import Permuted, get_track
 from speedrun import Settings, Trainer
 
-ADD2 = TRACKS["add2"]
+ADD2 = get_track("add2")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,13 +8,13 @@ from examples import ROOT, random_model
 
 from bench import recheck, weights
 from bench.certify import certify
-from data import TRACKS, Permuted
+from data import Permuted, get_track
 from model import Transformer
 from tracks import addition
 from tracks.addition import Addition
 
 CPU = torch.device("cpu")
-ADD2 = TRACKS["add2"]
+ADD2 = get_track("add2")
 
 
 def small_model(seed: int = 0, **changes) -> Transformer:
@@ -43,11 +43,11 @@ def test_a_fresh_process_finds_what_this_one_finds(how: str, tmp_path: Path) -> 
 
 
 def test_a_drawn_exam_is_drawn_again_by_the_run_s_seed(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(addition, "EXAM_PROBLEMS", 3000)
+    monkeypatch.setattr(addition, "TEST_PROBLEMS", 3000)
     monkeypatch.setattr(addition, "SAMPLE_PROBLEMS", 20)
     track, model = Addition(4), random_model(block_size=14).eval().requires_grad_(False)
     path = saved(tmp_path, model, track)
-    monkeypatch.setitem(TRACKS, "add4", track)
+    monkeypatch.setattr(weights, "get_track", lambda name: track)
     for seed in (7, 8):
         assert recheck.main(path, seed, "fast") == 0
         found = recheck.Recheck.model_validate_json(capsys.readouterr().out)
@@ -109,7 +109,7 @@ class LooksAheadInTexts(LooksAhead):
 
 
 def test_a_stream_whose_texts_are_shorter_than_its_windows_is_looked_at_in_whole_windows() -> None:
-    track = TRACKS["add3-report"]
+    track = get_track("add3-report")
     model, seen = random_model(vocab_size=13, block_size=16, n_layer=2), []
     model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     assert recheck.change_by_later_characters(model, track) <= torch.finfo(torch.float32).eps * 4

@@ -9,7 +9,7 @@ from examples import example_run, example_seconds, random_model
 from bench import show, weights
 from bench.config import WrongRequest
 from bench.journal import Batch, Journal
-from data import TRACKS
+from data import get_track
 
 INSIDE = {"import": 2.0, "setup": 1.0, "warmup": 0.5, "train": 20.0, "certify": 3.0}
 
@@ -156,7 +156,7 @@ def test_json_is_the_journals_line(capsys, tmp_path):
 
 def test_weights_lead_to_their_run_and_speak_for_themselves_where_it_is_not_known(capsys, tmp_path):
     path = tmp_path / "weights" / "a.safetensors"
-    digest = weights.save(path, random_model(), TRACKS["add3"], {"batch_size": 512, "seed": None})
+    digest = weights.save(path, random_model(), get_track("add3"), {"batch_size": 512, "seed": None})
     text = shown(capsys, tmp_path, wanted=str(path))
     assert {"track add3", "model.n_embd 16", "settings.batch_size 512", "settings.seed —"} <= {
         " ".join(line.split()) for line in text.splitlines()

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import speedrun
 from bench.journal import Journal
-from data import TRACKS, Altered, Windows, decode
+from data import Altered, Windows, decode, get_track
 
 ROOT = Path(speedrun.__file__).parent
 SMALL = speedrun.Settings(
@@ -43,7 +43,7 @@ ENDLESS = (*TINY, "--num-steps", "1000000", "--check-every", "100")
 SHORT = ("--max-seconds", "0.001", *ENDLESS)  # ends in a timeout, without the seconds that a certificate takes
 
 
-TRACK = TRACKS["add2"]  # with 9,004 training problems a round ends in no time
+TRACK = get_track("add2")  # with 9,004 training problems a round ends in no time
 NUM_TRAINING = 10_000 - 996
 
 
@@ -284,7 +284,7 @@ def test_99_percent_is_of_what_was_drawn_and_nothing_is_climbed_to():
 @pytest.mark.parametrize(("as_exam", "nines"), [(False, 2.5), (True, 0.5)])
 def test_a_survey_is_drawn_as_the_batches_or_as_the_exam(as_exam, nines):
     """Of the five places above the units', all levels alike have half sum to 9, a uniform problem a tenth."""
-    track, asked = TRACKS["add6"], []
+    track, asked = get_track("add6"), []
     trainer = build(replace(SMALL, level_share=1.0, survey_as_exam=as_exam, survey_problems=4000), track=track)
     examine = trainer.examine
     trainer.examine = lambda problems: (asked.append(problems), examine(problems))[1]
@@ -296,7 +296,7 @@ def test_a_survey_is_drawn_as_the_batches_or_as_the_exam(as_exam, nines):
 
 
 def test_a_long_track_is_trained_on_what_its_sampler_draws_and_asked_what_is_not_held_out():
-    track = TRACKS["add6-reversed"]
+    track = get_track("add6-reversed")
     trainer, witness, asked = build(track=track), Witness(), []
     examine = trainer.examine
     trainer.examine = lambda problems: (asked.append(problems[:1000]), examine(problems[:1000]))[1]
@@ -389,7 +389,7 @@ def test_the_learning_rate_falls_to_the_share_that_is_asked_for():
 
 
 def test_checks_come_every_so_many_steps_and_after_the_last():
-    trainer, witness = build(replace(SMALL, num_steps=7, check_every=3), track=TRACKS["add3"]), Witness()
+    trainer, witness = build(replace(SMALL, num_steps=7, check_every=3), track=get_track("add3")), Witness()
     trainer.train(witness)
     assert [check[0] for check in witness.checks] == [3, 6, 7]
     assert trainer.steps == 7
@@ -401,7 +401,7 @@ def test_examining_by_the_right_answer_finds_what_decoding_finds():
     trainer = build()
     with torch.no_grad():
         trainer.model.head.normal_(generator=torch.Generator().manual_seed(0))
-    problems = TRACK.exam(0)[::7]
+    problems = TRACK.test_set(0)[::7]
     texts = trainer.track.tokens(problems)
     ids = texts.long()
     found = ids[:, : trainer.track.prompt_length]
@@ -425,7 +425,7 @@ def test_examining_by_the_right_answer_finds_what_decoding_finds():
     ],
 )
 def test_the_flops_of_a_step_are_those_that_torch_counts(changes):
-    trainer = build(replace(SMALL, **changes), track=TRACKS["add3"])
+    trainer = build(replace(SMALL, **changes), track=get_track("add3"))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         trainer.step()
     assert trainer.step_flops == counter.get_total_flops()
@@ -454,7 +454,7 @@ def test_long_gradients_are_cut_all_together_and_short_ones_are_left_alone():
 
 
 def test_the_loss_is_of_the_answer_or_of_all_characters_that_follow_another():
-    texts = TRACK.tokens(TRACK.exam(0)[::777]).long()
+    texts = TRACK.tokens(TRACK.test_set(0)[::777]).long()
     for loss_on, first in (("answer", TRACK.prompt_length - 1), ("all", 0)):
         trainer = build(replace(SMALL, loss_on=loss_on))
         with torch.no_grad():
@@ -487,7 +487,7 @@ class SmallSample(Altered):
 
     def sampler(self, level_share, device):
         sampler = self.track.sampler(level_share, device)
-        sampler.draw_distinct = lambda count, generator: self.track.exam(0)[:500]
+        sampler.draw_distinct = lambda count, generator: self.track.test_set(0)[:500]
         return sampler
 
 
@@ -509,7 +509,7 @@ PEER = replace(
     decay="cosine",
     decay_to=0.1,
 )
-STREAM = TRACKS["add3-report"]
+STREAM = get_track("add3-report")
 
 
 def test_a_stream_is_trained_on_windows_and_asked_problems_from_its_lines():
@@ -601,7 +601,7 @@ def test_nothing_is_dropped_in_an_examination():
     trainer = build(replace(SMALL, dropout=0.5, n_layer=2))
     with torch.no_grad():
         trainer.model.head.normal_(generator=torch.Generator().manual_seed(0))
-    problems = TRACK.exam(0)[::7]
+    problems = TRACK.test_set(0)[::7]
     first, again = trainer.examine(problems), trainer.examine(problems)
     assert torch.equal(first[1], again[1])
     assert trainer.model.training

@@ -18,7 +18,7 @@ from bench.config import WrongRequest
 from bench.journal import Journal
 from bench.plan import make_plan
 from bench.team import Team, read_team
-from data import TRACKS
+from data import get_track
 from speedrun import Settings, Trainer
 
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ class Watch:
 
 def trained(**changes):
     """A trainer after its few steps, and its checks."""
-    trainer, watch = Trainer(Settings(**(SMALL | changes)), TRACKS["add2"], CPU, torch.float32, 7), Watch()
+    trainer, watch = Trainer(Settings(**(SMALL | changes)), get_track("add2"), CPU, torch.float32, 7), Watch()
     trainer.warm_up()
     trainer.train(watch)
     return trainer, watch.checks

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bench import weights
-from data import TRACKS
+from data import get_track
 from model import Transformer
 
 CPU = torch.device("cpu")
-TRACK = TRACKS["add3"]
+TRACK = get_track("add3")
 SETTINGS = {"track": "add3", "num_steps": 3, "level_share": 0.5}
 
 

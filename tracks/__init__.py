@@ -1,1 +1,1 @@
-"""The tracks' classes, a file each; `data.py` lists what there is."""
+"""The tracks: their descriptions (`descriptions.py`, without torch) and one module for each class."""

@@ -1,7 +1,7 @@
-"""Addition of two numbers with as many digits as one likes, written forwards or backwards.
+"""Addition of two numbers with any number of digits; the answer is written forwards or reversed.
 
-A problem is a row of digits, uint8: the first operand, then the second, most significant first. Rows are never made
-into integers, so that twenty digits are as good as three; only where all problems can be listed do they have numbers.
+A problem is a row of digits, uint8: the first operand, then the second, most significant digit first. Rows are not
+converted to integers, so that operands of twenty digits cause no overflow.
 """
 
 import random
@@ -12,35 +12,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracks.sampling import DigitSampler, rows_together
+from tracks.descriptions import EXHAUSTIVE_DIGITS
+from tracks.sampling import DigitSampler, chunk_rows
 
-EXHAUSTIVE_DIGITS = 3  # up to here the certificate asks every problem there is
-EXAM_PROBLEMS = 1_000_000  # drawn for a certificate beyond
-LISTED_PROBLEMS = 100_000  # of either kind, whose hash says which track it is
-SAMPLE_PROBLEMS = 1000  # built for each length of carry chain
-DRAWN_TOGETHER = 2**15  # problems, where they are drawn until there are enough of a kind; part of what is drawn
+TEST_PROBLEMS = 1_000_000  # size of a test set that is not exhaustive
+LISTED_PROBLEMS = 100_000  # size of each of the fixed `sets` of such a track
+SAMPLE_PROBLEMS = 1000  # problems constructed for each length of carry chain
+DRAW_ROWS = 2**15  # problems per draw in rejection sampling; changing it changes which problems are drawn
 
-# Streams of random numbers that have nothing to do with one another, nor with the trainer's.
-EXAM, LISTED, SAMPLED = 1, 2, 3
+# First words of the seeds of independent random streams.
+TEST_STREAM, LIST_STREAM, SAMPLE_STREAM = 1, 2, 3
 
-Columns = Sequence[Tensor]  # one tensor a digit; their shapes broadcast
+Columns = Sequence[Tensor]  # one tensor for each digit; their shapes broadcast
 
 
 # -----------------------------------------------------------------------------
-# the rule of what is held out
+# the rule that selects held-out problems
 
-FIFTH = pow(5, -1, 2**64) - 2**64  # times 5 it is 1, modulo 2**64; as an int64
+INVERSE_OF_5 = pow(5, -1, 2**64) - 2**64  # modulo 2**64, as an int64
 MAX_FIFTH = (2**64 - 1) // 5
-NEGATIVE_OR_ODD = 1 - 2**63  # the first bit and the last
+SIGN_AND_PARITY = 1 - 2**63  # the highest and the lowest bit
 
 
-def shift_right(x: Tensor, places: int) -> Tensor:
-    """int64 as if it were unsigned."""
-    return (x >> places).bitwise_and_(2 ** (64 - places) - 1)
+def shift_right(x: Tensor, bits: int) -> Tensor:
+    """Shift int64 right as if it were unsigned."""
+    return (x >> bits).bitwise_and_(2 ** (64 - bits) - 1)
 
 
 def splitmix64(x: Tensor) -> Tensor:
-    """One output of SplitMix64 (Steele, Lea and Flood, 2014) from the state x, both 64 bits in an int64."""
+    """Return the output of SplitMix64 (Steele, Lea and Flood, 2014) for state x; both are 64 bits in an int64."""
     x = x + (0x9E3779B97F4A7C15 - 2**64)
     x = x.bitwise_xor_(shift_right(x, 30)).mul_(0xBF58476D1CE4E5B9 - 2**64)
     x = x.bitwise_xor_(shift_right(x, 27)).mul_(0x94D049BB133111EB - 2**64)
@@ -48,26 +48,26 @@ def splitmix64(x: Tensor) -> Tensor:
 
 
 def hash_is_multiple_of_ten(columns: Columns) -> Tensor:
-    """h = 0, then h = splitmix64(h xor digit) for one digit after the other: whether h % 10 == 0, h unsigned."""
+    """Hash digits: h = 0, then h = splitmix64(h xor digit) for each digit; return h % 10 == 0 with h unsigned."""
     h = torch.zeros(1, dtype=torch.int64, device=columns[0].device)
     for column in columns:
         h = splitmix64(h ^ column)
-    fifth = h * FIFTH  # modulo 2**64: for the multiples of 5, and no others, this is h / 5 and at most MAX_FIFTH
-    return (fifth & NEGATIVE_OR_ODD == 0) & (fifth <= MAX_FIFTH)
+    fifth = h * INVERSE_OF_5  # modulo 2**64; it is at most MAX_FIFTH, and equals h / 5, exactly if 5 divides h
+    return (fifth & SIGN_AND_PARITY == 0) & (fifth <= MAX_FIFTH)
 
 
 # -----------------------------------------------------------------------------
-# adding digit by digit
+# digit-wise addition
 
 
 def place_sums(columns: Columns) -> list[Tensor]:
-    """The sums of the two digits at each place, units first."""
+    """Return the sum of the two digits at each place, units first."""
     digits = len(columns) // 2
     return [columns[digits - 1 - place] + columns[2 * digits - 1 - place] for place in range(digits)]
 
 
 def carry_counts(columns: Columns) -> Tensor:
-    """How many places carry, uint8."""
+    """Return the number of places that carry, uint8."""
     carry = count = 0
     for sums in place_sums(columns):
         carry = (sums + carry > 9).view(torch.uint8)
@@ -76,10 +76,10 @@ def carry_counts(columns: Columns) -> Tensor:
 
 
 def longest_chains(columns: Columns) -> Tensor:
-    """The longest chain of carries, in places, uint8.
+    """Return the length of the longest chain of carries, in places, uint8.
 
-    A chain begins where two digits make ten or more, and runs on through the places next to it whose digits sum to 9,
-    which carry because the place below does.
+    A chain starts at a place whose digits sum to ten or more. It continues through the next places whose digits sum to
+    9: these carry only because they receive a carry.
     """
     running = longest = torch.zeros((), dtype=torch.uint8, device=columns[0].device)
     for sums in place_sums(columns):
@@ -93,17 +93,24 @@ def longest_chains(columns: Columns) -> Tensor:
 
 
 class Addition:
-    """`ABC+DEF=GHIJ`: zero-padded, most significant digit first; reversed, the answer begins with the units.
+    """`ABC+DEF=GHIJ`: zero-padded, most significant digit first; a reversed answer starts with the units.
 
-    Without signs and reversed it is `ABCDEFJIHG`, as minGPT's adder writes it (Karpathy, 2020). Up to three digits all
-    problems are listed in ascending order, and the certificate asks every one. Beyond, it asks held-out problems that
-    are drawn by the run's seed.
+    Reversed and without signs the text is `ABCDEFJIHG`, the format of minGPT's adder (Karpathy, 2020). Up to three
+    digits the test set is all problems in ascending order. For longer operands it is held-out problems drawn from the
+    run's seed.
     """
 
     vocabulary = "0123456789+="
     is_stream = False
 
     def __init__(self, digits: int, reverse: bool = False, signs: bool = True, name: str | None = None) -> None:
+        """
+        Args:
+            digits: of each operand.
+            reverse: whether the answer starts with the units.
+            signs: whether the text contains `+` and `=`.
+            name: replaces the name that follows from the other arguments.
+        """
         self.name = name or (f"add{digits}-reversed" if reverse else f"add{digits}")
         self.digits = digits
         self.reverse = reverse
@@ -118,28 +125,29 @@ class Addition:
         self.block_size = self.prompt_length + self.answer_length - 1
 
     # -------------------------------------------------------------------------
-    # as characters
+    # text
 
     def tokens(self, problems: Tensor) -> Tensor:
-        """Problems (..., 2 * digits) uint8 to token ids (..., prompt and answer) uint8, on the same device."""
-        n, first = self.digits, self.prompt_length
-        texts = problems.new_empty((*problems.shape[:-1], first + self.answer_length))
+        """Map problems (..., 2 * digits) uint8 to token ids (..., prompt + answer) uint8 on the same device."""
+        n, prompt_length = self.digits, self.prompt_length
+        tokens = problems.new_empty((*problems.shape[:-1], prompt_length + self.answer_length))
         if self.signs:
-            texts[..., :n], texts[..., n] = problems[..., :n], self.vocabulary.index("+")
-            texts[..., n + 1 : first - 1], texts[..., first - 1] = problems[..., n:], self.vocabulary.index("=")
+            tokens[..., :n], tokens[..., n] = problems[..., :n], self.vocabulary.index("+")
+            tokens[..., n + 1 : prompt_length - 1] = problems[..., n:]
+            tokens[..., prompt_length - 1] = self.vocabulary.index("=")
         else:
-            texts[..., :first] = problems
-        answer = texts[..., first:]
+            tokens[..., :prompt_length] = problems
+        answer = tokens[..., prompt_length:]
         carry = 0
         for place, sums in enumerate(place_sums(problems.unbind(-1))):
             total = sums + carry
             carry = (total > 9).view(torch.uint8)
             answer[..., place if self.reverse else n - place] = total - carry * 10
         answer[..., n if self.reverse else 0] = carry
-        return texts
+        return tokens
 
     def problems(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """Prompts (N, prompt_length) uint8 to problems (N, 2 * digits) uint8, and whether each was a prompt (N,)."""
+        """Map prompts (N, prompt_length) uint8 to problems (N, 2 * digits) uint8 and their validity (N,) bool."""
         n, problems = self.digits, prompts
         if self.signs:
             problems = torch.cat([prompts[:, :n], prompts[:, n + 1 : -1]], 1)
@@ -151,12 +159,12 @@ class Addition:
 
     @property
     def example(self) -> Tensor:
-        """(2 * digits,) uint8: 381+350, or its like."""
+        """381+350, repeated or cut to the number of digits, (2 * digits,) uint8."""
         digits = [pattern[place % 3] for pattern in ((3, 8, 1), (3, 5, 0)) for place in range(self.digits)]
         return torch.tensor(digits, dtype=torch.uint8)
 
     def sentence(self, problem: Tensor, answer: str) -> str:
-        """A mistake in words; `problem` is one row (2 * digits,), `answer` what was written."""
+        """Describe an error; `problem` is one row (2 * digits,), `answer` the characters that the model produced."""
         digits = "".join(map(str, problem.tolist()))
         a, b = int(digits[: self.digits]), int(digits[self.digits :])
         number = answer[::-1] if self.reverse else answer
@@ -164,24 +172,24 @@ class Addition:
         return f"{a} + {b}: got {got}, expected {a + b}"
 
     # -------------------------------------------------------------------------
-    # what is held out
+    # held-out problems
 
     def is_heldout(self, problems: Tensor) -> Tensor:
-        """Whether problems (N, 2 * digits) uint8 may never be in a training batch, (N,) bool, on the same device.
+        """Return which problems (N, 2 * digits) uint8 are held out, (N,) bool on the same device.
 
-        A tenth of the unordered pairs, chosen by a hash over the digits of the smaller operand and of the larger, most
-        significant first. Of the 100 problems with one digit none is.
+        A tenth of the unordered pairs of operands is held out. The rule is a hash over the digits of the smaller
+        operand, then of the larger, most significant first. With one digit nothing is held out.
         """
         if self.exhaustive:
             return self.heldout.to(problems.device)[self.number(problems)]
         return self.is_heldout_by_rule(problems)
 
     def is_heldout_by_rule(self, problems: Tensor) -> Tensor:
-        """The same without a list of all problems."""
+        """As `is_heldout`, computed from the digits instead of read from a table of all problems."""
         if self.digits == 1:
             return problems.new_zeros(len(problems), dtype=torch.bool)
         parts = []
-        for part in problems.split(rows_together(problems.device)):
+        for part in problems.split(chunk_rows(problems.device)):
             a, b = part.t().contiguous().split(self.digits)  # (digits, rows)
             swap = torch.zeros(len(part), dtype=torch.bool, device=part.device)
             for x, y in zip(reversed(a), reversed(b), strict=True):
@@ -191,11 +199,11 @@ class Addition:
         return torch.cat(parts) if parts else problems.new_zeros(0, dtype=torch.bool)
 
     # -------------------------------------------------------------------------
-    # where all problems can be listed
+    # the list of all problems, up to EXHAUSTIVE_DIGITS
 
     @cached_property
     def grid(self) -> Columns:
-        """Each digit of every problem, (1, …, 10, …, 1) uint8: together they broadcast to (10, …, 10)."""
+        """Each digit of every problem, (1, …, 10, …, 1) uint8, broadcastable to (10, …, 10)."""
         width = self.problem_width
         return [torch.arange(10, dtype=torch.uint8).view([-1] + [1] * (width - 1 - place)) for place in range(width)]
 
@@ -208,7 +216,7 @@ class Addition:
         return rows.view(self.num_problems, self.problem_width)
 
     def number(self, problems: Tensor) -> Tensor:
-        """Where problems (..., 2 * digits) stand in `rows`: the number that all their digits make, (...,) int64."""
+        """Return the positions of problems (..., 2 * digits) in `rows`, (...,) int64: their digits as one number."""
         number = torch.zeros(problems.shape[:-1], dtype=torch.int64, device=problems.device)
         for column in problems.unbind(-1):
             number.mul_(10).add_(column)
@@ -221,39 +229,40 @@ class Addition:
             return torch.zeros(self.num_problems, dtype=torch.bool)
         n, columns = self.digits, list(self.grid)
         square = torch.zeros((10**n, 10**n), dtype=torch.bool)
-        for first in range(10):  # of the smaller operand; the larger one's is no less
-            columns[0], columns[n] = self.grid[0][first], self.grid[n][first:]
-            block = first * 10 ** (n - 1)
+        for leading in range(10):  # digit of the smaller operand; the larger operand's is no smaller
+            columns[0], columns[n] = self.grid[0][leading], self.grid[n][leading:]
+            block = leading * 10 ** (n - 1)
             square[block : block + 10 ** (n - 1), block:] = hash_is_multiple_of_ten(columns).view(10 ** (n - 1), -1)
         smaller_first = square.triu()
         return (smaller_first | smaller_first.T).reshape(-1)
 
     @property
     def num_heldout(self) -> int:
-        """How many problems are held out; beyond three digits the tenth that the rule aims at."""
+        """Number of held-out problems; beyond EXHAUSTIVE_DIGITS the expected number, a tenth."""
         return int(self.heldout.sum()) if self.exhaustive else self.num_problems // 10
 
     # -------------------------------------------------------------------------
-    # what is asked
+    # the test set
 
-    def exam(self, seed: int) -> Tensor:
-        """What the certificate asks, (N, 2 * digits) uint8 on the CPU: all problems, or held-out ones by the seed.
+    def test_set(self, seed: int) -> Tensor:
+        """Return the problems of the certificate, (N, 2 * digits) uint8 on the CPU.
 
-        Drawn ones are independent and uniform over everything held out, so one may come twice.
+        All problems if `exhaustive`, else TEST_PROBLEMS independent, uniform draws from the held-out problems, in which
+        a problem can occur twice.
         """
         if self.exhaustive:
             return self.rows
-        drawn, generator = [], np.random.default_rng((EXAM, seed))
-        while sum(map(len, drawn)) < EXAM_PROBLEMS:
-            rows = self.drawn(generator, DRAWN_TOGETHER)
-            drawn.append(rows[self.is_heldout(rows)])
-        return torch.cat(drawn)[:EXAM_PROBLEMS]
+        parts, generator = [], np.random.default_rng((TEST_STREAM, seed))
+        while sum(map(len, parts)) < TEST_PROBLEMS:
+            rows = self.draw(generator, DRAW_ROWS)
+            parts.append(rows[self.is_heldout(rows)])
+        return torch.cat(parts)[:TEST_PROBLEMS]
 
     def groups(self, problems: Tensor) -> dict[str, Tensor]:
-        """Which of the problems (N, 2 * digits) are counted apart: name to (N,) bool.
+        """Map the name of each group to its members among problems (N, 2 * digits), (N,) bool.
 
-        By carry count, and the problems without an operand that starts with a zero; where not all problems are asked,
-        by the longest chain of carries.
+        For an exhaustive track the groups are the carry counts, and the problems whose operands have no leading zero.
+        For other tracks they are the lengths of the longest carry chain.
         """
         columns, lengths = problems.unbind(-1), range(self.digits + 1)
         if not self.exhaustive:
@@ -266,78 +275,78 @@ class Addition:
 
     @cached_property
     def samples(self) -> dict[str, Tensor]:
-        """Problems to be counted beside the exam, name to (n, 2 * digits) uint8.
+        """Problems that are counted in addition to the test set, name to (n, 2 * digits) uint8.
 
-        Three digits have `sample80`, the 80 problems that the published report checked, 20 for each carry count. Beyond
-        three, `built chain 5` are held-out problems whose longest chain of carries is 5, which drawing would hardly
-        ever find when it is long, and `nines` are edges, held out or not: 99…9 and a digit, or a number as far from 0
-        or from 99…9 as a power of ten or one less is, in both orders. One and two digits have none.
+        Three digits have `sample80`, the 80 problems checked by the published report, 20 for each carry count. Longer
+        operands have `built chain 5` and its like, held-out problems whose longest carry chain is 5, since random draws
+        rarely contain long chains. They also have `nines`, edge cases that may be training problems: 99…9 with a digit,
+        or with a number whose distance from 0 or from 99…9 is a power of ten or one less, in both orders. One and two
+        digits have none.
         """
         if self.digits == 3:
             return {"sample80": sample80()}
         if self.exhaustive:
             return {}
-        generator = np.random.default_rng(SAMPLED)
-        built = {f"built chain {length}": self.built(generator, length) for length in range(self.digits + 1)}
-        return built | {"nines": self.nines()}
+        generator = np.random.default_rng(SAMPLE_STREAM)
+        chains = {f"built chain {length}": self.build_chains(generator, length) for length in range(self.digits + 1)}
+        return chains | {"nines": self.nines()}
 
     @property
     def sets(self) -> dict[str, Tensor]:
-        """`train` and `heldout`: all such problems in ascending order, else drawn ones, the same for every run.
+        """`train` and `heldout`, (n, 2 * digits) uint8 each.
 
-        Each (n, 2 * digits) uint8.
+        Complete and in ascending order if `exhaustive`, else LISTED_PROBLEMS draws that are the same for every run.
         """
         if self.exhaustive:
             return {"train": self.rows[~self.heldout], "heldout": self.rows[self.heldout]}
-        parts, generator = {"train": [], "heldout": []}, np.random.default_rng(LISTED)
-        while sum(map(len, parts["heldout"])) < LISTED_PROBLEMS:  # there are nine times as many of the others
-            rows = self.drawn(generator, DRAWN_TOGETHER)
+        parts, generator = {"train": [], "heldout": []}, np.random.default_rng(LIST_STREAM)
+        while sum(map(len, parts["heldout"])) < LISTED_PROBLEMS:  # training problems are nine times as many
+            rows = self.draw(generator, DRAW_ROWS)
             heldout = self.is_heldout(rows)
             parts["train"].append(rows[~heldout])
             parts["heldout"].append(rows[heldout])
         return {name: torch.cat(rows)[:LISTED_PROBLEMS] for name, rows in parts.items()}
 
     def sampler(self, level_share: float, device: torch.device) -> DigitSampler:
-        """Training problems; the levels are the numbers of places that sum to 9.
+        """Return a sampler of training problems; a problem's level is the number of places whose digits sum to 9.
 
-        Whether such a place carries is decided further down, so the digit before it must be written looking ahead. The
-        units do not count, as nothing carries into them.
+        Whether such a place carries depends on the places below it: a model that writes the most significant digit
+        first must look ahead through them. The units do not count, as they receive no carry.
         """
-        # By rule, as a list of all problems takes longer to make.
+        # The rule is applied to the drawn rows, since building the table of all problems takes longer.
         return DigitSampler(self.digits, lambda rows: ~self.is_heldout_by_rule(rows), level_share, device)
 
     # -------------------------------------------------------------------------
-    # drawn and built problems
+    # drawn and constructed problems
 
-    def drawn(self, generator: np.random.Generator, count: int) -> Tensor:
-        """(count, 2 * digits) uint8, uniform, on the CPU: the same for whatever device the model is on."""
+    def draw(self, generator: np.random.Generator, count: int) -> Tensor:
+        """Draw uniform problems (count, 2 * digits) uint8 on the CPU, so that they do not depend on the device."""
         return torch.from_numpy(generator.integers(10, size=(self.problem_width, count), dtype=np.uint8)).t()
 
-    def built(self, generator: np.random.Generator, length: int) -> Tensor:
-        """SAMPLE_PROBLEMS different held-out problems whose longest chain of carries has this length, (n, 2 * digits).
+    def build_chains(self, generator: np.random.Generator, length: int) -> Tensor:
+        """Construct SAMPLE_PROBLEMS distinct held-out problems whose longest carry chain has this length.
 
-        So many places less one are made to sum to 9, next to one another; kept is what then comes to that length. For
-        length 0 no two digits make ten.
+        Sets `length - 1` adjacent places of random problems to digits that sum to 9 and keeps those with the right
+        length; for length 0 all digit sums are below ten. Returns (SAMPLE_PROBLEMS, 2 * digits) uint8.
         """
-        n, found = self.digits, []
-        while len(found) < SAMPLE_PROBLEMS:
-            rows = self.drawn(generator, DRAWN_TOGETHER)
-            a, b = rows[:, :n], rows[:, n:]  # parts of the rows
+        n, kept = self.digits, np.empty((0, self.problem_width), dtype=np.uint8)
+        while len(kept) < SAMPLE_PROBLEMS:
+            rows = self.draw(generator, DRAW_ROWS)
+            a, b = rows[:, :n], rows[:, n:]  # views of the rows
             if length == 0:
                 b.remainder_(10 - a)
             else:
                 start = torch.from_numpy(generator.integers(n - length + 1, size=(len(rows), 1)))
                 place = torch.arange(n - 1, -1, -1)  # units last
                 torch.where((place > start) & (place < start + length), 9 - a, b, out=b)
-            fitting = rows[longest_chains(rows.unbind(-1)) == length]
-            new = fitting[self.is_heldout(fitting)].numpy()
-            together = np.concatenate([found, new]) if len(found) else new
-            _, first = np.unique(together, axis=0, return_index=True)
-            found = together[np.sort(first)]
-        return torch.from_numpy(found[:SAMPLE_PROBLEMS])
+            rows = rows[longest_chains(rows.unbind(-1)) == length]
+            candidates = np.concatenate([kept, rows[self.is_heldout(rows)].numpy()])
+            _, first_index = np.unique(candidates, axis=0, return_index=True)
+            kept = candidates[np.sort(first_index)]
+        return torch.from_numpy(kept[:SAMPLE_PROBLEMS])
 
     def nines(self) -> Tensor:
-        """(n, 2 * digits) uint8; see `samples`."""
+        """Return the edge cases `nines` of `samples`, (n, 2 * digits) uint8."""
         n = self.digits
         powers = [10**place for place in range(n)]
         full, near = 10**n - 1, {*powers, *(power - 1 for power in powers)}
@@ -347,10 +356,10 @@ class Addition:
 
 
 def sample80() -> Tensor:
-    """(80, 6) uint8, as the report drew them."""
-    draw, kept = random.Random(42), {count: [] for count in range(4)}
+    """Return the 80 problems of the published report, (80, 6) uint8, drawn as by its script."""
+    generator, kept = random.Random(42), {count: [] for count in range(4)}
     while any(len(problems) < 20 for problems in kept.values()):
-        a, b = draw.randint(100, 999), draw.randint(100, 999)
+        a, b = generator.randint(100, 999), generator.randint(100, 999)
         carries = sum(a % power + b % power >= power for power in (10, 100, 1000))
         if len(kept[carries]) < 20:
             kept[carries].append([int(digit) for digit in f"{a}{b}"])

@@ -1,21 +1,23 @@
-"""Drawing training problems: digit by digit, or from a list."""
+"""Samplers of training problems, and of windows of a stream's training text."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from tracks.base import Track
 
-def rows_together(device: torch.device) -> int:
-    """Problems to compute about at once: on a CPU as many as stay in its caches."""
+
+def chunk_rows(device: torch.device) -> int:
+    """Return how many problems to process at once: on a CPU as many as fit into its caches."""
     return 2**15 if device.type == "cpu" else 2**20
 
 
 def distinct(rows: Tensor) -> Tensor:
-    """Rows of digits (N, W) uint8, each once, in an order that is always the same; (M, W).
+    """Drop repeated rows of digits (N, W) uint8; the result (M, W) has a deterministic order.
 
-    Up to 18 digits it is that of the digits. Beyond, rows are told apart by a number modulo 2**64 that two may share:
-    then one of them is lost, hardly ever and without harm.
+    Up to 18 digits the order is lexicographic. Beyond, rows are compared by a key modulo 2**64. Two different rows can
+    have the same key; then one of them is lost, which is rare and harmless.
     """
     keys = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     for column in rows.unbind(-1):
@@ -26,27 +28,28 @@ def distinct(rows: Tensor) -> Tensor:
 
 
 class TrainingSampler:
-    """Draws training problems with replacement; how, its subclasses say."""
+    """Base of the samplers of problems that are rows of digits; see `tracks.base.Sampler`."""
 
     def __init__(self, is_training: Callable[[Tensor], Tensor], device: torch.device) -> None:
-        """Args:
-        is_training: rows of any digits (N, W) uint8 to (N,) bool.
-        device: where problems are drawn.
+        """
+        Args:
+            is_training: maps rows of any digits (N, W) uint8 to whether each is a training problem, (N,) bool.
+            device: where problems are drawn.
         """
         self.is_training, self.device = is_training, device
 
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Problems (num_batches, batch_size, W) uint8, on the sampler's device and from its generator."""
+        """Draw problems (num_batches, batch_size, W) uint8; the generator is on the sampler's device."""
         raise NotImplementedError
 
     def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
-        """As `draw`, with each problem once: at most `count` of them, (N, W) uint8."""
+        """Draw `count` problems and drop repetitions: (N, W) uint8 with N <= count."""
         return distinct(self.draw(1, count, generator)[0])
 
     def nearby(self, problems: Tensor) -> Tensor:
-        """Those that differ from one of `problems` (N, W) uint8 in one digit or in none, (M, W), each once."""
+        """Return problems (N, W) uint8 and all training problems with one digit changed, (M, W), each once."""
         W = problems.size(1)
-        rows = problems[:, None, None].repeat(1, W, 10, 1)  # (N, W, 10, W): which one, which place, which digit
+        rows = problems[:, None, None].repeat(1, W, 10, 1)  # (N, W, 10, W): problem, changed place, new digit
         places, digits = torch.arange(W), torch.arange(10, dtype=torch.uint8, device=problems.device)
         rows[:, places, :, places] = digits
         rows = distinct(rows.view(-1, W))
@@ -54,7 +57,7 @@ class TrainingSampler:
 
 
 class ListSampler(TrainingSampler):
-    """Draws the training problems of a list, each as often as any other."""
+    """Draws uniformly from a list of training problems."""
 
     def __init__(self, rows: Tensor, is_training: Callable[[Tensor], Tensor], device: torch.device) -> None:
         """`rows` are the training problems, (n, W) uint8."""
@@ -67,48 +70,66 @@ class ListSampler(TrainingSampler):
 
 
 class DigitSampler(TrainingSampler):
-    """Draws the digits of two operands, so that no problem has to be listed.
+    """Draws the digits of two operands; needs no list of all problems.
 
-    A level is a number of places, the units aside, whose digits sum to 9.
+    The level of a problem is the number of places, the units excepted, whose two digits sum to 9.
     """
 
     def __init__(
         self, digits: int, is_training: Callable[[Tensor], Tensor], level_share: float, device: torch.device
     ) -> None:
-        """`level_share` of the problems, 0..1, are drawn from the levels, each alike, the others uniformly.
-
-        An operand has so many `digits`.
+        """
+        Args:
+            digits: of each operand.
+            level_share: share of the problems, 0..1, whose level is drawn uniformly; the others are uniform.
         """
         super().__init__(is_training, device)
         self.digits, self.level_share = digits, level_share
 
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
-        count, together = num_batches * batch_size, rows_together(self.device)
-        parts = [self.draw_rows(min(together, count - done), generator) for done in range(0, count, together)]
+        count, chunk = num_batches * batch_size, chunk_rows(self.device)
+        parts = [self.draw_rows(min(chunk, count - start), generator) for start in range(0, count, chunk)]
         return torch.cat(parts).view(num_batches, batch_size, -1)
 
     def draw_rows(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count, 2 * digits) uint8; what turns out to be held out is left out."""
+        """Draw problems (count, 2 * digits) uint8; held-out ones are rejected."""
         parts: list[Tensor] = []
         while (missing := count - sum(map(len, parts))) > 0:
-            tries = missing + missing // 8 + 64  # a tenth is held out: once is enough, hardly ever twice
-            from_level = torch.rand(tries, generator=generator, device=self.device) < self.level_share
-            level = torch.randint(self.digits, (tries,), generator=generator, device=self.device)
+            num_candidates = missing + missing // 8 + 64  # a tenth is rejected: one pass is nearly always enough
+            from_level = torch.rand(num_candidates, generator=generator, device=self.device) < self.level_share
+            level = torch.randint(self.digits, (num_candidates,), generator=generator, device=self.device)
             rows = self.fill(torch.where(from_level, level, -1), generator)
             parts.append(rows[self.is_training(rows)])
         return torch.cat(parts)[:count]
 
     def fill(self, levels: Tensor, generator: torch.Generator) -> Tensor:
-        """For each level (count,) a problem that is uniform among those in it, or among all for level -1."""
+        """Draw for each level (count,) a uniform problem of that level; level -1 stands for all problems."""
         n, count, device = self.digits, len(levels), self.device
         digits = torch.randint(10, (2 * n, count), generator=generator, device=device, dtype=torch.uint8)
-        others = torch.randint(1, 10, (n - 1, count), generator=generator, device=device, dtype=torch.uint8)
+        offsets = torch.randint(1, 10, (n - 1, count), generator=generator, device=device, dtype=torch.uint8)
         chance = torch.rand((n - 1, count), generator=generator, device=device)
-        is_uniform, wanted = levels < 0, levels.clone()
-        for place in range(n - 1):  # most significant first; each set of as many places as are wanted is as likely
-            is_nine = chance[place] * (n - 1 - place) < wanted
-            wanted -= is_nine.long()
-            nine = 9 - digits[place]
-            other = torch.where(is_uniform, digits[n + place], (nine + others[place]) % 10)
-            digits[n + place] = torch.where(is_nine, nine, other)
+        is_uniform, nines_left = levels < 0, levels.clone()
+        # Selection sampling, most significant place first: every set of `level` places is equally likely.
+        for place in range(n - 1):
+            is_nine = chance[place] * (n - 1 - place) < nines_left
+            nines_left -= is_nine.long()
+            complement = 9 - digits[place]
+            other = torch.where(is_uniform, digits[n + place], (complement + offsets[place]) % 10)
+            digits[n + place] = torch.where(is_nine, complement, other)
         return digits.t().contiguous()
+
+
+class Windows:
+    """Draws windows of a stream's training text; a window can start at any character."""
+
+    def __init__(self, track: Track, device: torch.device) -> None:
+        tokens = track.tokens(track.lines.to(device))
+        ends = tokens.new_full((len(tokens), 1), track.vocabulary.index(track.separator))
+        self.text = torch.cat([tokens, ends], 1).flatten()  # (characters,) uint8 token ids
+        self.length = track.block_size + 1
+
+    def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Draw token ids (num_batches, batch_size, block_size + 1) uint8; the generator is on the text's device."""
+        shape, device = (num_batches, batch_size, 1), self.text.device
+        starts = torch.randint(len(self.text) - self.length + 1, shape, generator=generator, device=device)
+        return self.text[starts + torch.arange(self.length, device=device)]

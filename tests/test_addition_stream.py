@@ -6,10 +6,10 @@ import pytest
 import torch
 from digits import carries, pairs_of, rows_of
 
-from data import TRACKS, Windows, controlled, decode, encode
-from tracks.report import Report
+from data import Windows, controlled, decode, encode, get_track
+from tracks.addition_stream import AdditionStream
 
-TRACK = TRACKS["add3-report"]
+TRACK = get_track("add3-report")
 CPU = torch.device("cpu")
 
 
@@ -47,7 +47,7 @@ def test_the_characters_are_numbered_as_nanogpt_numbers_them() -> None:
 
 
 def test_problems_undo_the_prompts_of_tokens() -> None:
-    rows = TRACK.exam(0)[::97]
+    rows = TRACK.test_set(0)[::97]
     problems, valid = TRACK.problems(TRACK.tokens(rows)[:, : TRACK.prompt_length])
     assert valid.all()
     assert torch.equal(problems, rows)
@@ -99,7 +99,7 @@ def test_the_first_and_the_last_window_are_drawn_too() -> None:
 
 def test_held_out_is_what_no_training_line_has(lines: list[str]) -> None:
     trained = {line[:7] for line in lines[:216_000]}
-    every = TRACK.exam(0)
+    every = TRACK.test_set(0)
     expected = [f"{a}+{b}" not in trained for a, b in pairs_of(every)]
     assert TRACK.is_heldout(every).tolist() == expected
     assert TRACK.num_heldout == sum(expected)
@@ -126,18 +126,18 @@ def test_examined_are_the_problems_of_training_lines() -> None:
 
 
 def test_the_exam_is_every_problem_and_each_knows_its_number() -> None:
-    every = TRACK.exam(7)
+    every = TRACK.test_set(7)
     assert len(every) == TRACK.num_problems == 810_000
     assert TRACK.number(every).tolist() == list(range(810_000))
     assert pairs_of(every[[0, 1, 900, -1]]) == [(100, 100), (100, 101), (101, 100), (999, 999)]
 
 
 def test_problems_are_counted_by_their_carries() -> None:
-    rows = TRACK.exam(0)[::321]
+    rows = TRACK.test_set(0)[::321]
     groups = TRACK.groups(rows)
     for count in range(4):
         assert groups[f"carry {count}"].tolist() == [sum(carries(a, b)) == count for a, b in pairs_of(rows)]
-    assert torch.equal(TRACK.samples["sample80"], TRACKS["add3"].samples["sample80"])
+    assert torch.equal(TRACK.samples["sample80"], get_track("add3").samples["sample80"])
 
 
 # -----------------------------------------------------------------------------
@@ -157,4 +157,4 @@ def test_wrong_answers_of_held_out_problems_leave_the_training_text_as_it_was(wi
 
 
 def test_making_the_track_makes_no_tables() -> None:
-    assert not {"rows", "text", "heldout", "samples"} & set(vars(Report()))
+    assert not {"rows", "text", "heldout", "samples"} & set(vars(AdditionStream()))
