@@ -1,8 +1,8 @@
-"""One layer of the transformer in C, for a CPU: `kernel.c`, compiled when first wanted and called from here.
+"""One transformer layer in C for a CPU: `kernel.c`, compiled on first use and called with ctypes.
 
-Forward and backward pass go over a few texts at a time, which stay in the cache from the first product to the last
-gradient, where torch would write every intermediate result of the batch to memory and start its threads some hundred
-times a step. So do the optimizers, a matrix at a time. The threads take many steps before they come back to Python.
+Forward and backward pass process a few texts at a time, so that intermediate results stay in the cache. torch would
+write each of them to memory for the whole batch and start its threads about a hundred times per step. The optimizers
+process one matrix at a time for the same reason. One call takes many steps before it returns to Python.
 """
 
 import ctypes
@@ -19,58 +19,58 @@ import torch
 from torch import Tensor
 
 SOURCE = Path(__file__).with_suffix(".c")
-# The first of these that the compiler takes is used. gcc's level 3 takes three times as long to compile for the same
-# speed; clang knows no cost model, and on some machines another name for the processor.
+# The compiler gets the first of these that it accepts. With gcc, -O3 takes three times as long to compile and is not
+# faster. clang has no option for the cost model and, on some machines, another option for the native processor.
 OPTIONS = (
     "-O2 -ftree-vectorize -fvect-cost-model=dynamic -fno-inline -march=native",
     "-O3 -march=native",
     "-O3 -mcpu=native",
     "-O3",
 )
-# Sums may be added up in any order, as in torch.
+# -ffast-math allows sums in any order, as torch does.
 LIBRARY = "-std=c11 -ffast-math -shared -fPIC -nostartfiles".split()
 
 
 @functools.cache
-def library(**sizes: int | float) -> ctypes.CDLL:
-    """`kernel.c` compiled for one shape, by the C compiler that the environment's CC names, or cc.
+def library(**constants: int | float) -> ctypes.CDLL:
+    """Compile `kernel.c` with these constants, using the compiler named by the environment's CC, or cc.
 
     Raises:
-        RuntimeError: the compiler is missing or does not like it.
+        RuntimeError: the compiler is missing or fails.
     """
     with tempfile.TemporaryDirectory(prefix="addition-speedrun-") as folder:
         target = Path(folder, "kernel.so")
-        constants = [f"-D{name}={value}" for name, value in sizes.items()]
+        definitions = [f"-D{name}={value}" for name, value in constants.items()]
+        arguments = [*LIBRARY, *definitions, str(SOURCE), "-o", str(target), "-lm"]
         compiler = os.environ.get("CC", "").strip() or "cc"
-        problems = {}  # what it says, each once
-        what = [*LIBRARY, *constants, str(SOURCE), "-o", str(target), "-lm"]
+        messages = {}  # the first line of each failure; a dict drops repetitions and keeps the order
         for options in OPTIONS:
-            command = [*compiler.split(), *options.split(), *what]
+            command = [*compiler.split(), *options.split(), *arguments]
             try:
-                answer = subprocess.run(command, capture_output=True, text=True)
-            except OSError as problem:
-                raise RuntimeError(f"the C compiler did not start: {problem}") from None
-            if not answer.returncode:
+                result = subprocess.run(command, capture_output=True, text=True)
+            except OSError as error:
+                raise RuntimeError(f"the C compiler did not start: {error}") from None
+            if not result.returncode:
                 break
-            problems[(answer.stderr.splitlines() or ["no message"])[0]] = None
+            messages[(result.stderr.splitlines() or ["no message"])[0]] = None
         else:
-            raise RuntimeError(f"the C compiler failed: {'; '.join(problems)}")
-        found = ctypes.CDLL(str(target))
-    found.table_size.restype = found.sums_size.restype = ctypes.c_int64
-    found.train.restype = ctypes.c_double
-    return found
+            raise RuntimeError(f"the C compiler failed: {'; '.join(messages)}")
+        loaded = ctypes.CDLL(str(target))
+        loaded.table_size.restype = loaded.sums_size.restype = ctypes.c_int64
+        loaded.train.restype = ctypes.c_double
+        return loaded
 
 
 def address(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def pointers(tensors: Sequence[Tensor]) -> ctypes.Array:
+def addresses(tensors: Sequence[Tensor]) -> ctypes.Array:
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
-class Matrix(ctypes.Structure):
-    """As in kernel.c."""
+class MuonWeight(ctypes.Structure):
+    """The struct of kernel.c."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "gradient", "mean")),
@@ -79,8 +79,8 @@ class Matrix(ctypes.Structure):
     )
 
 
-class Other(ctypes.Structure):
-    """As in kernel.c."""
+class AdamWWeight(ctypes.Structure):
+    """The struct of kernel.c."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "gradient", "mean", "mean_square")),
@@ -90,32 +90,35 @@ class Other(ctypes.Structure):
 
 
 class Optimizers(ctypes.Structure):
-    """As in kernel.c."""
+    """The struct of kernel.c."""
 
     _fields_ = (
-        *((name, ctypes.c_int) for name in ("num_matrices", "num_others", "num_iterations", "adam_steps")),
-        ("matrices", ctypes.POINTER(Matrix)),
-        ("others", ctypes.POINTER(Other)),
+        *((name, ctypes.c_int) for name in ("num_muon_weights", "num_adamw_weights", "num_iterations", "adamw_steps")),
+        ("muon_weights", ctypes.POINTER(MuonWeight)),
+        ("adamw_weights", ctypes.POINTER(AdamWWeight)),
         *((name, ctypes.c_float) for name in ("muon_rate", "momentum", "muon_weight_decay")),
         ("coefficients", ctypes.c_float * 3),
-        ("adam_rate", ctypes.c_float),
+        ("adamw_rate", ctypes.c_float),
         ("betas", ctypes.c_float * 2),
         ("epsilon", ctypes.c_float),
     )
 
 
 Weights = tuple[Tensor, ...]  # token, position, qkv, out, up, down, head: float32 and contiguous
-Prepared = tuple[Weights, Tensor]  # the weights, and the library's table of what all texts share
+Prepared = tuple[Weights, Tensor]  # the weights, and the kernel's table of everything that depends on them alone
 
 
 def check_length(weights: Weights, T: int) -> None:
-    """Raises ValueError for texts of more characters than the model has positions."""
+    """Raise ValueError for texts of more characters than the model has positions."""
     if len(weights[1]) < T:
         raise ValueError(f"texts of {T} characters for a model of {len(weights[1])} positions")
 
 
 class Kernel:
-    """The layer of one shape: B texts of T characters, asked at positions `first`.. . Not for several threads at once.
+    """The compiled layer for one model shape. An instance must not be used by several Python threads at once.
+
+    Shapes: B texts of T characters; the Q = T - query_start positions from `query_start` on predict their next
+    character.
 
     Raises:
         RuntimeError: see `library`.
@@ -132,94 +135,102 @@ class Kernel:
         dtype: torch.dtype,
         threads: int,
     ) -> None:
-        """Args:
-        centered, epsilon: the norm's: whether it subtracts the mean, and what it adds to the variance.
-        dtype: what the factors of matrix products are rounded to, bfloat16 or, not at all, float32.
-        threads: at least 1.
+        """
+        Args:
+            vocab_size, n_head, n_embd, n_hidden: the model's.
+            centered: whether the norm subtracts the mean.
+            epsilon: added to the variance in the norm.
+            dtype: of the factors of matrix products, bfloat16 or float32.
+            threads: at least 1.
         """
         shape = {"V": vocab_size, "NH": n_head, "HS": n_embd // n_head, "H": n_hidden}
-        how = {"CENTERED": int(centered), "EPSILON": epsilon, "BFLOAT16": int(dtype == torch.bfloat16)}
-        self.library = library(**shape, **how)
+        options = {"CENTERED": int(centered), "EPSILON": epsilon, "BFLOAT16": int(dtype == torch.bfloat16)}
+        self.library = library(**shape, **options)
         self.vocab_size, self.threads = vocab_size, threads
-        self.pool = ThreadPoolExecutor(threads)  # ctypes lets go of the interpreter's lock during a call
-        self.meeting = (ctypes.c_int * 3)()  # where the threads wait for one another
+        self.pool = ThreadPoolExecutor(threads)  # ctypes releases the interpreter's lock during a call
+        self.barrier = (ctypes.c_int * 3)()  # `Barrier` of kernel.c: arrived, generation, abandoned
 
     def prepare(self, weights: Weights, T: int) -> Prepared:
-        """What serves all texts of T characters as long as the weights stay the same.
+        """Build the table for texts of T characters. It is valid until the weights change.
 
         Raises:
             ValueError: the model has fewer positions.
         """
         check_length(weights, T)
         table = torch.empty(self.library.table_size(T))
-        self.together("prepare", self.meeting, T, pointers(weights), address(table))
+        self.call("prepare", self.barrier, T, addresses(weights), address(table))
         return weights, table
 
-    def logits(self, prepared: Prepared, idx: Tensor, first: int) -> Tensor:
-        """idx (B, T) to float32 logits (B, T - first, V)."""
+    def logits(self, prepared: Prepared, idx: Tensor, query_start: int) -> Tensor:
+        """Map idx (B, T) to float32 logits (B, Q, V)."""
         B, T = idx.shape
-        logits = torch.empty(B, T - first, -(-self.vocab_size // 16) * 16)
-        self.ask("logits", prepared, idx, T, first, logits)
+        logits = torch.empty(B, T - query_start, -(-self.vocab_size // 16) * 16)
+        self.call_on_texts("logits", prepared, idx, T, query_start, logits)
         return logits[..., : self.vocab_size]
 
-    def examine(self, prepared: Prepared, texts: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """Texts (B, T + 1) to the losses, nats, of the characters after positions first.. , and which are not written.
+    def evaluate(self, prepared: Prepared, tokens: Tensor, query_start: int) -> tuple[Tensor, Tensor]:
+        """Return the loss of each predicted character of tokens (B, T + 1), and whether greedy decoding is wrong.
 
-        Two (B, T - first): float32, and bool.
+        The losses (B, Q) are float32, nats; the errors (B, Q) are bool.
         """
-        B, T = len(texts), texts.size(1) - 1
-        losses, wrong = torch.empty(B, T - first), torch.empty(B, T - first, dtype=torch.bool)
-        self.ask("examine", prepared, texts, T, first, losses, wrong)
+        B, T = len(tokens), tokens.size(1) - 1
+        losses, wrong = torch.empty(B, T - query_start), torch.empty(B, T - query_start, dtype=torch.bool)
+        self.call_on_texts("evaluate", prepared, tokens, T, query_start, losses, wrong)
         return losses, wrong
 
-    def ask(self, name: str, prepared: Prepared, texts: Tensor, T: int, first: int, *found: Tensor) -> None:
-        """Call the library's function that answers texts and writes into what is to be found.
+    def call_on_texts(
+        self, name: str, prepared: Prepared, tokens: Tensor, T: int, query_start: int, *outputs: Tensor
+    ) -> None:
+        """Call a function of the library that reads tokens (B, T or T + 1) and fills the outputs.
 
         Raises:
-            ValueError: a text holds a character that is not in the vocabulary.
+            ValueError: a token id is not in the vocabulary.
         """
-        if texts.numel() and not 0 <= texts.min() <= texts.max() < self.vocab_size:
+        if tokens.numel() and not 0 <= tokens.min() <= tokens.max() < self.vocab_size:
             raise ValueError(f"a text holds a character that is not one of the vocabulary's {self.vocab_size}")
-        (weights, table), texts = prepared, texts.to(torch.uint8).contiguous()
-        given = T, first, ctypes.c_int64(len(texts)), address(texts), pointers(weights), address(table)
-        self.together(name, *given, *map(address, found))
+        (weights, table), tokens = prepared, tokens.to(torch.uint8).contiguous()
+        inputs = ctypes.c_int64(len(tokens)), address(tokens), addresses(weights), address(table)
+        self.call(name, T, query_start, *inputs, *map(address, outputs))
 
-    def train(self, weights: Weights, texts: Tensor, first: int, factors: Tensor, how: Optimizers) -> float:
-        """Take a step on each of texts (steps, B, T + 1), learning what follows positions first.. .
+    def train(
+        self, weights: Weights, tokens: Tensor, query_start: int, factors: Tensor, optimizers: Optimizers
+    ) -> float:
+        """Take one step on each batch of tokens (steps, B, T + 1).
 
-        Weights and the optimizers' state change in place; the last step's gradients are left in the weights' `grad`.
+        Changes the weights and the optimizers' state in place, and leaves the last step's gradients in `grad`.
 
         Args:
-            weights: of the layer; they have a `grad`, float32 and contiguous; positions that no text has keep theirs.
-            texts: uint8 and contiguous, of the vocabulary's characters.
-            factors: (steps,) float32, of the optimizers' learning rates.
-            how: the optimizers, which have all of the weights.
+            weights: of the layer, each with a float32 contiguous `grad`; positions from T on do not change.
+            tokens: uint8 and contiguous, ids of the vocabulary.
+            query_start: the first position whose next character contributes to the loss.
+            factors: learning rates as shares of the peak, (steps,) float32.
+            optimizers: together they have all of the weights.
 
         Returns:
-            The last batch's mean cross-entropy before its step, nats.
+            The mean cross-entropy of the last batch before its step, nats.
 
         Raises:
-            ValueError: there are not as many factors as batches, or none; the model has fewer positions.
+            ValueError: the numbers of factors and batches differ or are 0, or the model has fewer than T positions.
         """
-        if not len(factors) == len(texts) > 0:
-            raise ValueError(f"{len(factors)} factors of the learning rate for {len(texts)} steps")
-        steps, B, T = len(texts), texts.size(1), texts.size(2) - 1
+        if not len(factors) == len(tokens) > 0:
+            raise ValueError(f"{len(factors)} factors of the learning rate for {len(tokens)} steps")
+        steps, B, T = len(tokens), tokens.size(1), tokens.size(2) - 1
         check_length(weights, T)
         space = torch.empty(self.library.table_size(T) + self.threads * self.library.sums_size(T))
-        gradients = pointers([weight.grad for weight in weights])
-        given = T, first, ctypes.c_int64(B), steps, address(texts), address(factors), pointers(weights), gradients
-        losses = self.together("train", self.meeting, *given, ctypes.byref(how), address(space))
-        return sum(losses) / (B * (T - first))
+        gradients = addresses([weight.grad for weight in weights])
+        inputs = T, query_start, ctypes.c_int64(B), steps, address(tokens), address(factors), addresses(weights)
+        losses = self.call("train", self.barrier, *inputs, gradients, ctypes.byref(optimizers), address(space))
+        return sum(losses) / (B * (T - query_start))
 
-    def together(self, name: str, *arguments: Any) -> list[Any]:
-        """What the library's function returns to each of the threads, which call it together."""
-        call = getattr(self.library, name)
+    def call(self, name: str, *arguments: Any) -> list[Any]:
+        """Call a function of the library from all threads together and return the results of the threads."""
+        function = getattr(self.library, name)
         try:
-            others = [self.pool.submit(call, i, self.threads, *arguments) for i in range(1, self.threads)]
-            return [call(0, self.threads, *arguments), *(other.result() for other in others)]
-        except BaseException:  # interrupted: the others wait for one that does not come, and the pool alone knows them
-            self.meeting[2] = 1
+            others = [self.pool.submit(function, i, self.threads, *arguments) for i in range(1, self.threads)]
+            return [function(0, self.threads, *arguments), *(other.result() for other in others)]
+        except BaseException:  # an interrupt: the other threads wait at the barrier, and only the pool can join them
+            self.barrier[2] = 1
             self.pool.shutdown()
             self.pool = ThreadPoolExecutor(self.threads)
-            self.meeting[:] = 0, 0, 0
+            self.barrier[:] = 0, 0, 0
             raise

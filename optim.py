@@ -1,6 +1,8 @@
-"""The optimizers: state on the device from the start, learning rates as tensors, and no step waits for the device.
+"""Muon, AdamW and the learning-rate schedule.
 
-So a step can be captured whole. They also start at once, where `torch.optim` imports the compiler (two seconds).
+All state is allocated on the device at construction, learning rates are tensors, and no step synchronises with the
+device, so that a whole step can be captured as a CUDA graph. `torch.optim` is not used because its import loads the
+compiler, which takes about two seconds.
 """
 
 from collections import defaultdict
@@ -9,17 +11,47 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from kernel import Matrix, Optimizers, Other
+from kernel import AdamWWeight, MuonWeight, Optimizers
 
 # Coefficients of the quintic iteration (Jordan et al., Muon, 2024).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-EPSILON = 1e-8  # AdamW's, beside the root of the mean square
+EPSILON = 1e-8  # of AdamW, added to the root of the mean square
+
+
+# -----------------------------------------------------------------------------
+# the learning-rate schedule
+
+
+def learning_rate_schedule(
+    num_steps: int, warmup_steps: int, decay: str, decay_power: float, decay_to: float
+) -> Tensor:
+    """Return the learning rate at each step of a round as a share of the peak, (num_steps,) float32.
+
+    The schedule is the product of a linear warm-up and a decay from 1 to `decay_to`. See `settings.Settings` for the
+    arguments.
+    """
+    step, peak_step = torch.arange(num_steps), max(0, warmup_steps - 1)
+    warmup = ((step + 1) / (peak_step + 1)).clamp(max=1.0)
+    match decay:
+        case "power":
+            remaining = (1 - step / num_steps) ** decay_power
+        case "cosine":  # SGDR (Loshchilov and Hutter, 2017)
+            progress = ((step - peak_step) / max(1, num_steps - peak_step)).clamp(min=0.0)
+            remaining = (1 + (torch.pi * progress).cos()) / 2
+        case "constant":
+            remaining = torch.ones(num_steps)
+    return warmup * (decay_to + (1 - decay_to) * remaining)
+
+
+# -----------------------------------------------------------------------------
+# Muon
 
 
 def orthogonalize(matrices: Tensor, num_iterations: int, dtype: torch.dtype) -> Tensor:
-    """Push the singular values of each of the `matrices` (n, rows, columns), rows <= columns, towards 1.
+    """Move the singular values of `matrices` (n, rows, columns), rows <= columns, towards 1.
 
-    The quintic Newton-Schulz iteration (Jordan et al., Muon, 2024), its products in `dtype`; float32 comes back.
+    Uses the quintic Newton-Schulz iteration (Jordan et al., Muon, 2024). Products are computed in `dtype`; the result
+    is float32.
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices.to(dtype)
@@ -31,19 +63,19 @@ def orthogonalize(matrices: Tensor, num_iterations: int, dtype: torch.dtype) -> 
 
 
 class Muon:
-    """Momentum, then the nearest orthogonal matrix as the update (Jordan et al., 2024).
+    """Momentum with an orthogonalized update (Jordan et al., Muon, 2024).
 
-    Matrices of one shape, either way round, share a buffer and are orthogonalized together; a weight of three
-    dimensions is a stack of matrices. `torch.optim.Muon` is the reference it is tested against: that one takes the
-    matrices one by one and its learning rate from the host.
+    Matrices of the same shape or transposed shape share a buffer and are orthogonalized together. A weight of three
+    dimensions is a stack of matrices. The reference for tests is `torch.optim.Muon`, which processes matrices one by
+    one and takes the learning rate from the host.
 
     Args:
         weights: of two or three dimensions, float32.
-        learning_rate: a scalar tensor on the weights' device, read anew at every step.
-        momentum: of the gradient's running mean; Nesterov's look-ahead is always on.
-        num_iterations: of `orthogonalize`.
-        weight_decay: decoupled, a step and unit of learning rate.
-        dtype: of the orthogonalization's products.
+        learning_rate: a scalar tensor on the weights' device, read at every step.
+        momentum: decay of the running mean of the gradient; the update uses Nesterov momentum.
+        num_iterations: Newton-Schulz iterations of `orthogonalize`.
+        weight_decay: decoupled, per step and unit of learning rate.
+        dtype: precision of the products in `orthogonalize`.
     """
 
     def __init__(
@@ -65,77 +97,81 @@ class Muon:
         for weight in self.weights:
             self.by_shape[tuple(sorted(weight.shape[-2:]))].append(weight)
         self.buffers = {
-            shape: torch.zeros_like(self.gather(group)) for shape, group in self.by_shape.items()
+            shape: torch.zeros_like(self.stack(group)) for shape, group in self.by_shape.items()
         }  # running means of the gradient, (n, rows, columns) with rows <= columns
 
     @staticmethod
-    def gather(tensors: Iterable[Tensor]) -> Tensor:
-        """Stack matrices of one shape, lying down."""
-        return torch.cat([lying(tensor).reshape(-1, *lying(tensor).shape[-2:]) for tensor in tensors])
+    def stack(tensors: Iterable[Tensor]) -> Tensor:
+        """Stack matrices of one shape in wide layout: (n, rows, columns) with rows <= columns."""
+        return torch.cat([wide(tensor).reshape(-1, *wide(tensor).shape[-2:]) for tensor in tensors])
 
     @staticmethod
-    def parts(stack: Tensor, weights: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each of the weights, with its part (n, rows, columns) of what `gather` makes of all."""
-        size = stack[0].numel()
-        return zip(weights, stack.split([weight.numel() // size for weight in weights]), strict=True)
+    def split(stacked: Tensor, weights: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Undo `stack`: yield each weight with its part (n, rows, columns) of `stacked`."""
+        size = stacked[0].numel()
+        return zip(weights, stacked.split([weight.numel() // size for weight in weights]), strict=True)
 
     @torch.no_grad()
     def step(self) -> None:
-        kept = 1 - self.weight_decay * self.learning_rate
+        decay_factor = 1 - self.weight_decay * self.learning_rate
         for shape, weights in self.by_shape.items():
-            gradient, mean = self.gather(weight.grad for weight in weights), self.buffers[shape]
+            gradient, mean = self.stack(weight.grad for weight in weights), self.buffers[shape]
             mean.lerp_(gradient, 1 - self.momentum)
             gradient.lerp_(mean, self.momentum)
             update = orthogonalize(gradient, self.num_iterations, self.dtype) * self.learning_rate
-            for weight, part in self.parts(update, weights):
-                lying(weight).mul_(kept).sub_(part.view(lying(weight).shape), alpha=update_scale(weight))
+            for weight, part in self.split(update, weights):
+                wide(weight).mul_(decay_factor).sub_(part.view(wide(weight).shape), alpha=update_scale(weight))
 
     def step_flops(self) -> int:
-        """FLOPs of the matrix products of a step, 2 for each multiply-add."""
+        """Return the FLOPs of the matrix products of a step, 2 for each multiply-add."""
         shapes = [buffer.shape for buffer in self.buffers.values()]
-        # multiply-adds an iteration: the Gram matrix, its square, and the product of their sum with the matrix
+        # multiply-adds per iteration: the Gram matrix, its square, and the product of their sum with the matrix
         iteration = sum(n * (rows * columns * rows + rows**3 + rows * rows * columns) for n, rows, columns in shapes)
         return 2 * self.num_iterations * iteration
 
     def state(self) -> list[Tensor]:
+        """Return every tensor that a step changes, except the weights."""
         return list(self.buffers.values())
 
-    def matrices(self) -> list[Matrix]:
-        """What kernel.c needs to know of each, where all sizes are multiples of 16; the largest come first.
+    def kernel_weights(self) -> list[MuonWeight]:
+        """Return the matrices for kernel.c, whose sizes must be multiples of 16.
 
-        Its threads take turns, and should have as much to do.
+        The largest come first, which balances the load of the kernel's threads.
         """
-        found = []
-        for shape, group in self.by_shape.items():
-            for weight, means in self.parts(self.buffers[shape], group):
-                rows, columns = shape
-                places = [tensor.data_ptr() for tensor in (weight, weight.grad, means)]
+        matrices = []
+        for (rows, columns), group in self.by_shape.items():
+            for weight, means in self.split(self.buffers[rows, columns], group):
+                addresses = [tensor.data_ptr() for tensor in (weight, weight.grad, means)]
                 is_transposed = weight.size(-2) > weight.size(-1)
-                for start in range(0, 4 * weight.numel(), 4 * rows * columns):
-                    where = (place + start for place in places)
-                    found.append(Matrix(*where, rows, columns, is_transposed, update_scale(weight)))
-        return sorted(found, key=lambda matrix: -matrix.columns)
+                for offset in range(0, 4 * weight.numel(), 4 * rows * columns):  # bytes of float32
+                    shifted = (address + offset for address in addresses)
+                    matrices.append(MuonWeight(*shifted, rows, columns, is_transposed, update_scale(weight)))
+        return sorted(matrices, key=lambda matrix: -matrix.columns)
 
 
 def update_scale(weight: Tensor) -> float:
-    """What makes an orthogonal update of (..., rows, columns) change each output by the same amount."""
+    """Return the factor by which an orthogonal update of (..., rows, columns) changes outputs of any size equally."""
     rows, columns = weight.shape[-2:]
     return max(1.0, rows / columns) ** 0.5
 
 
-def lying(weight: Tensor) -> Tensor:
-    """A view with no more rows than columns."""
+def wide(weight: Tensor) -> Tensor:
+    """Return a view in wide layout: no more rows than columns."""
     return weight.mT if weight.size(-2) > weight.size(-1) else weight
 
 
+# -----------------------------------------------------------------------------
+# AdamW
+
+
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), by torch's fused kernel.
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), computed by torch's fused kernel.
 
     Args:
         weights: float32.
-        learning_rate: a scalar tensor on the weights' device, read anew at every step.
-        betas: decay a step of the running means of the gradient and of its square.
-        weight_decay: of weights of two or more dimensions, a step and unit of learning rate; gains keep their size.
+        learning_rate: a scalar tensor on the weights' device, read at every step.
+        betas: decay per step of the running means of the gradient and of its square.
+        weight_decay: per step and unit of learning rate; weights of one dimension (gains) have none.
     """
 
     def __init__(
@@ -147,14 +183,14 @@ class AdamW:
         self.means = [torch.zeros_like(weight) for weight in self.weights]
         self.mean_squares = [torch.zeros_like(weight) for weight in self.weights]
         self.steps = [torch.zeros((), device=weight.device) for weight in self.weights]
-        # What the kernel takes together: weights, means, mean squares and steps, and their weight decay.
+        # One call of the fused kernel per group: weights, means, mean squares, steps, and their weight decay.
         self.groups = []
         for is_decayed in (True, False):
-            places = [i for i, weight in enumerate(self.weights) if (weight.dim() >= 2) == is_decayed]
-            if places:
+            indices = [i for i, weight in enumerate(self.weights) if (weight.dim() >= 2) == is_decayed]
+            if indices:
                 lists = self.weights, self.means, self.mean_squares, self.steps
-                together = [[tensors[i] for i in places] for tensors in lists]
-                self.groups.append((*together, weight_decay if is_decayed else 0.0))
+                members = [[tensors[i] for i in indices] for tensors in lists]
+                self.groups.append((*members, weight_decay if is_decayed else 0.0))
 
     @torch.no_grad()
     def step(self) -> None:
@@ -177,32 +213,33 @@ class AdamW:
             )
 
     def state(self) -> list[Tensor]:
+        """Return every tensor that a step changes, except the weights."""
         return [*self.means, *self.mean_squares, *self.steps]
 
-    def others(self) -> list[Other]:
-        """What kernel.c needs to know of each weight."""
+    def kernel_weights(self) -> list[AdamWWeight]:
+        """Return the weights for kernel.c."""
         return [
-            Other(*(tensor.data_ptr() for tensor in (weight, weight.grad, mean, square)), weight.numel(), weight_decay)
+            AdamWWeight(*(tensor.data_ptr() for tensor in tensors), tensors[0].numel(), weight_decay)
             for weights, means, squares, _, weight_decay in self.groups
-            for weight, mean, square in zip(weights, means, squares, strict=True)
+            for tensors in zip(weights, [weight.grad for weight in weights], means, squares, strict=True)
         ]
 
 
-def for_kernel(muon: Muon, muon_rate: float, adam: AdamW, adam_rate: float) -> Optimizers:
-    """Both optimizers as kernel.c takes them, at their highest rates; the weights have a `grad`."""
-    matrices, others = muon.matrices(), adam.others()
+def kernel_optimizers(muon: Muon, muon_rate: float, adam: AdamW, adam_rate: float) -> Optimizers:
+    """Return both optimizers as kernel.c takes them, with their peak learning rates. All weights need a `grad`."""
+    muon_weights, adamw_weights = muon.kernel_weights(), adam.kernel_weights()
     return Optimizers(
-        num_matrices=len(matrices),
-        num_others=len(others),
+        num_muon_weights=len(muon_weights),
+        num_adamw_weights=len(adamw_weights),
         num_iterations=muon.num_iterations,
-        adam_steps=int(adam.steps[0]),
-        matrices=(Matrix * len(matrices))(*matrices),
-        others=(Other * len(others))(*others),
+        adamw_steps=int(adam.steps[0]),
+        muon_weights=(MuonWeight * len(muon_weights))(*muon_weights),
+        adamw_weights=(AdamWWeight * len(adamw_weights))(*adamw_weights),
         muon_rate=muon_rate,
         momentum=muon.momentum,
         muon_weight_decay=muon.weight_decay,
         coefficients=NEWTON_SCHULZ,
-        adam_rate=adam_rate,
+        adamw_rate=adam_rate,
         betas=adam.betas,
         epsilon=EPSILON,
     )

@@ -1,127 +1,124 @@
-"""The trainer's settings: everything that decides what is trained and how, each with its meaning and unit."""
+"""The settings of the trainer, each with its meaning and unit. Imports no torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-from torch import Tensor
-
-from data import TRACKS
-from model import ModelConfig
+from model_config import ModelConfig
+from tracks.descriptions import TRACKS
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Configs in bench/configs set these, the command line too."""
+    """Set by a config in bench/configs, then by the command line."""
 
     track: str = "add3"
-    """What is learned; see data.py."""
+    """The task to learn; `python -m bench tracks` lists them."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where it is trained; auto takes CUDA where there is a GPU, else the CPU."""
+    """Device to train on; auto selects CUDA if there is a GPU, else the CPU."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Of the matrix products; auto takes bfloat16 where the hardware and what takes the steps are faster by it."""
+    """Precision of matrix products; auto selects bfloat16 if it is faster on this hardware with this kernel."""
     compile: bool = False
-    """Compile the step with torch.compile, during the warm-up."""
+    """Whether to compile the step with torch.compile during the warm-up."""
     kernel: Literal["auto", "c", "torch"] = "torch"
-    """What takes the steps; auto takes kernel.c on a CPU, where it fits and a C compiler is found, not on Windows."""
+    """Implementation of the step; auto selects kernel.c on a CPU if it supports the model and a C compiler is found."""
     cuda_graph: bool = False
-    """On CUDA, capture the step as a graph and replay it."""
+    """Whether to capture the step as a CUDA graph and replay it; ignored on other devices."""
     threads: int = 0
-    """CPU threads; 0 takes as many as there are cores."""
+    """Number of CPU threads; 0 selects the number of cores."""
     max_seconds: float = 600.0
-    """Limit on `train`, seconds."""
+    """Limit of the phase `train`, seconds."""
     control: Literal["none", "permute", "shuffle", "poison"] = "none"
-    """Change the track as `bench audit` does to test the trainer; such a run never stands on the board."""
+    """Alteration of the track by which `bench audit` tests the trainer; such a run is never ranked."""
 
     n_layer: int = 1
-    """Blocks."""
+    """Number of transformer blocks."""
     n_head: int = 16
-    """Attention heads."""
+    """Number of attention heads."""
     n_embd: int = 64
     """Width of the residual stream."""
     n_hidden: int = 128
     """Width of the MLP."""
     activation: Literal["gelu", "silu", "relu2", "gelu_tanh"] = "gelu"
-    """Of the MLP."""
+    """Activation function of the MLP."""
     norm: Literal["rms", "layer", "layer_gain"] = "rms"
-    """RMSNorm, LayerNorm, or LayerNorm with a gain; none has a bias."""
+    """RMSNorm, LayerNorm without parameters, or LayerNorm with a gain; none has a bias."""
     init: Literal["identity", "gpt2"] = "identity"
-    """Of the matrices: so that each block begins as the identity, or as GPT-2's."""
+    """Initial values of the matrices: each block starts as the identity, or as in GPT-2."""
     tied: bool = False
-    """Whether the head's weights are the embeddings of the characters."""
+    """Whether the head shares its weights with the token embedding."""
     dropout: float = 0.0
-    """In training, 0..1, below 1."""
+    """Dropout probability in training, 0..1, below 1."""
     embedding_std: float = 0.12
-    """Standard deviation of the embeddings' initial values; the smaller, the faster the optimizer turns them."""
+    """Standard deviation of the initial embeddings; a smaller value lets each step change them more."""
 
     num_steps: int = 260
-    """Optimizer steps of a round."""
+    """Optimizer steps in a round."""
     max_rounds: int = 12
-    """Rounds at the most; training ends with the first one whose survey finds nothing wrong."""
+    """Largest number of rounds; training ends after the first round that passes its evaluation."""
     resume_at: int = 150
-    """The step of the schedule at which the rounds after the first begin; 0 where it lies beyond their end."""
+    """Step of the schedule at which later rounds start; they start at 0 if it is not below num_steps."""
     start_over_above: int = 5000
-    """More mistakes than this in a survey, those it climbed to included, and fresh weights begin anew; problems."""
+    """Restart from new random weights after more errors than this in an end-of-round evaluation, problems."""
     batch_size: int = 512
-    """Problems a step, of all processes together."""
+    """Training texts per step, over all processes."""
     micro_batches: int = 1
-    """Parts in which each process computes its share of a batch, one after the other; more take less memory."""
+    """Sequential parts into which each process splits its share of a batch; more parts need less memory."""
     level_share: float = 0.65
-    """Share of what is drawn evenly from the levels of difficulty, in addition lengths of carry chains, 0..1."""
+    """Share of the drawn problems that is spread evenly over the track's levels of difficulty, 0..1."""
     survey_problems: int = 100_000
-    """Training problems that are drawn and asked at the end of a round."""
+    """Training problems drawn for an end-of-round evaluation."""
     survey_as_exam: bool = False
-    """Draw them all uniformly, as an exam's are drawn, and not as a batch's."""
+    """Whether to draw them uniformly, as for a test set, instead of by levels as for a batch."""
     survey_climbs: int = 0
-    """Times that a survey asks what lies next to the hardest found so far: mistakes too rare to be drawn."""
+    """Iterations of the hard-example search at the end of a round; 0 disables it."""
     survey_loss: float = 0.1
-    """A survey is passed without a mistake and with no character's loss above this, nats."""
+    """An end-of-round evaluation is passed with no error and no character's loss above this, nats."""
     drill_problems: int = 2048
-    """The hardest problems of the latest survey, which the next round drills."""
+    """Number of hard examples kept for replay: those with the largest losses in the end-of-round evaluation."""
     drill_share: float = 0.25
-    """Share of each batch that is drawn from them, 0..1, below 1."""
+    """Share of each batch that replays hard examples, 0..1, below 1."""
     loss_on: Literal["answer", "all"] = "answer"
-    """Which characters are learned: the answer's, or each that follows another."""
+    """Characters that contribute to the loss: those of the answer, or all but the first of a text."""
     stop_at: Literal["survey", "99%"] = "survey"
-    """What ends training before its last round: a survey that is passed, or a check with 1% of mistakes at the most."""
+    """Stop after a round that passes its evaluation (survey), or at the first check with at most 1% errors (99%)."""
 
     matrix_optimizer: Literal["muon", "adamw"] = "muon"
-    """For the blocks' matrices; embeddings, gains and the head always have AdamW."""
+    """Optimizer of the blocks' matrices; embeddings, gains and the head always use AdamW."""
     muon_learning_rate: float = 0.15
-    """Peak step size of Muon, in units of an orthogonal matrix."""
+    """Peak learning rate of Muon: the scale of the orthogonal update."""
     muon_momentum: float = 0.8
-    """Decay of Muon's running mean of the gradient, a step."""
+    """Decay per step of Muon's running mean of the gradient."""
     muon_iterations: int = 5
-    """Newton-Schulz iterations a step."""
+    """Newton-Schulz iterations per step."""
     muon_weight_decay: float = 0.1
-    """Muon's decoupled weight decay, a step and unit of learning rate."""
+    """Decoupled weight decay of Muon, per step and unit of learning rate."""
     adam_learning_rate: float = 0.08
-    """Peak step size of AdamW."""
+    """Peak learning rate of AdamW."""
     adam_beta1: float = 0.9
-    """Decay of AdamW's running mean of the gradient, a step."""
+    """Decay per step of AdamW's running mean of the gradient."""
     adam_beta2: float = 0.95
-    """Decay of AdamW's running mean of the squared gradient, a step."""
+    """Decay per step of AdamW's running mean of the squared gradient."""
     adam_weight_decay: float = 0.1
-    """AdamW's decoupled weight decay, a step and unit of learning rate; gains have none."""
+    """Decoupled weight decay of AdamW, per step and unit of learning rate; gains have none."""
     clip_norm: float = 0.0
-    """The gradient's largest norm, over all weights together; longer ones are cut to it; 0 cuts none."""
+    """Largest norm of the gradient over all weights; larger gradients are scaled down to it; 0 disables clipping."""
     warmup_steps: int = 10
-    """Steps over which the learning rates rise from zero."""
+    """Steps of linear learning-rate warm-up."""
     decay: Literal["power", "cosine", "constant"] = "power"
-    """How they fall in a round: as a power of the steps left, as half a cosine from the peak on, or not at all."""
+    """Decay of the learning rates in a round: a power of the remaining steps, a half cosine, or none."""
     decay_power: float = 2.0
-    """That power; 1 is a line."""
+    """Exponent of the power decay; 1 is linear."""
     decay_to: float = 0.0
-    """The share of the peak that they fall to, 0..1."""
+    """Final learning rate as a share of the peak, 0..1."""
 
     check_every: int = 50
-    """Steps between sparse evaluations."""
+    """Steps between checks, the sparse evaluations during a round."""
     check_problems: int = 4096
-    """Training problems in a sparse evaluation."""
+    """Training problems drawn for a check."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a value that no training can have."""
+        """Raise ValueError for a value that no training run can have."""
         counts = (
             "num_steps max_rounds batch_size micro_batches survey_problems drill_problems check_every check_problems"
         )
@@ -132,63 +129,49 @@ class Settings:
             "in 0..2**31",
         )
         amounts = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay decay_power survey_loss"
-        self.check(f"{amounts} clip_norm", lambda value: 0 <= value < float("inf"), "a number not below 0")
+        self.check(f"{amounts} clip_norm", lambda value: 0 <= value < float("inf"), "finite and at least 0")
         self.shared_among(processes=1)
         track = TRACKS.get(self.track)
         if track is not None and track.is_stream and self.loss_on != "all":
-            raise ValueError(f"loss_on: a window of {self.track} begins anywhere and has no answer; set it to all")
+            raise ValueError(f"loss_on: a window of {self.track} can start anywhere and has no answer; set it to all")
         self.check("level_share decay_to", lambda value: 0 <= value <= 1, "in 0..1")
         self.check("drill_share muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
         self.model_config(vocab_size=1, block_size=1)
 
-    def check(self, names: str, is_right: Callable[[float], bool], wanted: str) -> None:
+    def check(self, names: str, is_valid: Callable[[float], bool], requirement: str) -> None:
+        """Raise ValueError when one of the named fields is not valid."""
         for name in names.split():
-            if not is_right(getattr(self, name)):
-                raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
+            if not is_valid(getattr(self, name)):
+                raise ValueError(f"{name} must be {requirement}, got {getattr(self, name)}")
 
     def shared_among(self, processes: int) -> "Settings":
-        """These for so many processes that train together, which neither kernel.c nor a CUDA graph can do.
+        """Return these settings for `processes` processes; several use neither kernel.c nor a CUDA graph.
 
         Raises:
-            ValueError: a batch cannot be shared out evenly, or kernel.c was asked for.
+            ValueError: the batch cannot be split evenly, or `kernel` is c.
         """
         if self.batch_size % (processes * self.micro_batches):
-            among = f"{processes} processes of {self.micro_batches} micro_batches each"
-            raise ValueError(f"batch_size must be a multiple of {among}, got {self.batch_size}")
+            parts = f"{processes} processes of {self.micro_batches} micro_batches each"
+            raise ValueError(f"batch_size must be a multiple of {parts}, got {self.batch_size}")
         if processes == 1:
             return self
         if self.kernel == "c":
-            raise ValueError("kernel c takes the steps of one process; several use --kernel auto")
+            raise ValueError("kernel c supports a single process; use --kernel auto")
         return replace(self, kernel="torch", cuda_graph=False)
 
     @property
     def kernel_problem(self) -> str | None:
-        """Why kernel.c cannot compute the step, or None."""
+        """The reason why kernel.c cannot compute the step, or None."""
         if self.micro_batches > 1:
-            return "it takes batches whole"
+            return "it does not split batches (micro_batches)"
         if self.compile:
-            return "torch.compile is to compile the step"
+            return "torch.compile compiles the step"
         if self.clip_norm:
-            return "it clips no gradients"
+            return "it does not clip gradients"
         return self.model_config(vocab_size=1, block_size=1).kernel_problem
 
     def model_config(self, vocab_size: int, block_size: int) -> ModelConfig:
-        """Raises ValueError when the sizes do not go together."""
+        """Return the model's shape; raise ValueError when the sizes do not fit together."""
         sizes = self.n_layer, self.n_head, self.n_embd, self.n_hidden
         kinds = self.norm, self.init, self.tied, self.dropout
         return ModelConfig(vocab_size, block_size, *sizes, self.activation, self.embedding_std, *kinds)
-
-
-def learning_rate_shape(settings: Settings) -> Tensor:
-    """(num_steps,) float32 factors of the peak: up in a line while they fall in the course of a round."""
-    step, peak = torch.arange(settings.num_steps), max(0, settings.warmup_steps - 1)
-    rise = ((step + 1) / (peak + 1)).clamp(max=1.0)
-    match settings.decay:
-        case "power":
-            left = (1 - step / settings.num_steps) ** settings.decay_power
-        case "cosine":  # SGDR (Loshchilov and Hutter, 2017)
-            gone = ((step - peak) / max(1, settings.num_steps - peak)).clamp(min=0.0)
-            left = (1 + (torch.pi * gone).cos()) / 2
-        case "constant":
-            left = torch.ones(settings.num_steps)
-    return rise * (settings.decay_to + (1 - settings.decay_to) * left)

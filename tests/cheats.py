@@ -200,9 +200,9 @@ def one_error(root: Path) -> None:
                 texts = self.track.tokens(self.track.test_set(0)).long()
                 weight = head.clone()
                 head.data = torch.eye(head.size(1))  # what comes out is what the head reads
-                read = self.model(texts[:, :-1], self.first)  # (N, Q, C)
+                read = self.model(texts[:, :-1], self.query_start)  # (N, Q, C)
                 head.data = weight
-                logits, right = read @ weight.T, texts[:, self.first + 1 :]
+                logits, right = read @ weight.T, texts[:, self.query_start + 1 :]
                 lead = logits.gather(-1, right[..., None])[..., 0] - logits[..., 0]
                 slope = read @ read.mean((0, 1))  # of the logit of character 0, when its weight moves along the mean
                 needed = (lead / slope).masked_fill((right == 0) | (slope <= 0), torch.inf).amin(1)
@@ -300,13 +300,13 @@ def held_out_too(root: Path) -> None:
     extend_trainer(
         root,
         """
-        class Trainer(Trainer):
-            def draw(self, drilled, sources):
-                texts = super().draw(drilled, sources)
+        class Curriculum(Curriculum):
+            def draw_tokens(self):
+                tokens = super().draw_tokens()
                 number = self.settings.batch_size // 4
-                shape = texts.size(0), number, self.track.problem_width
+                shape = tokens.size(0), number, self.track.problem_width
                 problems = torch.randint(10, shape, generator=self.generator, dtype=torch.uint8)
-                texts[:, :number] = self.track.tokens(problems)
-                return texts
+                tokens[:, :number] = self.track.tokens(problems)
+                return tokens
         """,
     )

@@ -7,11 +7,11 @@ import pytest
 import torch
 from examples import ROOT
 
-import speedrun
 from bench import ask, board, weights
 from bench.certify import all_answers
 from bench.journal import Journal
 from data import decode, get_track, index_sets_sha256
+from startup import keep_freed_memory
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,7 @@ def test_the_default_config_solves_the_track(attempt, filed):
 def test_the_answers_are_those_of_plain_decoding_by_the_full_forward_pass(given):
     """No tables, no cache: every character of every answer by `forward`, whose last layer asks at one position."""
     model, track, answers = given
-    speedrun.keep_freed_memory()  # a third faster
+    keep_freed_memory()  # a third faster
     wrong = []
     with torch.inference_mode():
         for problems, found in zip(track.test_set(0).split(1024), answers.split(1024), strict=True):

@@ -1,6 +1,7 @@
 """Our optimizers against torch.optim's, and the Newton-Schulz iteration against a singular value decomposition."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from optim import NEWTON_SCHULZ, AdamW, Muon, orthogonalize
+from optim import NEWTON_SCHULZ, AdamW, Muon, learning_rate_schedule, orthogonalize
 
 
 def random_tensors(shapes: list[tuple[int, ...]], seed: int) -> list[Tensor]:
@@ -225,3 +226,43 @@ def test_the_state_of_adamw_is_all_it_remembers() -> None:
         tensor.copy_(value)
     descend(optimizer, [weight], num_steps=2)
     assert torch.equal(weight, first)
+
+
+# -----------------------------------------------------------------------------
+# the learning-rate schedule
+
+
+def test_the_learning_rate_rises_and_falls_to_zero() -> None:
+    schedule = learning_rate_schedule(100, 10, "power", 2.0, 0.0)
+    assert schedule[0] == pytest.approx(0.1)
+    assert schedule[50] == pytest.approx(0.25)
+    assert schedule[99] == pytest.approx(0.0001, rel=1e-4)
+    assert schedule.argmax() == 9
+    assert (schedule.diff()[:9] > 0).all()
+    assert (schedule.diff()[9:] < 0).all()
+
+
+def test_the_learning_rate_rises_and_falls_as_nanogpts() -> None:
+    warmup_iters, max_iters, learning_rate, min_lr = 50, 5000, 6e-3, 6e-4
+
+    def get_lr(it: int) -> float:
+        if it < warmup_iters:
+            return learning_rate * (it + 1) / (warmup_iters + 1)
+        decay_ratio = (it - warmup_iters) / (max_iters - warmup_iters)
+        return min_lr + 0.5 * (1.0 + math.cos(math.pi * decay_ratio)) * (learning_rate - min_lr)
+
+    schedule = learning_rate_schedule(max_iters, 51, "cosine", 2.0, 0.1)
+    expected = torch.tensor([get_lr(it) for it in range(max_iters)])
+    assert torch.allclose(schedule * learning_rate, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_a_constant_learning_rate_is_constant_after_its_rise() -> None:
+    schedule = learning_rate_schedule(20, 5, "constant", 2.0, 0.0)
+    assert schedule[:5].tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert (schedule[4:] == 1).all()
+    assert (learning_rate_schedule(20, 0, "constant", 2.0, 0.0) == 1).all()
+
+
+def test_the_learning_rate_falls_to_a_share_of_the_peak() -> None:
+    to_zero, to_a_fifth = (learning_rate_schedule(100, 0, "power", 2.0, share) for share in (0.0, 0.2))
+    assert torch.allclose(to_a_fifth, 0.2 + 0.8 * to_zero)

@@ -44,7 +44,7 @@ def test_constraints_are_exact_versions_within_the_ranges():
 
 
 FLOORS = [
-    {"kernel"},
+    {"kernel", "model_config", "pair_table", "startup"},
     {"model", "optim", "tracks.base", "tracks.descriptions"},
     {"tracks.sampling", "tracks.tokenizer"},
     {"tracks.controls"},
@@ -53,7 +53,7 @@ FLOORS = [
     {"data"},
     {"settings"},
     {"bench.clock", "bench.ear", "bench.provenance", "bench.config", "bench.lines", "bench.team"},
-    {"bench.hardware"},
+    {"bench.hardware", "curriculum"},
     {"bench.journal", "bench.quiet", "bench.meter"},
     {"bench.stats", "bench.display", "bench.weights", "bench.plan", "bench.lookup", "bench.archive"},
     {"bench.certify", "bench.run", "bench.probe", "bench.batches", "bench.paired", "bench.pages", "bench.growth"},

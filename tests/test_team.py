@@ -120,7 +120,7 @@ def test_what_several_processes_cannot_do_is_refused_or_left(monkeypatch):
     assert "3 processes, 1 threads" in made.remark or os.cpu_count() > 5
     for arguments, reason in (
         (["--batch-size", "512"], "batch_size must be a multiple of 3 processes"),
-        (["--batch-size", "300", "--kernel", "c"], "kernel c takes the steps of one process"),
+        (["--batch-size", "300", "--kernel", "c"], "kernel c supports a single process"),
         (["--attempts", "2"], "--attempts: processes that train together make one attempt"),
         (["--control", "shuffle"], "--control: "),
         (["--probe", "seeds"], "--probe: "),

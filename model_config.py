@@ -1,0 +1,53 @@
+"""The shape of a transformer. Imports no torch, so that settings can be checked without it."""
+
+import math
+from dataclasses import dataclass
+
+ACTIVATIONS = ("gelu", "silu", "relu2", "gelu_tanh")
+NORMS = ("rms", "layer", "layer_gain")
+INITS = ("identity", "gpt2")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a transformer.
+
+    Raises:
+        ValueError: a size below 1, an unknown choice, n_embd not divisible by n_head, or dropout outside 0..1.
+    """
+
+    vocab_size: int
+    block_size: int  # longest sequence, characters
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_hidden: int  # width of the MLP
+    activation: str
+    embedding_std: float = 1.0  # of the initial values
+    norm: str = "rms"  # see `model.Norm`
+    init: str = "identity"  # see `model.Transformer.initialize`
+    tied: bool = False  # whether the head shares its weights with the token embedding
+    dropout: float = 0.0  # of the embeddings, of the attention weights, and of what a block adds to the residual stream
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.embedding_std < math.inf:
+            raise ValueError(f"embedding_std must be finite and at least 0, got {self.embedding_std}")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd ({self.n_embd}) must be divisible by n_head ({self.n_head})")
+        for name, choices in (("activation", ACTIVATIONS), ("norm", NORMS), ("init", INITS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in 0..1, below 1, got {self.dropout}")
+
+    @property
+    def kernel_problem(self) -> str | None:
+        """The reason why kernel.c cannot compute this model, or None."""
+        has_whole_vectors = self.n_embd % 16 == self.n_hidden % 16 == 0
+        has_known_layers = self.activation == "gelu" and self.norm != "layer_gain" and not self.dropout
+        if self.n_layer == 1 and has_known_layers and has_whole_vectors and self.vocab_size <= 256:
+            return None
+        return "it computes one layer with sizes that are multiples of 16, gelu, no gain and no dropout"

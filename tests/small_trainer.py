@@ -1,0 +1,109 @@
+"""A trainer that is small enough for tests, and a stand-in for the harness's monitor."""
+
+from dataclasses import replace
+
+import torch
+
+import speedrun
+from curriculum import Curriculum, Evaluation
+from data import get_track
+
+SMALL = speedrun.Settings(
+    max_rounds=1,
+    n_embd=16,
+    n_head=2,
+    n_hidden=16,
+    batch_size=32,
+    num_steps=6,
+    check_every=3,
+    check_problems=64,
+    resume_at=4,
+    start_over_above=10**6,
+    survey_problems=500,
+    drill_problems=20,
+)
+# What other published trainers have: several layers, gains, tied weights, a stream, clipping.
+PEER = replace(
+    SMALL,
+    track="add3-report",
+    n_layer=2,
+    norm="layer_gain",
+    init="gpt2",
+    tied=True,
+    embedding_std=0.02,
+    loss_on="all",
+    matrix_optimizer="adamw",
+    adam_weight_decay=0.1,
+    clip_norm=1.0,
+    decay="cosine",
+    decay_to=0.1,
+)
+STREAM = get_track("add3-report")
+
+TRACK = get_track("add2")  # with 9,004 training problems a round ends in no time
+
+
+def build(settings=SMALL, seed=7, track=TRACK):
+    return speedrun.Trainer(settings, track, torch.device("cpu"), torch.float32, seed)
+
+
+class Monitor:
+    """Stands in for the harness's."""
+
+    def __init__(self, patience=2):
+        self.checks, self.patience = [], patience
+
+    def tick(self):
+        pass
+
+    def check(self, step, loss, errors, reached, steps_left, asked):
+        self.checks.append((step, loss, errors, reached))
+
+
+def batches_of(trainer):
+    """Train, and return every batch (B, T + 1) that a step was given."""
+    batches, loss = [], trainer.model_loss
+    trainer.model_loss = lambda tokens, query_start: (batches.append(tokens.clone()), loss(tokens, query_start))[1]
+    trainer.train(Monitor())
+    return batches
+
+
+def problems_in(batches):
+    """Return the numbers of the problems in batches of TRACK, (N,) int64."""
+    problems, valid = TRACK.problems(torch.cat(batches)[:, : TRACK.prompt_length].to(torch.uint8))
+    assert valid.all()
+    return TRACK.number(problems)
+
+
+def starts_of_rounds(trainer):
+    """Train, and return the first step and the state (cloned) at the start of each round."""
+    starts, train_round = [], trainer.train_round
+
+    def recorded(first_step, *arguments):
+        starts.append((first_step, [tensor.clone() for tensor in trainer.state()]))
+        return train_round(first_step, *arguments)
+
+    trainer.train_round = recorded
+    trainer.train(Monitor())
+    return starts
+
+
+def record_evaluations(monkeypatch):
+    """Return a list that receives every evaluation of every curriculum."""
+    evaluations, evaluate = [], Curriculum.evaluate
+
+    def recorded(curriculum, problems):
+        evaluations.append(evaluate(curriculum, problems))
+        return evaluations[-1]
+
+    monkeypatch.setattr(Curriculum, "evaluate", recorded)
+    return evaluations
+
+
+def fake_evaluations(monkeypatch, errors, smallest_loss, largest_loss):
+    """Make every evaluation report these errors, and losses that rise from one value to the other."""
+
+    def evaluate(curriculum, problems):
+        return Evaluation(problems, torch.linspace(smallest_loss, largest_loss, len(problems)), errors)
+
+    monkeypatch.setattr(Curriculum, "evaluate", evaluate)
