@@ -16,8 +16,8 @@ from model import Transformer
 from settings import Settings
 
 SEARCH_BEAM = 128  # problems from which each iteration of the hard-example search starts
-EVALUATION_BATCH = {"cpu": 2048}  # problems; on a CPU the activations should fit into its caches
-LARGE_EVALUATION_BATCH = 32_768  # on other devices, where larger batches have less overhead
+CPU_EVALUATION_BATCH = 2048  # problems; the activations should fit into the CPU's caches
+GPU_EVALUATION_BATCH = 32_768  # problems; a larger batch has less overhead
 
 
 class Evaluation(NamedTuple):
@@ -95,7 +95,8 @@ class Curriculum:
         query_start = self.track.prompt_length - 1
         self.model.eval()
         prepared = self.model.prepare(self.track.prompt_length + self.track.answer_length - 1, query_start)
-        parts = team.share(problems).split(EVALUATION_BATCH.get(self.device.type, LARGE_EVALUATION_BATCH))
+        batch_size = CPU_EVALUATION_BATCH if self.device.type == "cpu" else GPU_EVALUATION_BATCH
+        parts = team.share(problems).split(batch_size)
         results = [self.model.evaluate(self.track.tokens(part), query_start, prepared) for part in parts]
         self.model.train()
         losses, wrong = (team.gather(torch.cat(each), len(problems)) for each in zip(*results, strict=True))
