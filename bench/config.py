@@ -1,47 +1,18 @@
 """Configs: TOML files that may extend one another, checked against the trainer's settings, and the command line."""
 
-import contextlib
 import dataclasses
-import difflib
-import io
-import itertools
 import re
 import tomllib
-import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-import tyro
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from bench.errors import WrongRequest, nearest
 
 CONFIGS = Path(__file__).parent / "configs"
 SEARCH = "search"  # the table of a config that a search has found: what that took
-
-T = TypeVar("T")
-
-
-class WrongRequest(Exception):
-    """What was asked for cannot be done; the message is one line that says what to do. Exit status 2."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
-
-
-class NotHere(WrongRequest):
-    """It cannot be done on this machine; on another it could."""
-
-
-def in_words(problem: OSError) -> str:
-    """What went wrong with which file, without the number that the system has for it."""
-    return f"{problem.filename}: {problem.strerror}" if problem.filename and problem.strerror else str(problem)
-
-
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """`; the nearest is 'x'`, or a list when nothing is near."""
-    valid = sorted(valid)
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
-    return f"; the nearest is {close[0]!r}" if close else f"; there are {', '.join(valid)}"
 
 
 # -----------------------------------------------------------------------------
@@ -145,94 +116,3 @@ def check_values(values: dict[str, Any], schema: type, where: str) -> None:
     except ValidationError as problem:
         reason = problem.errors()[0]["msg"]
         raise WrongRequest(f"{where}: {key}: {reason[0].lower() + reason[1:]}, got {value!r}") from None
-
-
-# -----------------------------------------------------------------------------
-# the command line
-
-
-def option_value(arguments: Sequence[str], option: str) -> str | None:
-    """The value that the command line gives to one option, the last time it does, before all else is understood."""
-    found = None
-    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
-        name, equals, value = argument.partition("=")
-        if name == option:
-            found = value if equals else following
-    return found
-
-
-def without_option(arguments: Sequence[str], option: str) -> list[str]:
-    """The command line less one option and its value."""
-    kept, skip = [], False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument == option:
-            skip = True
-        elif not argument.startswith(f"{option}="):
-            kept.append(argument)
-    return kept
-
-
-def parse_arguments(
-    schema: type[T],
-    arguments: Sequence[str],
-    default: T | None = None,
-    description: str = "",
-    program: str | None = None,
-) -> T:
-    """Let tyro fill `schema` from the command line, with its panels of several lines made one.
-
-    Raises:
-        WrongRequest: an unknown option, or a value of the wrong type.
-        SystemExit: after `--help`.
-    """
-    panel = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(panel):
-            value, unknown = tyro.cli(
-                schema,
-                prog=program,
-                args=list(arguments),
-                default=tyro.MISSING_NONPROP if default is None else default,
-                description=description,
-                return_unknown_args=True,
-            )
-    except SystemExit as end:
-        if not end.code:
-            raise
-        raise WrongRequest(first_words(panel.getvalue()).removeprefix("Error parsing settings: ")) from None
-    if unknown:
-        options = (f"--{name.replace('_', '-')}" for name in option_names(schema))
-        if not unknown[0].startswith("--"):
-            raise WrongRequest(f"{unknown[0]!r}: this command takes nothing here")
-        raise WrongRequest(f"{unknown[0]}: unknown option{nearest(unknown[0].replace('_', '-'), options)}")
-    return value
-
-
-def first_words(panel: str) -> str:
-    """The message of one of tyro's error panels in one line: what stands between the title and the next ruled line."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", panel).splitlines()[1:]
-    rows = [re.sub(r"^[│|]|[│|]$", "", line).strip() for line in plain]
-
-    def is_rule(row: str) -> bool:
-        return not row.strip("─-")
-
-    return " ".join(itertools.takewhile(lambda row: not is_rule(row), itertools.dropwhile(is_rule, rows)))
-
-
-def option_names(schema: type) -> list[str]:
-    """The fields of a dataclass, those of a field that is one itself in its place."""
-    names = []
-    for field in dataclasses.fields(schema):
-        kind = typing.get_args(field.type)[0] if typing.get_origin(field.type) is Annotated else field.type
-        names += option_names(kind) if dataclasses.is_dataclass(kind) else [field.name]
-    return names
-
-
-def check_positive(arguments: Any, *names: str) -> None:
-    """Raises WrongRequest when one of a command's options was given a number that is not above 0."""
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise WrongRequest(f"--{name.replace('_', '-')} {value:g}: must be above 0")

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import config
-from bench.config import WrongRequest, check_values, find_config, nearest, option_value, parse_arguments, read_config
+from bench.cli import option_value, parse_arguments
+from bench.config import check_values, find_config, read_config
+from bench.errors import WrongRequest, nearest
 from data import TRACKS
 from speedrun import Settings as TrainerSettings
 

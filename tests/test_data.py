@@ -9,12 +9,12 @@ import sys
 
 import pytest
 import torch
-from digits import is_held_out, pairs_of
-from examples import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data import TRACKS, decode, encode, index_sets_sha256
+from tests.support.digits import is_held_out, pairs_of
+from tests.support.examples import ROOT
 
 ADD2, ADD3 = TRACKS["add2"], TRACKS["add3"]
 

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from examples import example_settings, random_model
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import ACTIVATIONS, ModelConfig, Norm, Transformer, attend_in_products
+from tests.support.examples import example_settings, random_model
 
 SHAPES = [
     {"n_layer": 1},

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import speedrun
-from bench.journal import Journal
+from bench.storage.journal import Journal
 from data import TRACKS, Altered, Windows, decode
 
 ROOT = Path(speedrun.__file__).parent

@@ -1,0 +1,84 @@
+"""`python -m bench tracks`: what can be learned here."""
+
+import dataclasses
+import itertools
+import re
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.config import find_config
+from bench.errors import WrongRequest
+from bench.machine.devices import pick_device
+from bench.provenance import ROOT
+from data import TRACKS, Track, decode
+
+NO_CONFIG = "-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """List the tracks; alike ones that have no config here share a row."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or mps; a track's default config depends on it."""
+    results: Path = ROOT / "results"
+    """Not used: the tracks are in the source."""
+
+
+def default_config(track: Track, device_type: str) -> str:
+    """The name of a track's config on a device, or NO_CONFIG."""
+    try:
+        return find_config(track.name, device_type)[0]
+    except WrongRequest:
+        return NO_CONFIG
+
+
+def families(device_type: str) -> list[list[Track]]:
+    """The tracks in the order of TRACKS.
+
+    Neighbours are one family when their names differ in their number alone, neither has a config and no exam asks all.
+    """
+
+    def family(track: Track) -> str:
+        alone = track.exhaustive or default_config(track, device_type) != NO_CONFIG
+        return track.name if alone else re.sub(r"\d+", "#", track.name)
+
+    return [list(tracks) for _, tracks in itertools.groupby(TRACKS.values(), family)]
+
+
+def amount(number: int) -> str:
+    return f"{number:,}" if number < 10**8 else f"{number:.0e}"
+
+
+def first_to_last(texts: list[str]) -> str:
+    return texts[0] if texts[0] == texts[-1] else f"{texts[0]} … {texts[-1]}"
+
+
+def tracks_table(device_type: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("track", "example", "problems", "held out", "the certificate asks", f"config on {device_type}"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading in ("problems", "held out") else "left")
+    for tracks in families(device_type):
+        track = tracks[0]
+        about = "" if track.exhaustive else "about "
+        table.add_row(
+            first_to_last([track.name for track in tracks]),
+            decode(track, track.tokens(track.example)),
+            first_to_last([amount(track.num_problems) for track in tracks]),
+            about + first_to_last([amount(track.num_heldout) for track in tracks]),
+            "every problem" if track.exhaustive else "drawn held-out ones",
+            default_config(track, device_type),
+        )
+    return table
+
+
+def main(arguments: Arguments) -> int:
+    try:
+        device = pick_device(arguments.device)
+    except ValueError as problem:
+        raise WrongRequest(str(problem)) from None
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(tracks_table(device.type))
+    return 0
