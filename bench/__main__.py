@@ -5,7 +5,7 @@ import os
 import sys
 
 from bench.cli import parse_arguments
-from bench.errors import WrongRequest, in_words, nearest
+from bench.errors import UsageError, describe_os_error, nearest_hint
 
 COMMANDS = {
     "ask": "answer problems with the weights of a run",
@@ -33,12 +33,12 @@ def main(arguments: list[str]) -> int:
     name, *rest = arguments
     try:
         if name not in COMMANDS:
-            raise WrongRequest(f"there is no command {name!r}{nearest(name, COMMANDS)}")
+            raise UsageError(f"there is no command {name!r}{nearest_hint(name, COMMANDS)}")
         command = importlib.import_module(f"bench.commands.{name}")
         status = command.main(parse_arguments(command.Arguments, rest, program=f"python -m bench {name}"))
         sys.stdout.flush()
         return status
-    except WrongRequest as problem:
+    except UsageError as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as problem:  # a full disk, say; what was filed before stays whole
-        print(f"bench: {in_words(problem)}", file=sys.stderr)
+        print(f"bench: {describe_os_error(problem)}", file=sys.stderr)
         return 1
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
-from bench.errors import WrongRequest, nearest
+from bench.errors import UsageError, nearest_hint
 
 EXIT_SOLVED, EXIT_NOT_SOLVED = 0, 1
 
@@ -36,7 +36,7 @@ def ignore_interrupts() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def heed_interrupts() -> None:
+def handle_interrupts() -> None:
     """Let Ctrl-C and SIGTERM come as KeyboardInterrupt."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
@@ -46,7 +46,7 @@ def heed_interrupts() -> None:
 # what is said of it
 
 
-def tell(line: str) -> None:
+def print_progress(line: str) -> None:
     """A line of progress, on standard error and at once."""
     print(line, file=sys.stderr, flush=True)
 
@@ -91,7 +91,7 @@ def parse_arguments(
     """Let tyro fill `schema` from the command line, with its panels of several lines made one.
 
     Raises:
-        WrongRequest: an unknown option, or a value of the wrong type.
+        UsageError: an unknown option, or a value of the wrong type.
         SystemExit: after `--help`.
     """
     panel = io.StringIO()
@@ -108,12 +108,12 @@ def parse_arguments(
     except SystemExit as end:
         if not end.code:
             raise
-        raise WrongRequest(first_words(panel.getvalue()).removeprefix("Error parsing settings: ")) from None
+        raise UsageError(first_words(panel.getvalue()).removeprefix("Error parsing settings: ")) from None
     if unknown:
         options = (f"--{name.replace('_', '-')}" for name in option_names(schema))
         if not unknown[0].startswith("--"):
-            raise WrongRequest(f"{unknown[0]!r}: this command takes nothing here")
-        raise WrongRequest(f"{unknown[0]}: unknown option{nearest(unknown[0].replace('_', '-'), options)}")
+            raise UsageError(f"{unknown[0]!r}: this command takes nothing here")
+        raise UsageError(f"{unknown[0]}: unknown option{nearest_hint(unknown[0].replace('_', '-'), options)}")
     return value
 
 
@@ -142,13 +142,13 @@ def check_positive(arguments: Any, *names: str) -> None:
     for name in names:
         value = getattr(arguments, name)
         if value is not None and not value > 0:
-            raise WrongRequest(f"--{name.replace('_', '-')} {value:g}: must be above 0")
+            raise UsageError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
 
 
 @contextlib.contextmanager
-def refusing_unwritable(results: Path) -> Iterator[None]:
+def reject_unwritable(results: Path) -> Iterator[None]:
     """Make a folder that cannot be written to a wrong request, while nothing has begun yet."""
     try:
         yield
     except OSError as problem:
-        raise WrongRequest(f"--results {results}: cannot be written to ({problem})") from None
+        raise UsageError(f"--results {results}: cannot be written to ({problem})") from None

@@ -46,7 +46,7 @@ def read_team(environment: Mapping[str, str] = os.environ) -> Team:
     return Team(*(int(environment[name]) for name in names))
 
 
-class Talk:
+class ControlGroup:
     """The group that waits, and tells anything but rows: on the CPU, whatever the rows are on."""
 
     group: dist.ProcessGroup | None = None
@@ -63,9 +63,9 @@ def join(team: Team, device: torch.device) -> list[int]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    Talk.group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    ControlGroup.group = dist.new_group(backend="gloo", timeout=PATIENCE)
     own = team.rank - team.local_rank  # the first rank on this machine
-    return [process_id for machine, process_id in tell_all((own, os.getpid())) if machine == own]
+    return [process_id for machine, process_id in gather_objects((own, os.getpid())) if machine == own]
 
 
 def leave(status: int) -> int:
@@ -91,7 +91,7 @@ def rank() -> int:
 def barrier() -> None:
     """Wait until all are here."""
     if size() > 1:
-        dist.barrier(Talk.group)
+        dist.barrier(ControlGroup.group)
 
 
 # -----------------------------------------------------------------------------
@@ -132,16 +132,16 @@ def broadcast(content: bytes | None) -> bytes:
     """What the first process gives, at all of them."""
     told = [content]
     if size() > 1:
-        dist.broadcast_object_list(told, src=0, group=Talk.group)
+        dist.broadcast_object_list(told, src=0, group=ControlGroup.group)
     return told[0]
 
 
-def tell_all(value: T) -> list[T]:
+def gather_objects(value: T) -> list[T]:
     """What each process gives, in the order of their ranks."""
     if size() == 1:
         return [value]
     told: list[T | None] = [None] * size()
-    dist.all_gather_object(told, value, group=Talk.group)
+    dist.all_gather_object(told, value, group=ControlGroup.group)
     return told
 
 

@@ -67,7 +67,7 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """A text as Markdown that reads as it was typed, in a table too."""
     return MARKUP.sub(r"\\\g<0>", text)
 

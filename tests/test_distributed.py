@@ -16,7 +16,7 @@ from bench.attempt import command, worker
 from bench.attempt.plan import make_plan
 from bench.clock import Clock
 from bench.distributed import Team, read_team
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.storage.journal import Journal
 from data import TRACKS
 from speedrun import Settings, Trainer
@@ -79,7 +79,7 @@ def test_without_torchrun_a_process_is_alone():
     rows = torch.arange(5)
     assert distributed.share(rows) is rows
     assert distributed.gather(rows, 5) is rows
-    assert (distributed.size(), distributed.rank(), distributed.tell_all("a"), distributed.broadcast(b"b")) == (
+    assert (distributed.size(), distributed.rank(), distributed.gather_objects("a"), distributed.broadcast(b"b")) == (
         1,
         0,
         ["a"],
@@ -131,7 +131,7 @@ def test_what_several_processes_cannot_do_is_refused_or_left(monkeypatch):
         (["--control", "shuffle"], "--control: "),
         (["--probe", "seeds"], "--probe: "),
     ):
-        with pytest.raises(WrongRequest, match=reason):
+        with pytest.raises(UsageError, match=reason):
             plan(*arguments)
 
 
@@ -177,14 +177,14 @@ def shared_out():
     return (
         *found,
         float(distributed.mean(torch.tensor(float(distributed.rank())))),
-        distributed.tell_all(distributed.rank()),
+        distributed.gather_objects(distributed.rank()),
     )
 
 
 def weights_and_checks(changes):
     trainer, checks = trained(**changes)
     state = {name: weight.tolist() for name, weight in trainer.model.state_dict().items()}
-    everywhere = distributed.tell_all((state, checks))
+    everywhere = distributed.gather_objects((state, checks))
     return state, checks, everywhere[0] == everywhere[1], trainer.step_flops
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.formatting import changed_settings, commit_text, middle, number, spread_text
-from bench.report.render import publish
+from bench.report.render import write_or_check
 
 
 def test_what_is_not_known_is_a_dash_and_what_never_happens_says_so():
@@ -34,7 +34,7 @@ def files(tmp_path):
 
 
 def test_texts_and_pictures_are_written_as_they_are(files, tmp_path):
-    assert publish(*files, check=False, command="board") == 0
+    assert write_or_check(*files, check=False, command="board") == 0
     assert (tmp_path / "PAGE.md").read_bytes() == b"text\n"
     assert (tmp_path / "plots" / "picture.png").read_bytes() == b"\x89\r\n"
     assert len(list(tmp_path.rglob("*.*"))) == 2, "no draft is left behind"
@@ -43,10 +43,10 @@ def test_texts_and_pictures_are_written_as_they_are(files, tmp_path):
 def test_the_check_names_what_is_missing_or_stale_draws_nothing_and_writes_nothing(files, tmp_path, capsys):
     texts, pictures = files
     undrawable = dict.fromkeys(pictures, lambda: 1 / 0)
-    assert publish(texts, undrawable, check=True, command="board") == 1
+    assert write_or_check(texts, undrawable, check=True, command="board") == 1
     assert capsys.readouterr().err.splitlines() == [
         f"{name} does not say what the journal says; run `python -m bench board`" for name in ("PAGE.md", "picture.png")
     ]
     assert list(tmp_path.iterdir()) == []
-    publish(texts, pictures, check=False, command="board")
-    assert publish(texts, undrawable, check=True, command="board") == 0
+    write_or_check(texts, pictures, check=False, command="board")
+    assert write_or_check(texts, undrawable, check=True, command="board") == 0

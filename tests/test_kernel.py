@@ -409,7 +409,7 @@ def test_bfloat16_is_refused_where_the_processor_has_none(monkeypatch) -> None:
     assert pick_kernel("auto", CPU, torch.bfloat16, None)[0] == "torch"
     with pytest.raises(devices.Missing, match="bfloat16 products take a CPU with AVX512-BF16"):
         pick_kernel("c", CPU, torch.bfloat16, None)
-    assert devices.pick_means("auto", "auto", CPU, None)[:2] == (torch.float32, "c")
+    assert devices.pick_precision_and_kernel("auto", "auto", CPU, None)[:2] == (torch.float32, "c")
 
 
 def test_a_compiler_that_fails_says_why_in_one_line(tmp_path, monkeypatch) -> None:

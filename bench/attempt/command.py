@@ -12,21 +12,21 @@ import torch
 from bench import distributed
 from bench.attempt.interface import Build
 from bench.attempt.lifecycle import lost_run, timed_attempt
-from bench.attempt.plan import Plan, make_plan
+from bench.attempt.plan import AttemptPlan, make_plan
 from bench.attempt.resources import device_turn
-from bench.attempt.worker import follow, let_the_first_speak
+from bench.attempt.worker import run_worker, wait_for_first_process
 from bench.cli import (
     EXIT_INTERRUPTED,
     EXIT_NOT_SOLVED,
     EXIT_SOLVED,
     EXIT_WRONG_REQUEST,
-    heed_interrupts,
-    refusing_unwritable,
+    handle_interrupts,
+    reject_unwritable,
     without_option,
 )
 from bench.clock import Clock
-from bench.errors import NotHere, WrongRequest
-from bench.experiments.launcher import PIPE_VARIABLE, Contestant, Task, carry_out, yardstick
+from bench.errors import UnavailableHere, UsageError
+from bench.experiments.launcher import PIPE_VARIABLE, Contestant, Task, run_tasks, yardstick_task
 from bench.formatting import attempt_line, batch_line
 from bench.storage.journal import Journal
 from bench.storage.schema import Batch, Run, new_id
@@ -46,7 +46,7 @@ def announcer() -> Callable[[str], None]:
     return announce
 
 
-def run_batch(plan: Plan, arguments: Sequence[str]) -> int:
+def run_batch(plan: AttemptPlan, arguments: Sequence[str]) -> int:
     """Run as many attempts as were asked for, and the yardstick's; every one of them ends in the journal.
 
     Args:
@@ -54,7 +54,7 @@ def run_batch(plan: Plan, arguments: Sequence[str]) -> int:
         arguments: the command line that asked for the batch.
 
     Raises:
-        WrongRequest: the results folder cannot be written to.
+        UsageError: the results folder cannot be written to.
 
     Returns:
         Exit status 0 when all attempts solved the track, 130 when interrupted, else 1.
@@ -63,7 +63,7 @@ def run_batch(plan: Plan, arguments: Sequence[str]) -> int:
     from bench.stats.ranking import RANKED_FROM
 
     journal, planned, batch_id = Journal(plan.request.results), plan.request.attempts, new_id(plan.config)
-    with refusing_unwritable(plan.request.results):
+    with reject_unwritable(plan.request.results):
         journal.recover()
         with journal.lock():
             pass
@@ -85,7 +85,7 @@ def run_batch(plan: Plan, arguments: Sequence[str]) -> int:
             print(f"yardstick  {attempt_line(run)}", file=sys.stderr, flush=True)
 
     try:
-        carry_out([yardstick(contestant.script, plan.device.type, batch_id), *tasks], journal, filed)
+        run_tasks([yardstick_task(contestant.script, plan.device.type, batch_id), *tasks], journal, filed)
     except KeyboardInterrupt:
         print(f"interrupted: {len(runs)} of {planned} attempts were started", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -100,11 +100,11 @@ def print_plans(settings_type: type, description: str) -> None:
     for arguments in json.load(sys.stdin):
         try:
             print(lost_run(make_plan(settings_type, arguments, description)).line())
-        except WrongRequest as problem:
-            print(json.dumps({"refused": str(problem), "not_here": isinstance(problem, NotHere)}))
+        except UsageError as problem:
+            print(json.dumps({"refused": str(problem), "not_here": isinstance(problem, UnavailableHere)}))
 
 
-def probed(plan: Plan, build: Build) -> str:
+def probed(plan: AttemptPlan, build: Build) -> str:
     """What a probe finds, as JSON; not an attempt, but the device is its own all the same."""
     from bench.attempt.probe import PROBES
 
@@ -122,7 +122,7 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
         arguments: the command line, without the program's name.
         description: for `--help`.
     """
-    heed_interrupts()
+    handle_interrupts()
     clock.announce = announcer()
     try:
         clock.enter("setup")
@@ -140,11 +140,11 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
         if plan.request.attempts is not None:
             return run_batch(plan, arguments)
         if plan.team.rank:
-            return distributed.leave(follow(plan, build))
+            return distributed.leave(run_worker(plan, build))
         run = timed_attempt(plan, build, clock)
-    except WrongRequest as problem:
+    except UsageError as problem:
         if distributed.read_team().rank:
-            let_the_first_speak()
+            wait_for_first_process()
         print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
         return EXIT_WRONG_REQUEST
     except OSError as problem:

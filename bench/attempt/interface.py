@@ -70,7 +70,7 @@ TICK_SECONDS = 0.05  # so often a trainer is to report
 MOST_PATIENCE = 64  # steps; where a GPU takes them later, the host's clock tells nothing about their pace
 
 
-class Watch:
+class TrainingMonitor:
     """What the trainer reports to while it trains; either call may end the attempt."""
 
     def __init__(

@@ -18,12 +18,12 @@ import torch
 
 from bench import distributed
 from bench.attempt.certify import certify
-from bench.attempt.interface import Build, Diverged, Pruned, Timeout, Trainer, Watch
-from bench.attempt.plan import Plan
+from bench.attempt.interface import Build, Diverged, Pruned, Timeout, Trainer, TrainingMonitor
+from bench.attempt.plan import AttemptPlan
 from bench.attempt.progress import Display
 from bench.attempt.resources import device_turn, empty_compile_caches
-from bench.attempt.worker import tell_spent
-from bench.cli import ignore_interrupts, refusing_unwritable
+from bench.attempt.worker import gather_resource_use
+from bench.cli import ignore_interrupts, reject_unwritable
 from bench.clock import PHASES, Clock
 from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import (
@@ -33,13 +33,23 @@ from bench.machine.hardware import (
     peak_memory_bytes,
     software_record,
 )
-from bench.machine.noise import Lookout, Noise
+from bench.machine.noise import Noise, NoiseMonitor
 from bench.machine.peaks import launch_seconds, launches_of
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
 from bench.report.summary import show_summary
 from bench.storage import weights
 from bench.storage.journal import Journal
-from bench.storage.schema import SWEEPS, TUNE, Certificate, Machine, Outcome, Run, Seconds, marked, new_id
+from bench.storage.schema import (
+    EXPLORATION_COMMANDS,
+    TUNE,
+    Certificate,
+    Machine,
+    Outcome,
+    Run,
+    Seconds,
+    mark_not_clean,
+    new_id,
+)
 from data import index_sets_sha256
 
 QUIET_SECONDS = 1.0  # looked at before the start, on no clock
@@ -52,7 +62,7 @@ QUIET_SECONDS = 1.0  # looked at before the start, on no clock
 class Attempt:
     """One attempt under way; what it has found out so far is always ready to be filed."""
 
-    def __init__(self, plan: Plan, lost: Run, clock: Clock, lookout: Lookout, before: Noise) -> None:
+    def __init__(self, plan: AttemptPlan, lost: Run, clock: Clock, lookout: NoiseMonitor, before: Noise) -> None:
         """`lost` is the line that stands for this attempt until it has a better one.
 
         `before` is what went on on the machine before the start.
@@ -64,7 +74,9 @@ class Attempt:
         self.before, self.during = before, None  # the machine's noise; of `train`, once it has ended
         self.display = Display(f"{plan.config} seed {plan.seed}")
         is_followed = plan.batch is not None and plan.batch.command == TUNE
-        self.watch = Watch(clock, self.display, plan.settings.max_seconds, clock.announce if is_followed else None)
+        self.watch = TrainingMonitor(
+            clock, self.display, plan.settings.max_seconds, clock.announce if is_followed else None
+        )
         if is_followed and hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, lambda *_: setattr(self.watch, "is_given_up", True))
         self.trainer: Trainer | None = None
@@ -112,7 +124,7 @@ class Attempt:
     def look_back(self) -> None:
         """With the verdict, which nothing here changes, go the peak of the machine and what a step is made of."""
         plan, found = self.plan, self.found
-        spent, reasons = tell_spent(plan, found["energy_joules"], self.during.reasons)
+        spent, reasons = gather_resource_use(plan, found["energy_joules"], self.during.reasons)
         found |= spent
         self.during = dataclasses.replace(self.during, reasons=reasons)
         if plan.team.size > 1:
@@ -137,7 +149,7 @@ class Attempt:
     def keeps_weights(self) -> bool:
         """A matrix or a search keeps none: they make thousands of attempts."""
         batch = self.plan.batch
-        return self.plan.request.journal and (batch is None or batch.command not in SWEEPS)
+        return self.plan.request.journal and (batch is None or batch.command not in EXPLORATION_COMMANDS)
 
     @contextlib.contextmanager
     def weights_folder(self) -> Iterator[Path]:
@@ -190,18 +202,18 @@ class Attempt:
     def machine(self) -> Machine:
         """The machine with what was heard of others on it."""
         if self.during is None:
-            return marked(self.lost.machine, self.before.reasons)
+            return mark_not_clean(self.lost.machine, self.before.reasons)
         seen = {"others_before": self.before.others, "others_train": self.during.others}
         if self.lost.machine.clean is None and None not in seen.values():
             seen["clean"] = True
-        return marked(self.lost.machine.model_copy(update=seen), [*self.before.reasons, *self.during.reasons])
+        return mark_not_clean(self.lost.machine.model_copy(update=seen), [*self.before.reasons, *self.during.reasons])
 
     def peak_memory(self) -> dict[str, int | None]:
         on_device = peak_device_memory_bytes(self.plan.device)
         return {"peak_memory_bytes": peak_memory_bytes(), "peak_device_memory_bytes": on_device}
 
 
-def judge(problem: BaseException) -> tuple[Outcome, str]:
+def classify_exception(problem: BaseException) -> tuple[Outcome, str]:
     """The outcome that an exception stands for, and one line about it."""
     line = (str(problem).splitlines() or [""])[0]
     match problem:
@@ -221,7 +233,7 @@ def judge(problem: BaseException) -> tuple[Outcome, str]:
     return "error", f"{type(problem).__name__}: {line}"
 
 
-def lost_run(plan: Plan) -> Run:
+def lost_run(plan: AttemptPlan) -> Run:
     """The line for an attempt that never comes back: all that is known before it begins."""
     hardware, software = hardware_record(plan.device), software_record()
     commit, dirty = commit_and_dirty()
@@ -276,7 +288,7 @@ def synchronizer(device: torch.device) -> Callable[[], None]:
     return lambda: None
 
 
-def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
+def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
     """Take the device, leave a start mark, perform the attempt, file the run, show how it went.
 
     Raises:
@@ -286,7 +298,7 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
     """
     journal = Journal(plan.request.results)
     with contextlib.ExitStack() as stack:
-        lookout = Lookout(plan.device, distributed.join(plan.team, plan.device))
+        lookout = NoiseMonitor(plan.device, distributed.join(plan.team, plan.device))
         with clock.off():
             stack.enter_context(device_turn(plan))
             before = lookout.look(QUIET_SECONDS)
@@ -295,7 +307,7 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
         clock.synchronize = synchronizer(plan.device)
         lost, mark = lost_run(plan), None
         if plan.request.journal:
-            with refusing_unwritable(plan.request.results):
+            with reject_unwritable(plan.request.results):
                 journal.recover()
                 mark = stack.enter_context(journal.attempt(lost))
         attempt = Attempt(plan, lost, clock, lookout, before)
@@ -304,7 +316,7 @@ def timed_attempt(plan: Plan, build: Build, clock: Clock) -> Run:
             outcome, message = ("missed" if attempt.certificate.errors else "solved"), None
         except (Exception, KeyboardInterrupt) as problem:
             ignore_interrupts()  # torchrun stops a process that has just failed because another one died
-            outcome, message = judge(problem)
+            outcome, message = classify_exception(problem)
             if plan.team.size > 1:  # the device waits for processes that are gone
                 clock.synchronize = lambda: None
         finally:

@@ -13,9 +13,9 @@ from bench.attempt.interface import Settings
 from bench.cli import option_value, parse_arguments
 from bench.config import check_values, find_config, read_config, read_search
 from bench.distributed import Team, read_team
-from bench.errors import NotHere, WrongRequest, nearest
+from bench.errors import UnavailableHere, UsageError, nearest_hint
 from bench.experiments.launcher import BATCH_VARIABLE
-from bench.machine.devices import Missing, compiler_problem, pick_device, pick_means
+from bench.machine.devices import Missing, compiler_problem, pick_device, pick_precision_and_kernel
 from bench.machine.hardware import cores_usable
 from bench.provenance import ROOT, config_hash, first_seed, source_sha256
 from bench.storage.schema import Batch
@@ -49,7 +49,7 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class AttemptPlan:
     """One attempt, or a batch of them, that can be carried out on this machine."""
 
     request: Request
@@ -73,11 +73,11 @@ class Plan:
         return config_hash(self.settings_dict)
 
 
-def make_plan(settings_type: type, arguments: Sequence[str], description: str) -> Plan:
+def make_plan(settings_type: type, arguments: Sequence[str], description: str) -> AttemptPlan:
     """Read the command line and the config, and resolve whatever depends on the machine.
 
     Raises:
-        WrongRequest: in one line, what is wrong and what to do; NotHere where another machine could.
+        UsageError: in one line, what is wrong and what to do; NotHere where another machine could.
         SystemExit: after `--help`.
     """
     team = read_team()
@@ -89,22 +89,22 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
             settings = settings.shared_among(team.size)
         device = team.device(pick_device(settings.device))
         means = settings.precision, settings.kernel, device, settings.kernel_problem
-        dtype, kernel, how = pick_means(*means)
+        dtype, kernel, how = pick_precision_and_kernel(*means)
     except Missing as problem:
-        raise NotHere(str(problem)) from None
+        raise UnavailableHere(str(problem)) from None
     except (ValueError, OSError) as problem:  # a file's name can be too long to look for
-        raise WrongRequest(str(problem)) from None
+        raise UsageError(str(problem)) from None
     if settings.track not in TRACKS:
-        raise WrongRequest(f"track: there is no track {settings.track!r}{nearest(settings.track, TRACKS)}")
+        raise UsageError(f"track: there is no track {settings.track!r}{nearest_hint(settings.track, TRACKS)}")
     if settings.compile and (problem := compiler_problem(device)):
-        raise NotHere(f"--compile: {problem}; or run with --no-compile")
+        raise UnavailableHere(f"--compile: {problem}; or run with --no-compile")
     precision = str(dtype).removeprefix("torch.")
     cores = cores_usable() or 1
     if settings.threads > cores:
-        raise WrongRequest(f"--threads {settings.threads}: there are {cores} cores; 0 takes them all")
+        raise UsageError(f"--threads {settings.threads}: there are {cores} cores; 0 takes them all")
     threads = settings.threads or max(1, cores // team.local_size)
     together = f"{team.size} processes, " if team.size > 1 else ""
-    plan = Plan(
+    plan = AttemptPlan(
         request=request,
         settings=dataclasses.replace(settings, device=device.type, precision=precision, kernel=kernel, threads=threads),
         config=config,
@@ -121,7 +121,7 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
     try:
         track = controlled(plan.track, settings.control, seed)
     except ValueError as problem:
-        raise WrongRequest(str(problem)) from None
+        raise UsageError(str(problem)) from None
     return dataclasses.replace(plan, seed=seed, track=track)
 
 
@@ -133,7 +133,7 @@ def read_request(
     The command line's values stand over the config's; which config it is may depend on the device.
 
     Raises:
-        WrongRequest, ValueError: see `make_plan`.
+        UsageError, ValueError: see `make_plan`.
     """
     command_line = dataclasses.make_dataclass(
         "CommandLine",
@@ -141,7 +141,7 @@ def read_request(
         frozen=True,
     )
     if option_value(arguments, "--results") == "":
-        raise WrongRequest("--results: the folder's name is empty")
+        raise UsageError("--results: the folder's name is empty")
     name = option_value(arguments, "--config") or Request.config
     wanted_device = option_value(arguments, "--device") or "auto"
     check_values({"device": wanted_device}, settings_type, "the command line")
@@ -149,7 +149,7 @@ def read_request(
     try:
         settings = settings_type(**read_config(path, settings_type))
     except ValueError as problem:
-        raise WrongRequest(f"{path}: {problem}") from None
+        raise UsageError(f"{path}: {problem}") from None
     parsed = parse_arguments(command_line, arguments, command_line(Request(config=name), settings), description)
     return config, read_search(path), parsed.request, parsed.settings
 
@@ -157,28 +157,28 @@ def read_request(
 def check_request(request: Request) -> None:
     """Raises WrongRequest for values that are of the right type and still make no sense."""
     if request.seed is not None and not 0 <= request.seed < 2**63:
-        raise WrongRequest(f"--seed {request.seed}: a seed is a whole number from 0 to 2**63 - 1")
+        raise UsageError(f"--seed {request.seed}: a seed is a whole number from 0 to 2**63 - 1")
     try:
         (request.note or "").encode()
     except UnicodeEncodeError:
-        raise WrongRequest("--note: this is not UTF-8") from None
+        raise UsageError("--note: this is not UTF-8") from None
     if request.results.exists() and not request.results.is_dir():
-        raise WrongRequest(f"--results {request.results}: this is not a folder")
+        raise UsageError(f"--results {request.results}: this is not a folder")
     if request.attempts is None:
         return
     if request.attempts < 1:
-        raise WrongRequest(f"--attempts {request.attempts}: a batch has at least one attempt")
+        raise UsageError(f"--attempts {request.attempts}: a batch has at least one attempt")
     if request.seed is not None:
-        raise WrongRequest("--seed: the seeds of a batch follow from config and source; leave it out")
+        raise UsageError("--seed: the seeds of a batch follow from config and source; leave it out")
     if not request.journal:
-        raise WrongRequest("--no-journal: every attempt of a batch is journalled; leave it out")
+        raise UsageError("--no-journal: every attempt of a batch is journalled; leave it out")
 
 
 def check_together(request: Request, settings: Settings) -> None:
     """Raises WrongRequest for what several processes do not do together."""
     if request.attempts is not None:
-        raise WrongRequest("--attempts: processes that train together make one attempt; start torchrun once for each")
+        raise UsageError("--attempts: processes that train together make one attempt; start torchrun once for each")
     if request.probe is not None:
-        raise WrongRequest("--probe: this is a question to one process; ask it without torchrun")
+        raise UsageError("--probe: this is a question to one process; ask it without torchrun")
     if settings.control != "none":
-        raise WrongRequest("--control: the trainer is tested as one process, without torchrun")
+        raise UsageError("--control: the trainer is tested as one process, without torchrun")

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from bench.attempt.interface import Build, Trainer
-from bench.attempt.plan import Plan
-from bench.storage.schema import Section
+from bench.attempt.plan import AttemptPlan
+from bench.storage.schema import SchemaModel
 from data import TRACKS
 from model import Transformer
 
 
-class Seeds(Section):
+class Seeds(SchemaModel):
     """Two seeds: do they give other weights to begin with, and other batches?"""
 
     initial: float  # distance of the initial weights, relative to their norm
@@ -27,7 +27,7 @@ class Seeds(Section):
     rounding: float  # after training on the same batches, one rounding error in each initial weight
 
 
-class Warmup(Section):
+class Warmup(SchemaModel):
     """With the warm-up and without it: is it the same training?"""
 
     skipped: float  # after training without the warm-up instead of with it
@@ -42,7 +42,7 @@ class Enough(Exception):
     """Training has gone on for long enough."""
 
 
-class Watch:
+class StepLimit:
     """Stands in for the attempt's; lets a trainer train for a few steps, and not beyond its first check."""
 
     patience = 1  # every step is counted
@@ -71,7 +71,7 @@ def weights_of(model: Transformer) -> Tensor:
 def trained(trainer: Trainer) -> Tensor:
     """The weights after a few steps."""
     with contextlib.suppress(Enough):
-        trainer.train(Watch())
+        trainer.train(StepLimit())
     return weights_of(trainer.model)
 
 
@@ -99,7 +99,7 @@ def relative(difference: Tensor, to: Tensor) -> float:
 # the probes
 
 
-def probe_seeds(plan: Plan, build: Build) -> Seeds:
+def probe_seeds(plan: AttemptPlan, build: Build) -> Seeds:
     """Train from one seed's weights on the batches of two.
 
     A training step multiplies differences, in bfloat16 up to a fifth of all movement in so few steps. So how far
@@ -120,7 +120,7 @@ def probe_seeds(plan: Plan, build: Build) -> Seeds:
     )
 
 
-def probe_warmup(plan: Plan, build: Build) -> Warmup:
+def probe_warmup(plan: AttemptPlan, build: Build) -> Warmup:
     """Train with the warm-up and without it, and note what is asked of the problems before `train` begins."""
     make = functools.partial(build, plan.settings, plan.track, plan.device, plan.dtype)
     with questions_noted() as touched:
@@ -163,4 +163,4 @@ def questions_noted() -> Iterator[set[str]]:
             setattr(kind, name, original)
 
 
-PROBES: dict[str, Callable[[Plan, Build], Section]] = {"seeds": probe_seeds, "warmup": probe_warmup}
+PROBES: dict[str, Callable[[AttemptPlan, Build], SchemaModel]] = {"seeds": probe_seeds, "warmup": probe_warmup}

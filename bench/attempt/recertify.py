@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from bench.attempt.certify import NextLogits, certify, greedy_answers
-from bench.experiments.launcher import environment
+from bench.experiments.launcher import child_environment
 from bench.provenance import ROOT, harness_files, source_files
 from bench.storage import weights
-from bench.storage.schema import Certificate, Section
+from bench.storage.schema import Certificate, SchemaModel
 from data import Track
 from model import Transformer
 
@@ -25,7 +25,7 @@ How = Literal["plain", "fast"]
 PLAIN_BATCH_SIZE = 1024  # problems; the full forward pass has more activations than the tables
 
 
-class Recheck(Section):
+class Recertification(SchemaModel):
     """What stands in a weights file."""
 
     certificate: Certificate
@@ -36,11 +36,11 @@ class Recheck(Section):
     right_when_scrambled: float | None = None  # share of problems, 0..1, with the weights scrambled; null: nobody asked
 
 
-class Unusable(Exception):
+class UnusableWeights(Exception):
     """The weights file could not be certified; the message is one line."""
 
 
-def recheck(contestant: Path, path: Path, seed: int, how: How) -> Recheck:
+def recertify(contestant: Path, path: Path, seed: int, how: How) -> Recertification:
     """Certify a weights file anew.
 
     Args:
@@ -50,17 +50,17 @@ def recheck(contestant: Path, path: Path, seed: int, how: How) -> Recheck:
         how: by the model's plain `forward`, whose definition anyone can read, or by its fast `answerer`.
 
     Raises:
-        Unusable: there is nothing to certify.
+        UnusableWeights: there is nothing to certify.
     """
     with tempfile.TemporaryDirectory(prefix="addition-speedrun-") as folder:
         assemble(contestant, Path(folder))
         command = [sys.executable, "-m", "bench.attempt.recertify", str(path.resolve()), str(seed), how]
         answer = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, encoding="utf-8", env=environment({})
+            command, cwd=folder, capture_output=True, text=True, encoding="utf-8", env=child_environment({})
         )
     if answer.returncode:
-        raise Unusable((answer.stderr.strip().splitlines() or ["it ended without a word"])[-1])
-    return Recheck.model_validate_json(answer.stdout.splitlines()[-1])
+        raise UnusableWeights((answer.stderr.strip().splitlines() or ["it ended without a word"])[-1])
+    return Recertification.model_validate_json(answer.stdout.splitlines()[-1])
 
 
 def assemble(contestant: Path, folder: Path) -> None:
@@ -82,7 +82,7 @@ def is_track(path: Path, root: Path) -> bool:
 # in the process of its own
 
 
-def plainly(model: Transformer) -> NextLogits:
+def plain_next_logits(model: Transformer) -> NextLogits:
     """The model's definition: the full forward pass, whose last position is asked."""
     return lambda idx: model(idx)[:, -1]
 
@@ -130,18 +130,22 @@ def right_when_scrambled(model: Transformer, track: Track, num_problems: int = 4
     problems = track.sampler(0.0, torch.device("cpu")).draw(1, num_problems, generator)[0]
     texts = track.tokens(problems).long().to(next(model.parameters()).device)
     prompts, right = texts[:, : track.prompt_length], texts[:, track.prompt_length :]
-    parts = [greedy_answers(plainly(model), part, track.answer_length) for part in prompts.split(PLAIN_BATCH_SIZE)]
+    parts = [
+        greedy_answers(plain_next_logits(model), part, track.answer_length) for part in prompts.split(PLAIN_BATCH_SIZE)
+    ]
     return float((torch.cat(parts) == right).all(1).float().mean())
 
 
 def main(path: Path, seed: int, how: How) -> int:
     device = torch.device("cpu")
     model, track = weights.load(path, device)
-    next_logits, batch_size = (plainly(model), PLAIN_BATCH_SIZE) if how == "plain" else (model.answerer(), None)
+    next_logits, batch_size = (
+        (plain_next_logits(model), PLAIN_BATCH_SIZE) if how == "plain" else (model.answerer(), None)
+    )
     certificate, sentences = certify(next_logits, track, device, seed, batch_size)
     names = {name for name, _ in model.named_parameters()}
     sizes = weights.tensor_sizes(path)
-    found = Recheck(
+    found = Recertification(
         certificate=certificate,
         sentences=sentences,
         parameters=sum(sizes.values()),

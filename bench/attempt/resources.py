@@ -10,12 +10,12 @@ from pathlib import Path
 import filelock
 import torch
 
-from bench.attempt.plan import Plan
+from bench.attempt.plan import AttemptPlan
 from bench.machine.devices import device_lock
 
 
 @contextlib.contextmanager
-def device_turn(plan: Plan) -> Iterator[None]:
+def device_turn(plan: AttemptPlan) -> Iterator[None]:
     """Hold the device's lock, or those of all GPUs that are trained on together; says so when it has to wait.
 
     Of a team, one process on each machine takes the locks, always in the same order: no two teams on it wait for each
@@ -39,7 +39,7 @@ def device_turn(plan: Plan) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def empty_compile_caches(plan: Plan) -> Iterator[None]:
+def empty_compile_caches(plan: AttemptPlan) -> Iterator[None]:
     """Hide from torch.compile what an earlier attempt has compiled: its time belongs to the `total` of each."""
     if not plan.settings.compile:
         yield

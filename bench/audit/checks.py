@@ -14,18 +14,18 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from bench.attempt.probe import Seeds, Warmup
-from bench.attempt.recertify import Recheck, Unusable, assemble, recheck
-from bench.audit.target import MUST_SOLVE, NUM_PERMUTATIONS, Subject, track_interface
+from bench.attempt.recertify import Recertification, UnusableWeights, assemble, recertify
+from bench.audit.target import MUST_SOLVE, NUM_PERMUTATIONS, AuditTarget, track_interface
 from bench.clock import MAX_WARMUP_SECONDS, PHASES
-from bench.errors import WrongRequest
-from bench.experiments.launcher import Contestant, Task, ask_contestant, carry_out, environment
+from bench.errors import UsageError
+from bench.experiments.launcher import Contestant, Task, child_environment, resolve_contestant, run_tasks
 from bench.experiments.outer_clock import disagreements
 from bench.formatting import attempt_line, errors_in_words
 from bench.provenance import config_hash, first_seed
 from bench.stats.descriptive import wilson_interval
 from bench.storage.journal import Journal
 from bench.storage.results import weights_sha256
-from bench.storage.schema import AUDIT, Batch, Run, Seconds, Section, new_id
+from bench.storage.schema import AUDIT, Batch, Run, SchemaModel, Seconds, new_id
 from data import INTERFACE, TRACKS, check_control
 
 MOST_ATTEMPTS = 2 * NUM_PERMUTATIONS + 5  # of one audit
@@ -45,18 +45,18 @@ MIN_INITIAL_DISTANCE = 0.1
 MOST_ROUNDINGS, MOST_ROUNDING = 10, 0.5  # times what one error leads to; of all movement
 
 Verdict = Literal["passed", "CAUGHT", "not carried out"]
-SectionT = TypeVar("SectionT", bound=Section)
+SectionT = TypeVar("SectionT", bound=SchemaModel)
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What one check has come to, and a sentence of evidence."""
 
     verdict: Verdict
     evidence: str
 
 
-class NotCarriedOut(Exception):
+class CheckSkipped(Exception):
     """A check could not be made; the message says why."""
 
 
@@ -67,7 +67,7 @@ class NotCarriedOut(Exception):
 class Audit:
     """One subject under audit; what a check has found out or made is there for those that follow."""
 
-    def __init__(self, subject: Subject, folder: Path, results: Path, options: Sequence[str] = ()) -> None:
+    def __init__(self, subject: AuditTarget, folder: Path, results: Path, options: Sequence[str] = ()) -> None:
         """`folder` is empty, the contestant is put together in it; `options` go with each of its command lines."""
         self.subject = subject
         self.folder = folder
@@ -81,22 +81,22 @@ class Audit:
         """The trainer with the run's settings.
 
         Raises:
-            NotCarriedOut: it does not run here, not with today's tracks, or not with these settings.
+            CheckSkipped: it does not run here, not with today's tracks, or not with these settings.
         """
         run = self.subject.run
         if (theirs := track_interface(self.subject.source)) != INTERFACE:
-            raise NotCarriedOut(f"its trainer is written for tracks of interface {theirs}, today's have {INTERFACE}")
+            raise CheckSkipped(f"its trainer is written for tracks of interface {theirs}, today's have {INTERFACE}")
         assemble(self.subject.source, self.folder)
         config = self.folder / f"{run.config}.toml"
         config.write_text(
             tomli_w.dumps({key: value for key, value in run.settings.items() if value is not None}), encoding="utf-8"
         )
         try:
-            contestant = ask_contestant(self.folder / "speedrun.py", ["--config", str(config), *self.options])
-        except WrongRequest as problem:
-            raise NotCarriedOut(str(problem)) from None
+            contestant = resolve_contestant(self.folder / "speedrun.py", ["--config", str(config), *self.options])
+        except UsageError as problem:
+            raise CheckSkipped(str(problem)) from None
         if contestant.planned.config_hash != run.config_hash:
-            raise NotCarriedOut("here its settings come to others than the journal's, or to another config hash")
+            raise CheckSkipped("here its settings come to others than the journal's, or to another config hash")
         return contestant
 
     def seed(self, purpose: str) -> int:
@@ -112,19 +112,19 @@ class Audit:
             share: of the run's seconds of `train`, to limit the attempt's; by default the limit is the config's.
 
         Raises:
-            NotCarriedOut: the trainer cannot be started like this, or the track has too many problems for the control.
+            CheckSkipped: the trainer cannot be started like this, or the track has too many problems for the control.
             KeyboardInterrupt: this process or the attempt was interrupted.
         """
         contestant, settings = self.contestant, {"control": control}
         if "control" not in contestant.planned.settings:
-            raise NotCarriedOut("its trainer is older than the controls")
+            raise CheckSkipped("its trainer is older than the controls")
         try:
             check_control(TRACKS[contestant.planned.track], control)
         except ValueError as problem:
-            raise NotCarriedOut(str(problem)) from None
+            raise CheckSkipped(str(problem)) from None
         if share is not None:
             if self.subject.run.seconds.train is None:
-                raise NotCarriedOut("how long the run trained is not known")
+                raise CheckSkipped("how long the run trained is not known")
             settings["max_seconds"] = max(FEWEST_SECONDS, round(share * self.subject.run.seconds.train, 3))
         options = [text for key, value in settings.items() for text in (f"--{key.replace('_', '-')}", str(value))]
         whole = contestant.planned.settings | settings
@@ -135,7 +135,7 @@ class Audit:
             Batch(id=self.batch_id, command=AUDIT, planned=MOST_ATTEMPTS, index=len(self.made)),
             tuple(options),
         )
-        (run,) = carry_out([task], Journal(self.results), lambda run: None)
+        (run,) = run_tasks([task], Journal(self.results), lambda run: None)
         print(f"  {control}  {attempt_line(run)}", file=sys.stderr, flush=True)
         self.made.append(run)
         return run
@@ -156,38 +156,36 @@ class Audit:
         """What `bench.probe` finds in the contestant.
 
         Raises:
-            NotCarriedOut: the contestant failed, or printed something else.
+            CheckSkipped: the contestant failed, or printed something else.
         """
         contestant = self.contestant
         own = [*contestant.arguments, "--seed", str(self.subject.run.seed), "--probe", name]
         command = [sys.executable, str(contestant.script), *own]
-        answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment({}))
+        answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=child_environment({}))
         if answer.returncode:
             last = (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-            raise NotCarriedOut(f"the probe failed: {last}")
+            raise CheckSkipped(f"the probe failed: {last}")
         try:
             return model.model_validate_json((answer.stdout.splitlines() or [""])[-1])
         except ValidationError:
-            raise NotCarriedOut("the probe found no numbers: has training diverged?") from None
+            raise CheckSkipped("the probe found no numbers: has training diverged?") from None
 
     @cached_property
-    def recheck(self) -> Recheck:
+    def recertification(self) -> Recertification:
         """Raises Unusable when there is nothing to certify in the weights file."""
-        return recheck(self.subject.source, self.subject.weights, self.subject.run.seed, "plain")
+        return recertify(self.subject.source, self.subject.weights, self.subject.run.seed, "plain")
 
 
 def certified(run: Run) -> Run:
     """Raises NotCarriedOut when an attempt ended without a certificate."""
     if run.certificate is None:
-        raise NotCarriedOut(
-            f"an attempt with --control {run.settings['control']} ended as {run.outcome}: {run.message}"
-        )
+        raise CheckSkipped(f"an attempt with --control {run.settings['control']} ended as {run.outcome}: {run.message}")
     return run
 
 
-def judged(faults: Sequence[str], evidence: str) -> Finding:
+def check_result(faults: Sequence[str], evidence: str) -> CheckResult:
     """Caught when there are faults, which are then the evidence's first words."""
-    return Finding("CAUGHT" if faults else "passed", "; ".join([*faults, evidence] if evidence else faults))
+    return CheckResult("CAUGHT" if faults else "passed", "; ".join([*faults, evidence] if evidence else faults))
 
 
 def is_rounding(distance: float, one_error: float) -> bool:
@@ -199,18 +197,18 @@ def is_rounding(distance: float, one_error: float) -> bool:
 # the checks
 
 
-def check_weights(audit: Audit) -> Finding:
+def check_weights(audit: Audit) -> CheckResult:
     """The file is the one that was certified, and its plain forward pass says the same in a process of its own."""
     subject, run = audit.subject, audit.subject.run
     digest = weights_sha256(subject.weights)
     if digest != subject.weights_sha256:
-        return judged(["the file is another than was certified"], f"sha256 {digest[:12]}…")
+        return check_result(["the file is another than was certified"], f"sha256 {digest[:12]}…")
     if run.certificate is None:
-        raise NotCarriedOut("the run has no certificate to compare with")
+        raise CheckSkipped("the run has no certificate to compare with")
     try:
-        found = audit.recheck
-    except Unusable as problem:
-        return judged(["the weights cannot be certified"], str(problem))
+        found = audit.recertification
+    except UnusableWeights as problem:
+        return check_result(["the weights cannot be certified"], str(problem))
     faults, claimed, errors = [], run.certificate.errors, found.certificate.errors
     if run.outcome == "solved" and errors:
         faults.append(f"claimed to be solved: {found.sentences[0]}")
@@ -222,41 +220,41 @@ def check_weights(audit: Audit) -> Finding:
         faults.append(f"tensors that are no parameters: {', '.join(found.other_tensors)}")
     if found.right_when_scrambled > 0.5:
         faults.append("its answers do not come from its weights")
-    return judged(
+    return check_result(
         faults,
         f"sha256 {digest[:12]}… as journalled; {errors_in_words(errors)} in {found.certificate.problems:,} by the "
         f"plain forward pass; {found.parameters:,} parameters, scrambled {found.right_when_scrambled:.1%} right",
     )
 
 
-def check_causality(audit: Audit) -> Finding:
+def check_causality(audit: Audit) -> CheckResult:
     """Later characters never change earlier logits."""
     try:
-        change = audit.recheck.latest_change
-    except Unusable as problem:
-        raise NotCarriedOut(str(problem)) from None
+        change = audit.recertification.latest_change
+    except UnusableWeights as problem:
+        raise CheckSkipped(str(problem)) from None
     tolerance = CAUSAL_ROUNDINGS * torch.finfo(getattr(torch, audit.subject.run.precision)).eps
-    return judged(
+    return check_result(
         ["it looks ahead"] if not change <= tolerance else [],  # also when it is no number
         f"later characters change a logit by {change:.1e} of the largest, where rounding may by {tolerance:.1e}",
     )
 
 
-def check_seeds(audit: Audit) -> Finding:
+def check_seeds(audit: Audit) -> CheckResult:
     """Two seeds give other initial weights, and other batches."""
     found, faults = audit.probe("seeds", Seeds), []
     if found.initial < MIN_INITIAL_DISTANCE:
         faults.append("two seeds begin with the same weights")
     if is_rounding(found.batches, found.rounding):
         faults.append("two seeds draw the same batches")
-    return judged(
+    return check_result(
         faults,
         f"initial weights of two seeds lie {found.initial:.2f} of their norm apart; from the same weights, either "
         f"seed's batches lead {found.batches:.2f} of the way trained apart, one rounding error {found.rounding:.1e}",
     )
 
 
-def check_blindness(audit: Audit) -> Finding:
+def check_blindness(audit: Audit) -> CheckResult:
     """With the vocabulary's ids permuted the track is solved as well as with its own."""
     seeds, rate = [audit.seed(f"blindness {number}") for number in range(NUM_PERMUTATIONS)], audit.subject.solve_rate
 
@@ -272,7 +270,7 @@ def check_blindness(audit: Audit) -> Finding:
     num_solved, tried = audit.solved("permute", seeds, permuted_decide)
     seen = f"{num_solved} of {tried} solved with the vocabulary's ids permuted"
     if num_solved >= MUST_SOLVE:
-        return judged([], seen)
+        return check_result([], seen)
     if rate is not None:
         against = f"its batch solved {rate:.0%}"
     else:  # a single run does not say how often its trainer solves
@@ -284,10 +282,10 @@ def check_blindness(audit: Audit) -> Finding:
         rate = others / NUM_PERMUTATIONS
         against = f"{others} of {others_tried} with the vocabulary as it is"
     faults = [] if alike(num_solved, rate) else ["it knows what the characters mean"]
-    return judged(faults, f"{seen}, {against}")
+    return check_result(faults, f"{seen}, {against}")
 
 
-def check_labels(audit: Audit) -> Finding:
+def check_labels(audit: Audit) -> CheckResult:
     """With the answers of the training problems dealt out anew, what it learns is wrong, held-out problems included."""
     certificate = certified(audit.attempt("shuffle", audit.seed("labels"), SHUFFLED_SHARE)).certificate
     faults = []
@@ -295,43 +293,45 @@ def check_labels(audit: Audit) -> Finding:
         faults.append("it adds although it was taught otherwise")
     if certificate.heldout_problems and 2 * certificate.heldout_errors <= certificate.heldout_problems:
         faults.append("it adds what it was not taught")
-    return judged(
+    return check_result(
         faults,
         f"taught answers dealt out anew, it has {errors_in_words(certificate.errors)} in {certificate.problems:,} and "
         f"{certificate.heldout_errors:,} in {certificate.heldout_problems:,} held out",
     )
 
 
-def check_data(audit: Audit) -> Finding:
+def check_data(audit: Audit) -> CheckResult:
     """With the answers of all held-out problems wrong, training comes out the same."""
     run = audit.subject.run
     own = outcome_of_training(run, audit.subject.weights)
     poisoned = audit.attempt("poison", run.seed)
     came_out = outcome_of_training(poisoned, audit.weights_of(poisoned))
     if came_out == own:
-        return judged([], f"with the held-out answers wrong, its own {run.steps:,} steps end in the same weights")
+        return check_result([], f"with the held-out answers wrong, its own {run.steps:,} steps end in the same weights")
     plain = audit.attempt("none", run.seed)  # the run may be of another machine, which rounds differently
     usual = outcome_of_training(plain, audit.weights_of(plain))
     if came_out == usual:
-        return judged([], f"with the held-out answers wrong, {plain.steps:,} steps end in the same weights as without")
+        return check_result(
+            [], f"with the held-out answers wrong, {plain.steps:,} steps end in the same weights as without"
+        )
     again = plain if usual == own else audit.attempt("none", run.seed)
     if again is plain or outcome_of_training(again, audit.weights_of(again)) == usual:
         evidence = f"with the held-out answers wrong, {poisoned.steps or 0:,} steps end in other weights"
-        return judged(["it trains on held-out problems"], f"{evidence}, where a repeat ends in the same")
+        return check_result(["it trains on held-out problems"], f"{evidence}, where a repeat ends in the same")
     certified(poisoned)
-    return judged(
+    return check_result(
         [] if poisoned.outcome in (plain.outcome, again.outcome) else ["it comes out worse for wrong answers"],
         f"the trainer is not deterministic, so only outcomes are compared: {plain.outcome} and {again.outcome}; with "
         f"the held-out answers wrong {poisoned.outcome}, {poisoned.certificate.heldout_errors:,} held-out errors",
     )
 
 
-def check_clock(audit: Audit) -> Finding:
+def check_clock(audit: Audit) -> CheckResult:
     """The clock inside is the clock outside, the phases are all there is, and the warm-up teaches nothing."""
     runs = [audit.subject.run, *audit.made]
     faults = [fault for run in runs for fault in clock_faults(run)]
     if faults:
-        return judged(faults, "")
+        return check_result(faults, "")
     found = audit.probe("warmup", Warmup)
     if not is_rounding(found.skipped, found.rounding):
         faults.append("training is another without the warm-up")
@@ -342,9 +342,9 @@ def check_clock(audit: Audit) -> Finding:
         faults += clock_faults(runs[-1])
     heard = [run for run in runs if run.outer_seconds is not None]
     if not faults and not heard:
-        raise NotCarriedOut("no attempt could be timed from outside")
+        raise CheckSkipped("no attempt could be timed from outside")
     warmups = [run.seconds.warmup for run in runs if run.seconds.warmup is not None]
-    return judged(
+    return check_result(
         faults,
         f"{len(heard)} of {len(runs)} attempts timed by a second clock, which agrees; phases add up; longest warm-up "
         f"{max(warmups, default=0.0):.2f} s; without it training ends {found.skipped:.1e} of its way off, one rounding "
@@ -352,7 +352,7 @@ def check_clock(audit: Audit) -> Finding:
     )
 
 
-CHECKS: dict[str, Callable[[Audit], Finding]] = {
+CHECKS: dict[str, Callable[[Audit], CheckResult]] = {
     "weights": check_weights,
     "causality": check_causality,
     "seeds": check_seeds,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.provenance import ROOT, source_sha256
 from bench.storage.journal import Journal
 from bench.storage.records import find_record, is_record, read_records, unpack_source
@@ -22,7 +22,7 @@ NUM_PERMUTATIONS, MUST_SOLVE = 5, 3  # attempts with the vocabulary's ids permut
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class AuditTarget:
     """What is audited."""
 
     name: str
@@ -37,11 +37,11 @@ class Subject:
 # who is audited
 
 
-def find_subject(wanted: str, results: Path, stack: contextlib.ExitStack) -> Subject:
+def find_target(wanted: str, results: Path, stack: contextlib.ExitStack) -> AuditTarget:
     """The run or the record of that name; its source lies in a folder that goes when `stack` closes.
 
     Raises:
-        WrongRequest: there is none (names the nearest), it kept no weights, or its source is not to be had.
+        UsageError: there is none (names the nearest), it kept no weights, or its source is not to be had.
     """
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="addition-speedrun-")))
     runs, _ = Journal(results).read()
@@ -50,25 +50,25 @@ def find_subject(wanted: str, results: Path, stack: contextlib.ExitStack) -> Sub
         record = filed.record
         run = next((run for run in runs if run.run_id == record.median_run), None)
         if run is None:
-            raise WrongRequest(f"{record.name}: the journal has no run {record.median_run}, whose weights it holds")
+            raise UsageError(f"{record.name}: the journal has no run {record.median_run}, whose weights it holds")
         rate = record.result.solved / record.result.attempts
-        return Subject(
+        return AuditTarget(
             record.name, run, filed.weights, record.weights_sha256, rate, unpack_source(filed, folder).parent
         )
     run = wanted_run(wanted, runs, results)
     if not run.is_contest:
-        raise WrongRequest(f"{run.run_id} was made to test a trainer or a machine; there is nothing to audit")
+        raise UsageError(f"{run.run_id} was made to test a trainer or a machine; there is nothing to audit")
     weights = Path(wanted) if is_weights_path(wanted) else results / run.weights
     if not weights.is_file():
-        raise WrongRequest(f"{run.run_id}: its weights are gone ({run.weights})")
-    return Subject(run.run_id, run, weights, run.weights_sha256, solve_rate(run, runs), source_of(run, folder))
+        raise UsageError(f"{run.run_id}: its weights are gone ({run.weights})")
+    return AuditTarget(run.run_id, run, weights, run.weights_sha256, solve_rate(run, runs), source_of(run, folder))
 
 
 def wanted_run(wanted: str, runs: Sequence[Run], results: Path) -> Run:
     """The run of an id, at a path to weights, or the latest that stands for itself.
 
     Raises:
-        WrongRequest: there is none, or it kept no weights.
+        UsageError: there is none, or it kept no weights.
     """
     if is_weights_path(wanted):
         return find_run(wanted, results, with_weights=True)
@@ -79,12 +79,12 @@ def wanted_run(wanted: str, runs: Sequence[Run], results: Path) -> Run:
     if found is None:
         known = [run.run_id for run in candidates] + [filed.record.name for filed in read_records(results)[0]]
         near = get_close_matches(wanted, known, n=1, cutoff=0.0)
-        raise WrongRequest(
+        raise UsageError(
             f"there is no run or record {wanted!r} in {results}"
             + "".join(f"; the nearest is {name!r}" for name in near)
         )
     if found.weights is None:
-        raise WrongRequest(f"{wanted} kept no weights ({found.outcome}): there is nothing to audit")
+        raise UsageError(f"{wanted} kept no weights ({found.outcome}): there is nothing to audit")
     return found
 
 
@@ -105,7 +105,7 @@ def source_of(run: Run, folder: Path, root: Path = ROOT) -> Path:
     """The tree that a run was made from: this checkout, or the run's commit brought back into an empty folder.
 
     Raises:
-        WrongRequest: neither is.
+        UsageError: neither is.
     """
     if source_sha256(root) == run.source_sha256:
         return root
@@ -120,7 +120,7 @@ def source_of(run: Run, folder: Path, root: Path = ROOT) -> Path:
                 if source_sha256(folder) == run.source_sha256:
                     return folder
                 why = f"its source had changes that the commit {run.commit} does not hold"
-    raise WrongRequest(f"{run.run_id} was made from another source than this checkout's, and {why}")
+    raise UsageError(f"{run.run_id} was made from another source than this checkout's, and {why}")
 
 
 def track_interface(source: Path) -> int:

@@ -11,7 +11,7 @@ import tyro
 from torch import Tensor
 
 from bench.attempt.certify import batch_size_for, greedy_answers
-from bench.errors import WrongRequest, in_words
+from bench.errors import UsageError, describe_os_error
 from bench.machine.devices import pick_device
 from bench.provenance import ROOT
 from bench.storage import weights
@@ -39,7 +39,7 @@ def read_prompts(texts: Sequence[str], track: Track, where: Callable[[int], str]
     """Texts to token ids (n, prompt_length) uint8; `where` says which text a number means.
 
     Raises:
-        WrongRequest: one of them is no prompt of the track.
+        UsageError: one of them is no prompt of the track.
     """
     no_character = len(track.vocabulary)
     ids_of_bytes = torch.full((256,), no_character, dtype=torch.uint8)
@@ -54,12 +54,12 @@ def read_prompts(texts: Sequence[str], track: Track, where: Callable[[int], str]
             return ids
         wrong = int((~valid).nonzero()[0])
     example = decode(track, track.tokens(track.example)[: track.prompt_length])
-    raise WrongRequest(f"{where(wrong)}{texts[wrong]!r} is no problem of {track.name}; one looks like {example!r}")
+    raise UsageError(f"{where(wrong)}{texts[wrong]!r} is no problem of {track.name}; one looks like {example!r}")
 
 
 def main(arguments: Arguments) -> int:
     if bool(arguments.prompts) == (arguments.file is not None):
-        raise WrongRequest("ask needs either problems or --file")
+        raise UsageError("ask needs either problems or --file")
     try:
         device = pick_device(arguments.device)
         model, track = weights.load(find_weights(arguments.run, arguments.results), device)
@@ -67,11 +67,11 @@ def main(arguments: Arguments) -> int:
         if arguments.file is not None:
             texts = arguments.file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as problem:
-        raise WrongRequest(f"{arguments.file}: {problem}") from None
+        raise UsageError(f"{arguments.file}: {problem}") from None
     except OSError as problem:
-        raise WrongRequest(in_words(problem)) from None
+        raise UsageError(describe_os_error(problem)) from None
     except ValueError as problem:
-        raise WrongRequest(str(problem)) from None
+        raise UsageError(str(problem)) from None
     if not texts:
         return 0
     prompts = read_prompts(texts, track, lambda i: f"{arguments.file}:{i + 1}: " if arguments.file else "")

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.audit.checks import CHECKS, Audit, Finding, NotCarriedOut, Verdict
-from bench.audit.target import find_subject
-from bench.cli import EXIT_INTERRUPTED, heed_interrupts, refusing_unwritable
-from bench.errors import WrongRequest, nearest
+from bench.audit.checks import CHECKS, Audit, CheckResult, CheckSkipped, Verdict
+from bench.audit.target import find_target
+from bench.cli import EXIT_INTERRUPTED, handle_interrupts, reject_unwritable
+from bench.errors import UsageError, nearest_hint
 from bench.provenance import ROOT
 from bench.report import leaderboard
 from bench.storage.journal import Journal
@@ -48,15 +48,15 @@ def main(arguments: Arguments) -> int:
     chosen = [name.strip() for name in arguments.checks.split(",")]
     for name in chosen:
         if name not in CHECKS:
-            raise WrongRequest(f"--checks: there is no check {name!r}{nearest(name, CHECKS)}")
-    heed_interrupts()
+            raise UsageError(f"--checks: there is no check {name!r}{nearest_hint(name, CHECKS)}")
+    handle_interrupts()
     with contextlib.ExitStack() as stack:
-        subject = find_subject(arguments.run, arguments.results, stack)
+        subject = find_target(arguments.run, arguments.results, stack)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="addition-speedrun-")))
-        with refusing_unwritable(arguments.results):
+        with reject_unwritable(arguments.results):
             Journal(arguments.results).recover()
         try:
-            findings = carried_out(Audit(subject, folder, arguments.results), chosen)
+            findings = run_checks(Audit(subject, folder, arguments.results), chosen)
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
         finally:
@@ -67,19 +67,19 @@ def main(arguments: Arguments) -> int:
     return 0 if all(finding.verdict == "passed" for finding in findings.values()) else 1
 
 
-def carried_out(audit: Audit, chosen: Sequence[str]) -> dict[str, Finding]:
+def run_checks(audit: Audit, chosen: Sequence[str]) -> dict[str, CheckResult]:
     """The findings of the chosen checks, in the order of CHECKS."""
     findings = {}
     for name in (name for name in CHECKS if name in chosen):
         print(f"{name} …", file=sys.stderr, flush=True)
         try:
             findings[name] = CHECKS[name](audit)
-        except NotCarriedOut as problem:
-            findings[name] = Finding("not carried out", str(problem))
+        except CheckSkipped as problem:
+            findings[name] = CheckResult("not carried out", str(problem))
     return findings
 
 
-def findings_table(findings: dict[str, Finding]) -> Table:
+def findings_table(findings: dict[str, CheckResult]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("check", "verdict", "evidence"):
         table.add_column(heading, no_wrap=heading != "evidence")

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import tyro
 
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.provenance import ROOT
 from bench.report.leaderboard import all_figures, texts
 from bench.report.readme import PAGES, fill_page
-from bench.report.render import publish
+from bench.report.render import write_or_check
 from bench.report.scaling import scaling_files
-from bench.storage.jsonl import report
-from bench.storage.results import read_evidence
+from bench.storage.jsonl import print_faults
+from bench.storage.results import read_results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Arguments:
 
 def main(arguments: Arguments) -> int:
     if not arguments.results.is_dir():
-        raise WrongRequest(f"--results {arguments.results}: there is no such folder")
-    evidence = read_evidence(arguments.results)
+        raise UsageError(f"--results {arguments.results}: there is no such folder")
+    evidence = read_results(arguments.results)
     wanted = texts(evidence, arguments.results)
     if arguments.results.resolve() == ROOT / "results":
         pages = (ROOT / name for name in PAGES)
@@ -41,5 +41,5 @@ def main(arguments: Arguments) -> int:
         wanted[path.with_suffix(".csv")] = figure.csv()
     scaling_texts, scaling_pictures = scaling_files(evidence, arguments.results)
     pictures = {path: figure.svg for path, figure in plots.items()} | scaling_pictures
-    report(evidence.faults)
-    return publish(wanted | scaling_texts, pictures, arguments.check, "board")
+    print_faults(evidence.faults)
+    return write_or_check(wanted | scaling_texts, pictures, arguments.check, "board")

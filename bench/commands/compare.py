@@ -8,11 +8,17 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from bench.cli import EXIT_INTERRUPTED, heed_interrupts, refusing_unwritable
+from bench.cli import EXIT_INTERRUPTED, handle_interrupts, reject_unwritable
 from bench.clock import ClockName
-from bench.errors import WrongRequest
-from bench.experiments.comparison import COMPARISON_WIDTH, compared, conclude, is_concluded, show_comparison
-from bench.experiments.paired_plan import Contestants, enter, line_of_why, perform, undertake
+from bench.errors import UsageError
+from bench.experiments.comparison import (
+    COMPARISON_WIDTH,
+    evaluate_comparison,
+    file_conclusion,
+    is_concluded,
+    show_comparison,
+)
+from bench.experiments.paired_plan import Contestants, normalize_why, plan_experiment, resolve_side, run_experiment
 from bench.provenance import ROOT, first_seed
 from bench.report import leaderboard
 from bench.storage.journal import Journal
@@ -43,25 +49,25 @@ class Arguments:
 
 def main(arguments: Arguments) -> int:
     if arguments.pairs < 1:
-        raise WrongRequest(f"--pairs {arguments.pairs}: a comparison has at least one pair")
-    why = line_of_why(arguments.why)
-    heed_interrupts()
+        raise UsageError(f"--pairs {arguments.pairs}: a comparison has at least one pair")
+    why = normalize_why(arguments.why)
+    handle_interrupts()
     journal = Journal(arguments.results)
     with contextlib.ExitStack() as stack:
         (side_a, a), (side_b, b) = (
-            enter(name, arguments.device, arguments.results, stack) for name in (arguments.a, arguments.b)
+            resolve_side(name, arguments.device, arguments.results, stack) for name in (arguments.a, arguments.b)
         )
         for what in ("track", "device"):
             if getattr(a.planned, what) != getattr(b.planned, what):
-                raise WrongRequest(f"{arguments.a} and {arguments.b} differ in their {what}: nothing to compare")
+                raise UsageError(f"{arguments.a} and {arguments.b} differ in their {what}: nothing to compare")
 
         def seed(number: int) -> int:
             hashes = (digest for side in (side_a, side_b) for digest in (side.config_hash, side.source_sha256))
             return first_seed(*hashes, str(number))
 
-        with refusing_unwritable(arguments.results):
+        with reject_unwritable(arguments.results):
             journal.recover()
-            agenda, resumed = undertake(
+            agenda, resumed = plan_experiment(
                 "compare",
                 (side_a, side_b),
                 a.planned,
@@ -73,12 +79,12 @@ def main(arguments: Arguments) -> int:
                 why,
             )
         try:
-            perform(agenda, resumed, Contestants(a, b), arguments.results)
+            run_experiment(agenda, resumed, Contestants(a, b), arguments.results)
         except KeyboardInterrupt:
             leaderboard.refresh(arguments.results)
             return EXIT_INTERRUPTED
-    comparison = compared(agenda, journal.read()[0])
-    conclude(comparison, arguments.results)
+    comparison = evaluate_comparison(agenda, journal.read()[0])
+    file_conclusion(comparison, arguments.results)
     leaderboard.refresh(arguments.results)
     show_comparison(comparison, Console(highlight=False, width=COMPARISON_WIDTH))
     print(comparison.verdict)

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.provenance import ROOT
 from bench.storage.journal import Journal
-from bench.storage.jsonl import report
+from bench.storage.jsonl import print_faults
 from bench.storage.schema import Run
 
 SIMPLE_KINDS = (bool, int, float, str, datetime)
@@ -130,13 +130,13 @@ def as_parquet(runs: Sequence[Run]) -> bytes:
     """Columns with their types; times are in UTC, to the microsecond.
 
     Raises:
-        WrongRequest: pyarrow is not installed.
+        UsageError: pyarrow is not installed.
     """
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise WrongRequest("--format parquet needs pyarrow; install it with `pip install pyarrow`") from None
+        raise UsageError("--format parquet needs pyarrow; install it with `pip install pyarrow`") from None
     arrow_types = {
         None: pyarrow.null(),
         bool: pyarrow.bool_(),
@@ -154,12 +154,12 @@ def as_parquet(runs: Sequence[Run]) -> bytes:
 
 def main(arguments: Arguments) -> int:
     if arguments.format == "parquet" and arguments.output is None:
-        raise WrongRequest("--format parquet needs --output FILE: it is no text to print")
+        raise UsageError("--format parquet needs --output FILE: it is no text to print")
     journal = Journal(arguments.results)
     if not journal.path.exists():
-        raise WrongRequest(f"there is no journal in {arguments.results}")
+        raise UsageError(f"there is no journal in {arguments.results}")
     runs, faults = journal.read()
-    report(faults)
+    print_faults(faults)
     content = {"csv": as_csv, "json": as_json, "parquet": as_parquet}[arguments.format](runs)
     if arguments.output is None:
         sys.stdout.buffer.write(content)
@@ -167,5 +167,5 @@ def main(arguments: Arguments) -> int:
     try:
         arguments.output.write_bytes(content)
     except OSError as problem:
-        raise WrongRequest(f"--output {arguments.output}: {problem.strerror or problem}") from None
+        raise UsageError(f"--output {arguments.output}: {problem.strerror or problem}") from None
     return 0

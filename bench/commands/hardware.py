@@ -4,8 +4,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from bench.errors import WrongRequest
-from bench.machine.devices import pick_device, pick_means
+from bench.errors import UsageError
+from bench.machine.devices import pick_device, pick_precision_and_kernel
 from bench.machine.hardware import cores_usable, hardware_record, machine_class, software_record
 from bench.provenance import ROOT
 
@@ -27,9 +27,9 @@ def main(arguments: Arguments) -> int:
     try:
         device = pick_device(arguments.device)
     except ValueError as problem:
-        raise WrongRequest(str(problem)) from None
+        raise UsageError(str(problem)) from None
     hardware, software = hardware_record(device), software_record()
-    _, _, means = pick_means("auto", "auto", device, None)
+    _, _, means = pick_precision_and_kernel("auto", "auto", device, None)
     record = {
         "class": machine_class(hardware, software, cores_usable()),
         "precision": means,

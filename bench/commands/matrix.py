@@ -15,13 +15,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bench.cli import EXIT_INTERRUPTED, check_positive, heed_interrupts, refusing_unwritable, tell
+from bench.cli import EXIT_INTERRUPTED, check_positive, handle_interrupts, print_progress, reject_unwritable
 from bench.clock import ClockName
-from bench.errors import WrongRequest
-from bench.experiments.executors import EXIT_UNFINISHED, EngineName, Here, Place, make_all, open_places
+from bench.errors import UsageError
+from bench.experiments.executors import EXIT_UNFINISHED, EngineName, Executor, LocalExecutor, open_executors, run_jobs
 from bench.experiments.launcher import SCRIPT, Refusal, Task, supervised
-from bench.experiments.matrix_file import MATRICES, Grid, find_file, options_of, read_grid
-from bench.experiments.matrix_results import Due, Entry, Key, Result, Sweep, is_due, known_runs, ranked, results_csv
+from bench.experiments.matrix_file import MATRICES, Matrix, find_file, options_of, read_matrix
+from bench.experiments.matrix_results import (
+    AttemptKey,
+    CellContestant,
+    CellResult,
+    MachineMatrix,
+    PendingAttempt,
+    is_pending,
+    known_runs,
+    rank_cells,
+    results_csv,
+)
 from bench.formatting import attempt_line, duration, number, spread_text
 from bench.provenance import ROOT
 from bench.report.matrix_plot import draw_matrix
@@ -59,18 +69,18 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> int:
-    grid = read_grid(find_file(arguments.file, MATRICES))
+    grid = read_matrix(find_file(arguments.file, MATRICES))
     check_positive(arguments, "max_seconds", "max_minutes")
     count_cells(grid, arguments.yes)
-    heed_interrupts()
+    handle_interrupts()
     journal = Journal(arguments.results)
-    with refusing_unwritable(arguments.results):
+    with reject_unwritable(arguments.results):
         journal.recover()
         with journal.lock():
             pass
     interrupted, left = False, 0
-    with open_places(arguments.engine, arguments.address, SCRIPT) as places:
-        sweeps = find_sweeps(grid, arguments.max_seconds, places)
+    with open_executors(arguments.engine, arguments.address, SCRIPT) as places:
+        sweeps = resolve_matrix(grid, arguments.max_seconds, places)
         with supervised(journal, f"matrix-{grid.name}"):
             journal.collect_left(MATRIX)
             runs, _ = journal.read()
@@ -79,20 +89,20 @@ def main(arguments: Arguments) -> int:
             for sweep in sweeps:
                 asked = sweep.in_order()
                 due[sweep] = [
-                    each for each in asked if is_due(known[each.entry.key(each.seed)], arguments.retry_failed)
+                    each for each in asked if is_pending(known[each.entry.key(each.seed)], arguments.retry_failed)
                 ]
                 announce(sweep, due[sweep], runs)
             if any(due.values()):
-                interrupted, left = carry_out(due, journal, arguments.max_minutes)
+                interrupted, left = run_matrix(due, journal, arguments.max_minutes)
     report(sweeps, journal, arguments.results)
     return EXIT_INTERRUPTED if interrupted else EXIT_UNFINISHED if left else 0
 
 
-def count_cells(grid: Grid, allowed: bool) -> int:
+def count_cells(grid: Matrix, allowed: bool) -> int:
     """How many cells there are, before anything is made of them.
 
     Raises:
-        WrongRequest: none, or more attempts than are run without `--yes`.
+        UsageError: none, or more attempts than are run without `--yes`.
     """
     most = LARGE // len(grid.seeds)
     cells = 0
@@ -101,76 +111,76 @@ def count_cells(grid: Grid, allowed: bool) -> int:
             possible = 1
             for choices in grid.axes.values():
                 possible *= len(choices)
-            raise WrongRequest(
+            raise UsageError(
                 f"{grid.path}: up to {possible * len(grid.seeds):,} attempts ({possible:,} cells, "
                 f"{len(grid.seeds)} seeds) are more than {LARGE}; --yes runs them all the same"
             )
     if not cells:
-        raise WrongRequest(f"{grid.path}: exclude: no cell is left")
+        raise UsageError(f"{grid.path}: exclude: no cell is left")
     return cells
 
 
-def find_sweeps(grid: Grid, max_seconds: float | None, places: Sequence[Place]) -> list[Sweep]:
+def resolve_matrix(grid: Matrix, max_seconds: float | None, places: Sequence[Executor]) -> list[MachineMatrix]:
     """Let the trainer say at each place what each cell is there; places that say the same are one sweep's.
 
     Raises:
-        WrongRequest: it refuses a cell for other reasons than the machine, or all of them everywhere.
+        UsageError: it refuses a cell for other reasons than the machine, or all of them everywhere.
     """
-    found: dict[frozenset, Sweep] = {}
+    found: dict[frozenset, MachineMatrix] = {}
     nowhere: list[Refusal] = []
     for place in places:
-        sweep = sweep_at(place, grid, max_seconds)
+        sweep = resolve_at(place, grid, max_seconds)
         if not sweep.entries:
             nowhere += sweep.refused
             continue
         same = found.get(sweep.keys)
         found[sweep.keys] = sweep if same is None else dataclasses.replace(same, places=(*same.places, place))
     if not found:
-        raise WrongRequest(f"{grid.path}: no cell can run here: {nowhere[0].reason}")
+        raise UsageError(f"{grid.path}: no cell can run here: {nowhere[0].reason}")
     return sorted(found.values(), key=lambda sweep: sweep.machine_class)
 
 
-def sweep_at(place: Place, grid: Grid, max_seconds: float | None) -> Sweep:
-    """The matrix at one place; raises WrongRequest: see `find_sweeps`."""
+def resolve_at(place: Executor, grid: Matrix, max_seconds: float | None) -> MachineMatrix:
+    """The matrix at one place; raises UsageError: see `find_sweeps`."""
     common = [] if max_seconds is None else ["--max-seconds", str(max_seconds)]
     cells = list(grid.cells())
     answers = place.ask_all(SCRIPT, [["--config", grid.base, *options_of(cell.settings), *common] for cell in cells])
     entries, refused = [], []
     for cell, answer in zip(cells, answers, strict=True):
         if not isinstance(answer, Refusal):
-            entries.append(Entry(cell, answer))
+            entries.append(CellContestant(cell, answer))
         elif answer.not_here:
             refused.append(answer)
         else:
-            raise WrongRequest(f"{grid.path}: {cell}: {answer.reason}")
-    same: dict[str, Entry] = {}
+            raise UsageError(f"{grid.path}: {cell}: {answer.reason}")
+    same: dict[str, CellContestant] = {}
     for entry in entries:
         other = same.setdefault(entry.contestant.planned.config_hash, entry)
         if other is not entry:
-            raise WrongRequest(f"{grid.path}: {other.cell} and {entry.cell} come to the same settings here")
-    return Sweep(grid, (place,), tuple(entries), tuple(refused))
+            raise UsageError(f"{grid.path}: {other.cell} and {entry.cell} come to the same settings here")
+    return MachineMatrix(grid, (place,), tuple(entries), tuple(refused))
 
 
 # -----------------------------------------------------------------------------
 # before it starts
 
 
-def announce(sweep: Sweep, due: Sequence[Due], runs: Sequence[Run]) -> None:
+def announce(sweep: MachineMatrix, due: Sequence[PendingAttempt], runs: Sequence[Run]) -> None:
     """How many cells and attempts there are, what they may take, and what is not continued."""
     total = len(sweep.entries) * len(sweep.grid.seeds)
     seconds = estimate(sweep, runs)
     takes = "nothing is known of how long they take"
     if seconds is not None:
         takes = f"about {duration(seconds * len(due) / len(sweep.places))}"
-    if len(sweep.places) > 1 or sweep.places[0].name != Here.name:
-        tell(f"{', '.join(place.name for place in sweep.places)}: {sweep.machine_class}")
-    tell(
+    if len(sweep.places) > 1 or sweep.places[0].name != LocalExecutor.name:
+        print_progress(f"{', '.join(place.name for place in sweep.places)}: {sweep.machine_class}")
+    print_progress(
         f"{sweep.grid.name}: {len(sweep.entries)} cells, {len(sweep.grid.seeds)} seeds: {total} attempts, "
         f"{total - len(due)} made already" + (f", {len(due)} to make, {takes}" if due else ", nothing to do")
     )
     for reason in sorted({refusal.reason for refusal in sweep.refused}):
         count = sum(refusal.reason == reason for refusal in sweep.refused)
-        tell(f"{count} cells cannot run here and are left out: {reason}")
+        print_progress(f"{count} cells cannot run here and are left out: {reason}")
     planned = [entry.contestant.planned for entry in sweep.entries]
     wanted = {(run.config_hash, run.machine.class_, run.source_sha256) for run in planned}
     hashes = {run.config_hash for run in planned}
@@ -182,12 +192,14 @@ def announce(sweep: Sweep, due: Sequence[Due], runs: Sequence[Run]) -> None:
     ]
     elsewhere = sum(run.machine.class_ != planned[0].machine.class_ for run in others)
     if elsewhere:
-        tell(f"{elsewhere} attempts were made on machines of another class and do not count here; this one starts anew")
+        print_progress(
+            f"{elsewhere} attempts were made on machines of another class and do not count here; this one starts anew"
+        )
     if len(others) > elsewhere:
-        tell(f"{len(others) - elsewhere} attempts were made by another source and do not count")
+        print_progress(f"{len(others) - elsewhere} attempts were made by another source and do not count")
 
 
-def estimate(sweep: Sweep, runs: Sequence[Run]) -> float | None:
+def estimate(sweep: MachineMatrix, runs: Sequence[Run]) -> float | None:
     """Seconds from one attempt to the next: the median of the matrix's own, else of the base's on this class."""
     planned = sweep.entries[0].contestant.planned
     hashes = {entry.contestant.planned.config_hash for entry in sweep.entries}
@@ -204,7 +216,9 @@ def estimate(sweep: Sweep, runs: Sequence[Run]) -> float | None:
 # the attempts
 
 
-def carry_out(due: Mapping[Sweep, Sequence[Due]], journal: Journal, max_minutes: float | None) -> tuple[bool, int]:
+def run_matrix(
+    due: Mapping[MachineMatrix, Sequence[PendingAttempt]], journal: Journal, max_minutes: float | None
+) -> tuple[bool, int]:
     """Make the attempts, each kind of machine its own; whether that was interrupted, and how many nobody could make.
 
     Raises:
@@ -213,9 +227,9 @@ def carry_out(due: Mapping[Sweep, Sequence[Due]], journal: Journal, max_minutes:
     batch_id = new_id(f"matrix-{next(iter(due)).grid.name}")
     planned = len({each.entry.key(each.seed) for its in due.values() for each in its})
     began, is_over = time.monotonic(), False
-    begun: set[Key] = set()  # kinds of machines that refuse different cells can have others in common
+    begun: set[AttemptKey] = set()  # kinds of machines that refuse different cells can have others in common
 
-    def in_time(sweep: Sweep) -> Iterator[tuple[Sweep, Due, Batch]]:
+    def in_time(sweep: MachineMatrix) -> Iterator[tuple[MachineMatrix, PendingAttempt, Batch]]:
         nonlocal is_over
         for each in due[sweep]:
             is_over = max_minutes is not None and time.monotonic() - began > 60 * max_minutes
@@ -226,18 +240,18 @@ def carry_out(due: Mapping[Sweep, Sequence[Due]], journal: Journal, max_minutes:
                 begun.add(key)
                 yield sweep, each, Batch(id=batch_id, command=MATRIX, planned=planned, index=len(begun) - 1)
 
-    def make(place: Place, job: tuple[Sweep, Due, Batch]) -> bool:
+    def make(place: Executor, job: tuple[MachineMatrix, PendingAttempt, Batch]) -> bool:
         sweep, each, batch = job
         tally.begin(sweep, each)
         run, interrupted = place.make(Task(each.entry.contestant, each.seed, batch), journal)
         tally.end(sweep, each, run)
         return interrupted
 
-    jobs: dict[Place, Iterator[tuple[Sweep, Due, Batch]]] = {}
+    jobs: dict[Executor, Iterator[tuple[MachineMatrix, PendingAttempt, Batch]]] = {}
     for sweep in due:
         jobs |= dict.fromkeys(sweep.places, in_time(sweep))
-    with contextlib.closing(Tally(list(due), planned, journal)) as tally, supervised(journal, batch_id):
-        interrupted = make_all(jobs, make, tally.say)
+    with contextlib.closing(MatrixProgress(list(due), planned, journal)) as tally, supervised(journal, batch_id):
+        interrupted = run_jobs(jobs, make, tally.say)
         left = planned - tally.done
         if interrupted:
             tally.say(f"interrupted: {left} attempts are left; the same command goes on")
@@ -248,10 +262,10 @@ def carry_out(due: Mapping[Sweep, Sequence[Due]], journal: Journal, max_minutes:
     return interrupted, 0 if is_over else left
 
 
-class Tally:
+class MatrixProgress:
     """The progress of a matrix, on standard error: a live line in a terminal, else a line for each attempt."""
 
-    def __init__(self, sweeps: Sequence[Sweep], planned: int, journal: Journal) -> None:
+    def __init__(self, sweeps: Sequence[MachineMatrix], planned: int, journal: Journal) -> None:
         self.sweeps, self.clock = sweeps, sweeps[0].grid.clock
         self.known = known_runs(journal.read()[0])
         self.console = Console(stderr=True, highlight=False)
@@ -272,11 +286,11 @@ class Tally:
     def close(self) -> None:
         self.progress.stop()
 
-    def begin(self, sweep: Sweep, due: Due) -> None:
+    def begin(self, sweep: MachineMatrix, due: PendingAttempt) -> None:
         with self.turn:
             self.progress.update(self.task, status=f"{self.status(sweep)}  now {due.entry.cell}, seed {due.seed}")
 
-    def end(self, sweep: Sweep, due: Due, run: Run) -> None:
+    def end(self, sweep: MachineMatrix, due: PendingAttempt, run: Run) -> None:
         with self.turn:
             self.done += 1
             self.known[due.entry.key(due.seed)].append(run)
@@ -284,10 +298,10 @@ class Tally:
             if not self.console.is_terminal or run.outcome in ("error", "lost"):
                 self.say(f"{self.done}/{self.planned}  {due.entry.cell}  {attempt_line(run)}")
 
-    def status(self, latest: Sweep) -> str:
+    def status(self, latest: MachineMatrix) -> str:
         """What all have come to, and the best of the kind of machine that reported last."""
         results = [result for sweep in self.sweeps for result in sweep.results(self.known)]
-        best = ranked(latest.results(self.known), self.clock)[0]
+        best = rank_cells(latest.results(self.known), self.clock)[0]
         ert = best.ert(self.clock)
         text = f"cells {sum(result.finished for result in results)}/{len(results)}  "
         text += f"solved {sum(result.num_solved for result in results)}"
@@ -301,7 +315,7 @@ class Tally:
 # the end
 
 
-def report(sweeps: Sequence[Sweep], journal: Journal, folder: Path) -> None:
+def report(sweeps: Sequence[MachineMatrix], journal: Journal, folder: Path) -> None:
     """The ranking of each kind of machine as a table on standard output; the same as CSV, and as a picture.
 
     Raises:
@@ -325,13 +339,13 @@ def report(sweeps: Sequence[Sweep], journal: Journal, folder: Path) -> None:
         print(path)
 
 
-def results_table(results: Sequence[Result], clock: ClockName) -> Table:
+def results_table(results: Sequence[CellResult], clock: ClockName) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     axes = list(results[0].cell.choices)
     other = "total" if clock == "train" else "train"
     for column in ("rank", *axes, "solved", f"ERT {clock}", f"{clock}, s", f"ERT {other}", "otherwise"):
         table.add_column(column, justify="left" if column in (*axes, "otherwise") else "right")
-    for rank, result in enumerate(ranked(results, clock), start=1):
+    for rank, result in enumerate(rank_cells(results, clock), start=1):
         otherwise = [f"{count} {name}" for name, count in sorted(result.outcomes.items())]
         otherwise += [f"{result.repeated} repeated"] if result.repeated else []
         table.add_row(

@@ -13,26 +13,40 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from bench.cli import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST, heed_interrupts, refusing_unwritable
+from bench.cli import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST, handle_interrupts, reject_unwritable
 from bench.clock import ClockName
 from bench.commands import board
 from bench.config import CONFIGS, find_config, merged_values
-from bench.errors import WrongRequest
-from bench.experiments.comparison import COMPARISON_WIDTH, Comparison, compared, conclude, show_comparison, yielded
-from bench.experiments.executors import EngineName, Place, PlaceLost, by_machine_class, open_places
+from bench.errors import UsageError
+from bench.experiments.comparison import (
+    COMPARISON_WIDTH,
+    Comparison,
+    evaluate_comparison,
+    file_conclusion,
+    show_comparison,
+    summarize_batch,
+)
+from bench.experiments.executors import EngineName, Executor, ExecutorLost, by_machine_class, open_executors
 from bench.experiments.launcher import SCRIPT, Refusal
-from bench.experiments.paired_plan import Contestants, enter, line_of_why, perform, runs_of, undertake
-from bench.formatting import batch_line, changed_settings, number, plain, ratio_text, search_text
+from bench.experiments.paired_plan import (
+    Contestants,
+    normalize_why,
+    plan_experiment,
+    resolve_side,
+    run_experiment,
+    runs_by_side,
+)
+from bench.formatting import batch_line, changed_settings, escape_markdown, number, ratio_text, search_text
 from bench.provenance import ROOT, first_seed
 from bench.report import leaderboard
-from bench.report.render import environment
+from bench.report.render import template_environment
 from bench.stats.descriptive import flops_floor, launch_floor, utilisation
 from bench.stats.ranking import RANKED_FROM
 from bench.storage.journal import Journal
 from bench.storage.jsonl import replace_file
-from bench.storage.records import Filed, file_record, is_record, read_records, records_folder, standing_record
-from bench.storage.results import Evidence
-from bench.storage.schema import Agenda, Record, Run
+from bench.storage.records import RecordFolder, file_record, is_record, read_records, records_folder, standing_record
+from bench.storage.results import FiledResults
+from bench.storage.schema import PairedPlan, Record, Run
 
 QUIET_SECONDS = 3.0
 RESOLVED_BY_MACHINE = ("device", "precision", "threads")  # settings that a default config leaves open
@@ -69,16 +83,16 @@ class Arguments:
 
 def main(arguments: Arguments) -> int:
     check(arguments)
-    why = line_of_why(arguments.why)
-    heed_interrupts()
-    with open_places(arguments.engine, arguments.address, SCRIPT) as places:
+    why = normalize_why(arguments.why)
+    handle_interrupts()
+    with open_executors(arguments.engine, arguments.address, SCRIPT) as places:
         if len(places) == 1:
             return record_on(places, arguments, why)
         statuses = []
         for group in by_machine_class(machine_classes(places, arguments)):
             try:
                 statuses.append(record_on(group, arguments, why))
-            except WrongRequest as problem:  # of this class; another one may still have its record
+            except UsageError as problem:  # of this class; another one may still have its record
                 print(f"{', '.join(place.name for place in group)}: {problem}", file=sys.stderr)
                 statuses.append(EXIT_WRONG_REQUEST)
             if EXIT_INTERRUPTED in statuses:
@@ -86,68 +100,68 @@ def main(arguments: Arguments) -> int:
         return max(statuses)
 
 
-def machine_classes(places: Sequence[Place], arguments: Arguments) -> dict[Place, str | None]:
+def machine_classes(places: Sequence[Executor], arguments: Arguments) -> dict[Executor, str | None]:
     """The class of each place where the config can run.
 
     Raises:
-        WrongRequest: it can run nowhere, or is wrong anywhere.
+        UsageError: it can run nowhere, or is wrong anywhere.
     """
-    classes, refused = {}, []
+    classes, refusals = {}, []
     for place in places:
         (answer,) = place.ask_all(SCRIPT, [["--config", arguments.config, "--device", arguments.device]])
         if not isinstance(answer, Refusal):
             classes[place] = answer.planned.machine.class_
         elif answer.not_here:
-            refused.append(f"{place.name} is left out: {answer.reason}")
+            refusals.append(f"{place.name} is left out: {answer.reason}")
         else:
-            raise WrongRequest(answer.reason)
+            raise UsageError(answer.reason)
     if not classes:
-        raise WrongRequest("; ".join(refused))
-    for line in refused:
+        raise UsageError("; ".join(refusals))
+    for line in refusals:
         print(line, file=sys.stderr)
     return classes
 
 
-def record_on(places: Sequence[Place], arguments: Arguments, why: str | None) -> int:
+def record_on(places: Sequence[Executor], arguments: Arguments, why: str | None) -> int:
     """As `record_at`, at the first place of one machine class, and should that be lost, at the next."""
     for place in places:
         try:
             return record_at(place, arguments, why)
-        except PlaceLost:
+        except ExecutorLost:
             print(f"{place.name} was lost, and with it the attempt that it was at", file=sys.stderr)
     print("nobody is left who could go on with it; the same command does", file=sys.stderr)
     return 1
 
 
-def record_at(place: Place, arguments: Arguments, why: str | None) -> int:
+def record_at(place: Executor, arguments: Arguments, why: str | None) -> int:
     """Run the batch at one place, file the record if it is one; the exit status.
 
     Raises:
-        PlaceLost: another place of the same machine class can go on with it.
-        WrongRequest: there can be no record, or the place is not quiet.
+        ExecutorLost: another place of the same machine class can go on with it.
+        UsageError: there can be no record, or the place is not quiet.
     """
     journal, results = Journal(arguments.results), arguments.results
     with contextlib.ExitStack() as stack:
-        side_a, a = enter(arguments.config, arguments.device, results, stack, place)
+        side_a, a = resolve_side(arguments.config, arguments.device, results, stack, place)
         planned = a.planned
         if planned.dirty is not False:
             what = "has changes that are not committed" if planned.dirty else "is no git checkout, or git is not here"
-            raise WrongRequest(f"a record is made from committed source, and this {what}")
+            raise UsageError(f"a record is made from committed source, and this {what}")
         if planned.settings["control"] != "none":
-            raise WrongRequest("control: an attempt on a track that was tampered with is no record")
+            raise UsageError("control: an attempt on a track that was tampered with is no record")
         before = standing_record(read_records(results)[0], planned.track, arguments.clock, planned.machine.class_)
-        side_b, b = (None, None) if before is None else enter(before.record.name, "auto", results, stack, place)
+        side_b, b = (None, None) if before is None else resolve_side(before.record.name, "auto", results, stack, place)
         if side_b is not None and (side_b.config_hash, side_b.source_sha256) == (
             side_a.config_hash,
             side_a.source_sha256,
         ):
-            raise WrongRequest(f"this config and source are the standing record, {before.record.name}")
+            raise UsageError(f"this config and source are the standing record, {before.record.name}")
         reasons = place.look(planned.device, QUIET_SECONDS)
         if reasons and not arguments.noisy:
-            raise WrongRequest(f"{place.name} is not quiet: {'; '.join(reasons)} (--noisy goes on all the same)")
-        with refusing_unwritable(results):
+            raise UsageError(f"{place.name} is not quiet: {'; '.join(reasons)} (--noisy goes on all the same)")
+        with reject_unwritable(results):
             journal.recover()
-            agenda, resumed = undertake(
+            agenda, resumed = plan_experiment(
                 "record",
                 (side_a, side_b),
                 planned,
@@ -159,7 +173,7 @@ def record_at(place: Place, arguments: Arguments, why: str | None) -> int:
                 why,
             )
         try:
-            perform(agenda, resumed, Contestants(a, b), results, place)
+            run_experiment(agenda, resumed, Contestants(a, b), results, place)
         except KeyboardInterrupt:
             leaderboard.refresh(results)
             return EXIT_INTERRUPTED
@@ -169,32 +183,34 @@ def record_at(place: Place, arguments: Arguments, why: str | None) -> int:
 def check(arguments: Arguments) -> None:
     """Raises WrongRequest for what can be seen to be wrong before anything is asked."""
     if arguments.pairs < RANKED_FROM:
-        raise WrongRequest(f"--pairs {arguments.pairs}: a record is a batch of at least {RANKED_FROM} attempts")
+        raise UsageError(f"--pairs {arguments.pairs}: a record is a batch of at least {RANKED_FROM} attempts")
     if is_record(arguments.config, arguments.results):
-        raise WrongRequest(f"{arguments.config!r} is a record already; `replay` runs it again")
+        raise UsageError(f"{arguments.config!r} is a record already; `replay` runs it again")
     if arguments.name is not None and not all(part.isalnum() for part in arguments.name.replace("_", "-").split("-")):
-        raise WrongRequest(f"--name {arguments.name!r}: letters and digits with '-' between them")
+        raise UsageError(f"--name {arguments.name!r}: letters and digits with '-' between them")
 
 
 # -----------------------------------------------------------------------------
 # the decision
 
 
-def decide(arguments: Arguments, agenda: Agenda, before: Filed | None, runs: Sequence[Run], source: Path) -> int:
+def decide(
+    arguments: Arguments, agenda: PairedPlan, before: RecordFolder | None, runs: Sequence[Run], source: Path
+) -> int:
     """File the record if rule 7 holds, with the tree at `source`; exit status 0, or 1 when there is none to file."""
-    own, _ = runs_of(agenda, runs)
-    comparison = None if before is None else compared(agenda, runs)
+    own, _ = runs_by_side(agenda, runs)
+    comparison = None if before is None else evaluate_comparison(agenda, runs)
     if comparison is not None:
-        conclude(comparison, arguments.results)
+        file_conclusion(comparison, arguments.results)
         show_comparison(comparison, Console(highlight=False, width=COMPARISON_WIDTH))
-    refusal = refused(own, comparison, arguments.noisy)
+    refusal = reason_against(own, comparison, arguments.noisy)
     if refusal is not None:
         leaderboard.refresh(arguments.results)
         print(f"no record: {refusal}")
         return 1
     record = made_record(arguments, agenda, own, comparison, before)
     median = next(run for run in own if run.run_id == record.median_run)
-    yardstick = Evidence(runs).yardsticks().get(agenda.id)
+    yardstick = FiledResults(runs).yardsticks().get(agenda.id)
     file_record(
         arguments.results,
         record,
@@ -210,15 +226,15 @@ def decide(arguments: Arguments, agenda: Agenda, before: Filed | None, runs: Seq
     return 0
 
 
-def is_over(agenda: Agenda, runs: Sequence[Run], results: Path) -> bool:
+def is_over(agenda: PairedPlan, runs: Sequence[Run], results: Path) -> bool:
     """Whether a batch is filed as a record, or can never be, whatever is said of the noise."""
-    own, _ = runs_of(agenda, runs)
-    comparison = None if agenda.b is None else compared(agenda, runs)
+    own, _ = runs_by_side(agenda, runs)
+    comparison = None if agenda.b is None else evaluate_comparison(agenda, runs)
     is_filed = any(filed.record.batch == agenda.id for filed in read_records(results)[0])
-    return is_filed or refused(own, comparison, noisy=True) is not None
+    return is_filed or reason_against(own, comparison, noisy=True) is not None
 
 
-def refused(own: Sequence[Run], comparison: Comparison | None, noisy: bool) -> str | None:
+def reason_against(own: Sequence[Run], comparison: Comparison | None, noisy: bool) -> str | None:
     """Why this batch is no record."""
     if not any(run.outcome == "solved" for run in own):
         return "no attempt solved the track"
@@ -234,7 +250,11 @@ def refused(own: Sequence[Run], comparison: Comparison | None, noisy: bool) -> s
 
 
 def made_record(
-    arguments: Arguments, agenda: Agenda, own: Sequence[Run], comparison: Comparison | None, before: Filed | None
+    arguments: Arguments,
+    agenda: PairedPlan,
+    own: Sequence[Run],
+    comparison: Comparison | None,
+    before: RecordFolder | None,
 ) -> Record:
     side = agenda.a
     solved = sorted((run for run in own if run.outcome == "solved"), key=lambda run: getattr(run.seconds, agenda.clock))
@@ -256,9 +276,9 @@ def made_record(
         harness_sha256=side.harness_sha256,
         commit=side.commit,
         batch=agenda.id,
-        result=yielded(own),
+        result=summarize_batch(own),
         predecessor=before and before.record.name,
-        predecessor_result=comparison and yielded(comparison.b),
+        predecessor_result=comparison and summarize_batch(comparison.b),
         ert_ratio=comparison and comparison.ratio,
         ert_ratio_95=comparison and comparison.ratio_95,
         p_value=comparison and comparison.p_value,
@@ -292,9 +312,9 @@ def promote(arguments: Arguments, record: Record) -> None:
 
 
 def readme(
-    filed: Filed,
-    before: Filed | None,
-    agenda: Agenda,
+    filed: RecordFolder,
+    before: RecordFolder | None,
+    agenda: PairedPlan,
     own: Sequence[Run],
     comparison: Comparison | None,
     yardstick: Run | None,
@@ -304,14 +324,14 @@ def readme(
     if before is not None:
         sides.append((before.record.name, record.predecessor_result))
     return (
-        environment()
+        template_environment()
         .get_template("record.md.jinja")
         .render(
             record=record,
             ert=f"{record.ert_seconds:.2f}",
             date=f"{record.started_at:%Y-%m-%d}",
             number=agenda.number,
-            why=agenda.why and plain(agenda.why),
+            why=agenda.why and escape_markdown(agenda.why),
             search=search_text(record.search),
             ratio=ratio_text(record.ert_ratio, record.ert_ratio_95),
             p_value=number(record.p_value, ".4f"),
@@ -360,10 +380,10 @@ def medians(own: Sequence[Run]) -> str:
     )
 
 
-def changed_files(before: Filed, after: Filed, of_harness: bool) -> list[str]:
+def changed_files(before: RecordFolder, after: RecordFolder, of_harness: bool) -> list[str]:
     """Files that two records' snapshots do not have in common, of the contestants or of the harness beneath them."""
 
-    def contents(filed: Filed) -> dict[str, bytes]:
+    def contents(filed: RecordFolder) -> dict[str, bytes]:
         with zipfile.ZipFile(filed.folder / "source.zip") as packed:
             names = [name for name in packed.namelist() if name.startswith("bench/") == of_harness]
             return {name: packed.read(name) for name in names}

@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.clock import PHASES
-from bench.errors import WrongRequest
-from bench.experiments.comparison import COMPARISON_WIDTH, compared, show_comparison
+from bench.errors import UsageError
+from bench.experiments.comparison import COMPARISON_WIDTH, evaluate_comparison, show_comparison
 from bench.provenance import ROOT
 from bench.report.summary import show_summary
 from bench.stats.descriptive import flops_floor, launch_floor, utilisation
-from bench.stats.ranking import standing
+from bench.stats.ranking import describe_standing
 from bench.storage.journal import Journal
-from bench.storage.results import agenda_file, find_run, is_weights_path
-from bench.storage.schema import Agenda, Run
+from bench.storage.results import find_run, is_weights_path, paired_plans_file
+from bench.storage.schema import PairedPlan, Run
 
 MOST_CHECKS = 20  # rows of the table; of more checks every second, third, … is shown
 UNKNOWN = "—"
@@ -145,7 +145,7 @@ def target_table(run: Run) -> Table:
 
 def show_run(run: Run, runs: Sequence[Run], console: Console) -> None:
     """The summary as it stood at the end of the attempt, then all that it leaves out."""
-    show_summary(run, [], standing(run, runs), console)
+    show_summary(run, [], describe_standing(run, runs), console)
     console.print()
     for label, text in facts(run):
         console.print(f"{label:<14}{text}", soft_wrap=True, markup=False)
@@ -163,7 +163,7 @@ def weights_facts(path: Path) -> Iterator[tuple[str, str]]:
     """What a weights file says about itself: label and text.
 
     Raises:
-        WrongRequest: it is not a weights file of this project.
+        UsageError: it is not a weights file of this project.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -176,29 +176,29 @@ def weights_facts(path: Path) -> Iterator[tuple[str, str]]:
             for key, value in json.loads(metadata[section]).items():
                 yield f"{section}.{key}", shown(value)
     except (SafetensorError, OSError, KeyError, ValueError, AttributeError) as problem:
-        raise WrongRequest(f"{path}: these are not weights of this project ({problem})") from None
+        raise UsageError(f"{path}: these are not weights of this project ({problem})") from None
 
 
-def find_comparison(wanted: str, results: Path) -> Agenda | None:
+def find_comparison(wanted: str, results: Path) -> PairedPlan | None:
     """The agenda of this id, of a command that had two sides."""
-    return next((agenda for agenda in agenda_file(results).read()[0] if agenda.id == wanted and agenda.b), None)
+    return next((agenda for agenda in paired_plans_file(results).read()[0] if agenda.id == wanted and agenda.b), None)
 
 
 def main(arguments: Arguments) -> int:
     console = Console(highlight=False)
     agenda = find_comparison(arguments.run, arguments.results)
     if agenda is not None:
-        comparison = compared(agenda, Journal(arguments.results).read()[0])
+        comparison = evaluate_comparison(agenda, Journal(arguments.results).read()[0])
         if arguments.json:
-            raise WrongRequest("--json: a comparison is not a line of the journal; comparisons.jsonl has its own")
+            raise UsageError("--json: a comparison is not a line of the journal; comparisons.jsonl has its own")
         if arguments.settings:
-            raise WrongRequest("--settings: a comparison has two sides; ask for one of its runs")
+            raise UsageError("--settings: a comparison has two sides; ask for one of its runs")
         show_comparison(comparison, Console(highlight=False, width=COMPARISON_WIDTH))
         print(comparison.verdict)
         return 0
     try:
         run = find_run(arguments.run, arguments.results)
-    except WrongRequest as problem:
+    except UsageError as problem:
         if (
             arguments.json
             or arguments.settings

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.config import find_config
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.machine.devices import pick_device
 from bench.provenance import ROOT
 from data import TRACKS, Track, decode
@@ -32,7 +32,7 @@ def default_config(track: Track, device_type: str) -> str:
     """The name of a track's config on a device, or NO_CONFIG."""
     try:
         return find_config(track.name, device_type)[0]
-    except WrongRequest:
+    except UsageError:
         return NO_CONFIG
 
 
@@ -79,6 +79,6 @@ def main(arguments: Arguments) -> int:
     try:
         device = pick_device(arguments.device)
     except ValueError as problem:
-        raise WrongRequest(str(problem)) from None
+        raise UsageError(str(problem)) from None
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(tracks_table(device.type))
     return 0

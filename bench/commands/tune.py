@@ -18,23 +18,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import filelock
 import tyro
 
-from bench.cli import EXIT_INTERRUPTED, check_positive, heed_interrupts, refusing_unwritable, tell
+from bench.cli import EXIT_INTERRUPTED, check_positive, handle_interrupts, print_progress, reject_unwritable
 from bench.clock import ClockName
 from bench.config import SEARCH, find_config, merged_values
-from bench.errors import NotHere, WrongRequest
+from bench.errors import UnavailableHere, UsageError
 from bench.experiments.executors import (
     EXIT_UNFINISHED,
     EngineName,
-    Place,
-    PlaceLost,
+    Executor,
+    ExecutorLost,
     by_machine_class,
-    make_all,
-    open_places,
+    open_executors,
+    run_jobs,
 )
 from bench.experiments.launcher import SCRIPT, Contestant, Refusal, Task, supervised
 from bench.experiments.matrix_file import Choice, find_file, options_of, text_of
-from bench.experiments.matrix_results import FAILED, UNFINISHED, Key
-from bench.experiments.search_space import SPACES, Space, read_space
+from bench.experiments.matrix_results import FAILED, UNFINISHED, AttemptKey
+from bench.experiments.search_space import SPACES, SearchSpace, read_search_space
 from bench.formatting import number, search_text
 from bench.provenance import ROOT, config_hash
 from bench.stats.expected_time import attempt_costs, expected_time_to_success
@@ -79,11 +79,11 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> int:
-    space = read_space(find_file(arguments.space, SPACES))
+    space = read_search_space(find_file(arguments.space, SPACES))
     check_positive(arguments, "trials", "max_seconds", "max_minutes")
-    heed_interrupts()
-    with open_places(arguments.engine, arguments.address, SCRIPT) as places:
-        with refusing_unwritable(arguments.results):
+    handle_interrupts()
+    with open_executors(arguments.engine, arguments.address, SCRIPT) as places:
+        with reject_unwritable(arguments.results):
             journal = Journal(arguments.results)
             journal.recover()
             journal.collect_left(TUNE)
@@ -95,29 +95,31 @@ def main(arguments: Arguments) -> int:
             studies[members[0]] = f"{space.name}-{index}" if len(set(classes.values())) > 1 else space.name
         jobs = {search.place: iter([search]) for search in searches}
         try:
-            interrupted = make_all(jobs, lambda place, search: search.run(), tell)
+            interrupted = run_jobs(jobs, lambda place, search: search.run(), print_progress)
         finally:
             for search, stem in studies.items():
-                search.tell(stem)
+                search.report(stem)
         if interrupted:
-            tell("interrupted; the same command goes on")
+            print_progress("interrupted; the same command goes on")
             return EXIT_INTERRUPTED
         is_cut_short = any(place.is_lost for place in places) and not all(search.is_over() for search in studies)
         return EXIT_UNFINISHED if is_cut_short else 0
 
 
-def find_searches(space: Space, arguments: Arguments, journal: Journal, places: Sequence[Place]) -> "list[Search]":
+def find_searches(
+    space: SearchSpace, arguments: Arguments, journal: Journal, places: Sequence[Executor]
+) -> "list[Search]":
     """One for each place that can run the base; raises WrongRequest when none can."""
     searches, problems = [], []
     for place in places:
         try:
             searches.append(Search(space, arguments, journal, place))
-        except (NotHere, PlaceLost) as problem:
+        except (UnavailableHere, ExecutorLost) as problem:
             problems.append(f"{place.name} is left out: {problem or 'it was lost'}")
     if not searches:
-        raise WrongRequest("; ".join(problems))
+        raise UsageError("; ".join(problems))
     for line in problems:
-        tell(line)
+        print_progress(line)
     return searches
 
 
@@ -164,11 +166,11 @@ class EarlyChecks:
 class Search:
     """What one place does for a study, which several may share."""
 
-    def __init__(self, space: Space, arguments: Arguments, journal: Journal, place: Place) -> None:
+    def __init__(self, space: SearchSpace, arguments: Arguments, journal: Journal, place: Executor) -> None:
         try:
             import optuna
         except ImportError:
-            raise WrongRequest("tune needs Optuna: pip install '.[tune]'") from None
+            raise UsageError("tune needs Optuna: pip install '.[tune]'") from None
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
@@ -196,26 +198,26 @@ class Search:
             load_if_exists=True,
         )
         self.turn = self.lock("turn")
-        self.known: dict[Key, Run] = {}
+        self.known: dict[AttemptKey, Run] = {}
         self.checks = EarlyChecks()
         for run in journal.read()[0]:
             self.learn(run)
 
     def learn(self, run: Run) -> None:
         if run.batch is not None and run.batch.command == TUNE and run.outcome not in UNFINISHED | FAILED:
-            self.known[Key(run.config_hash, run.source_sha256, run.machine.class_, run.seed)] = run
+            self.known[AttemptKey(run.config_hash, run.source_sha256, run.machine.class_, run.seed)] = run
             self.checks.learn(run)
 
     def ask(self, values: Choice) -> Contestant:
-        """Raises WrongRequest: the trainer refuses these settings; PlaceLost: nobody answered."""
+        """Raises UsageError: the trainer refuses these settings; ExecutorLost: nobody answered."""
         try:
             (answer,) = self.place.ask_all(SCRIPT, [[*self.common, *options_of(values)]])
-        except WrongRequest:
+        except UsageError:
             if self.place.is_lost:
-                raise PlaceLost from None
+                raise ExecutorLost from None
             raise
         if isinstance(answer, Refusal):
-            raise (NotHere if answer.not_here else WrongRequest)(
+            raise (UnavailableHere if answer.not_here else UsageError)(
                 f"{self.space.path}: {text_of(values)}: {answer.reason}"
             )
         return answer
@@ -228,7 +230,7 @@ class Search:
 
         Raises:
             KeyboardInterrupt: this process was interrupted.
-            PlaceLost: in the middle of a trial, which somebody else goes on with.
+            ExecutorLost: in the middle of a trial, which somebody else goes on with.
         """
         import optuna
 
@@ -236,7 +238,7 @@ class Search:
         began, limit = time.monotonic(), self.arguments.max_minutes
         while not self.is_over():
             if limit is not None and time.monotonic() - began > 60 * limit:
-                tell(f"{limit:g} minutes are over")
+                print_progress(f"{limit:g} minutes are over")
                 return
             with contextlib.ExitStack() as stack:
                 with self.turn:
@@ -247,8 +249,8 @@ class Search:
                     self.study.tell(trial, ert)
                 except optuna.TrialPruned:
                     self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-                except WrongRequest as problem:  # settings that do not go together
-                    tell(f"trial {trial.number}  {problem}")
+                except UsageError as problem:  # settings that do not go together
+                    print_progress(f"trial {trial.number}  {problem}")
                     self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 except BaseException:
                     self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -296,7 +298,7 @@ class Search:
 
         values = self.space.suggest(trial)
         contestant, runs, batch_id = self.ask(values), [], new_id(f"tune-{self.space.name}")
-        tell(f"trial {trial.number}  {text_of(values)}")
+        print_progress(f"trial {trial.number}  {text_of(values)}")
         with supervised(self.journal, batch_id):
             for index, seed in enumerate(self.seeds):
                 batch = Batch(id=batch_id, command=TUNE, planned=len(self.seeds), index=index)
@@ -320,10 +322,10 @@ class Search:
 
         Raises:
             KeyboardInterrupt: this process was interrupted.
-            PlaceLost: which says nothing of the settings.
+            ExecutorLost: which says nothing of the settings.
         """
         planned = task.contestant.planned
-        key = Key(planned.config_hash, planned.source_sha256, planned.machine.class_, task.seed)
+        key = AttemptKey(planned.config_hash, planned.source_sha256, planned.machine.class_, task.seed)
         if key in self.known:
             return self.known[key]
         run, interrupted = self.place.make(task, self.journal, is_hopeless=self.checks.is_hopeless)
@@ -331,13 +333,13 @@ class Search:
         if interrupted:
             raise KeyboardInterrupt
         if self.place.is_lost:
-            raise PlaceLost
+            raise ExecutorLost
         return run
 
     def say(self, trial: int, runs: Sequence[Run], remark: str) -> None:
         solved, ert = sum(run.outcome == "solved" for run in runs), expected_time_to_success(runs, self.space.clock)
         line = f"trial {trial}  solved {solved}/{len(runs)}  ERT {self.space.clock} {number(ert, '.2f')} s  {remark}"
-        tell(line.rstrip())
+        print_progress(line.rstrip())
 
     # -------------------------------------------------------------------------
     # what it has come to
@@ -366,7 +368,7 @@ class Search:
             "seeds": self.space.attempts,
         }
 
-    def tell(self, stem: str) -> None:
+    def report(self, stem: str) -> None:
         """The best trial on standard output, and as a config of this name with what it took to find it."""
         from optuna.trial import TrialState
 

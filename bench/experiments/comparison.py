@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.clock import ClockName
-from bench.experiments.paired_plan import runs_of
+from bench.experiments.paired_plan import runs_by_side
 from bench.formatting import contestant_text, ratio_text
 from bench.stats.descriptive import spread
 from bench.stats.expected_time import expected_time_to_success
@@ -17,14 +17,14 @@ from bench.stats.paired_test import (
     FEWEST_PAIRS,
     drift,
     log_ert_ratio,
-    paired,
+    pair_runs,
     pairs_needed,
     ratio_interval,
     swap_test,
     verdict,
 )
 from bench.storage.results import conclusions_file
-from bench.storage.schema import Agenda, Conclusion, Interval, Run, Verdict, Yielded
+from bench.storage.schema import BatchSummary, Conclusion, Interval, PairedPlan, Run, Verdict
 
 COMPARISON_WIDTH = 160  # columns that the table of a comparison needs
 
@@ -33,7 +33,7 @@ COMPARISON_WIDTH = 160  # columns that the table of a comparison needs
 class Comparison:
     """Side a against side b, on the agenda's clock."""
 
-    agenda: Agenda
+    agenda: PairedPlan
     a: list[Run]
     b: list[Run]
     verdict: Verdict  # about a; by the test alone
@@ -57,12 +57,12 @@ class Comparison:
             ert_ratio_95=self.ratio_95,
             drift=self.drift,
             pairs_needed=self.pairs_needed,
-            a=yielded(self.a),
-            b=yielded(self.b),
+            a=summarize_batch(self.a),
+            b=summarize_batch(self.b),
         )
 
 
-def conclude(comparison: Comparison, results: Path) -> None:
+def file_conclusion(comparison: Comparison, results: Path) -> None:
     """File what a finished comparison came to, unless that is filed already."""
     file = conclusions_file(results)
     with file.lock():
@@ -70,11 +70,11 @@ def conclude(comparison: Comparison, results: Path) -> None:
             file.append(comparison.conclusion())
 
 
-def is_concluded(agenda: Agenda, results: Path) -> bool:
+def is_concluded(agenda: PairedPlan, results: Path) -> bool:
     return any(conclusion.id == agenda.id for conclusion in conclusions_file(results).read()[0])
 
 
-def compared(agenda: Agenda, runs: Sequence[Run]) -> Comparison:
+def evaluate_comparison(agenda: PairedPlan, runs: Sequence[Run]) -> Comparison:
     """The comparison as far as it has come; undecided while attempts are missing.
 
     Raises:
@@ -82,9 +82,9 @@ def compared(agenda: Agenda, runs: Sequence[Run]) -> Comparison:
     """
     if agenda.b is None:
         raise ValueError(f"{agenda.id} has no side b")
-    a, b = runs_of(agenda, runs)
+    a, b = runs_by_side(agenda, runs)
     both = {run.batch.index for run in a} & {run.batch.index for run in b}
-    pairs = paired(*([run for run in side if run.batch.index in both] for side in (a, b)), agenda.clock)
+    pairs = pair_runs(*([run for run in side if run.batch.index in both] for side in (a, b)), agenda.clock)
     finished = len(both) == agenda.pairs
     decision = verdict(pairs, agenda.seeds[0]) if finished else "not decided"
     return Comparison(
@@ -94,25 +94,25 @@ def compared(agenda: Agenda, runs: Sequence[Run]) -> Comparison:
         verdict=decision,
         p_value=swap_test(pairs, agenda.seeds[0]) if finished else None,
         ratio=math.exp(log_ert_ratio(pairs)) if both else math.nan,
-        ratio_95=finite(ratio_interval(pairs, agenda.seeds[0])) if both else None,
+        ratio_95=bounded_interval(ratio_interval(pairs, agenda.seeds[0])) if both else None,
         drift=drift(pairs) if both else None,
         pairs_needed=pairs_needed(pairs, agenda.seeds[0]) if finished and decision == "not decided" else None,
     )
 
 
-def finite(interval: Interval | None) -> Interval | None:
+def bounded_interval(interval: Interval | None) -> Interval | None:
     """An interval that is bounded on both sides, or None."""
     return interval if interval is not None and all(map(math.isfinite, interval)) else None
 
 
-def yielded(runs: Sequence[Run]) -> Yielded:
+def summarize_batch(runs: Sequence[Run]) -> BatchSummary:
     """What the attempts of one side came to."""
 
     def ert(clock: ClockName) -> float | None:
         seconds = expected_time_to_success(runs, clock)
         return seconds if math.isfinite(seconds) else None
 
-    return Yielded(
+    return BatchSummary(
         attempts=len(runs),
         solved=sum(run.outcome == "solved" for run in runs),
         clean=sum(run.machine.clean is True for run in runs),
@@ -121,7 +121,7 @@ def yielded(runs: Sequence[Run]) -> Yielded:
     )
 
 
-def described(comparison: Comparison) -> list[str]:
+def description_lines(comparison: Comparison) -> list[str]:
     """All that stands beside the verdict: description, not decision."""
     agenda = comparison.agenda
     lines = [
@@ -174,5 +174,5 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
     """The table and the description; the verdict is the caller's last line."""
     console.print(f"comparison {comparison.agenda.id}, {comparison.agenda.track} on {comparison.agenda.machine_class}")
     console.print(sides_table(comparison))
-    for line in described(comparison):
+    for line in description_lines(comparison):
         console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -9,9 +9,9 @@ from typing import Literal, Protocol, TypeVar
 
 import torch
 
-from bench.errors import WrongRequest
-from bench.experiments.launcher import Contestant, Refusal, Task, ask_contestant, ask_contestants, make_attempt
-from bench.machine.noise import Lookout
+from bench.errors import UsageError
+from bench.experiments.launcher import Contestant, Refusal, Task, resolve_contestant, resolve_contestants, run_attempt
+from bench.machine.noise import NoiseMonitor
 from bench.storage.journal import Journal
 from bench.storage.schema import Check, Run
 
@@ -20,11 +20,11 @@ EXIT_UNFINISHED = 1  # no place is left that could go on
 JobT = TypeVar("JobT")
 
 
-class PlaceLost(Exception):
+class ExecutorLost(Exception):
     """The place makes no more attempts, and has filed the one that it was at as `lost`."""
 
 
-class Place(Protocol):
+class Executor(Protocol):
     """One device that makes attempts, one at a time."""
 
     name: str
@@ -56,20 +56,20 @@ class Place(Protocol):
         """Interrupt the attempt under way, from another thread."""
 
 
-class Here:
+class LocalExecutor:
     """This machine, whose device lock keeps timed attempts apart."""
 
     name = "this machine"
     is_lost = False
 
     def ask(self, script: Path, arguments: Sequence[str], commit: str | None = None) -> Contestant:
-        return ask_contestant(script, arguments, commit)
+        return resolve_contestant(script, arguments, commit)
 
     def ask_all(self, script: Path, asked: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
-        return ask_contestants(script, asked)
+        return resolve_contestants(script, asked)
 
     def look(self, device: str, seconds: float) -> list[str]:
-        return Lookout(torch.device(device)).look(seconds).reasons
+        return NoiseMonitor(torch.device(device)).look(seconds).reasons
 
     def make(
         self,
@@ -78,14 +78,14 @@ class Here:
         quietly: bool = True,
         is_hopeless: Callable[[Check], bool] | None = None,
     ) -> tuple[Run, bool]:
-        return make_attempt(task, journal, quietly, is_hopeless)
+        return run_attempt(task, journal, quietly, is_hopeless)
 
     def stop(self) -> None:
         """Nothing: it is the only place, so that the thread that is interrupted is the one that makes the attempt."""
 
 
 @contextlib.contextmanager
-def open_places(engine: EngineName, address: str | None, script: Path) -> Iterator[Sequence[Place]]:
+def open_executors(engine: EngineName, address: str | None, script: Path) -> Iterator[Sequence[Executor]]:
     """The places of an engine, as long as the context lasts.
 
     Args:
@@ -93,33 +93,33 @@ def open_places(engine: EngineName, address: str | None, script: Path) -> Iterat
         script: the trainer's.
 
     Raises:
-        WrongRequest: Ray is not installed, or no cluster answers.
+        UsageError: Ray is not installed, or no cluster answers.
     """
     if engine == "local":
         if address is not None:
-            raise WrongRequest(f"--address {address}: goes with --engine ray")
-        yield [Here()]
+            raise UsageError(f"--address {address}: goes with --engine ray")
+        yield [LocalExecutor()]
         return
     try:
         import ray  # noqa: F401, an extra
     except ImportError:
-        raise WrongRequest("--engine ray needs Ray: pip install '.[ray]'") from None
+        raise UsageError("--engine ray needs Ray: pip install '.[ray]'") from None
     from bench.experiments.ray_executor import open_cluster
 
     with open_cluster(address, script.parent) as places:
         yield places
 
 
-def by_machine_class(classes: Mapping[Place, str | None]) -> list[list[Place]]:
+def by_machine_class(classes: Mapping[Executor, str | None]) -> list[list[Executor]]:
     """Places of one machine class together, in the order of the classes' names."""
-    groups: dict[str, list[Place]] = {}
+    groups: dict[str, list[Executor]] = {}
     for place, name in classes.items():
         groups.setdefault(name or "", []).append(place)
     return [groups[name] for name in sorted(groups)]
 
 
-def make_all(
-    jobs: Mapping[Place, Iterator[JobT]], make: Callable[[Place, JobT], bool], say: Callable[[str], None]
+def run_jobs(
+    jobs: Mapping[Executor, Iterator[JobT]], make: Callable[[Executor, JobT], bool], say: Callable[[str], None]
 ) -> bool:
     """Let each place take jobs from its iterator, which several may share, until there are none.
 
@@ -132,16 +132,16 @@ def make_all(
     """
     taking, stopped = threading.Lock(), threading.Event()
 
-    def next_job(place: Place) -> JobT | None:
+    def next_job(place: Executor) -> JobT | None:
         with taking:
             return None if stopped.is_set() or place.is_lost else next(jobs[place], None)
 
-    def work(place: Place) -> None:
+    def work(place: Executor) -> None:
         try:
             while (job := next_job(place)) is not None:
                 if make(place, job):
                     stopped.set()
-        except PlaceLost:
+        except ExecutorLost:
             pass
         except KeyboardInterrupt:
             stopped.set()

@@ -24,11 +24,11 @@ from pathlib import Path
 import filelock
 
 from bench.cli import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST, ignore_interrupts
-from bench.errors import WrongRequest
-from bench.experiments.outer_clock import CAN_HAND_OVER, Ear, disagreements, outer_seconds
+from bench.errors import UsageError
+from bench.experiments.outer_clock import CAN_HAND_OVER, EdgeListener, disagreements, outer_seconds
 from bench.provenance import ROOT
 from bench.storage.journal import Journal
-from bench.storage.schema import YARDSTICK, Batch, Check, Run, Seconds, marked, new_id
+from bench.storage.schema import YARDSTICK, Batch, Check, Run, Seconds, mark_not_clean, new_id
 
 # In the environment of an attempt that a command has started:
 BATCH_VARIABLE = "ADDITION_SPEEDRUN_BATCH"  # its batch, as JSON
@@ -65,17 +65,19 @@ class Refusal:
     not_here: bool  # another machine could
 
 
-def ask_contestants(script: Path, asked: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
+def resolve_contestants(script: Path, asked: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
     """Let a trainer say what it would do with each of some command lines, in one process.
 
     Raises:
-        WrongRequest: it does not start.
+        UsageError: it does not start.
     """
     command, lines = [sys.executable, str(script), "--plans"], json.dumps(list(map(list, asked)))
-    answer = subprocess.run(command, input=lines, capture_output=True, text=True, encoding="utf-8", env=environment({}))
+    answer = subprocess.run(
+        command, input=lines, capture_output=True, text=True, encoding="utf-8", env=child_environment({})
+    )
     if answer.returncode:
         last = (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        raise WrongRequest(f"{script.name} does not start: {last}")
+        raise UsageError(f"{script.name} does not start: {last}")
     found: list[Contestant | Refusal] = []
     for arguments, line in zip(asked, answer.stdout.splitlines(), strict=True):
         told = json.loads(line)
@@ -86,24 +88,24 @@ def ask_contestants(script: Path, asked: Sequence[Sequence[str]]) -> list[Contes
     return found
 
 
-def ask_contestant(script: Path, arguments: Sequence[str], commit: str | None = None) -> Contestant:
+def resolve_contestant(script: Path, arguments: Sequence[str], commit: str | None = None) -> Contestant:
     """Let a trainer say what it would do.
 
     Raises:
-        WrongRequest: it refuses, in its own words, or does not start.
+        UsageError: it refuses, in its own words, or does not start.
     """
     command = [sys.executable, str(script), *arguments, "--plan"]
-    answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment({}))
+    answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=child_environment({}))
     last = (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1]
     if answer.returncode == EXIT_WRONG_REQUEST:
-        raise WrongRequest(last.removeprefix(f"{script.name}: "))
+        raise UsageError(last.removeprefix(f"{script.name}: "))
     if answer.returncode:
-        raise WrongRequest(f"{script.name} does not start: {last}")
+        raise UsageError(f"{script.name} does not start: {last}")
     return Contestant(script, tuple(arguments), Run.model_validate_json(answer.stdout.splitlines()[-1]), commit)
 
 
-def yardstick(
-    script: Path, device: str, batch_id: str, ask: Callable[[Path, Sequence[str]], Contestant] = ask_contestant
+def yardstick_task(
+    script: Path, device: str, batch_id: str, ask: Callable[[Path, Sequence[str]], Contestant] = resolve_contestant
 ) -> Task:
     """The frozen config's one attempt beside a batch: it shows how fast the machine was that day."""
     contestant = ask(script, ["--config", YARDSTICK, "--device", device])
@@ -114,7 +116,7 @@ def yardstick(
 # a series of attempts
 
 
-def carry_out(
+def run_tasks(
     tasks: Sequence[Task],
     journal: Journal,
     filed: Callable[[Run], None],
@@ -129,7 +131,7 @@ def carry_out(
 
     Raises:
         KeyboardInterrupt: this process was interrupted; the attempt under way is filed all the same.
-        WrongRequest: another process carries out the same batch.
+        UsageError: another process carries out the same batch.
     """
     runs = []
     with supervised(journal, tasks[0].batch.id):
@@ -137,9 +139,9 @@ def carry_out(
         for task in tasks:
             run, interrupted = known.get(task.batch), False
             if run is None:  # or it was under way when this batch was broken off
-                run = journal.collect(task.batch, lambda left, task=task: finished(left, task, None))
+                run = journal.collect(task.batch, lambda left, task=task: complete_run(left, task, None))
             if run is None:
-                run, interrupted = (make or make_attempt)(task, journal)
+                run, interrupted = (make or run_attempt)(task, journal)
             runs.append(run)
             filed(run)
             if interrupted:
@@ -153,10 +155,10 @@ def supervised(journal: Journal, batch_id: str) -> Iterator[None]:
         with journal.supervise(batch_id):
             yield
     except filelock.Timeout:
-        raise WrongRequest(f"another process is carrying out the batch {batch_id}") from None
+        raise UsageError(f"another process is carrying out the batch {batch_id}") from None
 
 
-def make_attempt(
+def run_attempt(
     task: Task,
     journal: Journal,
     quietly: bool = False,
@@ -182,7 +184,7 @@ def make_attempt(
     set_here = {BATCH_VARIABLE: task.batch.model_dump_json(exclude_none=True)}
     ear, inherited = None, ()
     if CAN_HAND_OVER:  # elsewhere there is no outer clock
-        ear = Ear(heed)
+        ear = EdgeListener(heed)
         set_here[PIPE_VARIABLE], inherited = str(ear.descriptor), (ear.descriptor,)
     contestant = task.contestant
     own = [*contestant.arguments, *task.arguments, "--seed", str(task.seed), "--results", str(journal.results)]
@@ -190,7 +192,7 @@ def make_attempt(
     interrupted = False
     told = subprocess.DEVNULL if quietly else None
     begun = time.perf_counter()
-    process = subprocess.Popen(command, env=environment(set_here), pass_fds=inherited, stdout=told, stderr=told)
+    process = subprocess.Popen(command, env=child_environment(set_here), pass_fds=inherited, stdout=told, stderr=told)
     if started is not None:
         started(process)
     try:
@@ -198,18 +200,18 @@ def make_attempt(
     except KeyboardInterrupt:
         interrupted = True
         ignore_interrupts()  # what is left takes a moment, and must be filed
-        status = told_to_stop(process)
+        status = stop_process(process)
     if ear is not None:
         ear.close()
     outer = outer_seconds(begun, heard) if heard else None
-    run = journal.collect(task.batch, lambda left: finished(left, task, outer))
+    run = journal.collect(task.batch, lambda left: complete_run(left, task, outer))
     if run is None:
-        run = silent(task, status, interrupted)
+        run = run_without_mark(task, status, interrupted)
         journal.append(run)
     return run, interrupted or status == EXIT_INTERRUPTED
 
 
-def told_to_stop(process: subprocess.Popen) -> int:
+def stop_process(process: subprocess.Popen) -> int:
     """The exit status of an attempt that is told to stop, and killed when it does not."""
     process.send_signal(signal.SIGTERM)  # a Ctrl-C reached it already, a signal sent to us alone did not
     try:
@@ -219,7 +221,7 @@ def told_to_stop(process: subprocess.Popen) -> int:
         return process.wait()
 
 
-def finished(left: Run, task: Task, outer: Mapping[str, float | None] | None) -> Run:
+def complete_run(left: Run, task: Task, outer: Mapping[str, float | None] | None) -> Run:
     """What an attempt has left, with what its command knows: the outer clock, and where a snapshot came from."""
     found = {}
     if task.contestant.commit is not None:
@@ -227,11 +229,11 @@ def finished(left: Run, task: Task, outer: Mapping[str, float | None] | None) ->
     if outer is not None:
         found["outer_seconds"] = Seconds.model_validate(outer)
         if left.outcome != "lost":  # that one never read its own clock
-            found["machine"] = marked(left.machine, disagreements(left.seconds.model_dump(), outer))
+            found["machine"] = mark_not_clean(left.machine, disagreements(left.seconds.model_dump(), outer))
     return left.model_copy(update=found)
 
 
-def silent(task: Task, status: int, interrupted: bool) -> Run:
+def run_without_mark(task: Task, status: int, interrupted: bool) -> Run:
     """The line for an attempt that did not live long enough to leave a mark; `interrupted` tells whether we were."""
     stopped = interrupted or status in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
     outcome = "interrupted" if stopped else "lost" if status < 0 else "error"
@@ -243,10 +245,10 @@ def silent(task: Task, status: int, interrupted: bool) -> Run:
         "message": f"the process ended with status {status} before it could begin",
         "started_at": datetime.now(UTC),
     }
-    return finished(task.contestant.planned.model_copy(update=found), task, None)
+    return complete_run(task.contestant.planned.model_copy(update=found), task, None)
 
 
-def environment(set_here: Mapping[str, str]) -> dict[str, str]:
+def child_environment(set_here: Mapping[str, str]) -> dict[str, str]:
     """This process's environment, without what it was told as an attempt itself."""
     kept = {name: value for name, value in os.environ.items() if name not in (BATCH_VARIABLE, PIPE_VARIABLE)}
     return kept | dict(set_here)

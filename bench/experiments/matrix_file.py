@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.errors import WrongRequest, nearest
+from bench.errors import UsageError, nearest_hint
 from bench.formatting import setting_text
 
 MATRICES = Path(__file__).parent.parent / "matrices"
@@ -19,7 +19,7 @@ Choice = dict[str, Value]  # settings that change together
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class Matrix:
     """Axes whose combinations are the cells."""
 
     path: Path
@@ -86,17 +86,17 @@ def find_file(name: str, folder: Path) -> Path:
     """The file of a path, or of a name among those that come with the project in a folder.
 
     Raises:
-        WrongRequest: there is none.
+        UsageError: there is none.
     """
     if name.endswith(".toml"):
         return Path(name)
     known = {path.stem: path for path in folder.glob("*.toml")}
     if name not in known:
-        raise WrongRequest(f"{name!r}: there is no such file in bench/{folder.name}{nearest(name, known)}")
+        raise UsageError(f"{name!r}: there is no such file in bench/{folder.name}{nearest_hint(name, known)}")
     return known[name]
 
 
-class Faulty:
+class FileErrors:
     """Raises WrongRequest about a key of a file, with the line that has it."""
 
     def __init__(self, path: Path, text: str) -> None:
@@ -114,41 +114,41 @@ class Faulty:
             at = found
         return None if found is None else found + 1
 
-    def __call__(self, reason: str, *keys: str) -> WrongRequest:
+    def __call__(self, reason: str, *keys: str) -> UsageError:
         number = self.line_of(*keys)
         where = f"{self.path}" + (f", line {number}" if number else "")
-        return WrongRequest(f"{where}: {'.'.join(keys)}: {reason}" if keys else f"{where}: {reason}")
+        return UsageError(f"{where}: {'.'.join(keys)}: {reason}" if keys else f"{where}: {reason}")
 
 
-def read_toml(path: Path) -> tuple[dict[str, Any], Faulty]:
+def read_toml(path: Path) -> tuple[dict[str, Any], FileErrors]:
     """A TOML file's values, and what speaks of its faults.
 
     Raises:
-        WrongRequest: no such file, or not TOML.
+        UsageError: no such file, or not TOML.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return tomllib.loads(text), Faulty(path, text)
+        return tomllib.loads(text), FileErrors(path, text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:  # the latter names the line
-        raise WrongRequest(f"{path}: {getattr(problem, 'strerror', None) or problem}") from None
+        raise UsageError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from None
 
 
-def read_grid(path: Path) -> Grid:
+def read_matrix(path: Path) -> Matrix:
     """Read a matrix file.
 
     Raises:
-        WrongRequest: names the file, the line, the key, and what is wrong.
+        UsageError: names the file, the line, the key, and what is wrong.
     """
     values, faulty = read_toml(path)
     for key in values:
         if key not in KEYS:
-            raise faulty(f"unknown key{nearest(key, KEYS)}", key)
+            raise faulty(f"unknown key{nearest_hint(key, KEYS)}", key)
     for key, kind, kind_name in (("base", str, "the name of a config"), ("axes", dict, "a table of lists")):
         if not isinstance(values.get(key), kind):
             raise faulty(f"must be {kind_name}" + ("" if key in values else ", and is not there"), key)
     axes = {axis: tuple(read_choices(axis, given, faulty)) for axis, given in values["axes"].items()}
     check_apart(axes, faulty)
-    return Grid(
+    return Matrix(
         path=path,
         base=values["base"],
         seeds=read_seeds(values, faulty),
@@ -159,7 +159,7 @@ def read_grid(path: Path) -> Grid:
     )
 
 
-def read_seeds(values: Mapping[str, Any], faulty: Faulty) -> tuple[int, ...]:
+def read_seeds(values: Mapping[str, Any], faulty: FileErrors) -> tuple[int, ...]:
     seeds = values.get("seeds")
     is_list = isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds)
     if not is_list:
@@ -169,7 +169,7 @@ def read_seeds(values: Mapping[str, Any], faulty: Faulty) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def read_choices(axis: str, given: Any, faulty: Faulty) -> Iterator[Choice]:
+def read_choices(axis: str, given: Any, faulty: FileErrors) -> Iterator[Choice]:
     """An axis's values: those of its own setting, or tables of settings that change together."""
     if not isinstance(given, list) or not given:
         raise faulty(f"must be a list of values, got {given!r}", "axes", axis)
@@ -185,7 +185,7 @@ def read_choices(axis: str, given: Any, faulty: Faulty) -> Iterator[Choice]:
         yield choice
 
 
-def check_apart(axes: Mapping[str, Sequence[Choice]], faulty: Faulty) -> None:
+def check_apart(axes: Mapping[str, Sequence[Choice]], faulty: FileErrors) -> None:
     """Raises WrongRequest for a setting that two axes give, or one that the command has to give."""
     seen: dict[str, str] = {}
     for axis, choices in axes.items():
@@ -198,7 +198,7 @@ def check_apart(axes: Mapping[str, Sequence[Choice]], faulty: Faulty) -> None:
 
 
 def read_exclusions(
-    values: Mapping[str, Any], axes: Mapping[str, Sequence[Choice]], faulty: Faulty
+    values: Mapping[str, Any], axes: Mapping[str, Sequence[Choice]], faulty: FileErrors
 ) -> Iterator[Choice]:
     """What no cell may have; each is one or more settings of the axes, with values that these have."""
     given = values.get("exclude", [])
@@ -211,24 +211,24 @@ def read_exclusions(
     for each in given:
         for key, value in each.items():
             if key not in possible:
-                raise faulty(f"{key!r} is on no axis{nearest(key, possible) if possible else ''}", "exclude", key)
+                raise faulty(f"{key!r} is on no axis{nearest_hint(key, possible) if possible else ''}", "exclude", key)
             if value not in possible[key]:
                 raise faulty(f"the axis has no {value!r}", "exclude", key)
         yield each
 
 
-def read_plot(values: Mapping[str, Any], axes: Mapping[str, Any], faulty: Faulty) -> tuple[str, ...]:
+def read_plot(values: Mapping[str, Any], axes: Mapping[str, Any], faulty: FileErrors) -> tuple[str, ...]:
     """The axes to draw; by default the first two that have several values."""
     plot = values.get("plot", [axis for axis, choices in axes.items() if len(choices) > 1][:2])
     if not isinstance(plot, list) or len(plot) > 2 or len(set(map(str, plot))) < len(plot):
         raise faulty("must be a list of one or two axes", "plot")
     for axis in plot:
         if not isinstance(axis, str) or axis not in axes:
-            raise faulty(f"there is no axis {axis!r}{nearest(str(axis), axes)}", "plot")
+            raise faulty(f"there is no axis {axis!r}{nearest_hint(str(axis), axes)}", "plot")
     return tuple(plot)
 
 
-def read_clock(values: Mapping[str, Any], faulty: Faulty) -> str:
+def read_clock(values: Mapping[str, Any], faulty: FileErrors) -> str:
     clock = values.get("clock", "train")
     if clock not in ("train", "total"):
         raise faulty("must be 'train' or 'total'", "clock")

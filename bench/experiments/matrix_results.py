@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bench.clock import ClockName
-from bench.experiments.executors import Place
+from bench.experiments.executors import Executor
 from bench.experiments.launcher import Contestant, Refusal
-from bench.experiments.matrix_file import Cell, Grid
+from bench.experiments.matrix_file import Cell, Matrix
 from bench.stats.descriptive import spread
 from bench.stats.expected_time import expected_time_to_success
 from bench.storage.schema import MATRIX, Run
@@ -22,7 +22,7 @@ UNFINISHED = {"interrupted"}  # broken off from outside: made again whenever the
 FAILED = {"error", "lost"}  # made again when that is asked for
 
 
-class Key(NamedTuple):
+class AttemptKey(NamedTuple):
     """What makes two attempts the same: with the source come data, and with the config its track."""
 
     config_hash: str
@@ -32,36 +32,36 @@ class Key(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class CellContestant:
     """A cell, and the contestant that makes its attempts."""
 
     cell: Cell
     contestant: Contestant
 
-    def key(self, seed: int) -> Key:
+    def key(self, seed: int) -> AttemptKey:
         planned = self.contestant.planned
-        return Key(planned.config_hash, planned.source_sha256, planned.machine.class_, seed)
+        return AttemptKey(planned.config_hash, planned.source_sha256, planned.machine.class_, seed)
 
 
 @dataclasses.dataclass(frozen=True)
-class Due:
+class PendingAttempt:
     """An attempt that is still to be made."""
 
-    entry: Entry
+    entry: CellContestant
     seed: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sweep:
+class MachineMatrix:
     """A matrix on one kind of machine."""
 
-    grid: Grid
-    places: tuple[Place, ...]  # that are of this kind
-    entries: tuple[Entry, ...]  # the cells that can run there
+    grid: Matrix
+    places: tuple[Executor, ...]  # that are of this kind
+    entries: tuple[CellContestant, ...]  # the cells that can run there
     refused: tuple[Refusal, ...]  # and why others cannot
 
     @property
-    def keys(self) -> frozenset[Key]:
+    def keys(self) -> frozenset[AttemptKey]:
         """What makes two places of one kind."""
         return frozenset(entry.key(0) for entry in self.entries)
 
@@ -71,41 +71,41 @@ class Sweep:
         classes = {entry.contestant.planned.machine.class_ or "unknown machine" for entry in self.entries}
         return "; ".join(sorted(classes))
 
-    def in_order(self) -> Iterator[Due]:
+    def in_order(self) -> Iterator[PendingAttempt]:
         """All attempts, seed by seed and the cells in ever new order, so that the machine's drift spreads over all."""
         digests = "".join(entry.contestant.planned.config_hash for entry in self.entries)
         chance = random.Random(hashlib.sha256(digests.encode()).hexdigest())
         for seed in self.grid.seeds:
             for entry in chance.sample(self.entries, len(self.entries)):
-                yield Due(entry, seed)
+                yield PendingAttempt(entry, seed)
 
-    def results(self, known: Mapping[Key, Sequence[Run]]) -> list["Result"]:
+    def results(self, known: Mapping[AttemptKey, Sequence[Run]]) -> list["CellResult"]:
         """One for each cell, in the grid's order."""
         found = []
         for entry in self.entries:
             made = [lines for seed in self.grid.seeds if (lines := known.get(entry.key(seed)))]
             latest, repeated = tuple(lines[-1] for lines in made), sum(len(lines) - 1 for lines in made)
             machine_class = entry.contestant.planned.machine.class_
-            found.append(Result(entry.cell, machine_class, len(self.grid.seeds), latest, repeated))
+            found.append(CellResult(entry.cell, machine_class, len(self.grid.seeds), latest, repeated))
         return found
 
 
-def known_runs(runs: Iterable[Run]) -> dict[Key, list[Run]]:
+def known_runs(runs: Iterable[Run]) -> dict[AttemptKey, list[Run]]:
     """The attempts that matrices have made, in the journal's order."""
-    found: dict[Key, list[Run]] = defaultdict(list)
+    found: dict[AttemptKey, list[Run]] = defaultdict(list)
     for run in runs:
         if run.batch is not None and run.batch.command == MATRIX:
-            found[Key(run.config_hash, run.source_sha256, run.machine.class_, run.seed)].append(run)
+            found[AttemptKey(run.config_hash, run.source_sha256, run.machine.class_, run.seed)].append(run)
     return found
 
 
-def is_due(made: Sequence[Run], retry_failed: bool) -> bool:
+def is_pending(made: Sequence[Run], retry_failed: bool) -> bool:
     """Whether an attempt is still to be made, of which these lines are there; a miss is never made again."""
     return not made or made[-1].outcome in UNFINISHED or (retry_failed and made[-1].outcome in FAILED)
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class CellResult:
     """What one cell has come to."""
 
     cell: Cell
@@ -134,17 +134,17 @@ class Result:
         return [value for run in self.runs if (value := getattr(run.seconds, clock)) is not None]
 
 
-def ranked(results: Sequence[Result], clock: ClockName) -> list[Result]:
+def rank_cells(results: Sequence[CellResult], clock: ClockName) -> list[CellResult]:
     """By ERT; cells that solved nothing, then those not tried yet, come last."""
 
-    def order(result: Result) -> tuple[float, int]:
+    def order(result: CellResult) -> tuple[float, int]:
         ert = result.ert(clock)
         return (math.inf if ert is None else ert), -len(result.runs)
 
     return sorted(results, key=order)
 
 
-def results_csv(tables: Sequence[Sequence[Result]], clock: ClockName) -> str:
+def results_csv(tables: Sequence[Sequence[CellResult]], clock: ClockName) -> str:
     """A row for each cell of each kind of machine, the best of it first; what is not known is empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -154,7 +154,7 @@ def results_csv(tables: Sequence[Sequence[Result]], clock: ClockName) -> str:
     counts = ["solved", "attempts", "planned", "repeated"]
     writer.writerow(["rank", *axes, *counts, *figures, "outcomes", "machine_class"])
     for results in tables:
-        for rank, result in enumerate(ranked(results, clock), start=1):
+        for rank, result in enumerate(rank_cells(results, clock), start=1):
             row = [rank, *result.cell.labels().values(), result.num_solved, len(result.runs), result.planned]
             row.append(result.repeated)
             for each in clocks:

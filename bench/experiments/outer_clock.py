@@ -22,7 +22,7 @@ STAMPS = 35  # SO_TIMESTAMPNS of Linux's asm-generic/socket.h, for which Python 
 TIMESPEC = struct.Struct("@ll")  # seconds and nanoseconds of CLOCK_REALTIME
 
 
-class Ear:
+class EdgeListener:
     """Listens, in a thread, to what a child process writes to `descriptor`."""
 
     def __init__(self, heed: Callable[[str, float], None]) -> None:
@@ -44,7 +44,7 @@ class Ear:
             message, beside, *_ = self.ours.recvmsg(LONGEST_MESSAGE, socket.CMSG_SPACE(TIMESPEC.size))
             if not message:
                 return
-            written = time.perf_counter() - lateness(beside)
+            written = time.perf_counter() - delay_since_write(beside)
             for line in message.decode("utf-8", "replace").splitlines():
                 self.heed(line, written)
 
@@ -56,7 +56,7 @@ class Ear:
         self.theirs.close()
 
 
-def lateness(beside: list[tuple[int, int, bytes]]) -> float:
+def delay_since_write(beside: list[tuple[int, int, bytes]]) -> float:
     """Seconds since a message was written, by the stamp that came beside it; 0 without one."""
     for level, kind, stamp in beside:
         if (level, kind) == (socket.SOL_SOCKET, STAMPS) and len(stamp) == TIMESPEC.size:

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 from bench.clock import ClockName
-from bench.errors import WrongRequest
-from bench.experiments.executors import Here, Place, PlaceLost
-from bench.experiments.launcher import SCRIPT, Contestant, Task, carry_out, yardstick
+from bench.errors import UsageError
+from bench.experiments.executors import Executor, ExecutorLost, LocalExecutor
+from bench.experiments.launcher import SCRIPT, Contestant, Task, run_tasks, yardstick_task
 from bench.formatting import attempt_line
 from bench.storage.journal import Journal
 from bench.storage.records import find_record, is_record, unpack_source
-from bench.storage.results import agenda_file
-from bench.storage.schema import Agenda, Run, Side, new_id
+from bench.storage.results import paired_plans_file
+from bench.storage.schema import PairedPlan, Run, Side, new_id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Contestants:
 # who takes part
 
 
-def enter(
-    name: str, device: str, results: Path, stack: contextlib.ExitStack, place: Place | None = None
+def resolve_side(
+    name: str, device: str, results: Path, stack: contextlib.ExitStack, place: Executor | None = None
 ) -> tuple[Side, Contestant]:
     """A config of this checkout, or a record, as a contestant.
 
@@ -49,9 +49,9 @@ def enter(
         place: where it is to run; here when left out.
 
     Raises:
-        WrongRequest: there is neither a config nor a record of this name, or it cannot run there.
+        UsageError: there is neither a config nor a record of this name, or it cannot run there.
     """
-    place = place or Here()
+    place = place or LocalExecutor()
     if not is_record(name, results):
         contestant = place.ask(SCRIPT, ["--config", name, "--device", device])
         return side_of(contestant, contestant.planned.config, None), contestant
@@ -61,7 +61,7 @@ def enter(
     record = filed.record
     contestant = place.ask(script, ["--config", str(filed.config.resolve())], commit=record.commit)
     if contestant.planned.config_hash != record.config_hash:
-        raise WrongRequest(f"{record.name}: config.toml makes other settings than record.json names")
+        raise UsageError(f"{record.name}: config.toml makes other settings than record.json names")
     contestant = dataclasses.replace(
         contestant,
         planned=contestant.planned.model_copy(update={"config": record.config}),
@@ -89,35 +89,35 @@ def side_of(contestant: Contestant, name: str, record: str | None) -> Side:
 # writing it down
 
 
-def line_of_why(text: str | None) -> str | None:
+def normalize_why(text: str | None) -> str | None:
     """The value of `--why` as one line.
 
     Raises:
-        WrongRequest: it says nothing, or is no UTF-8.
+        UsageError: it says nothing, or is no UTF-8.
     """
     if text is None:
         return None
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise WrongRequest("--why: this is not UTF-8") from None
+        raise UsageError("--why: this is not UTF-8") from None
     line = " ".join(text.split())
     if not line:
-        raise WrongRequest("--why: this says nothing; leave it out, or say what is tried and for what reason")
+        raise UsageError("--why: this says nothing; leave it out, or say what is tried and for what reason")
     return line
 
 
-def undertake(
+def plan_experiment(
     command: Literal["compare", "record", "replay"],
     sides: tuple[Side, Side | None],
     planned: Run,
     clock: ClockName,
     pairs: int,
     first_seed: Callable[[int], int],
-    is_over: Callable[[Agenda, Sequence[Run]], bool],
+    is_over: Callable[[PairedPlan, Sequence[Run]], bool],
     results: Path,
     why: str | None = None,
-) -> tuple[Agenda, bool]:
+) -> tuple[PairedPlan, bool]:
     """The agenda for a command, and whether it was written down before and only broken off.
 
     Args:
@@ -129,9 +129,9 @@ def undertake(
             keeps what it was filed with.
 
     Raises:
-        WrongRequest: the same was undertaken with another number of pairs, and is not finished.
+        UsageError: the same was undertaken with another number of pairs, and is not finished.
     """
-    file = agenda_file(results)
+    file = paired_plans_file(results)
     with file.lock():
         known, _ = file.read()
         a, b = sides
@@ -139,11 +139,11 @@ def undertake(
         runs, _ = Journal(results).read()
         for agenda in reversed(known):
             if (agenda.command, agenda.clock, agenda.machine_class, agenda.a, agenda.b) == wanted:
-                started = sum(map(len, runs_of(agenda, runs)))
+                started = sum(map(len, runs_by_side(agenda, runs)))
                 if started == len(agenda.batches()) and is_over(agenda, runs):
                     break
                 if agenda.pairs != pairs:
-                    raise WrongRequest(
+                    raise UsageError(
                         f"{agenda.id} of the same contestants was planned with {agenda.pairs} and is not finished "
                         f"({started} of {len(agenda.batches())} attempts); finish it with that number first"
                     )
@@ -151,7 +151,7 @@ def undertake(
                     filed = "no --why" if agenda.why is None else f"--why {agenda.why!r}"
                     print(f"{agenda.id} was filed with {filed}, and keeps that", file=sys.stderr)
                 return agenda, True
-        draft = Agenda(
+        draft = PairedPlan(
             id=new_id(planned.config),
             command=command,
             number=1,
@@ -174,12 +174,14 @@ def undertake(
     return agenda, False
 
 
-def tasks_of(agenda: Agenda, contestants: Contestants) -> list[Task]:
+def tasks_for(agenda: PairedPlan, contestants: Contestants) -> list[Task]:
     """The attempts that an agenda stands for, in order."""
     return [Task(getattr(contestants, b.side), agenda.seeds[b.index], b) for b in agenda.batches()]
 
 
-def perform(agenda: Agenda, resumed: bool, contestants: Contestants, results: Path, place: Place | None = None) -> None:
+def run_experiment(
+    agenda: PairedPlan, resumed: bool, contestants: Contestants, results: Path, place: Executor | None = None
+) -> None:
     """Make those attempts of an agenda that are still to be made, and the yardstick's; a line of progress for each.
 
     Args:
@@ -187,11 +189,11 @@ def perform(agenda: Agenda, resumed: bool, contestants: Contestants, results: Pa
 
     Raises:
         KeyboardInterrupt: this process was interrupted; the same command goes on where it stopped.
-        PlaceLost: there is more to do.
-        WrongRequest: another process carries out the same agenda.
+        ExecutorLost: there is more to do.
+        UsageError: another process carries out the same agenda.
     """
-    place = place or Here()
-    tasks = tasks_of(agenda, contestants)
+    place = place or LocalExecutor()
+    tasks = tasks_for(agenda, contestants)
     print(f"{'resuming' if resumed else 'beginning'} {agenda.id}: {len(tasks)} attempts", file=sys.stderr)
     done = 0
 
@@ -204,17 +206,17 @@ def perform(agenda: Agenda, resumed: bool, contestants: Contestants, results: Pa
 
     def make(task: Task, journal: Journal) -> tuple[Run, bool]:
         if place.is_lost:
-            raise PlaceLost
+            raise ExecutorLost
         return place.make(task, journal, quietly=False)
 
     try:
-        carry_out([yardstick(SCRIPT, agenda.device, agenda.id, place.ask), *tasks], Journal(results), filed, make)
+        run_tasks([yardstick_task(SCRIPT, agenda.device, agenda.id, place.ask), *tasks], Journal(results), filed, make)
     except KeyboardInterrupt:
         print(f"interrupted after {done} of {len(tasks)} attempts; the same command goes on", file=sys.stderr)
         raise
 
 
-def runs_of(agenda: Agenda, runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+def runs_by_side(agenda: PairedPlan, runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     """The runs of side a and of side b, by the number of their pair."""
     own = {run.batch: run for run in runs if run.batch is not None and run.batch.id == agenda.id}
     found = [own[batch] for batch in sorted(agenda.batches(), key=lambda batch: batch.index) if batch in own]

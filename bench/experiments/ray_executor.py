@@ -22,20 +22,20 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bench.cli import heed_interrupts, ignore_interrupts, option_value, without_option
+from bench.cli import handle_interrupts, ignore_interrupts, option_value, without_option
 from bench.config import merged_values
-from bench.errors import NotHere, WrongRequest
+from bench.errors import UnavailableHere, UsageError
 from bench.experiments.launcher import (
     PATIENCE_SECONDS,
     Contestant,
     Refusal,
     Task,
-    ask_contestant,
-    ask_contestants,
-    make_attempt,
-    told_to_stop,
+    resolve_contestant,
+    resolve_contestants,
+    run_attempt,
+    stop_process,
 )
-from bench.machine.noise import Lookout
+from bench.machine.noise import NoiseMonitor
 from bench.provenance import commit_and_dirty, files_sha256, harness_files, source_files
 from bench.storage.journal import Journal
 from bench.storage.jsonl import replace_file
@@ -51,7 +51,7 @@ Answer = str | tuple[str, bool]  # the planned line as JSON, or why it is refuse
 # on a node
 
 
-class Runner:
+class RayWorker:
     """Asks trainers and makes attempts. Ray has unpacked the source into the working folder."""
 
     def __init__(self) -> None:
@@ -71,15 +71,15 @@ class Runner:
     def ask(self, script: str, arguments: Sequence[str], files: Files) -> Answer:
         write(files)
         try:
-            return ask_contestant(Path(script).resolve(), arguments).planned.line()
-        except WrongRequest as problem:
-            return str(problem), isinstance(problem, NotHere)
+            return resolve_contestant(Path(script).resolve(), arguments).planned.line()
+        except UsageError as problem:
+            return str(problem), isinstance(problem, UnavailableHere)
 
     def ask_all(self, script: str, asked: Sequence[Sequence[str]], files: Files) -> list[Answer] | Answer:
         write(files)
         try:
-            answers = ask_contestants(Path(script).resolve(), asked)
-        except WrongRequest as problem:
+            answers = resolve_contestants(Path(script).resolve(), asked)
+        except UsageError as problem:
             return str(problem), False
         return [
             (answer.reason, answer.not_here) if isinstance(answer, Refusal) else answer.planned.line()
@@ -87,7 +87,7 @@ class Runner:
         ]
 
     def look(self, device: str, seconds: float) -> list[str]:
-        return Lookout(torch.device(device)).look(seconds).reasons
+        return NoiseMonitor(torch.device(device)).look(seconds).reasons
 
     def make(
         self,
@@ -104,7 +104,7 @@ class Runner:
         contestant = Contestant(Path(script).resolve(), tuple(arguments), Run.model_validate_json(planned))
         task = Task(contestant, seed, Batch.model_validate_json(batch))
         with tempfile.TemporaryDirectory(prefix="addition-speedrun-") as folder:
-            run, interrupted = make_attempt(task, Journal(Path(folder)), True, is_hopeless, self.started)
+            run, interrupted = run_attempt(task, Journal(Path(folder)), True, is_hopeless, self.started)
             weights = None if run.weights is None else (Path(folder) / run.weights).read_bytes()
         return run.line(), weights, interrupted or self.is_stopped
 
@@ -116,7 +116,7 @@ class Runner:
     def stop(self) -> None:
         self.is_stopped = True
         if self.process is not None:
-            told_to_stop(self.process)
+            stop_process(self.process)
 
 
 def write(files: Files) -> None:
@@ -138,7 +138,7 @@ def carried_sha256(root: Path) -> str:
     return files_sha256(carried_files(root), root)
 
 
-def portable(script: Path, arguments: Sequence[str], home: Path) -> tuple[str, list[str], Files]:
+def make_portable(script: Path, arguments: Sequence[str], home: Path) -> tuple[str, list[str], Files]:
     """A command line that can be carried out on a node: another source, and a config that is a file, go with it.
 
     Args:
@@ -163,7 +163,7 @@ def portable(script: Path, arguments: Sequence[str], home: Path) -> tuple[str, l
 # on the driver
 
 
-class Node:
+class RayExecutor:
     """A place (`bench.places.Place`): the CPUs of one node, or one of its GPUs."""
 
     def __init__(self, runner: Any, name: str, home: Path) -> None:
@@ -173,17 +173,17 @@ class Node:
         self.machine: dict[str, Any] = {}  # hardware and software of the node, once it has answered
 
     def ask(self, script: Path, arguments: Sequence[str], commit: str | None = None) -> Contestant:
-        answer = self.get(self.runner.ask.remote(*portable(script, arguments, self.home)))
+        answer = self.get(self.runner.ask.remote(*make_portable(script, arguments, self.home)))
         if not isinstance(answer, str):
-            raise (NotHere if answer[1] else WrongRequest)(f"{self.name}: {answer[0]}")
+            raise (UnavailableHere if answer[1] else UsageError)(f"{self.name}: {answer[0]}")
         return self.contestant(script, arguments, answer, commit)
 
     def ask_all(self, script: Path, asked: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
-        taken = [portable(script, arguments, self.home) for arguments in asked]
+        taken = [make_portable(script, arguments, self.home) for arguments in asked]
         files = {name: content for _, _, each in taken for name, content in each.items()}
         answers = self.get(self.runner.ask_all.remote(taken[0][0], [arguments for _, arguments, _ in taken], files))
         if not isinstance(answers, list):
-            raise WrongRequest(f"{self.name}: {answers[0]}")
+            raise UsageError(f"{self.name}: {answers[0]}")
         return [
             self.contestant(script, arguments, answer) if isinstance(answer, str) else Refusal(*answer)
             for arguments, answer in zip(asked, answers, strict=True)
@@ -209,7 +209,7 @@ class Node:
             return ray.get(wanted)
         except RayError as problem:
             self.is_lost = not isinstance(problem, RayTaskError)  # in which case the node goes on
-            raise WrongRequest(f"{self.name}: {last_line(problem)}") from None
+            raise UsageError(f"{self.name}: {last_line(problem)}") from None
 
     def make(
         self,
@@ -221,7 +221,7 @@ class Node:
         """As `Place.make`; its progress stays on the node, and `is_hopeless` is asked there, as it is now."""
         if self.is_stopped:
             raise KeyboardInterrupt
-        there = portable(task.contestant.script, [*task.contestant.arguments, *task.arguments], self.home)
+        there = make_portable(task.contestant.script, [*task.contestant.arguments, *task.arguments], self.home)
         planned, batch = task.contestant.planned, task.batch.model_dump_json()
         lost = self.line(task, outcome="lost", message=f"{self.name} was lost")
         interrupted = False
@@ -273,7 +273,7 @@ def last_line(problem: RayError) -> str:
 
 
 @contextlib.contextmanager
-def open_cluster(address: str | None, home: Path) -> Iterator[list[Node]]:
+def open_cluster(address: str | None, home: Path) -> Iterator[list[RayExecutor]]:
     """All places of a cluster; one that was started for this is taken down again.
 
     Args:
@@ -281,7 +281,7 @@ def open_cluster(address: str | None, home: Path) -> Iterator[list[Node]]:
         home: the root of the source.
 
     Raises:
-        WrongRequest: no cluster answers, it has no CPU, or a node got other source.
+        UsageError: no cluster answers, it has no CPU, or a node got other source.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -303,10 +303,10 @@ def open_cluster(address: str | None, home: Path) -> Iterator[list[Node]]:
             )
         except (ConnectionError, RuntimeError, ValueError) as problem:
             where = f"--address {address}" if address else "--engine ray"
-            raise WrongRequest(f"{where}: no Ray cluster answers ({problem})") from None
+            raise UsageError(f"{where}: no Ray cluster answers ({problem})") from None
         try:
-            heed_interrupts()  # Ray has its own way to be stopped
-            yield find_places(home)
+            handle_interrupts()  # Ray has its own way to be stopped
+            yield find_executors(home)
         finally:
             ray.shutdown()
 
@@ -318,22 +318,22 @@ def check_answers(address: str) -> None:
         try:
             socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
         except OSError as problem:
-            raise WrongRequest(f"--address {address}: no Ray cluster answers ({problem})") from None
+            raise UsageError(f"--address {address}: no Ray cluster answers ({problem})") from None
 
 
-def find_places(home: Path) -> list[Node]:
-    """Raises WrongRequest: there is none, or one that got other source."""
-    places = [place for node in ray.nodes() if node["Alive"] for place in places_of(node, home)]
+def find_executors(home: Path) -> list[RayExecutor]:
+    """Raises UsageError: there is none, or one that got other source."""
+    places = [place for node in ray.nodes() if node["Alive"] for place in executors_of(node, home)]
     if not places:
-        raise WrongRequest("the Ray cluster has no node with a CPU")
+        raise UsageError("the Ray cluster has no node with a CPU")
     wanted = carried_sha256(home)
     for place in places:
         if place.get(place.runner.sha256.remote()) != wanted:
-            raise WrongRequest(f"{place.name} has other source than this checkout")
+            raise UsageError(f"{place.name} has other source than this checkout")
     return places
 
 
-def places_of(node: Mapping[str, Any], home: Path) -> list[Node]:
+def executors_of(node: Mapping[str, Any], home: Path) -> list[RayExecutor]:
     """One for each GPU of a node, or one of all its CPUs, which nobody else gets as long as it is there."""
     cpus, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
     if not cpus:
@@ -345,5 +345,5 @@ def places_of(node: Mapping[str, Any], home: Path) -> list[Node]:
         # Two at a time: an attempt, and the word to stop it.
         options = {**share, "scheduling_strategy": where, "max_restarts": 0, "max_concurrency": 2}
         name = f"node {node['NodeID'][:8]}" + (f", GPU {number}" if gpus else "")
-        found.append(Node(ray.remote(Runner).options(**options).remote(), name, home))
+        found.append(RayExecutor(ray.remote(RayWorker).options(**options).remote(), name, home))
     return found

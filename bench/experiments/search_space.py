@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.clock import ClockName
-from bench.errors import WrongRequest, nearest
-from bench.experiments.matrix_file import Faulty, Value, read_clock, read_toml
+from bench.errors import UsageError, nearest_hint
+from bench.experiments.matrix_file import FileErrors, Value, read_clock, read_toml
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -41,7 +41,7 @@ class Dimension:
 
 
 @dataclasses.dataclass(frozen=True)
-class Space:
+class SearchSpace:
     """What a search chooses from, and how it judges."""
 
     path: Path
@@ -67,16 +67,16 @@ class Space:
 # the file
 
 
-def read_space(path: Path) -> Space:
+def read_search_space(path: Path) -> SearchSpace:
     """Read a search space.
 
     Raises:
-        WrongRequest: names the file, the line, the key, and what is wrong.
+        UsageError: names the file, the line, the key, and what is wrong.
     """
     values, faulty = read_toml(path)
     for key in values:
         if key not in KEYS:
-            raise faulty(f"unknown key{nearest(key, KEYS)}", key)
+            raise faulty(f"unknown key{nearest_hint(key, KEYS)}", key)
     if not isinstance(values.get("base"), str):
         raise faulty("must be the name of a config" + ("" if "base" in values else ", and is not there"), "base")
     attempts = values.get("attempts")
@@ -88,11 +88,11 @@ def read_space(path: Path) -> Space:
     dimensions: dict[str, Dimension] = {}
     for name, table in given.items():
         dimensions[name] = read_dimension(name, table, dimensions, faulty)
-    return Space(path, values["base"], read_clock(values, faulty), attempts, tuple(dimensions.values()))
+    return SearchSpace(path, values["base"], read_clock(values, faulty), attempts, tuple(dimensions.values()))
 
 
-def read_dimension(name: str, table: Any, before: Mapping[str, Dimension], faulty: Faulty) -> Dimension:
-    def wrong(reason: str) -> WrongRequest:
+def read_dimension(name: str, table: Any, before: Mapping[str, Dimension], faulty: FileErrors) -> Dimension:
+    def wrong(reason: str) -> UsageError:
         return faulty(reason, "space", name)
 
     if not isinstance(table, dict):
@@ -100,7 +100,7 @@ def read_dimension(name: str, table: Any, before: Mapping[str, Dimension], fault
     known = {"choices", "when"} if "choices" in table else {"low", "high", "log", "step", "when"}
     for key in table:
         if key not in known:
-            raise wrong(f"unknown key {key!r}{nearest(key, known)}")
+            raise wrong(f"unknown key {key!r}{nearest_hint(key, known)}")
     when = read_condition(table.get("when", {}), before, wrong)
     if "choices" in table:
         choices = table["choices"]
@@ -135,7 +135,7 @@ def read_condition(
     found = []
     for name, value in given.items():
         if name not in before:
-            raise wrong(f"when: {name!r} must stand before it{nearest(name, before) if before else ''}")
+            raise wrong(f"when: {name!r} must stand before it{nearest_hint(name, before) if before else ''}")
         wanted = tuple(value) if isinstance(value, list) else (value,)
         choices = before[name].choices
         for each in wanted:

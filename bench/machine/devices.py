@@ -90,7 +90,7 @@ def pick_kernel(name: str, device: torch.device, dtype: torch.dtype, problem: st
         problem, fault = "its bfloat16 products take a CPU with AVX512-BF16", Missing
     elif problem is None:
         probe = BFLOAT16_PROBE if dtype == torch.bfloat16 else PROBE
-        problem, fault = broken_compiler("CC", "cc", ".c", *probe), Missing
+        problem, fault = compiler_fault("CC", "cc", ".c", *probe), Missing
     if name == "c" and problem:
         raise fault(f"--kernel c: {problem}; use --kernel auto")
     if problem:
@@ -118,7 +118,9 @@ def kernel_precisions() -> list[tuple[torch.dtype, str]]:
     return [plain]
 
 
-def pick_means(precision: str, kernel: str, device: torch.device, problem: str | None) -> tuple[torch.dtype, str, str]:
+def pick_precision_and_kernel(
+    precision: str, kernel: str, device: torch.device, problem: str | None
+) -> tuple[torch.dtype, str, str]:
     """What the products are computed in, what computes the step, and a remark with the reasons; see those above.
 
     On a CPU the kernel goes before AMX, which torch would use: it takes a step in a fraction of the time that torch
@@ -144,8 +146,8 @@ def compiler_problem(device: torch.device) -> str | None:
             import triton  # noqa: F401
         except ImportError:
             return "triton is not installed"
-        return broken_compiler("CC", "cc", ".c", *PROBE)  # which triton calls for what launches its kernels
-    return broken_compiler("CXX", "cl" if sys.platform == "win32" else "g++", ".cpp", *PROBE)
+        return compiler_fault("CC", "cc", ".c", *PROBE)  # which triton calls for what launches its kernels
+    return compiler_fault("CXX", "cl" if sys.platform == "win32" else "g++", ".cpp", *PROBE)
 
 
 # A source for a compiler to prove itself with, and options for it.
@@ -153,7 +155,7 @@ PROBE = "#include <math.h>\nint main(void) { return 0; }\n", ""
 BFLOAT16_PROBE = "#include <math.h>\n#ifndef __AVX512BF16__\n#error no AVX512-BF16\n#endif\n", "-march=native"
 
 
-def broken_compiler(variable: str, usual: str, suffix: str, probe: str, options: str) -> str | None:
+def compiler_fault(variable: str, usual: str, suffix: str, probe: str, options: str) -> str | None:
     """What is wrong with the compiler that an environment variable names, or with the usual one; None: it works."""
     language = {".c": "C", ".cpp": "C++"}[suffix]
     compiler = os.environ.get(variable, "").strip() or usual

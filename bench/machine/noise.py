@@ -52,7 +52,7 @@ class CoreTimes:
 
 
 @dataclass(frozen=True)
-class Reading:
+class CounterReading:
     """Every counter at one moment; None for what could not be read."""
 
     seconds: float  # on the host's clock
@@ -64,7 +64,7 @@ class Reading:
     gpu_event_reasons: int | None  # NVML's mask
 
 
-class Lookout:
+class NoiseMonitor:
     """Reads what goes on beside this process. Made once, so that a reading is cheap enough for the edge of a phase.
 
     Nothing here raises: an attempt must not fail because nobody could look. What cannot be read marks nothing.
@@ -76,7 +76,7 @@ class Lookout:
         self.others = [process_id for process_id in team if process_id != os.getpid()]
         self.cores = usable_cores()
         self.throttle_counts = [path for core in self.cores if os.path.exists(path := THROTTLE_COUNT.format(core))]
-        self.gpu = readable(lambda: nvml_handle(device)) if device.type == "cuda" else None
+        self.gpu = value_or_none(lambda: nvml_handle(device)) if device.type == "cuda" else None
         self.reading()  # the first one takes several times as long as those that follow
 
     def look(self, seconds: float = 1.0) -> Noise:
@@ -85,27 +85,29 @@ class Lookout:
         time.sleep(seconds)
         return self.since(begin, "before the start")
 
-    def reading(self) -> Reading:
+    def reading(self) -> CounterReading:
         """Takes about a millisecond."""
-        own_seconds = readable(lambda: family_seconds() + sum(map(seconds_of, self.others)))
-        core_times = readable(lambda: read_core_times(self.cores))
+        own_seconds = value_or_none(lambda: family_seconds() + sum(map(seconds_of, self.others)))
+        core_times = value_or_none(lambda: read_core_times(self.cores))
         seconds = time.perf_counter()
-        memory = readable(psutil.virtual_memory)
+        memory = value_or_none(psutil.virtual_memory)
         on_gpu = self.gpu is not None
-        return Reading(
+        return CounterReading(
             seconds=seconds,
             core_times=core_times,
             own_seconds=own_seconds,
             available=None if memory is None else memory.available / memory.total,
-            cpu_throttles=readable(lambda: sum(int(Path(path).read_text()) for path in self.throttle_counts)),
-            gpu_processes=readable(lambda: other_gpu_processes(self.gpu, self.device, self.others)) if on_gpu else None,
-            gpu_event_reasons=readable(lambda: event_reasons(self.gpu)) if on_gpu else None,
+            cpu_throttles=value_or_none(lambda: sum(int(Path(path).read_text()) for path in self.throttle_counts)),
+            gpu_processes=value_or_none(lambda: other_gpu_processes(self.gpu, self.device, self.others))
+            if on_gpu
+            else None,
+            gpu_event_reasons=value_or_none(lambda: event_reasons(self.gpu)) if on_gpu else None,
         )
 
-    def since(self, begin: Reading, when: str) -> Noise:
+    def since(self, begin: CounterReading, when: str) -> Noise:
         """What went on since `begin`; `when` ends the sentences, as in "during train"."""
         end = self.reading()
-        others, steal, allowance = share_of_others(begin, end, len(self.cores))
+        others, steal, allowance = share_of_other_processes(begin, end, len(self.cores))
         reasons = []
         if others is not None and others - allowance > MAX_OTHERS:
             other_machines = f", {steal:.0%} of them for other machines on the host" if steal >= 0.005 else ""
@@ -116,13 +118,13 @@ class Lookout:
             reasons.append(f"the CPU slowed down for heat {when}, times: {end.cpu_throttles - begin.cpu_throttles}")
         if processes := max(begin.gpu_processes or 0, end.gpu_processes or 0):
             reasons.append(f"the GPU was shared {when}, other processes: {processes}")
-        names = readable(lambda: throttle_reasons(end.gpu_event_reasons or 0)) or []
+        names = value_or_none(lambda: throttle_reasons(end.gpu_event_reasons or 0)) or []
         if slowdowns := [SLOWDOWNS[name] for name in names if name in SLOWDOWNS]:
             reasons.append(f"the GPU was slowed down {when}: {'; '.join(slowdowns)}")
         return Noise(others, steal, reasons)
 
 
-def readable(question: Callable[[], T]) -> T | None:
+def value_or_none(question: Callable[[], T]) -> T | None:
     """The answer, or None where there is none, in whatever way a machine says so."""
     try:
         return question()
@@ -134,7 +136,9 @@ def readable(question: Callable[[], T]) -> T | None:
 # the cores
 
 
-def share_of_others(begin: Reading, end: Reading, num_cores: int) -> tuple[float | None, float | None, float]:
+def share_of_other_processes(
+    begin: CounterReading, end: CounterReading, num_cores: int
+) -> tuple[float | None, float | None, float]:
     """The share of the cores that others took, what of it the host gave away, and how much of it may be none.
 
     Others' is what the cores were not idle, less our own. A kernel that samples at each tick whom a core works for
@@ -193,7 +197,7 @@ def family_seconds() -> float:
 
 def seconds_of(process_id: int) -> float:
     """Processor time of a process and of its children that have ended, user and system; 0 where it is gone."""
-    times = readable(lambda: psutil.Process(process_id).cpu_times())
+    times = value_or_none(lambda: psutil.Process(process_id).cpu_times())
     return sum(times[:4]) if times else 0.0
 
 
@@ -208,7 +212,7 @@ def descendants() -> list[int]:
     family = [own]
     for parent in family:  # which grows meanwhile
         for path in glob(f"/proc/{parent}/task/*/children"):
-            family += map(int, (readable(Path(path).read_text) or "").split())
+            family += map(int, (value_or_none(Path(path).read_text) or "").split())
     return family[1:]
 
 

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import ClockName
-from bench.experiments.paired_plan import runs_of
+from bench.experiments.paired_plan import runs_by_side
 from bench.formatting import commit_text, contestant_text, middle, number, ratio_text, search_text, spread_text
 from bench.report.negative import render_tried
 from bench.report.peers import render_peers
-from bench.report.plots import Figure, Place, RecordPoint, figures
-from bench.report.render import environment
+from bench.report.plots import Category, Figure, RecordPoint, figures
+from bench.report.render import template_environment
 from bench.stats.descriptive import peak_memory, utilisation
 from bench.stats.expected_time import expected_time_to_success
-from bench.stats.ranking import CLOCKS, RANKED_FROM, BatchOfRuns, Entry, batches_of, entries_of, standing
+from bench.stats.ranking import CLOCKS, RANKED_FROM, Entry, RunBatch, describe_standing, group_batches, group_entries
 from bench.storage.journal import Journal
-from bench.storage.jsonl import replace_file, report
-from bench.storage.records import Filed
-from bench.storage.results import Evidence, read_evidence
-from bench.storage.schema import Agenda, Conclusion, Run
+from bench.storage.jsonl import print_faults, replace_file
+from bench.storage.records import RecordFolder
+from bench.storage.results import FiledResults, read_results
+from bench.storage.schema import Conclusion, PairedPlan, Run
 
 # -----------------------------------------------------------------------------
 # rendering
@@ -60,7 +60,7 @@ def clean_text(runs: Sequence[Run]) -> str:
     return f"{sum(seen)}/{len(runs)}" if seen else number(None)
 
 
-def record_row(filed: Filed) -> dict[str, Any]:
+def record_row(filed: RecordFolder) -> dict[str, Any]:
     record, result = filed.record, filed.record.result
     replays, _ = filed.reproductions.read()
     return {
@@ -85,7 +85,7 @@ def record_row(filed: Filed) -> dict[str, Any]:
     }
 
 
-def comparison_row(agenda: Agenda, conclusion: Conclusion | None, num_attempts: int) -> dict[str, str]:
+def comparison_row(agenda: PairedPlan, conclusion: Conclusion | None, num_attempts: int) -> dict[str, str]:
     row = {
         "id": agenda.id,
         "clock": agenda.clock,
@@ -128,7 +128,7 @@ def by_machine(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
     found: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in (run for run in runs if run.is_contest):
         found[run.track][run.machine.class_ or "unknown machine"].append(run)
-    ranked = {batch.runs[0].track for batch in batches_of(runs) if batch.ranked}
+    ranked = {batch.runs[0].track for batch in group_batches(runs) if batch.ranked}
 
     def order(track: str) -> tuple[bool, list[str | int]]:
         return track not in ranked, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", track)]
@@ -136,12 +136,12 @@ def by_machine(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
     return {track: dict(sorted(found[track].items())) for track in sorted(found, key=order)}
 
 
-def records_at(place: Place, records: Sequence[Filed]) -> list[Filed]:
+def records_at(place: Category, records: Sequence[RecordFolder]) -> list[RecordFolder]:
     """The records of one board."""
     return [filed for filed in records if place == (filed.record.track, filed.record.machine_class, filed.record.clock)]
 
 
-def figures_at(place: Place, batches: Sequence[BatchOfRuns], records: Sequence[Filed]) -> list[Figure]:
+def figures_at(place: Category, batches: Sequence[RunBatch], records: Sequence[RecordFolder]) -> list[Figure]:
     points = [
         RecordPoint(
             name=filed.record.name,
@@ -157,14 +157,14 @@ def figures_at(place: Place, batches: Sequence[BatchOfRuns], records: Sequence[F
     return figures(place, batches, points)
 
 
-def machine_section(track: str, name: str, runs: Sequence[Run], evidence: Evidence) -> dict[str, Any]:
-    batches, yardsticks = batches_of(runs), evidence.yardsticks()
+def machine_section(track: str, name: str, runs: Sequence[Run], evidence: FiledResults) -> dict[str, Any]:
+    batches, yardsticks = group_batches(runs), evidence.yardsticks()
     tables, plots, records = {}, {}, {}
     for clock in CLOCKS:
-        place = Place(track, name, clock)
+        place = Category(track, name, clock)
         plots[clock] = figures_at(place, batches, evidence.records)
         records[clock] = [record_row(filed) for filed in reversed(records_at(place, evidence.records))]
-        in_order = sorted(entries_of(batches), key=lambda entry: entry.order(clock))
+        in_order = sorted(group_entries(batches), key=lambda entry: entry.order(clock))
         tables[clock] = [entry_row(entry, clock, rank, yardsticks) for rank, entry in enumerate(in_order, start=1)]
     singles = [run for run in runs if run.batch is None]
     concluded = {conclusion.id: conclusion for conclusion in evidence.conclusions}
@@ -174,7 +174,7 @@ def machine_section(track: str, name: str, runs: Sequence[Run], evidence: Eviden
         "plots": plots,
         "records": records,
         "comparisons": [
-            comparison_row(agenda, concluded.get(agenda.id), sum(map(len, runs_of(agenda, runs))))
+            comparison_row(agenda, concluded.get(agenda.id), sum(map(len, runs_by_side(agenda, runs))))
             for agenda in reversed(evidence.agendas)
             if agenda.b is not None and (agenda.track, agenda.machine_class) == (track, name)
         ],
@@ -183,20 +183,20 @@ def machine_section(track: str, name: str, runs: Sequence[Run], evidence: Eviden
     }
 
 
-def render(evidence: Evidence) -> str:
+def render(evidence: FiledResults) -> str:
     """The whole board as Markdown; it names its plots, which `all_figures` makes."""
     tracks = [
         {"name": track, "machines": [machine_section(track, name, its, evidence) for name, its in machines.items()]}
         for track, machines in by_machine(evidence.runs).items()
     ]
-    template = environment().get_template("board.md.jinja")
+    template = template_environment().get_template("board.md.jinja")
     return template.render(tracks=tracks, faults=evidence.faults, ranked_from=RANKED_FROM)
 
 
-def all_figures(evidence: Evidence) -> list[Figure]:
+def all_figures(evidence: FiledResults) -> list[Figure]:
     """The plots that the board names."""
     places = [
-        (Place(track, name, clock), batches_of(its))
+        (Category(track, name, clock), group_batches(its))
         for track, machines in by_machine(evidence.runs).items()
         for name, its in machines.items()
         for clock in CLOCKS
@@ -208,7 +208,7 @@ def all_figures(evidence: Evidence) -> list[Figure]:
 # after an attempt, and the command
 
 
-def texts(evidence: Evidence, results: Path) -> dict[Path, str]:
+def texts(evidence: FiledResults, results: Path) -> dict[Path, str]:
     """The files that are rendered after every attempt."""
     tried = render_tried(evidence.agendas, evidence.conclusions, evidence.records)
     return {
@@ -218,10 +218,10 @@ def texts(evidence: Evidence, results: Path) -> dict[Path, str]:
     }
 
 
-def refresh(results: Path) -> Evidence:
+def refresh(results: Path) -> FiledResults:
     """Render the board's texts; the plots wait for `bench board`, as drawing takes longer than reading."""
     with Journal(results).lock():
-        evidence = read_evidence(results)
+        evidence = read_results(results)
         for path, text in texts(evidence, results).items():
             replace_file(path, text)
     return evidence
@@ -230,5 +230,5 @@ def refresh(results: Path) -> Evidence:
 def update(results: Path, run: Run) -> str:
     """Render the board after an attempt; returns where the attempt stands."""
     evidence = refresh(results)
-    report(evidence.faults)
-    return standing(run, evidence.runs)
+    print_faults(evidence.faults)
+    return describe_standing(run, evidence.runs)

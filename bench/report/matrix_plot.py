@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.clock import ClockName
-from bench.experiments.matrix_file import Grid, label
-from bench.experiments.matrix_results import Result
+from bench.experiments.matrix_file import Matrix, label
+from bench.experiments.matrix_results import CellResult
 from bench.report.plots import COLORS, SOFT_COLOR, style, svg_text
 from bench.stats.descriptive import spread
 
@@ -16,13 +16,13 @@ from bench.stats.descriptive import spread
 LONGEST_LABEL = 18  # characters in a line of an axis's label
 
 
-def draw_matrix(results: Sequence[Result], grid: Grid, title: str, subtitle: str) -> str:
+def draw_matrix(results: Sequence[CellResult], grid: Matrix, title: str, subtitle: str) -> str:
     """SVG. Where there are more axes than are drawn, each place shows the best of its cells."""
     with style():
         return svg_text(matrix_canvas(results, grid, title, subtitle))
 
 
-def matrix_canvas(results: Sequence[Result], grid: Grid, title: str, subtitle: str) -> Any:
+def matrix_canvas(results: Sequence[CellResult], grid: Matrix, title: str, subtitle: str) -> Any:
     """The picture as a matplotlib Figure, made without pyplot, which would keep state."""
     from matplotlib.figure import Figure as Canvas
 
@@ -30,7 +30,7 @@ def matrix_canvas(results: Sequence[Result], grid: Grid, title: str, subtitle: s
         subtitle += "; each place shows the best of its cells"
     along = labels_of(grid, grid.plot[0])
     up = labels_of(grid, grid.plot[1]) if len(grid.plot) == 2 else [""]
-    places: dict[tuple[str, str], list[Result]] = {}
+    places: dict[tuple[str, str], list[CellResult]] = {}
     for result in results:
         own = result.cell.labels()
         places.setdefault((own[grid.plot[0]], own[grid.plot[1]] if len(grid.plot) == 2 else ""), []).append(result)
@@ -58,7 +58,7 @@ def matrix_canvas(results: Sequence[Result], grid: Grid, title: str, subtitle: s
     return canvas
 
 
-def labels_of(grid: Grid, axis: str) -> list[str]:
+def labels_of(grid: Matrix, axis: str) -> list[str]:
     return [label(axis, choice) for choice in grid.axes[axis]]
 
 
@@ -67,12 +67,12 @@ def wrapped(text: str) -> str:
     return text.replace(" ", "\n") if "=" in text else "\n".join(textwrap.wrap(text, LONGEST_LABEL))
 
 
-def best_of(results: Sequence[Result], clock: ClockName) -> Result:
+def best_of(results: Sequence[CellResult], clock: ClockName) -> CellResult:
     """The lowest ERT; one that was tried rather than one that was not."""
     return min(results, key=lambda result: (math.inf if (ert := result.ert(clock)) is None else ert, not result.runs))
 
 
-def words(result: Result | None, clock: ClockName) -> str:
+def words(result: CellResult | None, clock: ClockName) -> str:
     """What a place of the map says: the ERT and how many solved."""
     if result is None:
         return "left out"
@@ -83,7 +83,7 @@ def words(result: Result | None, clock: ClockName) -> str:
 
 
 def draw_map(
-    canvas: Any, axes: Any, along: Sequence[str], up: Sequence[str], best: dict[tuple[str, str], Result], clock: str
+    canvas: Any, axes: Any, along: Sequence[str], up: Sequence[str], best: dict[tuple[str, str], CellResult], clock: str
 ) -> None:
     """A square for each pair of choices, the darker the slower; each says its figures, so that colour is no need."""
     import numpy as np
@@ -119,7 +119,7 @@ def draw_map(
     axes.set_yticks(range(len(up)), [wrapped(text) for text in up])
 
 
-def draw_line(axes: Any, along: Sequence[str], best: dict[tuple[str, str], Result], clock: str) -> None:
+def draw_line(axes: Any, along: Sequence[str], best: dict[tuple[str, str], CellResult], clock: str) -> None:
     """ERT along one axis, with each attempt as a point."""
     known = [(i, best[text, ""]) for i, text in enumerate(along) if (text, "") in best]
     solved = [(i, result) for i, result in known if result.num_solved]

@@ -9,22 +9,24 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.formatting import changed_settings, commit_text, contestant_text, number, plain, ratio_text
-from bench.report.render import environment
-from bench.storage.records import Filed
-from bench.storage.schema import Agenda, Conclusion, Side
+from bench.formatting import changed_settings, commit_text, contestant_text, escape_markdown, number, ratio_text
+from bench.report.render import template_environment
+from bench.storage.records import RecordFolder
+from bench.storage.schema import Conclusion, PairedPlan, Side
 
-Tried = tuple[Agenda, Conclusion]
+Tried = tuple[PairedPlan, Conclusion]
 
 
-def finished(agendas: Sequence[Agenda], conclusions: Sequence[Conclusion]) -> list[Tried]:
+def finished(agendas: Sequence[PairedPlan], conclusions: Sequence[Conclusion]) -> list[Tried]:
     """Each comparison that has come to its end, and what it came to; newest first."""
     concluded = {conclusion.id: conclusion for conclusion in conclusions}
     ended = [(agenda, concluded[agenda.id]) for agenda in agendas if agenda.b is not None and agenda.id in concluded]
     return sorted(ended, key=lambda tried: (tried[0].started_at, tried[0].id), reverse=True)
 
 
-def render_tried(agendas: Sequence[Agenda], conclusions: Sequence[Conclusion], records: Sequence[Filed]) -> str:
+def render_tried(
+    agendas: Sequence[PairedPlan], conclusions: Sequence[Conclusion], records: Sequence[RecordFolder]
+) -> str:
     """The page as Markdown.
 
     Args:
@@ -34,7 +36,7 @@ def render_tried(agendas: Sequence[Agenda], conclusions: Sequence[Conclusion], r
     faster = [each for each in tried if each[1].verdict == "faster"]
     filed = {each.record.batch: each.record.name for each in records}
     return (
-        environment()
+        template_environment()
         .get_template("negative.md.jinja")
         .render(
             others=sections([each for each in tried if each[1].verdict != "faster"], filed),
@@ -62,27 +64,27 @@ def sections(tried: Sequence[Tried], filed: Mapping[str, str]) -> list[dict[str,
     return [{"track": key[0], "clock": key[1], "entries": found[key]} for key in sorted(found, key=order)]
 
 
-def entry(agenda: Agenda, conclusion: Conclusion, record: str | None) -> dict[str, Any]:
+def entry(agenda: PairedPlan, conclusion: Conclusion, record: str | None) -> dict[str, Any]:
     a, b = conclusion.a, conclusion.b
     return {
         "id": agenda.id,
         "date": f"{agenda.started_at:%Y-%m-%d}",
-        "why": agenda.why and plain(agenda.why),
-        "changes": changes(agenda.b, agenda.a),
+        "why": agenda.why and escape_markdown(agenda.why),
+        "changes": side_changes(agenda.b, agenda.a),
         "verdict": conclusion.verdict,
         "ratio": ratio_text(conclusion.ert_ratio, conclusion.ert_ratio_95),
         "p_value": number(conclusion.p_value, ".4f"),
         "pairs": agenda.pairs,
         "solved": f"{a.solved}/{a.attempts} against {b.solved}/{b.attempts}",
-        "a": plain(contestant_text(agenda.a)),
-        "b": plain(contestant_text(agenda.b)),
+        "a": escape_markdown(contestant_text(agenda.a)),
+        "b": escape_markdown(contestant_text(agenda.b)),
         "opponent": "the standing record " if agenda.command == "record" else "the record " if agenda.b.record else "",
-        "machine_class": plain(agenda.machine_class),
+        "machine_class": escape_markdown(agenda.machine_class),
         "record": record,
     }
 
 
-def changes(old: Side, new: Side) -> list[str]:
+def side_changes(old: Side, new: Side) -> list[str]:
     """In what the new side differs from the old one: its settings, and its source."""
     found = changed_settings(old.settings, new.settings)
     if old.source_sha256 != new.source_sha256:

@@ -11,8 +11,8 @@ from statistics import median
 from typing import Any
 
 from bench.config import CONFIGS, find_config, merged_values
-from bench.formatting import changed_settings, number, plain
-from bench.report.render import environment
+from bench.formatting import changed_settings, escape_markdown, number
+from bench.report.render import template_environment
 from bench.storage.schema import Run
 
 REFERENCE = "add3"  # the track whose default config on a device the peers are held against
@@ -135,7 +135,7 @@ def run_row(run: Run, reference: Sequence[Run]) -> dict[str, str]:
         "precision": run.precision,
         "run": run.run_id,
         "changes": ", ".join(changes(run)),
-        "machine_class": plain(run.machine.class_ or "unknown machine"),
+        "machine_class": escape_markdown(run.machine.class_ or "unknown machine"),
         "train": with_ratio(run.seconds.train, [other.seconds.train for other in solved]),
         "reference": "none in this sitting",
     }
@@ -161,7 +161,7 @@ def render_peers(runs: Sequence[Run]) -> str:
         for track in dict.fromkeys(peer.track for peer in PEERS)
     }
     return (
-        environment()
+        template_environment()
         .get_template("peers.md.jinja")
         .render(
             tracks=tracks,

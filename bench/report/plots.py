@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from bench.clock import ClockName
 from bench.stats.descriptive import wilson_interval
 from bench.stats.expected_time import attempt_costs
-from bench.stats.ranking import BatchOfRuns, Entry, entries_of
+from bench.stats.ranking import Entry, RunBatch, group_entries
 
 # matplotlib is imported where it is used: that takes longer than rendering the board's text.
 
@@ -54,7 +54,7 @@ STYLE = {
 }
 
 
-class Place(NamedTuple):
+class Category(NamedTuple):
     """What has a ranking of its own: a track on a machine class, by one clock."""
 
     track: str
@@ -103,7 +103,7 @@ class Figure:
         return self.draw(self.make_rows())
 
 
-def figures(place: Place, batches: Sequence[BatchOfRuns], records: Sequence[RecordPoint]) -> list[Figure]:
+def figures(place: Category, batches: Sequence[RunBatch], records: Sequence[RecordPoint]) -> list[Figure]:
     """The figures of one place: none while nobody is ranked there, no history while there is no record.
 
     Computes nothing yet, so that naming the figures in a text costs nothing.
@@ -139,7 +139,7 @@ def figures(place: Place, batches: Sequence[BatchOfRuns], records: Sequence[Reco
     return found
 
 
-def file_stem(place: Place, kind: str) -> str:
+def file_stem(place: Category, kind: str) -> str:
     """A name that is stable, safe on every file system, and unique: the hash tells apart what the words do not."""
     words = re.sub(r"[^a-z0-9]+", "-", f"{place.track} {place.machine_class}".lower()).strip("-")
     digest = hashlib.sha256(f"{place.track}\n{place.machine_class}".encode()).hexdigest()
@@ -150,8 +150,8 @@ def file_stem(place: Place, kind: str) -> str:
 # the data
 
 
-def best_ranked(batches: Sequence[BatchOfRuns], clock: ClockName) -> list[Entry]:
-    ranked = sorted((entry for entry in entries_of(batches) if entry.ranked), key=lambda entry: entry.order(clock))
+def best_ranked(batches: Sequence[RunBatch], clock: ClockName) -> list[Entry]:
+    ranked = sorted((entry for entry in group_entries(batches) if entry.ranked), key=lambda entry: entry.order(clock))
     return ranked[:MOST_CURVES]
 
 
@@ -201,13 +201,13 @@ def csv_text(rows: Sequence[NamedTuple]) -> str:
 # the pictures
 
 
-def draw_solved(rows: Sequence[SolvedRow], place: Place) -> str:
+def draw_solved(rows: Sequence[SolvedRow], place: Category) -> str:
     """The curves as SVG: a step at every solved attempt, a dot where the longest attempt ended."""
     with style():
         return svg_text(solved_canvas(rows, place))
 
 
-def draw_records(rows: Sequence[RecordPoint], place: Place) -> str:
+def draw_records(rows: Sequence[RecordPoint], place: Category) -> str:
     """The records as SVG: the standing ERT over time, a numbered dot where a new one was set."""
     with style():
         return svg_text(records_canvas(rows, place))
@@ -231,7 +231,7 @@ def svg_text(canvas: Any) -> str:
     return text.getvalue()
 
 
-def new_canvas(title: str, place: Place, num_labels: int) -> tuple[Any, Any]:
+def new_canvas(title: str, place: Category, num_labels: int) -> tuple[Any, Any]:
     """A matplotlib Figure and its Axes, titled and with room for so many labels below.
 
     Made without pyplot, which would keep state and open windows.
@@ -292,7 +292,7 @@ def show_plain_numbers(axis: Any, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def solved_canvas(rows: Sequence[SolvedRow], place: Place) -> Any:
+def solved_canvas(rows: Sequence[SolvedRow], place: Category) -> Any:
     """The curves as a matplotlib Figure."""
     from matplotlib.ticker import PercentFormatter
 
@@ -333,7 +333,7 @@ def solved_canvas(rows: Sequence[SolvedRow], place: Place) -> Any:
     return canvas
 
 
-def records_canvas(rows: Sequence[RecordPoint], place: Place) -> Any:
+def records_canvas(rows: Sequence[RecordPoint], place: Category) -> Any:
     """The records as a matplotlib Figure."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.lines import Line2D

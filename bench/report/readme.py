@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from bench.formatting import commit_text, middle, number, plain, ratio_text, spread_text
+from bench.formatting import commit_text, escape_markdown, middle, number, ratio_text, spread_text
 from bench.report.scaling import digits_figures, overhead_figures, processes_figures
 from bench.report.summary import show_summary
 from bench.stats.descriptive import peak_memory
 from bench.stats.expected_time import expected_time_to_success
-from bench.stats.ranking import leaders, standing
-from bench.storage.results import Evidence
+from bench.stats.ranking import describe_standing, leaders
+from bench.storage.results import FiledResults
 from bench.storage.schema import Run
 
 PAGES = ("README.md", "docs/SCALING.md")
@@ -38,7 +38,7 @@ def standing_figures(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def record_figures(evidence: Evidence) -> str:
+def record_figures(evidence: FiledResults) -> str:
     """The history of the records as a table, newest first, with what each of them changed."""
     why = {agenda.id: agenda.why for agenda in evidence.agendas}
     lines = [
@@ -53,7 +53,7 @@ def record_figures(evidence: Evidence) -> str:
             f"`{record.clock}`",
             number(record.ert_seconds, ".2f"),
             ratio_text(record.ert_ratio, record.ert_ratio_95),
-            plain(reason),
+            escape_markdown(reason),
             record.machine_class,
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -67,12 +67,12 @@ def example_figures(runs: Sequence[Run]) -> str:
         return "No ranked batch yet."
     console = Console(file=io.StringIO(), width=100, highlight=False, color_system=None)
     run = best[0].runs[0].model_copy(update={"batch": None})
-    show_summary(run, [], standing(run, runs), console)
+    show_summary(run, [], describe_standing(run, runs), console)
     text = console.file.getvalue().strip("\n")
     return "```\n" + "\n".join(line.rstrip() for line in text.splitlines()) + "\n```"
 
 
-FIGURES: dict[str, Callable[[Evidence], str]] = {
+FIGURES: dict[str, Callable[[FiledResults], str]] = {
     "standing": lambda evidence: standing_figures(evidence.runs),
     "records": record_figures,
     "example": lambda evidence: example_figures(evidence.runs),
@@ -82,7 +82,7 @@ FIGURES: dict[str, Callable[[Evidence], str]] = {
 }
 
 
-def fill_page(text: str, evidence: Evidence) -> str:
+def fill_page(text: str, evidence: FiledResults) -> str:
     """A page with what stands between its markers made anew.
 
     Raises:

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from bench.storage.jsonl import replace_file
 
 
-def environment() -> Environment:
+def template_environment() -> Environment:
     """The templates beside this file."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -21,7 +21,7 @@ def environment() -> Environment:
     )
 
 
-def publish(
+def write_or_check(
     texts: Mapping[Path, str], pictures: Mapping[Path, Callable[[], str | bytes]], check: bool, command: str
 ) -> int:
     """Write what a command has rendered, or check what lies there.

@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.formatting import changed_settings, commit_text, middle, number, plain, spread_text
+from bench.formatting import changed_settings, commit_text, escape_markdown, middle, number, spread_text
 from bench.report import scaling_plot
 from bench.report.plots import csv_text
-from bench.report.render import environment
-from bench.report.scaling_families import CONFIGS, QUANTITIES, Attempt, Family, families, plotted
+from bench.report.render import template_environment
+from bench.report.scaling_families import CONFIGS, QUANTITIES, Family, ScalingAttempt, families, plotted
 from bench.stats.descriptive import overheads
 from bench.stats.power_law import FEWEST_LENGTHS
 from bench.stats.ranking import CLOCKS
-from bench.storage.results import Evidence
+from bench.storage.results import FiledResults
 from bench.storage.schema import Run
 
 # -----------------------------------------------------------------------------
@@ -31,14 +31,14 @@ def render_scaling(found: Sequence[Family], faults: Sequence[str] = ()) -> str:
     machines: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for family in found:
         section = family_section(family, first[family.machine_class, family.order])
-        machines[plain(family.machine_class)].append(section)
-    template = environment().get_template("scaling.md.jinja")
+        machines[escape_markdown(family.machine_class)].append(section)
+    template = template_environment().get_template("scaling.md.jinja")
     return template.render(
         configs=CONFIGS,
         machines=dict(machines),
         quantities=list(QUANTITIES),
         fewest_lengths=FEWEST_LENGTHS,
-        faults=[plain(fault) for fault in faults],
+        faults=[escape_markdown(fault) for fault in faults],
     )
 
 
@@ -67,7 +67,7 @@ def family_section(family: Family, shown: Family) -> dict[str, Any]:
     }
 
 
-def length_row(digits: int, attempts: Sequence[Attempt]) -> dict[str, Any]:
+def length_row(digits: int, attempts: Sequence[ScalingAttempt]) -> dict[str, Any]:
     """A family's attempts at one number of digits."""
     solved = [attempt.run for attempt in attempts if attempt.solved]
     unsolved = [attempt.run for attempt in attempts if not attempt.solved]
@@ -119,7 +119,7 @@ def rows_of(shown: Sequence[Family]) -> list[Row]:
 # the files
 
 
-def scaling_files(evidence: Evidence, results: Path) -> tuple[dict[Path, str], dict[Path, Callable[[], bytes]]]:
+def scaling_files(evidence: FiledResults, results: Path) -> tuple[dict[Path, str], dict[Path, Callable[[], bytes]]]:
     """The page, the plot's data and the plot, each as (path, content); none without an attempt of the configs."""
     found = families(evidence.runs)
     if not found:

@@ -29,7 +29,7 @@ QUANTITIES: dict[str, Callable[[Run], float | None]] = {
 }
 
 
-class Attempt(NamedTuple):
+class ScalingAttempt(NamedTuple):
     """A run of one of the configs, and what its track asks."""
 
     digits: int  # of each operand
@@ -45,7 +45,7 @@ class Family(NamedTuple):
 
     machine_class: str
     order: str  # one of ORDERS
-    attempts: tuple[Attempt, ...]  # shorter tracks first, in file order
+    attempts: tuple[ScalingAttempt, ...]  # shorter tracks first, in file order
 
     @property
     def config(self) -> str:
@@ -76,14 +76,14 @@ def families(runs: Iterable[Run]) -> list[Family]:
     Machine classes in alphabetical order; on each either order, with that family first that was asked most tracks,
     whether it solved them or not, and of several the one with the latest attempt.
     """
-    found: dict[tuple[str, str, str, str], list[Attempt]] = defaultdict(list)
+    found: dict[tuple[str, str, str, str], list[ScalingAttempt]] = defaultdict(list)
     for run in runs:
         name = TRACK.fullmatch(run.track)
         if run.config in CONFIGS and name and run.is_contest:
             settings = json.dumps(common_settings(run), sort_keys=True)
             order = REVERSED if name["reversed"] else FORWARDS
             key = run.machine.class_ or "unknown machine", order, run.source_sha256, settings
-            found[key].append(Attempt(int(name["digits"]), run))
+            found[key].append(ScalingAttempt(int(name["digits"]), run))
     alike = [
         Family(machine, order, tuple(sorted(attempts, key=lambda attempt: attempt.digits)))
         for (machine, order, _, _), attempts in found.items()
@@ -98,7 +98,7 @@ def plotted(found: Sequence[Family]) -> list[Family]:
     return list({(family.machine_class, family.order): family for family in reversed(found)}.values())[::-1]
 
 
-def points(attempts: Sequence[Attempt], quantity: str) -> list[tuple[int, float]]:
+def points(attempts: Sequence[ScalingAttempt], quantity: str) -> list[tuple[int, float]]:
     """(digits, quantity) of the solved attempts; one whose quantity is not known has no point."""
     read = QUANTITIES[quantity]
     solved = [(attempt.digits, read(attempt.run)) for attempt in attempts if attempt.solved]

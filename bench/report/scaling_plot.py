@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.report.plots import COLORS, DASHES, SOFT_COLOR, show_plain_numbers, style
-from bench.report.scaling_families import ORDERS, QUANTITIES, Attempt, Family, points
+from bench.report.scaling_families import ORDERS, QUANTITIES, Family, ScalingAttempt, points
 from bench.stats.power_law import exponent_text, fit
 
 # matplotlib is imported where it is used, as in bench/plots.py.
@@ -159,7 +159,7 @@ def spread_out(lengths: Sequence[int], apart: float) -> list[int]:
     return kept
 
 
-def mark_missed(axes: Any, missed: Sequence[Attempt], place: int, shift: float) -> None:
+def mark_missed(axes: Any, missed: Sequence[ScalingAttempt], place: int, shift: float) -> None:
     """Hollow points in the strip, each order in a line of its own."""
     height = 1 - STRIP * (0.4 if place == 0 else 0.78)
     for digits, count in Counter(attempt.digits for attempt in missed).items():

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bench.storage.schema import SWEEPS, Run
+from bench.storage.schema import EXPLORATION_COMMANDS, Run
 
 
 def overheads(runs: Sequence[Run]) -> dict[tuple[str, str], list[float]]:
@@ -17,7 +17,7 @@ def overheads(runs: Sequence[Run]) -> dict[tuple[str, str], list[float]]:
     """
     sweeps: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        if run.batch is not None and run.batch.command in SWEEPS:
+        if run.batch is not None and run.batch.command in EXPLORATION_COMMANDS:
             sweeps[run.batch.id].append(run)
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for its in sweeps.values():

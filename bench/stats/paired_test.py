@@ -28,35 +28,35 @@ RESAMPLES_AT_ONCE = 1_000  # bounds the memory that a long comparison takes
 TIE = 1e-9  # log ratios this close differ by rounding only
 
 
-class Attempts(NamedTuple):
+class ChargedAttempts(NamedTuple):
     """Attempts of one side; the axes before the last, if any, are swaps or resamples."""
 
     costs: np.ndarray  # (..., N) float64, the seconds that each attempt is charged
     solved: np.ndarray  # (..., N) bool
 
-    def at(self, indices: np.ndarray) -> "Attempts":
+    def at(self, indices: np.ndarray) -> "ChargedAttempts":
         """Those at the indices (..., N), with repetition."""
-        return Attempts(self.costs[indices], self.solved[indices])
+        return ChargedAttempts(self.costs[indices], self.solved[indices])
 
 
 class Pairs(NamedTuple):
     """The sides of a comparison; attempts in the same place are a pair."""
 
-    a: Attempts  # (N,)
-    b: Attempts  # (N,)
+    a: ChargedAttempts  # (N,)
+    b: ChargedAttempts  # (N,)
 
     @property
     def num_pairs(self) -> int:
         return len(self.a.costs)
 
 
-def charged(runs: Sequence[Run], clock: ClockName) -> Attempts:
+def charge_attempts(runs: Sequence[Run], clock: ClockName) -> ChargedAttempts:
     """What the runs of one side, or of one batch, cost by the rules of `attempt_costs`."""
     costs = np.array(attempt_costs(runs, clock), dtype=np.float64)
-    return Attempts(costs, np.array([run.outcome == "solved" for run in runs], dtype=bool))
+    return ChargedAttempts(costs, np.array([run.outcome == "solved" for run in runs], dtype=bool))
 
 
-def paired(runs_a: Sequence[Run], runs_b: Sequence[Run], clock: ClockName) -> Pairs:
+def pair_runs(runs_a: Sequence[Run], runs_b: Sequence[Run], clock: ClockName) -> Pairs:
     """The comparison of two lists of runs, both in the order of the pairs.
 
     Raises:
@@ -64,21 +64,21 @@ def paired(runs_a: Sequence[Run], runs_b: Sequence[Run], clock: ClockName) -> Pa
     """
     if [run.seed for run in runs_a] != [run.seed for run in runs_b]:
         raise ValueError("these runs are not pairs: their seeds differ")
-    return Pairs(charged(runs_a, clock), charged(runs_b, clock))
+    return Pairs(charge_attempts(runs_a, clock), charge_attempts(runs_b, clock))
 
 
 # -----------------------------------------------------------------------------
 # the number that is compared
 
 
-def log_ert(attempts: Attempts) -> np.ndarray:
+def log_ert(attempts: ChargedAttempts) -> np.ndarray:
     """Log of the expected time to success in seconds, along the last axis; infinite where none succeeded."""
     num_solved = attempts.solved.sum(-1)
     with np.errstate(divide="ignore"):  # attempts that took no time at all
         return np.where(num_solved > 0, np.log(attempts.costs.sum(-1) / np.maximum(num_solved, 1)), np.inf)
 
 
-def log_ratios(a: Attempts, b: Attempts) -> np.ndarray:
+def log_ratios(a: ChargedAttempts, b: ChargedAttempts) -> np.ndarray:
     """log(ERT_a / ERT_b) along the last axis; 0 where both are the same infinity."""
     log_ert_a, log_ert_b = log_ert(a), log_ert(b)
     with np.errstate(invalid="ignore"):
@@ -111,8 +111,8 @@ def swap_test(pairs: Pairs, seed: int) -> float:
     a, b = pairs
     swapped = swaps(pairs.num_pairs, seed)  # (S, N)
     ratios = log_ratios(  # (S,)
-        Attempts(np.where(swapped, b.costs, a.costs), np.where(swapped, b.solved, a.solved)),
-        Attempts(np.where(swapped, a.costs, b.costs), np.where(swapped, a.solved, b.solved)),
+        ChargedAttempts(np.where(swapped, b.costs, a.costs), np.where(swapped, b.solved, a.solved)),
+        ChargedAttempts(np.where(swapped, a.costs, b.costs), np.where(swapped, a.solved, b.solved)),
     )
     num_extreme = int((np.abs(ratios) >= abs(log_ert_ratio(pairs)) - TIE).sum())
     if pairs.num_pairs <= MOST_ENUMERATED_PAIRS:  # the observed labels are among the swaps
@@ -136,7 +136,7 @@ def ratio_interval(pairs: Pairs, seed: int) -> tuple[float, float] | None:
     return bootstrap_interval(lambda chosen: (pairs.a.at(chosen), pairs.b.at(chosen)), pairs, [pairs.num_pairs], seed)
 
 
-def unpaired_ratio_interval(new: Attempts, old: Attempts, seed: int) -> tuple[float, float] | None:
+def unpaired_ratio_interval(new: ChargedAttempts, old: ChargedAttempts, seed: int) -> tuple[float, float] | None:
     """The 95% interval of ERT_new / ERT_old of two batches that ran apart, on another day or another machine.
 
     It cannot tell a difference between the configs from one between the days. Returns what `bootstrap_interval` does.
@@ -146,8 +146,8 @@ def unpaired_ratio_interval(new: Attempts, old: Attempts, seed: int) -> tuple[fl
 
 
 def bootstrap_interval(
-    resample: Callable[..., tuple[Attempts, Attempts]],
-    observed: tuple[Attempts, Attempts],
+    resample: Callable[..., tuple[ChargedAttempts, ChargedAttempts]],
+    observed: tuple[ChargedAttempts, ChargedAttempts],
     sizes: Sequence[int],
     seed: int,
 ) -> tuple[float, float] | None:

@@ -14,7 +14,7 @@ CLOCKS: tuple[ClockName, ...] = ("train", "total")
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchOfRuns:
+class RunBatch:
     """The attempts that one command started."""
 
     runs: tuple[Run, ...]  # by index
@@ -39,7 +39,7 @@ class Entry:
     All of them count, the unfinished too: who repeats a batch gets no second throw of the dice.
     """
 
-    batches: tuple[BatchOfRuns, ...]  # in file order
+    batches: tuple[RunBatch, ...]  # in file order
 
     @property
     def id(self) -> str:
@@ -70,7 +70,7 @@ class Entry:
         return not self.ranked, expected_time_to_success(self.runs, clock), self.id
 
 
-def batches_of(runs: Iterable[Run]) -> list[BatchOfRuns]:
+def group_batches(runs: Iterable[Run]) -> list[RunBatch]:
     """The batches that may stand on the board, in file order.
 
     A batch whose runs disagree in config, source or machine class is split: only like attempts rank together.
@@ -81,12 +81,12 @@ def batches_of(runs: Iterable[Run]) -> list[BatchOfRuns]:
         if run.batch is not None and run.batch.command in RANKED_COMMANDS and run.batch.side != "b":
             key = (run.batch.id, run.config_hash, run.source_sha256, run.machine.class_)
             together[key].setdefault(run.batch.index, run)
-    return [BatchOfRuns(tuple(by_index[i] for i in sorted(by_index))) for by_index in together.values()]
+    return [RunBatch(tuple(by_index[i] for i in sorted(by_index))) for by_index in together.values()]
 
 
-def entries_of(batches: Iterable[BatchOfRuns]) -> list[Entry]:
+def group_entries(batches: Iterable[RunBatch]) -> list[Entry]:
     """The contestants of the board, in the order of their first batches."""
-    together: dict[tuple, list[BatchOfRuns]] = defaultdict(list)
+    together: dict[tuple, list[RunBatch]] = defaultdict(list)
     for batch in batches:
         first = batch.runs[0]
         together[first.config_hash, first.source_sha256, first.machine.class_].append(batch)
@@ -96,13 +96,13 @@ def entries_of(batches: Iterable[BatchOfRuns]) -> list[Entry]:
 def leaders(runs: Sequence[Run], clock: ClockName) -> list[Entry]:
     """The first of each track on each machine class."""
     best: dict[tuple, Entry] = {}
-    for entry in sorted(entries_of(batches_of(runs)), key=lambda entry: entry.order(clock)):
+    for entry in sorted(group_entries(group_batches(runs)), key=lambda entry: entry.order(clock)):
         if entry.ranked and entry.num_solved:
             best.setdefault((entry.runs[0].track, entry.runs[0].machine.class_), entry)
     return list(best.values())
 
 
-def standing(run: Run, runs: Sequence[Run]) -> str:
+def describe_standing(run: Run, runs: Sequence[Run]) -> str:
     """Where an attempt stands, in a line."""
     same = [other for other in runs if (other.track, other.machine.class_) == (run.track, run.machine.class_)]
     best = {clock: leaders(same, clock) for clock in CLOCKS}

@@ -13,14 +13,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from bench.storage.jsonl import Lines, replace_file
+from bench.storage.jsonl import JsonLines, replace_file
 from bench.storage.schema import Batch, Run
 
 # -----------------------------------------------------------------------------
 # the file
 
 
-class Journal(Lines[Run]):
+class Journal(JsonLines[Run]):
     """The runs under one results folder."""
 
     def __init__(self, results: Path) -> None:
@@ -32,9 +32,9 @@ class Journal(Lines[Run]):
     # start marks
 
     @contextmanager
-    def attempt(self, lost: Run) -> Iterator["Mark"]:
+    def attempt(self, lost: Run) -> Iterator["StartMark"]:
         """Stand a start mark while the attempt lives; `lost` is the line for when it does not come back."""
-        mark = Mark(self, self.marks / f"{lost.run_id}.json")
+        mark = StartMark(self, self.marks / f"{lost.run_id}.json")
         with mark.alive:
             mark.leave(lost)
             yield mark
@@ -68,7 +68,7 @@ class Journal(Lines[Run]):
             with suppress(ValidationError, FileNotFoundError):
                 left = Run.model_validate_json(path.read_bytes())
                 if left.batch == batch:
-                    mark = Mark(self, path)
+                    mark = StartMark(self, path)
                     with mark.alive:
                         run = finish(Run.model_validate_json(path.read_bytes()))
                         mark.file(run)
@@ -91,9 +91,9 @@ class Journal(Lines[Run]):
         for path in sorted(self.marks.glob("*.json")):
             with suppress(ValidationError, FileNotFoundError):  # a foreign file, or its attempt has just ended
                 run = Run.model_validate_json(path.read_bytes())
-                mark = Mark(self, path)
+                mark = StartMark(self, path)
                 locks = [mark.alive] if run.batch is None else [self.supervisor(run.batch.id), mark.alive]
-                with suppress(Timeout), all_of(locks):
+                with suppress(Timeout), hold_all(locks):
                     run = Run.model_validate_json(path.read_bytes())
                     if mark.file(run):
                         filed.append(run)
@@ -104,7 +104,7 @@ class Journal(Lines[Run]):
         return filed
 
 
-class Mark:
+class StartMark:
     """The line that stands for an attempt until the journal has it; `alive` is held while it may still change."""
 
     def __init__(self, journal: Journal, path: Path) -> None:
@@ -131,7 +131,7 @@ class Mark:
 
 
 @contextmanager
-def all_of(locks: list[FileLock]) -> Iterator[None]:
+def hold_all(locks: list[FileLock]) -> Iterator[None]:
     """Hold all locks, or raise filelock.Timeout at once."""
     with ExitStack() as stack:
         for lock in locks:

@@ -9,12 +9,12 @@ from typing import Generic, TypeVar
 from filelock import FileLock
 from pydantic import ValidationError
 
-from bench.storage.schema import Section
+from bench.storage.schema import SchemaModel
 
-LineT = TypeVar("LineT", bound=Section)
+LineT = TypeVar("LineT", bound=SchemaModel)
 
 
-class Lines(Generic[LineT]):
+class JsonLines(Generic[LineT]):
     """One file of lines that all have one shape.
 
     Args:
@@ -69,7 +69,7 @@ class Lines(Generic[LineT]):
         return lines, faults
 
 
-def report(faults: Iterable[str]) -> None:
+def print_faults(faults: Iterable[str]) -> None:
     """Say on standard error which lines were passed over."""
     for fault in faults:
         print(fault, file=sys.stderr)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bench.errors import WrongRequest, nearest
+from bench.errors import UsageError, nearest_hint
 from bench.provenance import harness_files, harness_sha256, source_files, source_sha256
-from bench.storage.jsonl import Lines, replace_file
+from bench.storage.jsonl import JsonLines, replace_file
 from bench.storage.schema import Record, Reproduction
 
 
 @dataclasses.dataclass(frozen=True)
-class Filed:
+class RecordFolder:
     """A record and the folder that it lies in."""
 
     record: Record
@@ -36,8 +36,8 @@ class Filed:
         return self.folder / "weights.safetensors"
 
     @property
-    def reproductions(self) -> Lines[Reproduction]:
-        return Lines(self.folder / "reproductions.jsonl", Reproduction)
+    def reproductions(self) -> JsonLines[Reproduction]:
+        return JsonLines(self.folder / "reproductions.jsonl", Reproduction)
 
     def machine_classes(self) -> set[str]:
         """Where the record has been reached: its own machine class, and those of its reproductions."""
@@ -53,48 +53,50 @@ def records_folder(results: Path) -> Path:
     return results / "records"
 
 
-def read_records(results: Path) -> tuple[list[Filed], list[str]]:
+def read_records(results: Path) -> tuple[list[RecordFolder], list[str]]:
     """All records, the oldest first, and a sentence about each folder that holds none."""
     filed, faults = [], []
     for folder in sorted(path for path in records_folder(results).glob("*") if path.is_dir()):
         try:
             filed.append(read_record(folder))
-        except WrongRequest as problem:
+        except UsageError as problem:
             faults.append(str(problem))
     return sorted(filed, key=lambda each: each.record.started_at), faults
 
 
-def read_record(folder: Path) -> Filed:
+def read_record(folder: Path) -> RecordFolder:
     """Raises WrongRequest when there is no record in the folder, or its `record.json` is none."""
     path = folder / "record.json"
     try:
-        return Filed(Record.model_validate_json(path.read_bytes()), folder)
+        return RecordFolder(Record.model_validate_json(path.read_bytes()), folder)
     except OSError:
-        raise WrongRequest(f"{folder.name}: there is no record.json in it") from None
+        raise UsageError(f"{folder.name}: there is no record.json in it") from None
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise WrongRequest(f"{folder.name}/record.json: {where and where + ': '}{first['msg']}") from None
+        raise UsageError(f"{folder.name}/record.json: {where and where + ': '}{first['msg']}") from None
 
 
 def is_record(name: str, results: Path) -> bool:
     return (Path(name) / "record.json").is_file() or (records_folder(results) / name / "record.json").is_file()
 
 
-def find_record(name: str, results: Path) -> Filed:
+def find_record(name: str, results: Path) -> RecordFolder:
     """A record by its name or its folder.
 
     Raises:
-        WrongRequest: there is none; names the nearest.
+        UsageError: there is none; names the nearest.
     """
     for folder in (records_folder(results) / name, Path(name)):
         if name and folder.is_dir():
             return read_record(folder)
     known = [filed.record.name for filed in read_records(results)[0]]
-    raise WrongRequest(f"there is no record {name!r}{nearest(name, known) if known else '; none has been filed yet'}")
+    raise UsageError(
+        f"there is no record {name!r}{nearest_hint(name, known) if known else '; none has been filed yet'}"
+    )
 
 
-def standing_record(filed: Iterable[Filed], track: str, clock: str, machine_class: str) -> Filed | None:
+def standing_record(filed: Iterable[RecordFolder], track: str, clock: str, machine_class: str) -> RecordFolder | None:
     """The latest record of a board; each beat the one before it."""
     board = track, clock, machine_class
     same = [each for each in filed if (each.record.track, each.record.clock, each.record.machine_class) == board]
@@ -106,8 +108,8 @@ def standing_record(filed: Iterable[Filed], track: str, clock: str, machine_clas
 
 
 def file_record(
-    results: Path, record: Record, weights: Path, source: Path, config_note: str, readme: Callable[[Filed], str]
-) -> Filed:
+    results: Path, record: Record, weights: Path, source: Path, config_note: str, readme: Callable[[RecordFolder], str]
+) -> RecordFolder:
     """Write a record's folder; `record.json` comes last, so that half a folder is no record.
 
     Args:
@@ -127,12 +129,12 @@ def file_record(
     content = weights.read_bytes()
     if hashlib.sha256(content).hexdigest() != record.weights_sha256:
         raise ValueError(f"{weights.name}: these are not the weights of {record.median_run}")
-    filed = Filed(record, folder)
+    filed = RecordFolder(record, folder)
     filed.weights.write_bytes(content)
     settings = {key: value for key, value in record.settings.items() if value is not None}
     replace_file(filed.config, f"# {config_note}\n{tomli_w.dumps(settings)}")
     pack_source(folder / "source.zip", source)
-    if unpacked_hashes(folder / "source.zip") != (record.source_sha256, record.harness_sha256):
+    if packed_hashes(folder / "source.zip") != (record.source_sha256, record.harness_sha256):
         raise ValueError("the source has changed since the record's attempts were made")
     replace_file(folder / "README.md", readme(filed))
     replace_file(folder / "record.json", record.model_dump_json(indent=2) + "\n")
@@ -147,26 +149,26 @@ def pack_source(archive: Path, root: Path) -> None:
             packed.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
-def unpacked_hashes(archive: Path) -> tuple[str, str]:
+def packed_hashes(archive: Path) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(archive).extractall(folder)
         return source_sha256(Path(folder)), harness_sha256(Path(folder))
 
 
-def unpack_source(filed: Filed, folder: Path) -> Path:
+def unpack_source(filed: RecordFolder, folder: Path) -> Path:
     """Bring a record's source back into an empty folder; returns its trainer's script.
 
     Raises:
-        WrongRequest: the archive is missing or damaged, or holds another source than the record names.
+        UsageError: the archive is missing or damaged, or holds another source than the record names.
     """
     archive = filed.folder / "source.zip"
     try:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)
     except (OSError, zipfile.BadZipFile) as problem:
-        raise WrongRequest(f"{filed.record.name}: source.zip cannot be unpacked ({problem})") from None
+        raise UsageError(f"{filed.record.name}: source.zip cannot be unpacked ({problem})") from None
     hashes = {"source": source_sha256(folder), "harness": harness_sha256(folder)}
     for what, digest in hashes.items():
         if digest != getattr(filed.record, f"{what}_sha256"):
-            raise WrongRequest(f"{filed.record.name}: source.zip holds another {what} than record.json names")
+            raise UsageError(f"{filed.record.name}: source.zip holds another {what} than record.json names")
     return folder / "speedrun.py"

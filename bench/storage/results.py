@@ -6,29 +6,29 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.errors import WrongRequest, in_words
+from bench.errors import UsageError, describe_os_error
 from bench.storage.journal import Journal
-from bench.storage.jsonl import Lines, report
-from bench.storage.records import Filed, read_records
-from bench.storage.schema import YARDSTICK, Agenda, Conclusion, Run
+from bench.storage.jsonl import JsonLines, print_faults
+from bench.storage.records import RecordFolder, read_records
+from bench.storage.schema import YARDSTICK, Conclusion, PairedPlan, Run
 
 
-def agenda_file(results: Path) -> Lines[Agenda]:
-    return Lines(results / "agenda.jsonl", Agenda)
+def paired_plans_file(results: Path) -> JsonLines[PairedPlan]:
+    return JsonLines(results / "agenda.jsonl", PairedPlan)
 
 
-def conclusions_file(results: Path) -> Lines[Conclusion]:
-    return Lines(results / "comparisons.jsonl", Conclusion)
+def conclusions_file(results: Path) -> JsonLines[Conclusion]:
+    return JsonLines(results / "comparisons.jsonl", Conclusion)
 
 
 @dataclasses.dataclass(frozen=True)
-class Evidence:
+class FiledResults:
     """Each in file order."""
 
     runs: Sequence[Run]
     faults: Sequence[str] = ()  # sentences about what could not be read
-    records: Sequence[Filed] = ()
-    agendas: Sequence[Agenda] = ()
+    records: Sequence[RecordFolder] = ()
+    agendas: Sequence[PairedPlan] = ()
     conclusions: Sequence[Conclusion] = ()
 
     def yardsticks(self) -> dict[str, Run]:
@@ -36,12 +36,14 @@ class Evidence:
         return {run.batch.id: run for run in self.runs if run.batch is not None and run.batch.command == YARDSTICK}
 
 
-def read_evidence(results: Path) -> Evidence:
+def read_results(results: Path) -> FiledResults:
     runs, faults = Journal(results).read()
     records, record_faults = read_records(results)
-    agendas, agenda_faults = agenda_file(results).read()
+    agendas, agenda_faults = paired_plans_file(results).read()
     conclusions, conclusion_faults = conclusions_file(results).read()
-    return Evidence(runs, [*faults, *record_faults, *agenda_faults, *conclusion_faults], records, agendas, conclusions)
+    return FiledResults(
+        runs, [*faults, *record_faults, *agenda_faults, *conclusion_faults], records, agendas, conclusions
+    )
 
 
 def is_weights_path(wanted: str) -> bool:
@@ -57,26 +59,26 @@ def find_run(wanted: str, results: Path, with_weights: bool = False) -> Run:
         with_weights: pass over runs that kept none.
 
     Raises:
-        WrongRequest: there is no such run; names the nearest.
+        UsageError: there is no such run; names the nearest.
     """
     runs, faults = Journal(results).read()
-    report(faults)
+    print_faults(faults)
     candidates = [run for run in runs if run.weights is not None or not with_weights]
     kind = "run with weights" if with_weights else "run"
     if is_weights_path(wanted):
         digest = weights_sha256(Path(wanted))
         found = [run for run in candidates if run.weights_sha256 == digest]
         if not found:
-            raise WrongRequest(f"no run in {results} ended with the weights in {wanted} (sha256 {digest})")
+            raise UsageError(f"no run in {results} ended with the weights in {wanted} (sha256 {digest})")
     elif not candidates:
-        raise WrongRequest(f"there is no {kind} in {results}")
+        raise UsageError(f"there is no {kind} in {results}")
     elif wanted == "latest":  # of those that were made for their own sake, if there are any
         found = [run for run in candidates if run.is_contest] or candidates
     else:
         found = [run for run in candidates if run.run_id == wanted]
         if not found:
             (near,) = difflib.get_close_matches(wanted, [run.run_id for run in candidates], n=1, cutoff=0.0)
-            raise WrongRequest(f"there is no {kind} {wanted!r} in {results}; the nearest is {near!r}")
+            raise UsageError(f"there is no {kind} {wanted!r} in {results}; the nearest is {near!r}")
     return max(found, key=lambda run: run.started_at)
 
 
@@ -84,13 +86,13 @@ def find_weights(wanted: str, results: Path) -> Path:
     """The weights of a run id, of the latest run that kept any, or at a path, which needs no journal.
 
     Raises:
-        WrongRequest: there is no such run, it kept no weights, or they are not here.
+        UsageError: there is no such run, it kept no weights, or they are not here.
     """
     if is_weights_path(wanted):
         return Path(wanted)
     run = find_run(wanted, results, with_weights=True)
     if not (results / run.weights).exists():
-        raise WrongRequest(
+        raise UsageError(
             f"the weights of {run.run_id} are not here: the journal travels without them; make an attempt first, or "
             "name those of a record, results/records/NAME/weights.safetensors"
         )
@@ -101,12 +103,12 @@ def weights_sha256(path: Path) -> str:
     """Of a weights file, as the journal has it.
 
     Raises:
-        WrongRequest: it cannot be read.
+        UsageError: it cannot be read.
     """
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise WrongRequest(f"{path}: there is no such weights file") from None
+        raise UsageError(f"{path}: there is no such weights file") from None
     except OSError as problem:
-        raise WrongRequest(in_words(problem)) from None
+        raise UsageError(describe_os_error(problem)) from None

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 from bench.clock import ClockName
 
 
-class Section(BaseModel):
+class SchemaModel(BaseModel):
     """A part of a line; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
@@ -63,13 +63,13 @@ class Software(BaseModel):
 SCHEMA = 1
 YARDSTICK, AUDIT = "yardstick", "audit"  # commands of batches that test a machine, and a trainer
 MATRIX, TUNE = "matrix", "tune"  # and of those that look for settings
-SWEEPS = (MATRIX, TUNE)
+EXPLORATION_COMMANDS = (MATRIX, TUNE)
 
 Outcome = Literal["solved", "missed", "diverged", "timeout", "interrupted", "error", "lost", "pruned"]
 NonNegativeSeconds = Annotated[FiniteFloat, Field(ge=0)] | None
 
 
-class Batch(Section):
+class Batch(SchemaModel):
     """The command that started this attempt together with others."""
 
     id: str
@@ -79,7 +79,7 @@ class Batch(Section):
     side: Literal["a", "b"] | None = None  # of a comparison; the attempts of one index are a pair
 
 
-class Seconds(Section):
+class Seconds(SchemaModel):
     """The clock's phases; null for a phase that the attempt did not reach."""
 
     import_: NonNegativeSeconds = Field(alias="import")
@@ -90,7 +90,7 @@ class Seconds(Section):
     total: NonNegativeSeconds
 
 
-class Check(Section):
+class Check(SchemaModel):
     """One sparse evaluation: its errors are of training problems, and so is all that can end training."""
 
     step: int
@@ -100,12 +100,12 @@ class Check(Section):
     asked: int | None = None  # problems; a survey asks more than a check, and with it those it climbed to
 
 
-class Count(Section):
+class Count(SchemaModel):
     problems: NonNegativeInt
     errors: NonNegativeInt
 
 
-class Certificate(Section):
+class Certificate(SchemaModel):
     """The verdict on the weights that training ended with."""
 
     problems: NonNegativeInt
@@ -118,7 +118,7 @@ class Certificate(Section):
     error_rate_upper_95: FiniteFloat  # the rate itself when exhaustive
 
 
-class Machine(Section):
+class Machine(SchemaModel):
     class_: str | None = Field(alias="class")
     clean: bool | None  # null: nobody looked
     reasons: list[str]  # why it is not clean
@@ -126,7 +126,7 @@ class Machine(Section):
     others_train: FiniteFloat | None = None  # and during `train`
 
 
-class Run(Section):
+class Run(SchemaModel):
     """One line of the journal. Units stand in the key; what is not known is null."""
 
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -186,7 +186,9 @@ class Run(Section):
     def is_contest(self) -> bool:
         """Whether it was made for its own sake, not to test a trainer or a machine, nor to look for settings."""
         command = None if self.batch is None else self.batch.command
-        return command not in (YARDSTICK, AUDIT, *SWEEPS) and self.settings.get("control", "none") == "none"
+        return (
+            command not in (YARDSTICK, AUDIT, *EXPLORATION_COMMANDS) and self.settings.get("control", "none") == "none"
+        )
 
 
 def new_id(config: str) -> str:
@@ -194,7 +196,7 @@ def new_id(config: str) -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config}-{uuid.uuid4().hex[:6]}"
 
 
-def marked(machine: Machine, reasons: Sequence[str]) -> Machine:
+def mark_not_clean(machine: Machine, reasons: Sequence[str]) -> Machine:
     """Not clean, for these reasons too; as it was when there are none."""
     return machine.model_copy(update={"clean": False, "reasons": [*machine.reasons, *reasons]}) if reasons else machine
 
@@ -202,7 +204,7 @@ def marked(machine: Machine, reasons: Sequence[str]) -> Machine:
 Interval = tuple[FiniteFloat, FiniteFloat]
 
 
-class Yielded(Section):
+class BatchSummary(SchemaModel):
     """What a batch came to."""
 
     attempts: int = Field(ge=1)
@@ -212,7 +214,7 @@ class Yielded(Section):
     ert_total_seconds: FiniteFloat | None
 
 
-class Record(Section):
+class Record(SchemaModel):
     """`record.json`: a batch that beat the standing record, or was the first, with all that is needed to check it."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
@@ -228,9 +230,9 @@ class Record(Section):
     harness_sha256: str
     commit: str
     batch: str  # its runs in the journal carry this id
-    result: Yielded
+    result: BatchSummary
     predecessor: str | None  # the record before, null for the first
-    predecessor_result: Yielded | None  # in the same pairs
+    predecessor_result: BatchSummary | None  # in the same pairs
     ert_ratio: FiniteFloat | None  # to the predecessor's, in the same pairs, on the record's clock
     ert_ratio_95: Interval | None
     p_value: FiniteFloat | None
@@ -247,13 +249,13 @@ class Record(Section):
         return self.result.ert_train_seconds if self.clock == "train" else self.result.ert_total_seconds
 
 
-class Reproduction(Section):
+class Reproduction(SchemaModel):
     """One replay of a record."""
 
     batch: str
     machine_class: str
     harness_sha256: str  # today's, whose clock and certificate were used
-    result: Yielded
+    result: BatchSummary
     certified: int = Field(ge=0)  # attempts that today's certificate found solved, in a process of its own
     ert_ratio: FiniteFloat | None  # to the record's, on the record's clock; null when none solved
     ert_ratio_95: Interval | None
@@ -265,7 +267,7 @@ class Reproduction(Section):
 SideName = Literal["a", "b"]
 
 
-class Side(Section):
+class Side(SchemaModel):
     """One contestant of an agenda."""
 
     name: str  # of the config or the record
@@ -279,7 +281,7 @@ class Side(Section):
     dirty: bool | None
 
 
-class Agenda(Section):
+class PairedPlan(SchemaModel):
     """A line of `agenda.jsonl`."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
@@ -316,7 +318,7 @@ class Agenda(Section):
 Verdict = Literal["faster", "slower", "not decided"]
 
 
-class Conclusion(Section):
+class Conclusion(SchemaModel):
     """A line of `comparisons.jsonl`: what a finished comparison came to; `compared` finds it again in the journal."""
 
     id: str  # of the agenda
@@ -326,5 +328,5 @@ class Conclusion(Section):
     ert_ratio_95: Interval | None
     drift: FiniteFloat | None
     pairs_needed: int | None
-    a: Yielded
-    b: Yielded
+    a: BatchSummary
+    b: BatchSummary

@@ -12,7 +12,7 @@ from rich.console import Console
 from bench.attempt import command, interface, lifecycle
 from bench.attempt.plan import make_plan
 from bench.attempt.progress import Display
-from bench.cli import heed_interrupts
+from bench.cli import handle_interrupts
 from bench.clock import Clock
 from bench.experiments.launcher import BATCH_VARIABLE, PIPE_VARIABLE
 from bench.storage.journal import Journal
@@ -40,7 +40,7 @@ def watch(time):
     for phase in ("setup", "warmup", "train"):
         clock.enter(phase)
     display = Display("label", Console(file=io.StringIO()))
-    return interface.Watch(clock, display, max_seconds=5.0)
+    return interface.TrainingMonitor(clock, display, max_seconds=5.0)
 
 
 def test_the_time_limit_is_read_from_the_clock_of_train(watch, time):
@@ -96,7 +96,7 @@ def test_a_loss_that_is_not_finite_ends_the_attempt_and_is_filed_as_null(watch, 
     ],
 )
 def test_every_ending_has_its_name_and_one_line(problem, outcome, capsys):
-    name, line = lifecycle.judge(problem)
+    name, line = lifecycle.classify_exception(problem)
     assert name == outcome
     assert "\n" not in line
 
@@ -186,7 +186,7 @@ def test_an_attempt_that_fails_is_filed_with_what_is_known(tmp_path, failing, ou
 
 def test_a_signal_keeps_no_failure_from_being_filed(tmp_path):
     with signals_kept():
-        heed_interrupts()
+        handle_interrupts()
         run = attempted(tmp_path, "train, and is stopped")
     assert (run.outcome, run.message) == ("error", "Stopped: another process died")
     assert Journal(tmp_path).read() == ([run], [])

@@ -8,7 +8,7 @@ import pytest
 
 from bench.attempt.plan import check_request, make_plan
 from bench.attempt.resources import empty_compile_caches
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.experiments.launcher import BATCH_VARIABLE
 from bench.provenance import first_seed, source_sha256
 from speedrun import Settings
@@ -86,14 +86,14 @@ def test_an_attempt_that_compiles_finds_nothing_compiled(monkeypatch):
     [{"seed": -1}, {"seed": 2**63}, {"attempts": 0}, {"attempts": 3, "seed": 1}, {"attempts": 3, "journal": False}],
 )
 def test_requests_that_make_no_sense_are_refused_in_one_line(changes):
-    with pytest.raises(WrongRequest) as refused:
+    with pytest.raises(UsageError) as refused:
         check_request(replace(plan_of().request, **changes))
     assert "\n" not in str(refused.value)
 
 
 def test_results_that_are_no_folder_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(WrongRequest, match="not a folder"):
+    with pytest.raises(UsageError, match="not a folder"):
         plan_of("--results", str(tmp_path / "file"))
 
 
@@ -116,7 +116,7 @@ WRONG = {
 
 @pytest.mark.parametrize("options", WRONG)
 def test_a_wrong_command_line_is_refused_in_one_line_that_names_what_is_wrong(options):
-    with pytest.raises(WrongRequest) as refused:
+    with pytest.raises(UsageError) as refused:
         plan_of(*options.split())
     assert WRONG[options] in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -9,7 +9,7 @@ import tomli_w
 import torch
 
 from bench.attempt.plan import make_plan
-from bench.attempt.probe import PROBES, Enough, Watch, misround, probe_seeds, probe_warmup, questions_noted
+from bench.attempt.probe import PROBES, Enough, StepLimit, misround, probe_seeds, probe_warmup, questions_noted
 from data import TRACKS, Permuted
 from speedrun import Settings, Trainer
 from tests.support.cheats import IDLE
@@ -61,7 +61,7 @@ class Learned(Trainer):
     def warm_up(self):
         super().warm_up()
         with pytest.raises(Enough):
-            self.train(Watch())
+            self.train(StepLimit())
 
 
 class PeeksIntoTables(Trainer):

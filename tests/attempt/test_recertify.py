@@ -34,7 +34,7 @@ def saved(folder: Path, model: Transformer, track=ADD2) -> Path:
 @pytest.mark.parametrize("how", ["plain", "fast"])
 def test_a_fresh_process_finds_what_this_one_finds(how: str, tmp_path: Path) -> None:
     model, track = small_model(), Permuted(ADD2, "=+9876543210")
-    found = recertify.recheck(ROOT, saved(tmp_path, model, track), 7, how)
+    found = recertify.recertify(ROOT, saved(tmp_path, model, track), 7, how)
     expected, sentences = certify(lambda idx: model(idx)[:, -1], track, CPU, 7)
     assert found.certificate == expected
     assert found.sentences == sentences
@@ -51,7 +51,7 @@ def test_a_drawn_exam_is_drawn_again_by_the_run_s_seed(tmp_path: Path, monkeypat
     monkeypatch.setitem(TRACKS, "add4", track)
     for seed in (7, 8):
         assert recertify.main(path, seed, "fast") == 0
-        found = recertify.Recheck.model_validate_json(capsys.readouterr().out)
+        found = recertify.Recertification.model_validate_json(capsys.readouterr().out)
         assert (found.certificate, found.sentences) == certify(model.answerer(), track, CPU, seed)
         assert (found.certificate.problems, found.certificate.exhaustive) == (3000, False)
         assert found.latest_change <= 1e-6
@@ -59,8 +59,8 @@ def test_a_drawn_exam_is_drawn_again_by_the_run_s_seed(tmp_path: Path, monkeypat
 
 def test_what_is_no_weights_file_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"nothing")
-    with pytest.raises(recertify.Unusable, match=r"\A.*not a whole safetensors file[^\n]*\Z"):
-        recertify.recheck(ROOT, tmp_path / "w.safetensors", 7, "fast")
+    with pytest.raises(recertify.UnusableWeights, match=r"\A.*not a whole safetensors file[^\n]*\Z"):
+        recertify.recertify(ROOT, tmp_path / "w.safetensors", 7, "fast")
 
 
 def test_the_harness_and_the_tracks_are_today_s_and_all_else_is_the_contestant_s(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ import torch
 
 from bench.__main__ import main
 from bench.attempt.probe import Seeds, Warmup
-from bench.attempt.recertify import assemble, recheck
+from bench.attempt.recertify import assemble, recertify
 from bench.audit import checks, target
-from bench.audit.checks import CHECKS, Audit, Finding, NotCarriedOut
-from bench.audit.target import Subject
+from bench.audit.checks import CHECKS, Audit, CheckResult, CheckSkipped
+from bench.audit.target import AuditTarget
 from bench.commands import audit
-from bench.errors import WrongRequest
-from bench.experiments.launcher import Contestant, Task, make_attempt
+from bench.errors import UsageError
+from bench.experiments.launcher import Contestant, Task, run_attempt
 from bench.provenance import source_sha256
 from bench.storage import weights
 from bench.storage.journal import Journal
@@ -62,7 +62,7 @@ SEED = 7
 @dataclasses.dataclass(frozen=True)
 class Audited:
     run: Run
-    findings: dict[str, Finding]
+    findings: dict[str, CheckResult]
     results: Path
 
 
@@ -78,15 +78,15 @@ def run_and_audit(case: Case, folder: Path) -> Audited:
     # The device's lock would make them wait for one another.
     contestant = Contestant(source / "speedrun.py", ("--config", str(config), "--shared"), planned=example_run())
     batch = Batch(id="contest", command="speedrun", planned=1, index=0)
-    run, _ = make_attempt(Task(contestant, SEED, batch), Journal(results))
+    run, _ = run_attempt(Task(contestant, SEED, batch), Journal(results))
     if run.weights is None:
         return Audited(run, {}, results)
-    subject = Subject(run.run_id, run, results / run.weights, run.weights_sha256, case.solve_rate, source)
+    subject = AuditTarget(run.run_id, run, results / run.weights, run.weights_sha256, case.solve_rate, source)
     prepared = Audit(subject, together, results, ["--shared"])
     if case.checks != tuple(CHECKS):  # only the honest one is asked first what it would do; that takes two seconds
         assemble(source, together)
         prepared.contestant = dataclasses.replace(contestant, script=together / "speedrun.py", planned=run)
-    return Audited(run, audit.carried_out(prepared, case.checks), results)
+    return Audited(run, audit.run_checks(prepared, case.checks), results)
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +101,14 @@ def audits(tmp_path_factory) -> dict[str, Audited]:
     return {name: future.result() for name, future in started.items()}
 
 
-def of_a_run_that_claims_to_have_solved(audits: dict[str, Audited], name: str) -> dict[str, Finding]:
+def of_a_run_that_claims_to_have_solved(audits: dict[str, Audited], name: str) -> dict[str, CheckResult]:
     run, findings = audits[name].run, audits[name].findings
     assert (run.outcome, run.message) == ("solved", None)
     assert run.certificate.errors == 0
     return findings
 
 
-def caught(findings: dict[str, Finding], check: str, sentence: str) -> None:
+def caught(findings: dict[str, CheckResult], check: str, sentence: str) -> None:
     assert findings[check].verdict == "CAUGHT", findings[check]
     assert sentence in findings[check].evidence
 
@@ -140,7 +140,7 @@ def test_one_error_in_a_million_is_found_in_the_file(tmp_path) -> None:
     file = tmp_path / "w.safetensors"
     digest = weights.save(file, random_model(), TRACKS["add3"], {})
     scripted = Scripted(SOLVED, weights=file, weights_sha256=digest)
-    scripted.recheck = recheck(tmp_path, file, SOLVED.seed, "plain")
+    scripted.recertification = recertify(tmp_path, file, SOLVED.seed, "plain")
     finding = checks.check_weights(scripted)
     assert finding.verdict == "CAUGHT"
     assert "claimed to be solved: 999 + 999: got 0, expected 1998" in finding.evidence
@@ -221,7 +221,7 @@ class Scripted(Audit):
     """An audit whose attempts and probes are told and not made."""
 
     def __init__(self, run: Run, attempts: Sequence[Run] = (), found: object = None, **changes) -> None:
-        subject = Subject(run.run_id, run, Path("w.safetensors"), "9" * 64, None, ROOT)
+        subject = AuditTarget(run.run_id, run, Path("w.safetensors"), "9" * 64, None, ROOT)
         super().__init__(dataclasses.replace(subject, **changes), Path("nowhere"), Path("nowhere"))
         self.told, self.found = list(attempts), found
         self.asked: list[tuple[str, int]] = []
@@ -270,7 +270,7 @@ def test_a_single_run_is_compared_with_attempts_from_the_same_seeds() -> None:
     assert blindness([SOLVED, *([MISSED] * 4), MISSED, SOLVED, MISSED, SOLVED, MISSED])[0] == "passed"
 
 
-def shuffled(errors: int, heldout_errors: int) -> Finding:
+def shuffled(errors: int, heldout_errors: int) -> CheckResult:
     certificate = example_certificate(errors, heldout_errors=heldout_errors)
     return checks.check_labels(Scripted(SOLVED, [example_run(outcome="missed", certificate=certificate)]))
 
@@ -282,11 +282,11 @@ def test_answers_learned_wrong_must_be_wrong_held_out_ones_included() -> None:
 
 
 def test_a_check_whose_attempt_fails_is_not_carried_out() -> None:
-    found = audit.carried_out(
+    found = audit.run_checks(
         Scripted(SOLVED, [CRASHED.model_copy(update={"settings": {"control": "shuffle"}})]), ["labels"]
     )
     assert found == {
-        "labels": Finding("not carried out", "an attempt with --control shuffle ended as error: out of memory")
+        "labels": CheckResult("not carried out", "an attempt with --control shuffle ended as error: out of memory")
     }
 
 
@@ -339,7 +339,7 @@ def test_a_control_that_a_long_track_cannot_have_is_not_carried_out(control: str
     scripted = Scripted(SOLVED)
     planned = example_run(track="add4", settings=SOLVED.settings | {"control": "none"})
     scripted.contestant = Contestant(Path("speedrun.py"), (), planned)
-    with pytest.raises(NotCarriedOut, match="add4 has too many to list"):
+    with pytest.raises(CheckSkipped, match="add4 has too many to list"):
         Audit.attempt(scripted, control, 7)
 
 
@@ -347,8 +347,8 @@ def test_a_trainer_that_is_older_than_the_tracks_of_today_is_not_blamed_for_it(t
     cheats.copy_project(tmp_path)
     assert target.track_interface(tmp_path) == INTERFACE
     (tmp_path / "data.py").write_text("# tracks whose problems are numbers\n", encoding="utf-8")
-    subject = Subject("old", SOLVED, None, None, None, tmp_path)
-    found = audit.carried_out(Audit(subject, tmp_path / "together", tmp_path / "results"), ["seeds", "blindness"])
+    subject = AuditTarget("old", SOLVED, None, None, None, tmp_path)
+    found = audit.run_checks(Audit(subject, tmp_path / "together", tmp_path / "results"), ["seeds", "blindness"])
     assert {finding.verdict for finding in found.values()} == {"not carried out"}
     assert "tracks of interface 1" in found["blindness"].evidence
 
@@ -423,7 +423,7 @@ def test_a_warm_up_may_change_the_rounding_and_nothing_else(found: Warmup, verdi
 
 
 def test_where_nothing_is_timed_from_outside_the_clock_is_not_checked() -> None:
-    with pytest.raises(NotCarriedOut, match="from outside"):
+    with pytest.raises(CheckSkipped, match="from outside"):
         checks.check_clock(Scripted(SOLVED, [SOLVED], SAME))
 
 
@@ -471,7 +471,7 @@ def test_the_certificate_from_the_file_must_be_the_journal_s(
         "latest_change": 0.0,
         "right_when_scrambled": 0.0,
     }
-    monkeypatch.setattr(checks, "recheck", lambda *_: checks.Recheck(**{**same, **changes}))
+    monkeypatch.setattr(checks, "recertify", lambda *_: checks.Recertification(**{**same, **changes}))
     outcome = "missed" if run else "solved"
     path, digest = weights_file
     finding = checks.check_weights(Scripted(example_run(outcome=outcome, **run), weights=path, weights_sha256=digest))
@@ -481,20 +481,20 @@ def test_the_certificate_from_the_file_must_be_the_journal_s(
 
 def test_weights_that_cannot_be_certified_are_caught(weights_file, monkeypatch) -> None:
     def refuse(*_):
-        raise checks.Unusable("not a whole file")
+        raise checks.UnusableWeights("not a whole file")
 
-    monkeypatch.setattr(checks, "recheck", refuse)
+    monkeypatch.setattr(checks, "recertify", refuse)
     path, digest = weights_file
-    found = audit.carried_out(Scripted(SOLVED, weights=path, weights_sha256=digest), ["weights", "causality"])
+    found = audit.run_checks(Scripted(SOLVED, weights=path, weights_sha256=digest), ["weights", "causality"])
     assert [finding.verdict for finding in found.values()] == ["CAUGHT", "not carried out"]
 
 
 @pytest.mark.parametrize(("precision", "verdict"), [("float32", "CAUGHT"), ("bfloat16", "passed")])
 def test_rounding_is_no_look_ahead(precision: str, verdict: str, monkeypatch) -> None:
-    found = checks.Recheck(
+    found = checks.Recertification(
         certificate=example_certificate(), sentences=[], parameters=1, other_tensors=[], latest_change=0.008
     )
-    monkeypatch.setattr(checks, "recheck", lambda *_: found)
+    monkeypatch.setattr(checks, "recertify", lambda *_: found)
     assert checks.check_causality(Scripted(example_run(precision=precision))).verdict == verdict
 
 
@@ -524,9 +524,9 @@ def run_command(results: Path, *arguments: str) -> int:
 def test_the_command_prints_a_table_and_exits_0_when_all_passed(
     verdict: str, status: int, filed, tmp_path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setitem(CHECKS, "labels", lambda subject: Finding("passed", "7 of 9 wrong"))
-    monkeypatch.setitem(CHECKS, "weights", lambda subject: Finding(verdict, "[as] it is"))
-    monkeypatch.setattr(audit, "heed_interrupts", lambda: None)
+    monkeypatch.setitem(CHECKS, "labels", lambda subject: CheckResult("passed", "7 of 9 wrong"))
+    monkeypatch.setitem(CHECKS, "weights", lambda subject: CheckResult(verdict, "[as] it is"))
+    monkeypatch.setattr(audit, "handle_interrupts", lambda: None)
     assert run_command(tmp_path, "latest", "--checks", "labels,weights") == status
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == ["audit", "check", "weights", "labels"]
@@ -539,7 +539,7 @@ def test_an_interrupted_audit_exits_130(filed, tmp_path, monkeypatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setitem(CHECKS, "labels", interrupted)
-    monkeypatch.setattr(audit, "heed_interrupts", lambda: None)
+    monkeypatch.setattr(audit, "handle_interrupts", lambda: None)
     assert run_command(tmp_path, filed.run_id, "--checks", "labels") == 130
 
 
@@ -576,7 +576,7 @@ def test_the_latest_run_is_none_that_an_audit_made(filed, tmp_path) -> None:
     batch = Batch(id="x", command="audit", planned=9, index=0)
     file_run(tmp_path, **(dict(filed) | {"run_id": "later", "batch": batch, "started_at": later}))
     with ExitStack() as stack:
-        assert target.find_subject("latest", tmp_path, stack).run == filed
+        assert target.find_target("latest", tmp_path, stack).run == filed
 
 
 @pytest.mark.parametrize(
@@ -631,5 +631,5 @@ def test_a_run_of_another_source_is_audited_from_its_commit(checkout, tmp_path) 
 def test_a_run_of_a_source_that_was_never_committed_cannot_be_audited(checkout, tmp_path) -> None:
     root, run = checkout
     changed = run.model_copy(update={"source_sha256": "a" * 64})
-    with pytest.raises(WrongRequest, match="changes that the commit"):
+    with pytest.raises(UsageError, match="changes that the commit"):
         target.source_of(changed, tmp_path / "empty", root)

@@ -9,7 +9,7 @@ import torch
 
 from bench.attempt.certify import greedy_answers
 from bench.commands import ask
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.storage import weights
 from bench.storage.journal import Journal
 from data import TRACKS, decode
@@ -73,7 +73,7 @@ def test_a_file_is_answered_a_line_each_in_its_order(results, capsys, tmp_path):
     "text", ["", "1", "12+3456=", "123+456", "123-456=", "abc+def=", "=23+456=", "123+45\u0666=", "123+456=0"]
 )
 def test_what_is_no_problem_of_the_track_is_refused_in_one_line(results, text):
-    with pytest.raises(WrongRequest, match="no problem of add3") as refused:
+    with pytest.raises(UsageError, match="no problem of add3") as refused:
         ask.main(ask.Arguments(run="first", prompts=("123+456=", text), results=results))
     assert "\n" not in str(refused.value)
 
@@ -81,7 +81,7 @@ def test_what_is_no_problem_of_the_track_is_refused_in_one_line(results, text):
 def test_a_bad_line_of_a_file_is_named_by_its_number(results, tmp_path):
     file = tmp_path / "problems.txt"
     file.write_text("123+456=\n123+4567=\n")
-    with pytest.raises(WrongRequest, match=r"problems\.txt:2: '123\+4567='"):
+    with pytest.raises(UsageError, match=r"problems\.txt:2: '123\+4567='"):
         ask.main(ask.Arguments(run="first", file=file, results=results))
 
 
@@ -100,7 +100,7 @@ def test_a_wrong_request_is_refused(results, arguments):
 
     if "file" in arguments:
         arguments = arguments | {"file": Path(arguments["file"])}
-    with pytest.raises(WrongRequest) as refused:
+    with pytest.raises(UsageError) as refused:
         ask.main(ask.Arguments(results=results, **arguments))
     assert "\n" not in str(refused.value)
 

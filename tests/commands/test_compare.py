@@ -7,10 +7,10 @@ import time
 import pytest
 
 from bench.commands import board, compare, show
-from bench.errors import WrongRequest
-from bench.experiments.comparison import compared, described
+from bench.errors import UsageError
+from bench.experiments.comparison import description_lines, evaluate_comparison
 from bench.report import leaderboard
-from bench.storage.results import agenda_file, conclusions_file
+from bench.storage.results import conclusions_file, paired_plans_file
 
 
 def ask(arena, a="fast", b="slow", **changes):
@@ -18,7 +18,7 @@ def ask(arena, a="fast", b="slow", **changes):
 
 
 def agendas(arena):
-    return agenda_file(arena.results).read()[0]
+    return paired_plans_file(arena.results).read()[0]
 
 
 def test_the_last_line_is_the_verdict(arena, capsys):
@@ -40,7 +40,7 @@ def test_a_comparison_is_shown_again_from_the_journal_alone(arena, capsys):
     (agenda,) = agendas(arena)
     assert show.main(show.Arguments(run=agenda.id, results=arena.results)) == 0
     assert capsys.readouterr().out == told
-    comparison = compared(agenda, arena.journal.read()[0])
+    comparison = evaluate_comparison(agenda, arena.journal.read()[0])
     assert conclusions_file(arena.results).read()[0] == [comparison.conclusion()]
 
 
@@ -106,7 +106,7 @@ def test_the_board_tells_the_comparison_and_does_not_rank_its_attempts(arena):
     assert agenda.id in text
     assert "faster" in text
     assert "No batch yet." in text
-    assert leaderboard.render(leaderboard.Evidence(arena.journal.read()[0])).count("10/10") == 0
+    assert leaderboard.render(leaderboard.FiledResults(arena.journal.read()[0])).count("10/10") == 0
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_board_tells_the_comparison_and_does_not_rank_its_attempts(arena):
     ],
 )
 def test_a_wrong_request_is_refused_and_leaves_nothing(arena, changes, told):
-    with pytest.raises(WrongRequest, match=told):
+    with pytest.raises(UsageError, match=told):
         ask(arena, **changes)
     assert not arena.results.exists()
 
@@ -161,7 +161,7 @@ def test_what_was_faster_is_told_with_its_reason(arena):
 
 @pytest.mark.parametrize("why", ["", " \n", "\udcff"])
 def test_a_reason_that_cannot_be_filed_is_refused_and_leaves_nothing(arena, why):
-    with pytest.raises(WrongRequest, match="--why"):
+    with pytest.raises(UsageError, match="--why"):
         ask(arena, why=why)
     assert not arena.results.exists()
 
@@ -192,10 +192,10 @@ def test_after_ctrl_c_the_same_command_goes_on_and_repeats_nothing(arena, capsys
     assert "the same command goes on" in said
     assert len(arena.attempts()) == 3
     (agenda,) = agendas(arena)
-    comparison = compared(agenda, arena.journal.read()[0])
+    comparison = evaluate_comparison(agenda, arena.journal.read()[0])
     assert (comparison.verdict, comparison.p_value) == ("not decided", None)
-    assert "not finished: 3 of 6 attempts" in described(comparison)
-    with pytest.raises(WrongRequest, match="planned with 3 and is not finished"):
+    assert "not finished: 3 of 6 attempts" in description_lines(comparison)
+    with pytest.raises(UsageError, match="planned with 3 and is not finished"):
         ask(arena, pairs=10)
     assert ask(arena, pairs=3) == 0
     assert len(arena.calls()) == len(set(arena.calls())) == len(arena.attempts()) == 6

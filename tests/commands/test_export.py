@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.commands import export
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.storage.journal import Journal
 from bench.storage.schema import Batch, Gpu
 from tests.support.examples import ROOT, example_run, example_seconds
@@ -159,21 +159,21 @@ def test_lines_that_could_not_be_read_are_reported_and_passed_over(results, caps
 
 @pytest.mark.parametrize("place", ["no-such-folder/runs.csv", "."])
 def test_an_output_that_cannot_be_written_is_a_wrong_request(results, place):
-    with pytest.raises(WrongRequest, match="--output"):
+    with pytest.raises(UsageError, match="--output"):
         export.main(export.Arguments(output=results / place, results=results))
 
 
 def test_parquet_is_not_printed_and_needs_pyarrow(results, monkeypatch):
-    with pytest.raises(WrongRequest, match="--output FILE"):
+    with pytest.raises(UsageError, match="--output FILE"):
         export.main(export.Arguments(format="parquet", results=results))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(WrongRequest, match="pip install pyarrow"):
+    with pytest.raises(UsageError, match="pip install pyarrow"):
         export.main(export.Arguments(format="parquet", output=results / "runs.parquet", results=results))
     assert not (results / "runs.parquet").exists()
 
 
 def test_a_folder_without_a_journal_is_a_wrong_request(tmp_path):
-    with pytest.raises(WrongRequest, match="no journal"):
+    with pytest.raises(UsageError, match="no journal"):
         export.main(export.Arguments(results=tmp_path / "results"))
     assert list(Path(tmp_path).iterdir()) == []
 

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from bench.commands import matrix
-from bench.errors import WrongRequest
-from bench.experiments.executors import Here
+from bench.errors import UsageError
+from bench.experiments.executors import LocalExecutor
 from bench.experiments.launcher import Refusal
 
 TWO_BY_TWO = """\
@@ -183,15 +183,15 @@ def test_what_this_machine_has_not_got_is_left_out_and_what_is_wrong_is_refused(
     assert len(arena.attempts()) == 6
     assert "2 cells cannot run here and are left out: there is no GPU on this machine" in capsys.readouterr().err
     arena.behave(fast={"when": {"--rate 0.2": {"refused": "rate must be small"}}})
-    with pytest.raises(WrongRequest, match=r"some\.toml: batch_size=512 rate=0\.2: rate must be small"):
+    with pytest.raises(UsageError, match=r"some\.toml: batch_size=512 rate=0\.2: rate must be small"):
         ask()
     arena.behave(fast={"refused": "there is no GPU on this machine"})
-    with pytest.raises(WrongRequest, match="no cell can run here: there is no GPU"):
+    with pytest.raises(UsageError, match="no cell can run here: there is no GPU"):
         ask()
 
 
 def test_what_two_kinds_of_machines_have_in_common_is_made_once(arena, ask, monkeypatch):
-    class WithoutGpu(Here):
+    class WithoutGpu(LocalExecutor):
         def ask_all(self, script, asked):
             answers = super().ask_all(script, asked)
             return [
@@ -199,7 +199,7 @@ def test_what_two_kinds_of_machines_have_in_common_is_made_once(arena, ask, monk
                 for arguments, answer in zip(asked, answers, strict=True)
             ]
 
-    monkeypatch.setattr(matrix, "open_places", lambda *_: contextlib.nullcontext([Here(), WithoutGpu()]))
+    monkeypatch.setattr(matrix, "open_executors", lambda *_: contextlib.nullcontext([LocalExecutor(), WithoutGpu()]))
     arena.behave(fast={"sleep": 0.05})
     assert ask() == 0
     runs = arena.attempts()
@@ -213,26 +213,26 @@ def test_an_absurdly_large_matrix_needs_a_yes_and_is_not_even_counted(ask):
     digits = ", ".join(map(str, range(60)))
     huge = 'base = "fast"\nseeds = [1]\n[axes]\n' + "".join(f"a{i} = [{digits}]\n" for i in range(9))
     begun = time.monotonic()
-    with pytest.raises(WrongRequest, match="are more than 500; --yes runs them all the same"):
+    with pytest.raises(UsageError, match="are more than 500; --yes runs them all the same"):
         ask(huge)
     assert time.monotonic() - begun < 2.0
 
 
 @pytest.mark.parametrize("changes", [{"max_minutes": 0.0}, {"max_seconds": -1.0}])
 def test_a_limit_that_makes_no_sense_is_refused(ask, changes):
-    with pytest.raises(WrongRequest, match="must be above 0"):
+    with pytest.raises(UsageError, match="must be above 0"):
         ask(**changes)
 
 
 def test_cells_that_come_to_the_same_are_refused(arena, ask):
     arena.behave(fast={})
     same = TWO_BY_TWO.replace("rate = [0.1, 0.2]", "rate = [0.1, '0.1']")
-    with pytest.raises(WrongRequest, match="come to the same settings"):
+    with pytest.raises(UsageError, match="come to the same settings"):
         ask(same)
 
 
 def test_a_matrix_without_cells_is_refused(ask):
-    with pytest.raises(WrongRequest, match="no cell is left"):
+    with pytest.raises(UsageError, match="no cell is left"):
         ask(TWO_BY_TWO.replace("[0.1, 0.2]", "[0.1]") + "[[exclude]]\nrate = 0.1\n")
 
 
@@ -243,7 +243,7 @@ def test_two_commands_do_not_run_the_same_matrix_at_once(arena, ask):
     deadline = time.monotonic() + 60
     while not arena.calls() and time.monotonic() < deadline:
         time.sleep(0.02)
-    with pytest.raises(WrongRequest, match="another process"):
+    with pytest.raises(UsageError, match="another process"):
         ask()
     process.terminate()
     process.communicate(timeout=60)

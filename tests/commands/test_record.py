@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from bench.commands import board, record
-from bench.errors import WrongRequest
-from bench.machine.noise import Lookout, Noise
+from bench.errors import UsageError
+from bench.machine.noise import Noise, NoiseMonitor
 from bench.storage.records import find_record, read_records
 
 
@@ -135,14 +135,14 @@ def test_the_clocks_and_the_machine_classes_have_records_of_their_own(arena):
 def test_a_tree_with_changes_is_refused(arena):
     template = json.loads((arena.root / "template.json").read_text())
     (arena.root / "template.json").write_text(json.dumps(template | {"dirty": True}))
-    with pytest.raises(WrongRequest, match="has changes that are not committed"):
+    with pytest.raises(UsageError, match="has changes that are not committed"):
         file(arena)
     assert arena.calls() == []
 
 
 def test_a_noisy_machine_is_refused_unless_told_otherwise_and_the_record_then_says_so(arena, monkeypatch):
-    monkeypatch.setattr(Lookout, "look", lambda self, seconds: Noise(0.3, 0.0, ["other processes took 30%"]))
-    with pytest.raises(WrongRequest, match=r"not quiet: other processes took 30%.*--noisy"):
+    monkeypatch.setattr(NoiseMonitor, "look", lambda self, seconds: Noise(0.3, 0.0, ["other processes took 30%"]))
+    with pytest.raises(UsageError, match=r"not quiet: other processes took 30%.*--noisy"):
         file(arena)
     assert arena.calls() == []
     template = json.loads((arena.root / "template.json").read_text())
@@ -177,7 +177,7 @@ def test_a_machine_that_became_noisy_meanwhile_is_refused_until_told_otherwise(a
     ],
 )
 def test_a_wrong_request_is_refused_and_leaves_nothing(arena, changes, told):
-    with pytest.raises(WrongRequest, match=told):
+    with pytest.raises(UsageError, match=told):
         file(arena, **changes)
     assert not arena.results.exists()
 
@@ -185,9 +185,9 @@ def test_a_wrong_request_is_refused_and_leaves_nothing(arena, changes, told):
 def test_a_record_is_not_made_a_record_again(arena):
     file(arena)
     (first,) = filed(arena)
-    with pytest.raises(WrongRequest, match="is a record already"):
+    with pytest.raises(UsageError, match="is a record already"):
         file(arena, first.record.name)
-    with pytest.raises(WrongRequest, match="are the standing record"):
+    with pytest.raises(UsageError, match="are the standing record"):
         file(arena)
 
 
@@ -237,10 +237,10 @@ def test_a_damaged_archive_is_not_run(arena):
     (first,) = filed(arena)
     with zipfile.ZipFile(first.folder / "source.zip", "a") as packed:
         packed.writestr("optim.py", "print('not ours')\n")
-    with pytest.raises(WrongRequest, match="holds another source"):
+    with pytest.raises(UsageError, match="holds another source"):
         file(arena, "fast")
     (first.folder / "source.zip").write_bytes(b"not a zip")
-    with pytest.raises(WrongRequest, match="cannot be unpacked"):
+    with pytest.raises(UsageError, match="cannot be unpacked"):
         file(arena, "fast")
 
 
@@ -248,5 +248,5 @@ def test_a_record_is_found_by_its_name_and_its_folder_and_an_unknown_one_by_the_
     file(arena)
     (first,) = filed(arena)
     assert find_record(first.record.name, arena.results) == find_record(str(first.folder), arena.results) == first
-    with pytest.raises(WrongRequest, match=f"nearest is '{first.record.name}'"):
+    with pytest.raises(UsageError, match=f"nearest is '{first.record.name}'"):
         find_record(first.record.name[:-1], arena.results)

@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from bench.attempt.recertify import Recheck, Unusable
+from bench.attempt.recertify import Recertification, UnusableWeights
 from bench.commands import record, replay
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.storage.records import read_records
 from tests.support.examples import example_certificate
 
 
 def certificate_of(errors):
-    return Recheck(
+    return Recertification(
         certificate=example_certificate(errors), sentences=[], parameters=1, other_tensors=[], latest_change=0.0
     )
 
@@ -20,7 +20,7 @@ def certificate_of(errors):
 @pytest.fixture
 def first(arena, monkeypatch):
     """The record to be replayed; today's certificate finds nothing wrong."""
-    monkeypatch.setattr(replay, "recheck", lambda contestant, path, seed, how: certificate_of(0))
+    monkeypatch.setattr(replay, "recertify", lambda contestant, path, seed, how: certificate_of(0))
     assert record.main(record.Arguments(config="fast", clock="train", results=arena.results)) == 0
     (filed,) = read_records(arena.results)[0]
     return filed
@@ -57,7 +57,7 @@ def test_the_board_shows_on_how_many_machine_classes_a_record_was_reproduced(are
 
 
 def test_a_replay_that_today_s_certificate_does_not_confirm_is_no_reproduction(arena, first, monkeypatch, capsys):
-    monkeypatch.setattr(replay, "recheck", lambda contestant, path, seed, how: certificate_of(1))
+    monkeypatch.setattr(replay, "recertify", lambda contestant, path, seed, how: certificate_of(1))
     assert again(arena, first, attempts=2) == 1
     (reproduction,) = first.reproductions.read()[0]
     assert not reproduction.reproduced
@@ -71,9 +71,9 @@ def test_a_replay_that_today_s_certificate_does_not_confirm_is_no_reproduction(a
 
 def test_weights_that_cannot_be_certified_are_no_reproduction(arena, first, monkeypatch):
     def refuse(contestant, path, seed, how):
-        raise Unusable("these are no weights")
+        raise UnusableWeights("these are no weights")
 
-    monkeypatch.setattr(replay, "recheck", refuse)
+    monkeypatch.setattr(replay, "recertify", refuse)
     assert again(arena, first, attempts=1) == 1
     assert "these are no weights" in first.reproductions.read()[0][0].reason
 
@@ -88,19 +88,19 @@ def test_a_replay_that_was_broken_off_while_certifying_repeats_no_attempt(arena,
     def interrupted(contestant, path, seed, how):
         raise KeyboardInterrupt
 
-    certified = replay.recheck
-    monkeypatch.setattr(replay, "recheck", interrupted)
+    certified = replay.recertify
+    monkeypatch.setattr(replay, "recertify", interrupted)
     with pytest.raises(KeyboardInterrupt):
         again(arena, first, attempts=2)
     calls = arena.calls()
-    monkeypatch.setattr(replay, "recheck", certified)
+    monkeypatch.setattr(replay, "recertify", certified)
     assert again(arena, first, attempts=2) == 0
     assert arena.calls() == calls
 
 
 def test_what_does_not_agree_with_record_json_is_refused(arena, first):
     first.weights.write_bytes(b"other weights")
-    with pytest.raises(WrongRequest, match="holds other weights"):
+    with pytest.raises(UsageError, match="holds other weights"):
         again(arena, first)
 
 
@@ -108,13 +108,13 @@ def test_settings_that_are_not_the_record_s_are_refused(arena, first):
     first.config.write_text(first.config.read_text().replace("100.0", "101.0"))
     path = first.folder / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"config_hash": "0" * 64}))
-    with pytest.raises(WrongRequest, match="makes other settings"):
+    with pytest.raises(UsageError, match="makes other settings"):
         again(arena, first)
     assert all(run.batch.command != "replay" for run in arena.attempts())
 
 
 def test_an_unknown_record_or_no_attempts_are_refused(arena, first):
-    with pytest.raises(WrongRequest, match="there is no record 'nothing'"):
+    with pytest.raises(UsageError, match="there is no record 'nothing'"):
         replay.main(replay.Arguments(record="nothing", results=arena.results))
-    with pytest.raises(WrongRequest, match="at least one attempt"):
+    with pytest.raises(UsageError, match="at least one attempt"):
         again(arena, first, attempts=0)

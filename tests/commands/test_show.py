@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from bench.commands import show
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.storage import weights
 from bench.storage.journal import Journal
 from bench.storage.schema import Batch
@@ -164,7 +164,7 @@ def test_weights_lead_to_their_run_and_speak_for_themselves_where_it_is_not_know
         " ".join(line.split()) for line in text.splitlines()
     }
     assert f"no run in {tmp_path} ended with the weights" in text
-    with pytest.raises(WrongRequest, match="no run in"):
+    with pytest.raises(UsageError, match="no run in"):
         show.main(show.Arguments(run=str(path), json=True, results=tmp_path))
     text = shown(capsys, tmp_path, example_run(weights_sha256=digest), wanted=str(path))
     assert fact(text, "weights hash") == digest
@@ -174,11 +174,11 @@ def test_weights_lead_to_their_run_and_speak_for_themselves_where_it_is_not_know
 def test_a_file_that_is_no_weights_is_a_wrong_request(tmp_path, content):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
-    with pytest.raises(WrongRequest, match="not weights of this project"):
+    with pytest.raises(UsageError, match="not weights of this project"):
         show.main(show.Arguments(run=str(path), results=tmp_path))
 
 
 def test_an_unknown_run_is_a_wrong_request_that_names_the_nearest(tmp_path):
     Journal(tmp_path).append(example_run())
-    with pytest.raises(WrongRequest, match="the nearest is '20260131-235959-add3-cpu-1a2b3c'"):
+    with pytest.raises(UsageError, match="the nearest is '20260131-235959-add3-cpu-1a2b3c'"):
         show.main(show.Arguments(run="20260131-add3-cpu", results=tmp_path))

@@ -9,7 +9,7 @@ import pytest
 
 from bench.commands import tune
 from bench.config import find_config, read_search
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.storage.schema import Check
 from tests.support.examples import example_run
 
@@ -143,9 +143,9 @@ def test_settings_that_do_not_go_together_are_no_reason_to_stop(arena, ask, caps
     assert found(arena)["rate"] != 1
     assert found(arena)["search"]["trials"] == 12
     arena.behave(fast={"refused": "there is no GPU on this machine"})
-    with pytest.raises(WrongRequest, match=r"this machine is left out: .*there is no GPU"):
+    with pytest.raises(UsageError, match=r"this machine is left out: .*there is no GPU"):
         ask(trials=12)
-    with pytest.raises(WrongRequest, match="must be above 0"):
+    with pytest.raises(UsageError, match="must be above 0"):
         ask(trials=0)
 
 

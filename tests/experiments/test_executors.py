@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from bench.commands import matrix
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.experiments import executors
-from bench.experiments.executors import Here, PlaceLost, by_machine_class, make_all, open_places
+from bench.experiments.executors import ExecutorLost, LocalExecutor, by_machine_class, open_executors, run_jobs
 from tests.support.examples import ROOT
 
 
@@ -34,7 +34,7 @@ def test_places_share_an_iterator_and_each_job_is_done_once():
         done.append((place.name, job))
         return False
 
-    assert not make_all({a: shared, b: shared, c: iter([100])}, make, pytest.fail)
+    assert not run_jobs({a: shared, b: shared, c: iter([100])}, make, pytest.fail)
     assert sorted(job for _, job in done) == [*range(1, 41), 100]
     assert {name for name, job in done if job <= 40} == {"a", "b"}
     assert ("c", 100) in done
@@ -54,7 +54,7 @@ def test_a_lost_place_makes_no_more_and_another_goes_on():
         done.append(job)
         return False
 
-    assert not make_all({a: shared, b: shared}, make, said.append)
+    assert not run_jobs({a: shared, b: shared}, make, said.append)
     assert sorted(done) == list(range(1, 11))
     assert said == ["a was lost, and with it the attempt that it was at"]
 
@@ -64,9 +64,9 @@ def test_when_the_only_place_is_lost_the_rest_stays():
 
     def make(place, job):
         place.is_lost = True
-        raise PlaceLost
+        raise ExecutorLost
 
-    assert not make_all({a: left}, make, lambda line: None)
+    assert not run_jobs({a: left}, make, lambda line: None)
     assert list(left) == [2, 3]
 
 
@@ -79,7 +79,7 @@ def test_an_interrupted_job_ends_everything(names):
             raise KeyboardInterrupt
         return job == 7
 
-    assert make_all(jobs, make, pytest.fail)
+    assert run_jobs(jobs, make, pytest.fail)
     assert next(next(iter(jobs.values()))) < 20
 
 
@@ -87,10 +87,10 @@ def test_a_failure_at_one_place_comes_out():
     jobs = dict.fromkeys(map(Somewhere, "ab"), iter(range(1, 1000)))
 
     def make(place, job):
-        raise WrongRequest("no")
+        raise UsageError("no")
 
-    with pytest.raises(WrongRequest):
-        make_all(jobs, make, pytest.fail)
+    with pytest.raises(UsageError):
+        run_jobs(jobs, make, pytest.fail)
 
 
 def test_a_ctrl_c_stops_all_places(monkeypatch):
@@ -107,7 +107,7 @@ def test_a_ctrl_c_stops_all_places(monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(executors, "wait", interrupted_wait)
-    assert make_all({a: iter([1]), b: iter([2])}, make, pytest.fail)
+    assert run_jobs({a: iter([1]), b: iter([2])}, make, pytest.fail)
     assert b.was_stopped.is_set()
 
 
@@ -117,11 +117,11 @@ def test_places_of_one_class_stand_together():
 
 
 def test_the_local_engine_is_this_machine():
-    with open_places("local", None, ROOT / "speedrun.py") as found:
-        assert [type(place) for place in found] == [Here]
+    with open_executors("local", None, ROOT / "speedrun.py") as found:
+        assert [type(place) for place in found] == [LocalExecutor]
     with (
-        pytest.raises(WrongRequest, match="--address somewhere: goes with --engine ray"),
-        open_places("local", "somewhere", ROOT / "speedrun.py"),
+        pytest.raises(UsageError, match="--address somewhere: goes with --engine ray"),
+        open_executors("local", "somewhere", ROOT / "speedrun.py"),
     ):
         pass
 
@@ -131,5 +131,5 @@ def test_without_ray_a_sentence_says_what_to_install(arena, monkeypatch):
     monkeypatch.setattr(matrix, "SCRIPT", arena.script)
     path = arena.root / "some.toml"
     path.write_text('base = "fast"\nseeds = [1]\n[axes]\nrate = [1]\n')
-    with pytest.raises(WrongRequest, match=r"--engine ray needs Ray: pip install"):
+    with pytest.raises(UsageError, match=r"--engine ray needs Ray: pip install"):
         matrix.main(matrix.Arguments(file=str(path), results=arena.results, engine="ray"))

@@ -8,14 +8,14 @@ import sys
 import pytest
 
 from bench.cli import without_option
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.experiments import launcher
 from bench.storage.schema import Batch
 from tests.support.examples import example_run, example_seconds
 
 
 def contestant(arena, config="fast"):
-    return launcher.ask_contestant(arena.script, ["--config", config])
+    return launcher.resolve_contestant(arena.script, ["--config", config])
 
 
 def tasks(arena, num_attempts, config="fast", batch_id="batch"):
@@ -26,7 +26,7 @@ def tasks(arena, num_attempts, config="fast", batch_id="batch"):
 
 def carry_out(arena, planned):
     heard = []
-    launcher.carry_out(planned, arena.journal, heard.append)
+    launcher.run_tasks(planned, arena.journal, heard.append)
     return heard
 
 
@@ -37,13 +37,13 @@ def test_a_contestant_says_what_it_would_do(arena):
 
 
 def test_a_contestant_that_refuses_is_a_wrong_request_in_its_own_words(arena):
-    with pytest.raises(WrongRequest, match=r"^there is no such config 'faster'$"):
+    with pytest.raises(UsageError, match=r"^there is no such config 'faster'$"):
         contestant(arena, "faster")
 
 
 def test_a_contestant_that_does_not_start_is_a_wrong_request(arena):
     arena.script.write_text("import nothing_of_that_name")
-    with pytest.raises(WrongRequest, match="does not start: ModuleNotFoundError"):
+    with pytest.raises(UsageError, match="does not start: ModuleNotFoundError"):
         contestant(arena)
 
 
@@ -114,7 +114,7 @@ def test_two_commands_do_not_carry_out_one_batch(arena):
     )
     try:
         assert other.stdout.readline() == "here\n"
-        with pytest.raises(WrongRequest, match="another process"):
+        with pytest.raises(UsageError, match="another process"):
             carry_out(arena, planned)
     finally:
         other.communicate("\n")
@@ -136,7 +136,7 @@ def test_an_interrupt_ends_the_batch_and_files_the_attempt_under_way(arena, monk
     monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
     heard = []
     with pytest.raises(KeyboardInterrupt):
-        launcher.carry_out(tasks(arena, 3), arena.journal, heard.append)
+        launcher.run_tasks(tasks(arena, 3), arena.journal, heard.append)
     assert [one.outcome for one in heard] == ["lost"]  # the pretender does not file itself when told to stop
     assert arena.attempts() == heard
 
@@ -146,7 +146,7 @@ def test_an_attempt_that_does_not_stop_when_told_to_is_killed(monkeypatch):
     code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); signal.pause()"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "on\n"
-    assert launcher.told_to_stop(process) == -signal.SIGKILL
+    assert launcher.stop_process(process) == -signal.SIGKILL
 
 
 # -----------------------------------------------------------------------------
@@ -190,25 +190,25 @@ def test_a_run_is_marked_for_the_clocks_only_when_they_disagree():
     inner = example_run().seconds.model_dump()
     left = example_run(machine={"class": "Example CPU", "clean": True, "reasons": []})
     task = launcher.Task(launcher.Contestant("", (), left), 1, None)
-    assert launcher.finished(left, task, inner).machine == left.machine
+    assert launcher.complete_run(left, task, inner).machine == left.machine
     outer = inner | {"train": inner["train"] * 1.05, "total": inner["total"] + inner["train"] * 0.05}
-    assert launcher.finished(left, task, outer).machine.clean is False
+    assert launcher.complete_run(left, task, outer).machine.clean is False
 
 
 def test_a_lost_attempt_is_not_blamed_for_its_clock():
     left = example_run(outcome="lost", seconds=dict.fromkeys(example_seconds()))
     outer = dict.fromkeys(example_seconds()) | {"import": 2.0}
     assert (
-        launcher.finished(left, launcher.Task(launcher.Contestant("", (), left), 1, None), outer).machine
+        launcher.complete_run(left, launcher.Task(launcher.Contestant("", (), left), 1, None), outer).machine
         == left.machine
     )
 
 
 def test_an_attempt_does_not_inherit_what_its_command_was_told_as_an_attempt(monkeypatch):
     monkeypatch.setenv(launcher.BATCH_VARIABLE, "mine")
-    assert launcher.BATCH_VARIABLE not in launcher.environment({})
-    assert launcher.environment({launcher.BATCH_VARIABLE: "theirs"})[launcher.BATCH_VARIABLE] == "theirs"
-    assert launcher.environment({})["PATH"] == os.environ["PATH"]
+    assert launcher.BATCH_VARIABLE not in launcher.child_environment({})
+    assert launcher.child_environment({launcher.BATCH_VARIABLE: "theirs"})[launcher.BATCH_VARIABLE] == "theirs"
+    assert launcher.child_environment({})["PATH"] == os.environ["PATH"]
 
 
 @pytest.mark.parametrize("given", [["--a", "1", "--attempts", "3", "--b"], ["--a", "1", "--attempts=3", "--b"]])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.errors import WrongRequest
-from bench.experiments.matrix_file import MATRICES, find_file, options_of, read_grid
+from bench.errors import UsageError
+from bench.experiments.matrix_file import MATRICES, find_file, options_of, read_matrix
 
 GOOD = """\
 base = "add3"
@@ -25,7 +25,7 @@ def grid_of(tmp_path):
     def read(text):
         path = tmp_path / "some.toml"
         path.write_text(text)
-        return read_grid(path)
+        return read_matrix(path)
 
     return read
 
@@ -83,21 +83,21 @@ def test_the_first_two_axes_with_several_values_are_drawn_unless_others_are_name
 )
 def test_a_fault_is_told_with_its_line_and_its_key(grid_of, old, new, told):
     assert old in GOOD
-    with pytest.raises(WrongRequest, match=told):
+    with pytest.raises(UsageError, match=told):
         grid_of(GOOD.replace(old, new))
 
 
 def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path):
-    with pytest.raises(WrongRequest, match=r"none\.toml: No such file"):
-        read_grid(tmp_path / "none.toml")
+    with pytest.raises(UsageError, match=r"none\.toml: No such file"):
+        read_matrix(tmp_path / "none.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(WrongRequest, match=r"bytes\.toml"):
-        read_grid(tmp_path / "bytes.toml")
-    with pytest.raises(WrongRequest, match="the nearest is 'compile'"):
+    with pytest.raises(UsageError, match=r"bytes\.toml"):
+        read_matrix(tmp_path / "bytes.toml")
+    with pytest.raises(UsageError, match="the nearest is 'compile'"):
         find_file("compil", MATRICES)
 
 
 @pytest.mark.parametrize("path", sorted(MATRICES.glob("*.toml")), ids=lambda path: path.stem)
 def test_those_that_come_with_the_project_are_read(path):
     assert find_file(path.stem, MATRICES) == path
-    assert len(list(read_grid(path).cells())) > 1
+    assert len(list(read_matrix(path).cells())) > 1

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from bench.experiments import outer_clock
-from bench.experiments.outer_clock import Ear, lateness
+from bench.experiments.outer_clock import EdgeListener, delay_since_write
 
 SAYING = """
 import os, sys, time
@@ -26,7 +26,7 @@ def what_is_heard(code: str, seconds_for_each: float = 0.0) -> list[tuple[str, f
         heard.append((line, written))
         time.sleep(seconds_for_each)
 
-    listening = Ear(heed)
+    listening = EdgeListener(heed)
     command = [sys.executable, "-c", code, str(listening.descriptor)]
     subprocess.run(command, pass_fds=[listening.descriptor], check=True)
     listening.close()
@@ -68,7 +68,7 @@ os.write(int(sys.argv[1]), b"stop\\n")
 
 
 def test_who_writes_when_nobody_listens_any_more_is_told_so() -> None:
-    listening = Ear(lambda line, written: None)
+    listening = EdgeListener(lambda line, written: None)
     own = os.dup(listening.descriptor)
     listening.close()
     with pytest.raises(ConnectionError):
@@ -79,7 +79,7 @@ def test_who_writes_when_nobody_listens_any_more_is_told_so() -> None:
 def test_a_stamp_from_the_future_is_not_late() -> None:
     """The wall clock may be set back between the two readings."""
     stamp = outer_clock.TIMESPEC.pack(int(time.time()) + 100, 0)
-    assert lateness([(outer_clock.socket.SOL_SOCKET, outer_clock.STAMPS, stamp)]) == 0.0
-    assert lateness([(outer_clock.socket.SOL_SOCKET, outer_clock.STAMPS, b"short"), (0, 0, stamp)]) == 0.0
+    assert delay_since_write([(outer_clock.socket.SOL_SOCKET, outer_clock.STAMPS, stamp)]) == 0.0
+    assert delay_since_write([(outer_clock.socket.SOL_SOCKET, outer_clock.STAMPS, b"short"), (0, 0, stamp)]) == 0.0
     before = outer_clock.TIMESPEC.pack(int(time.time()) - 100, 0)
-    assert lateness([(outer_clock.socket.SOL_SOCKET, outer_clock.STAMPS, before)]) == pytest.approx(100, abs=2)
+    assert delay_since_write([(outer_clock.socket.SOL_SOCKET, outer_clock.STAMPS, before)]) == pytest.approx(100, abs=2)

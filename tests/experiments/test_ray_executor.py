@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from bench.commands import matrix, record, tune
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.storage.journal import Journal
 from tests.support.examples import ROOT
 
@@ -227,13 +227,13 @@ def test_a_record_s_attempts_come_home_with_their_weights(arena, nodes, cluster,
 
 def test_what_a_node_refuses_is_said(arena, script, nodes, on_nodes):
     arena.behave(fast={"refused": "rate must be small"})
-    with pytest.raises(WrongRequest, match=r"some\.toml: rate=0\.1: rate must be small"):
+    with pytest.raises(UsageError, match=r"some\.toml: rate=0\.1: rate must be small"):
         on_nodes(engine="ray", address=nodes.address)
 
 
 def test_a_cluster_that_is_not_there_is_said(cluster):
     with (
-        pytest.raises(WrongRequest, match=r"--address 127\.0\.0\.1:1: no Ray cluster answers"),
+        pytest.raises(UsageError, match=r"--address 127\.0\.0\.1:1: no Ray cluster answers"),
         cluster.open_cluster("127.0.0.1:1", ROOT),
     ):
         pass

@@ -2,9 +2,9 @@
 
 import pytest
 
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.experiments.matrix_file import find_file
-from bench.experiments.search_space import SPACES, read_space
+from bench.experiments.search_space import SPACES, read_search_space
 
 GOOD = """\
 base = "add3"
@@ -24,7 +24,7 @@ def space_of(tmp_path):
     def read(text):
         path = tmp_path / "some.toml"
         path.write_text(text)
-        return read_space(path)
+        return read_search_space(path)
 
     return read
 
@@ -76,13 +76,13 @@ def test_what_is_suggested_lies_in_the_space_and_conditions_are_kept(space_of):
 )
 def test_a_fault_is_told_with_its_line_and_its_key(space_of, old, new, told):
     assert old in GOOD
-    with pytest.raises(WrongRequest, match=told):
+    with pytest.raises(UsageError, match=told):
         space_of(GOOD.replace(old, new))
 
 
 @pytest.mark.parametrize("path", sorted(SPACES.glob("*.toml")), ids=lambda path: path.stem)
 def test_those_that_come_with_the_project_are_read(path):
     assert find_file(path.stem, SPACES) == path
-    assert read_space(path).dimensions
-    with pytest.raises(WrongRequest, match="there is no such file in bench/spaces"):
+    assert read_search_space(path).dimensions
+    with pytest.raises(UsageError, match="there is no such file in bench/spaces"):
         find_file("ad3", SPACES)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bench.commands import hardware as hardware_command
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.machine import devices, hardware
 from bench.machine.hardware import machine_class
 from bench.storage.schema import Gpu, Hardware
@@ -411,11 +411,11 @@ def test_the_command_prints_the_class_and_the_record_as_json(capsys: pytest.Capt
     assert printed["hardware"] == hardware.hardware_record(CPU).model_dump()
     assert printed["software"] == hardware.software_record().model_dump()
     assert f"{hardware.cores_usable()} cores" in printed["class"]
-    assert printed["precision"] == devices.pick_means("auto", "auto", CPU, None)[2]
+    assert printed["precision"] == devices.pick_precision_and_kernel("auto", "auto", CPU, None)[2]
     assert printed["precision"].startswith(("bfloat16 (", "float32 ("))
     assert ", kernel " in printed["precision"]
 
 
 def test_the_command_refuses_a_device_that_is_not_there() -> None:
-    with pytest.raises(WrongRequest, match="there is no tpu device"):
+    with pytest.raises(UsageError, match="there is no tpu device"):
         hardware_command.main(hardware_command.Arguments(device="tpu"))

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from bench.machine import noise
 from bench.machine import noise as noise_module
 from bench.machine import noise as quiet
-from bench.machine.noise import CoreTimes, Lookout, Noise, Reading
+from bench.machine.noise import CoreTimes, CounterReading, Noise, NoiseMonitor
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-IDLE = Reading(
+IDLE = CounterReading(
     seconds=100.0,
     core_times=CoreTimes(idle=50.0, steal=0.0, total=200.0),
     own_seconds=3.0,
@@ -35,7 +35,7 @@ IDLE = Reading(
 TWO_CORES = [0, 1]
 
 
-def after(window: float, idle: float, own: float, steal: float = 0.0, **changes: Any) -> Reading:
+def after(window: float, idle: float, own: float, steal: float = 0.0, **changes: Any) -> CounterReading:
     """The counters of two cores after so many seconds, of which they were idle and worked for us so many."""
     before = IDLE.core_times
     times = CoreTimes(before.idle + idle, before.steal + steal, before.total + 2 * window)
@@ -43,8 +43,8 @@ def after(window: float, idle: float, own: float, steal: float = 0.0, **changes:
     return dataclasses.replace(IDLE, **later | changes)
 
 
-def noise_between(begin: Reading, end: Reading) -> Noise:
-    lookout = Lookout(CPU)
+def noise_between(begin: CounterReading, end: CounterReading) -> Noise:
+    lookout = NoiseMonitor(CPU)
     lookout.cores, lookout.reading = TWO_CORES, lambda: end
     return lookout.since(begin, "during train")
 
@@ -119,12 +119,14 @@ def test_ticks_never_look_like_another_process(window: float, idle: list[float],
         after(0.0, idle=0.0, own=0.0),
     ],
 )
-def test_counters_that_cannot_be_right_say_nothing(end: Reading) -> None:
+def test_counters_that_cannot_be_right_say_nothing(end: CounterReading) -> None:
     assert noise_between(IDLE, end) == Noise(None, None, [])
 
 
 def test_what_cannot_be_read_marks_nothing() -> None:
-    nothing = Reading(**dict.fromkeys(field.name for field in dataclasses.fields(Reading)) | {"seconds": 1.0})
+    nothing = CounterReading(
+        **dict.fromkeys(field.name for field in dataclasses.fields(CounterReading)) | {"seconds": 1.0}
+    )
     later = dataclasses.replace(nothing, seconds=9.0)
     for begin, end in ((nothing, later), (nothing, IDLE), (IDLE, dataclasses.replace(nothing, seconds=110.0))):
         assert noise_between(begin, end) == Noise(None, None, [])
@@ -192,7 +194,7 @@ def test_a_list_of_cores_that_makes_no_sense_is_not_read(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_stat(monkeypatch, tmp_path / "stat", text)
-    assert noise.readable(lambda: noise.read_core_times([0])) is None
+    assert noise.value_or_none(lambda: noise.read_core_times([0])) is None
 
 
 def test_elsewhere_psutil_tells_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +213,7 @@ def test_a_machine_that_answers_nothing_is_read_without_a_word(monkeypatch: pyte
     for name in ("read_core_times", "family_seconds", "nvml_handle"):
         monkeypatch.setattr(quiet, name, refuse)
     monkeypatch.setattr(psutil, "virtual_memory", refuse)
-    lookout = Lookout(CUDA)
+    lookout = NoiseMonitor(CUDA)
     lookout.throttle_counts = ["/nowhere/core_throttle_count"]
     reading = lookout.reading()
     known = {name for name, value in dataclasses.asdict(reading).items() if value is not None}
@@ -224,7 +226,7 @@ def test_throttling_is_counted_over_our_cores(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(noise_module, "usable_cores", lambda: [0, 1, 2])
     for core, count in ((0, 3), (1, 4), (3, 100)):
         (tmp_path / f"cpu{core}").write_text(f"{count}\n")
-    assert Lookout(CPU).reading().cpu_throttles == 7
+    assert NoiseMonitor(CPU).reading().cpu_throttles == 7
 
 
 # -----------------------------------------------------------------------------
@@ -290,7 +292,7 @@ def test_all_descendants_are_found_either_way(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks for the cores of this process")
 def test_a_busy_process_beside_us_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    lookout = Lookout(CPU)
+    lookout = NoiseMonitor(CPU)
     with Burner(30.0) as stranger:
         monkeypatch.setattr(noise_module, "descendants", lambda: [])  # it is a child of ours, but for this
         stranger.process.stdin.write("go\n")
@@ -333,11 +335,11 @@ def work_and_sleep() -> None:
 def seconds_of_strangers() -> float:
     """Processor time of every process that is not of our family, with its ended children's."""
     ours = {os.getpid(), *noise.descendants()}
-    times = [noise.readable(process.cpu_times) for process in psutil.process_iter() if process.pid not in ours]
+    times = [noise.value_or_none(process.cpu_times) for process in psutil.process_iter() if process.pid not in ours]
     return sum(sum(time[:4]) for time in times if time)
 
 
-def unexplained(lookout: Lookout, work: Callable[[], None]) -> float:
+def unexplained(lookout: NoiseMonitor, work: Callable[[], None]) -> float:
     """The share of the cores that is said to be others' while we work, less what psutil knows of strangers."""
     before, begin = seconds_of_strangers(), lookout.reading()
     work()
@@ -351,7 +353,7 @@ def unexplained(lookout: Lookout, work: Callable[[], None]) -> float:
 @pytest.mark.parametrize("work", [work_with_threads, work_by_children_that_end, work_and_sleep])
 def test_our_own_work_is_not_the_others(work: Callable[[], None]) -> None:
     """Were it counted, every window would show it; a stranger that psutil cannot see spoils but some."""
-    lookout = Lookout(CPU)
+    lookout = NoiseMonitor(CPU)
     work()  # libraries start
     if all(unexplained(lookout, work) > noise_module.MAX_OTHERS for _ in range(8)):
         if all(unexplained(lookout, lambda: time.sleep(0.3)) > noise_module.MAX_OTHERS for _ in range(4)):
@@ -360,7 +362,7 @@ def test_our_own_work_is_not_the_others(work: Callable[[], None]) -> None:
 
 
 def test_a_reading_is_quick() -> None:
-    lookout, seconds = Lookout(CPU), []
+    lookout, seconds = NoiseMonitor(CPU), []
     for _ in range(50):
         begun = time.perf_counter()
         lookout.reading()
@@ -412,11 +414,11 @@ def test_the_others_on_the_gpu_are_counted_without_us(
 ) -> None:
     gpu.compute = [number or os.getpid() for number in compute]
     gpu.graphics, gpu.reserved = graphics, reserved
-    assert Lookout(CUDA).reading().gpu_processes == expected
+    assert NoiseMonitor(CUDA).reading().gpu_processes == expected
 
 
 def test_a_gpu_that_shares_and_throttles_gives_its_reasons(gpu: SimpleNamespace) -> None:
-    lookout = Lookout(CUDA)
+    lookout = NoiseMonitor(CUDA)
     begin = lookout.reading()
     gpu.compute, gpu.reasons = [os.getpid(), 7], 0x4
     reasons = lookout.since(begin, "during train").reasons
@@ -425,16 +427,16 @@ def test_a_gpu_that_shares_and_throttles_gives_its_reasons(gpu: SimpleNamespace)
 
 
 def test_the_handle_is_looked_for_once(gpu: SimpleNamespace) -> None:
-    Lookout(CUDA).look(0.0)
+    NoiseMonitor(CUDA).look(0.0)
     assert gpu.handles == 1
 
 
 def test_a_driver_that_answers_nothing_marks_nothing(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", ModuleType("pynvml"))
-    reading = Lookout(CUDA).reading()
+    reading = NoiseMonitor(CUDA).reading()
     assert (reading.gpu_processes, reading.gpu_event_reasons) == (None, None)
 
 
 def test_on_a_cpu_nobody_asks_for_a_gpu(gpu: SimpleNamespace) -> None:
-    reading = Lookout(CPU).reading()
+    reading = NoiseMonitor(CPU).reading()
     assert (gpu.handles, reading.gpu_processes, reading.gpu_event_reasons) == (0, None, None)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.commands import board
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.report import leaderboard
 from bench.storage.journal import Journal
 from bench.storage.schema import Machine
@@ -25,7 +25,7 @@ def table(text, clock):
 def test_batches_are_ranked_by_expected_time_to_success():
     fast_but_unsure = batch_runs("unsure", [6.0] * 10, outcome=lambda i: "solved" if i % 2 else "missed")
     slow_and_sure = batch_runs("sure", [10.0] * 10)
-    rows = table(leaderboard.render(leaderboard.Evidence(fast_but_unsure + slow_and_sure)), "train")
+    rows = table(leaderboard.render(leaderboard.FiledResults(fast_but_unsure + slow_and_sure)), "train")
     assert [(row[0], row[1], row[2], row[3]) for row in rows] == [
         ("1", "sure", "10.00", "10/10"),
         ("2", "unsure", "12.00", "5/10"),
@@ -37,7 +37,7 @@ def test_the_two_clocks_are_ranked_apart():
         example_run(batch=run.batch, config="b", seconds=example_seconds(train=9.0, total=30.0))
         for run in batch_runs("b", [9.0] * 10)
     ]
-    text = leaderboard.render(leaderboard.Evidence(runs))
+    text = leaderboard.render(leaderboard.FiledResults(runs))
     assert [row[1] for row in table(text, "train")] == ["b", "a"]
     assert [row[1] for row in table(text, "total")] == ["a", "b"]
 
@@ -49,7 +49,7 @@ def test_a_batch_that_solved_nothing_ranks_last_and_small_or_unfinished_ones_hav
         *batch_runs("hopeless", [1.0] * 10, outcome=lambda i: "missed"),
         *batch_runs("good", [20.0] * 10),
     ]
-    rows = table(leaderboard.render(leaderboard.Evidence(runs)), "train")
+    rows = table(leaderboard.render(leaderboard.FiledResults(runs)), "train")
     assert [(row[0], row[1]) for row in rows[:2]] == [("1", "good"), ("2", "hopeless")]
     assert rows[1][2] == "never"
     assert {(row[0], row[1]) for row in rows[2:]} == {("—", "small"), ("—", "unfinished")}
@@ -58,14 +58,16 @@ def test_a_batch_that_solved_nothing_ranks_last_and_small_or_unfinished_ones_hav
 
 def test_median_and_extremes_are_shown_in_seconds():
     rows = table(
-        leaderboard.render(leaderboard.Evidence(batch_runs("a", [3.0, 1.0, 2.0, 5.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0]))),
+        leaderboard.render(
+            leaderboard.FiledResults(batch_runs("a", [3.0, 1.0, 2.0, 5.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0]))
+        ),
         "train",
     )
     assert rows[0][4] == "5.50 (1.00 … 10.00)"
 
 
 def test_a_search_or_a_matrix_never_stands_on_the_board():
-    text = leaderboard.render(leaderboard.Evidence(batch_runs("matrix", [1.0] * 10, command="matrix")))
+    text = leaderboard.render(leaderboard.FiledResults(batch_runs("matrix", [1.0] * 10, command="matrix")))
     assert "No attempt yet." in text
     assert "matrix-0" not in text
 
@@ -73,7 +75,7 @@ def test_a_search_or_a_matrix_never_stands_on_the_board():
 def test_machine_classes_have_tables_of_their_own():
     runs = batch_runs("a", [1.0] * 10)
     other = Machine(class_="another machine", clean=None, reasons=[])
-    text = leaderboard.render(leaderboard.Evidence(runs + batch_runs("b", [2.0] * 10, machine=other)))
+    text = leaderboard.render(leaderboard.FiledResults(runs + batch_runs("b", [2.0] * 10, machine=other)))
     assert text.count("### by `train`") == 2
     assert "on another machine" in text
 
@@ -82,13 +84,13 @@ def test_single_attempts_stand_below_unranked_newest_first():
     runs = [
         example_run(run_id=f"single-{day}", batch=None, started_at=f"2026-01-{day}T00:00:00Z") for day in (11, 13, 12)
     ]
-    part = leaderboard.render(leaderboard.Evidence(runs)).split("### single attempts")[1]
+    part = leaderboard.render(leaderboard.FiledResults(runs)).split("### single attempts")[1]
     places = [part.index(f"single-{day}") for day in (13, 12, 11)]
     assert places == sorted(places)
 
 
 def test_every_row_leads_to_its_runs():
-    text = leaderboard.render(leaderboard.Evidence(batch_runs("a", [1.0] * 10)))
+    text = leaderboard.render(leaderboard.FiledResults(batch_runs("a", [1.0] * 10)))
     assert "(#a)" in text
     assert '<a id="a"></a>' in text
     assert all(f"| a-{i} |" in text for i in range(10))
@@ -96,7 +98,7 @@ def test_every_row_leads_to_its_runs():
 
 def test_tracks_with_a_ranked_batch_come_first_the_others_in_order_of_their_digits():
     singles = [example_run(run_id=name, batch=None, track=name) for name in ("add10", "add2", "add4-reversed")]
-    text = leaderboard.render(leaderboard.Evidence([*singles, *batch_runs("a", [1.0] * 10)]))
+    text = leaderboard.render(leaderboard.FiledResults([*singles, *batch_runs("a", [1.0] * 10)]))
     assert re.findall(r"^# (add.*)$", text, re.MULTILINE) == ["add3", "add2", "add4-reversed", "add10"]
     links = "[add3](#add3), [add2](#add2), [add4-reversed](#add4-reversed), [add10](#add10)."
     assert links in text
@@ -104,7 +106,7 @@ def test_tracks_with_a_ranked_batch_come_first_the_others_in_order_of_their_digi
 
 def test_lines_that_could_not_be_read_are_shown():
     assert "runs.jsonl:3: skipped" in leaderboard.render(
-        leaderboard.Evidence([], ["runs.jsonl:3: skipped, it is torn"])
+        leaderboard.FiledResults([], ["runs.jsonl:3: skipped, it is torn"])
     )
 
 
@@ -133,7 +135,7 @@ def test_the_check_fails_when_file_and_journal_disagree(results, capsys):
 
 def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path):
     for path in (tmp_path / "typo", Path(__file__)):
-        with pytest.raises(WrongRequest, match="there is no such folder"):
+        with pytest.raises(UsageError, match="there is no such folder"):
             board.main(board.Arguments(results=path))
     assert not list(tmp_path.iterdir())
 
@@ -163,7 +165,7 @@ def pictures(text):
 
 
 def test_every_ranking_shows_its_plot_and_leads_to_the_data():
-    text = leaderboard.render(leaderboard.Evidence(batch_runs("a", [1.0] * 10)))
+    text = leaderboard.render(leaderboard.FiledResults(batch_runs("a", [1.0] * 10)))
     train, total = pictures(text)
     assert train.endswith("-train-solved")
     assert total.endswith("-total-solved")
@@ -172,12 +174,12 @@ def test_every_ranking_shows_its_plot_and_leads_to_the_data():
 
 
 def test_no_plot_is_shown_before_a_batch_is_ranked():
-    assert not pictures(leaderboard.render(leaderboard.Evidence(batch_runs("small", [1.0] * 9))))
+    assert not pictures(leaderboard.render(leaderboard.FiledResults(batch_runs("small", [1.0] * 9))))
 
 
 def test_records_have_a_plot_of_their_own():
     runs = batch_runs("a", [1.0] * 10)
-    evidence = leaderboard.Evidence(runs, records=[example_record()])
+    evidence = leaderboard.FiledResults(runs, records=[example_record()])
     shown = pictures(leaderboard.render(evidence))
     assert [name.rpartition("-")[2] for name in shown] == ["solved", "records", "solved"]
     assert [figure.name for figure in leaderboard.all_figures(evidence)] == shown

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.experiments.matrix_file import read_grid
-from bench.experiments.matrix_results import Result
+from bench.experiments.matrix_file import read_matrix
+from bench.experiments.matrix_results import CellResult
 from bench.report.matrix_plot import draw_matrix, matrix_canvas
 from tests.support.examples import example_run, example_seconds
 
@@ -25,7 +25,7 @@ optimizer = [
 def read(tmp_path: Path):
     def grid(text):
         (tmp_path / "some.toml").write_text(text)
-        return read_grid(tmp_path / "some.toml")
+        return read_matrix(tmp_path / "some.toml")
 
     return grid
 
@@ -37,7 +37,7 @@ def results(grid):
     for index, cell in enumerate(cells):
         outcome = "missed" if index == len(cells) - 1 else "solved"
         run = example_run(outcome=outcome, seconds=example_seconds(train=10.0 * index))
-        found.append(Result(cell, "Example CPU", 2, (run,) if index else (), 0))
+        found.append(CellResult(cell, "Example CPU", 2, (run,) if index else (), 0))
     return found
 
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bench.formatting import plain
+from bench.formatting import escape_markdown
 from bench.report.negative import render_tried
-from bench.storage.results import agenda_file
+from bench.storage.results import paired_plans_file
 from bench.storage.schema import Conclusion
 from tests.support.examples import example_agenda as agenda
 from tests.support.examples import example_record
@@ -112,7 +112,7 @@ def test_a_line_of_the_agenda_from_before_there_were_reasons_still_reads(tmp_pat
     old = json.loads(agenda().model_dump_json())
     del old["why"]
     (tmp_path / "agenda.jsonl").write_text(json.dumps(old) + "\n")
-    (read,), faults = agenda_file(tmp_path).read()
+    (read,), faults = paired_plans_file(tmp_path).read()
     assert faults == []
     assert read == agenda()
     assert read.why is None
@@ -164,9 +164,11 @@ def test_markup_in_a_reason_reads_as_it_was_typed(text):
     typed = agenda(why=text)
     others, _ = page((typed, conclusion(typed)))
     (line,) = [lines[0] for lines in entries(others)]
-    assert line == f"**2026-01-01: {plain(text)}**"
-    assert not re.search(r"(?<!\\)(?:\\\\)*[|*_`\[\]<>$&]", plain(text)), "each has a backslash of its own before it"
-    assert re.sub(r"\\(.)", r"\1", plain(text)) == text
+    assert line == f"**2026-01-01: {escape_markdown(text)}**"
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|*_`\[\]<>$&]", escape_markdown(text)), (
+        "each has a backslash of its own before it"
+    )
+    assert re.sub(r"\\(.)", r"\1", escape_markdown(text)) == text
 
 
 def test_the_same_lines_make_the_same_page():

@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.report import plots
-from bench.report.plots import Place, RecordPoint
-from bench.stats.ranking import BatchOfRuns, entries_of
+from bench.report.plots import Category, RecordPoint
+from bench.stats.ranking import RunBatch, group_entries
 from bench.storage.schema import Batch
 from tests.support.examples import example_run, example_seconds
 
-PLACE = Place("add3", "Example CPU (6/143/8), with AMX-BF16, 2 cores, 2 threads, torch 2.13", "train")
+PLACE = Category("add3", "Example CPU (6/143/8), with AMX-BF16, 2 cores, 2 threads, torch 2.13", "train")
 
 
 def batch_of(name, trains, solved=lambda i: True, **changes):
     """A batch with these seconds of `train`; None for an attempt that was killed."""
-    return BatchOfRuns(
+    return RunBatch(
         tuple(
             example_run(
                 run_id=f"{name}-{i}",
@@ -58,7 +58,7 @@ def records(*erts, **changes):
 )
 def test_the_curve_counts_the_solved_among_all_attempts_at_every_moment(attempts):
     batch = batch_of("a", [seconds for seconds, _ in attempts], lambda i: attempts[i][1])
-    rows = plots.solved_rows(entries_of([batch]), "train")
+    rows = plots.solved_rows(group_entries([batch]), "train")
     assert rows[0].seconds == 0.0
     assert rows[-1].seconds == max(seconds for seconds, _ in attempts)
     assert [row.seconds for row in rows] == sorted({row.seconds for row in rows})
@@ -72,7 +72,7 @@ def test_the_curve_counts_the_solved_among_all_attempts_at_every_moment(attempts
 
 
 def test_the_band_is_wilsons():
-    rows = plots.solved_rows(entries_of([batch_of("a", [float(i + 1) for i in range(10)])]), "train")
+    rows = plots.solved_rows(group_entries([batch_of("a", [float(i + 1) for i in range(10)])]), "train")
     for row in rows:
         share, attempts, z = row.solved / 10, 10, 1.959963984540054
         middle = (share + z**2 / (2 * attempts)) / (1 + z**2 / attempts)
@@ -81,25 +81,25 @@ def test_the_band_is_wilsons():
 
 
 def test_a_missed_attempt_stays_unsolved_to_the_end():
-    rows = plots.solved_rows(entries_of([batch_of("a", [1.0, 2.0, 9.0], lambda i: i != 2)]), "train")
+    rows = plots.solved_rows(group_entries([batch_of("a", [1.0, 2.0, 9.0], lambda i: i != 2)]), "train")
     assert [(row.seconds, row.solved) for row in rows] == [(0.0, 0), (1.0, 1), (2.0, 2), (9.0, 2)]
 
 
 def test_a_killed_attempt_is_charged_its_limit_as_in_the_ranking():
     batch = batch_of("a", [1.0, None], lambda i: i == 0, settings={"max_seconds": 60.0})
-    assert plots.solved_rows(entries_of([batch]), "train")[-1].seconds == 60.0
+    assert plots.solved_rows(group_entries([batch]), "train")[-1].seconds == 60.0
 
 
 def test_each_clock_has_its_own_seconds():
     batch = batch_of("a", [20.0])
-    assert plots.solved_rows(entries_of([batch]), "train")[-1].seconds == 20.0
-    assert plots.solved_rows(entries_of([batch]), "total")[-1].seconds == 26.5
+    assert plots.solved_rows(group_entries([batch]), "train")[-1].seconds == 20.0
+    assert plots.solved_rows(group_entries([batch]), "total")[-1].seconds == 26.5
 
 
 def test_the_best_ranked_batches_are_shown_and_no_others():
     ranked = [batch_of(f"config-{i}", [float(i + 1)] * 10) for i in range(10)]
     shown = plots.best_ranked([batch_of("small", [0.1] * 9), *ranked[::-1]], "train")
-    assert shown == entries_of(ranked[: plots.MOST_CURVES])
+    assert shown == group_entries(ranked[: plots.MOST_CURVES])
 
 
 def test_records_stand_in_order_of_their_dates():
@@ -108,7 +108,7 @@ def test_records_stand_in_order_of_their_dates():
 
 
 def test_csv_reads_back_and_leaves_the_unknown_empty():
-    rows = plots.solved_rows(entries_of([batch_of('a "quoted", name', [1 / 3, 2.0])]), "train")
+    rows = plots.solved_rows(group_entries([batch_of('a "quoted", name', [1 / 3, 2.0])]), "train")
     read = list(csv.DictReader(io.StringIO(plots.csv_text(rows))))
     assert [row["config"] for row in read] == ['a "quoted", name'] * len(rows)
     assert [row["seconds"] for row in read] == ["0.000000", "0.333333", "2.000000"]
@@ -123,7 +123,7 @@ def test_csv_reads_back_and_leaves_the_unknown_empty():
 # names
 
 
-NAMES = st.builds(Place, st.text(), st.text(), st.sampled_from(("train", "total")))
+NAMES = st.builds(Category, st.text(), st.text(), st.sampled_from(("train", "total")))
 
 
 @given(NAMES)
@@ -203,7 +203,7 @@ HISTORIES = {
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", CURVES)
 def test_solved_curves_can_be_drawn_whatever_they_are(name):
-    rows = plots.solved_rows(entries_of(CURVES[name]), "train")
+    rows = plots.solved_rows(group_entries(CURVES[name]), "train")
     with plots.style():
         canvas = plots.solved_canvas(rows, PLACE)
         read = texts(canvas)
@@ -225,7 +225,7 @@ def test_histories_can_be_drawn_whatever_they_are(name):
 
 def test_the_legend_says_how_many_solved_of_how_many():
     batches = [batch_of("a", [5.0] * 10, lambda i: i > 2), batch_of("b", [9.0] * 12)]
-    rows = plots.solved_rows(entries_of(batches), "train")
+    rows = plots.solved_rows(group_entries(batches), "train")
     with plots.style():
         read = texts(plots.solved_canvas(rows, PLACE))
     assert "1. a: 7 of 10 solved, batch batch-a" in read
@@ -242,17 +242,17 @@ def test_a_long_history_names_its_latest_records():
 
 def test_very_different_seconds_have_a_logarithmic_axis_with_plain_numbers():
     with plots.style():
-        (axes,) = plots.solved_canvas(plots.solved_rows(entries_of(CURVES["very different"]), "train"), PLACE).axes
+        (axes,) = plots.solved_canvas(plots.solved_rows(group_entries(CURVES["very different"]), "train"), PLACE).axes
         assert axes.get_xscale() == "log"
         assert "1,000" in [label.get_text() for label in axes.get_xticklabels()]
-        (axes,) = plots.solved_canvas(plots.solved_rows(entries_of(CURVES["equal seconds"]), "train"), PLACE).axes
+        (axes,) = plots.solved_canvas(plots.solved_rows(group_entries(CURVES["equal seconds"]), "train"), PLACE).axes
         assert axes.get_xscale() == "linear"
 
 
 def test_a_curve_of_several_batches_says_so():
     batches = [batch_of(name, [5.0] * 10, config_hash="one") for name in ("a", "b", "c")]
     with plots.style():
-        read = texts(plots.solved_canvas(plots.solved_rows(entries_of(batches), "train"), PLACE))
+        read = texts(plots.solved_canvas(plots.solved_rows(group_entries(batches), "train"), PLACE))
     assert "1. a: 30 of 30 solved, batch batch-a and 2 more" in read
 
 

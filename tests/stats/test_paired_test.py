@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.paired_test import (
-    Attempts,
+    ChargedAttempts,
     Pairs,
-    charged,
+    charge_attempts,
     drift,
     log_ert,
     log_ert_ratio,
-    paired,
+    pair_runs,
     pairs_needed,
     ratio_interval,
     swap_test,
@@ -31,9 +31,9 @@ from bench.storage.schema import Run
 from tests.support.examples import example_run, example_seconds
 
 
-def attempts(*costs: float) -> Attempts:
+def attempts(*costs: float) -> ChargedAttempts:
     """Of one side; negative seconds stand for a miss that cost as much."""
-    return Attempts(np.abs(np.array(costs, dtype=float)), np.array([cost > 0 for cost in costs], dtype=bool))
+    return ChargedAttempts(np.abs(np.array(costs, dtype=float)), np.array([cost > 0 for cost in costs], dtype=bool))
 
 
 def exchanged(pairs: Pairs) -> Pairs:
@@ -57,7 +57,9 @@ one_attempt = st.tuples(st.floats(0.0, 1e4), st.booleans())
 def lists_of_pairs(min_size: int, max_size: int) -> st.SearchStrategy[Pairs]:
     def pairs_of(rows: list[tuple[tuple[float, bool], tuple[float, bool]]]) -> Pairs:
         sides = [[row[side] for row in rows] for side in (0, 1)]
-        return Pairs(*(Attempts(np.array([c for c, _ in s]), np.array([k for _, k in s], dtype=bool)) for s in sides))
+        return Pairs(
+            *(ChargedAttempts(np.array([c for c, _ in s]), np.array([k for _, k in s], dtype=bool)) for s in sides)
+        )
 
     return st.lists(st.tuples(one_attempt, one_attempt), min_size=min_size, max_size=max_size).map(pairs_of)
 
@@ -67,7 +69,7 @@ def lists_of_pairs(min_size: int, max_size: int) -> st.SearchStrategy[Pairs]:
 
 
 def test_the_sides_are_charged_apart_by_the_rules_of_a_batch() -> None:
-    pairs = paired(
+    pairs = pair_runs(
         [attempt("solved", 10.0, seed=1), attempt("lost", None, seed=2), attempt("missed", 30.0, seed=3)],
         [attempt("lost", None, seed=1), attempt("solved", 50.0, seed=2), attempt("solved", 70.0, seed=3)],
         "train",
@@ -81,19 +83,19 @@ def test_the_sides_are_charged_apart_by_the_rules_of_a_batch() -> None:
 
 def test_each_clock_makes_its_own_comparison() -> None:
     runs = [example_run(seconds=example_seconds(train=10.0, total=25.0))]
-    assert charged(runs, "train").costs.tolist() == [10.0]
-    assert charged(runs, "total").costs.tolist() == [25.0]
+    assert charge_attempts(runs, "train").costs.tolist() == [10.0]
+    assert charge_attempts(runs, "total").costs.tolist() == [25.0]
 
 
 def test_runs_of_other_seeds_are_no_pairs() -> None:
     runs = [attempt("solved", 10.0, seed=seed) for seed in (1, 2, 3)]
     for others in (runs[::-1], runs[:2], []):
         with pytest.raises(ValueError, match="seeds differ"):
-            paired(runs, others, "train")
+            pair_runs(runs, others, "train")
 
 
 def test_no_pairs_at_all_decide_and_promise_nothing() -> None:
-    pairs = paired([], [], "train")
+    pairs = pair_runs([], [], "train")
     assert log_ert_ratio(pairs) == 0.0
     assert swap_test(pairs, 0) == 1.0
     assert verdict(pairs, 0) == "not decided"
@@ -137,12 +139,12 @@ runs_of_one_side = st.lists(st.builds(attempt, kinds, st.floats(0.01, 1e4)), min
 def test_it_is_what_the_board_s_expected_times_give(runs_a: list[Run], runs_b: list[Run]) -> None:
     ert_a, ert_b = (expected_time_to_success(runs, "train") for runs in (runs_a, runs_b))
     right = 0.0 if ert_a == ert_b else math.log(ert_a / ert_b) if ert_a and math.isfinite(ert_b) else -math.inf
-    assert log_ert_ratio(paired(runs_a, runs_b, "train")) == pytest.approx(right, abs=1e-9)
+    assert log_ert_ratio(pair_runs(runs_a, runs_b, "train")) == pytest.approx(right, abs=1e-9)
 
 
 @given(lists_of_pairs(0, 12), st.floats(0.0, 1e4))
 def test_one_more_attempt_that_missed_never_improves_a_side(pairs: Pairs, cost: float) -> None:
-    more = Attempts(np.append(pairs.a.costs, cost), np.append(pairs.a.solved, False))
+    more = ChargedAttempts(np.append(pairs.a.costs, cost), np.append(pairs.a.solved, False))
     assert log_ert(more) >= log_ert(pairs.a) - 1e-12
 
 
@@ -150,7 +152,7 @@ def test_one_more_attempt_that_missed_never_improves_a_side(pairs: Pairs, cost: 
 def test_a_success_that_becomes_a_miss_never_improves_a_side(pairs: Pairs, data: st.DataObject) -> None:
     solved = pairs.a.solved.copy()
     solved[data.draw(st.integers(0, len(solved) - 1))] = False
-    assert log_ert_ratio(pairs._replace(a=Attempts(pairs.a.costs, solved))) >= log_ert_ratio(pairs) - 1e-12
+    assert log_ert_ratio(pairs._replace(a=ChargedAttempts(pairs.a.costs, solved))) >= log_ert_ratio(pairs) - 1e-12
 
 
 # -----------------------------------------------------------------------------
@@ -227,7 +229,7 @@ def whole_seconds(num_pairs: int, miss_rate: float, seed: int) -> Pairs:
     generator = np.random.default_rng(seed)
     costs = generator.integers(20, 30, (2, num_pairs)).astype(float)
     solved = generator.random((2, num_pairs)) >= miss_rate
-    return Pairs(Attempts(costs[0] + 3, solved[0]), Attempts(costs[1], solved[1]))
+    return Pairs(ChargedAttempts(costs[0] + 3, solved[0]), ChargedAttempts(costs[1], solved[1]))
 
 
 @pytest.mark.parametrize(("num_pairs", "miss_rate"), [(1, 0.0), (6, 0.0), (6, 0.9), (9, 0.4), (12, 0.0), (12, 0.2)])

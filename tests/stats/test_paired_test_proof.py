@@ -10,7 +10,14 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from bench.stats.paired_test import charged, paired, pairs_needed, ratio_interval, unpaired_ratio_interval, verdict
+from bench.stats.paired_test import (
+    charge_attempts,
+    pair_runs,
+    pairs_needed,
+    ratio_interval,
+    unpaired_ratio_interval,
+    verdict,
+)
 from bench.storage.schema import Run
 from tests.support.examples import example_run
 
@@ -66,7 +73,8 @@ def verdicts(**circumstances: object) -> Counter[str]:
     """How often which verdict about side a came out of 200 comparisons."""
     generator = np.random.default_rng(2026)
     return Counter(
-        verdict(paired(*simulated_runs(generator, **circumstances), "train"), seed) for seed in range(NUM_COMPARISONS)
+        verdict(pair_runs(*simulated_runs(generator, **circumstances), "train"), seed)
+        for seed in range(NUM_COMPARISONS)
     )
 
 
@@ -109,7 +117,7 @@ def test_less_than_six_pairs_find_nothing_however_different_the_sides() -> None:
 
 def test_as_many_pairs_as_a_plan_asks_for_find_the_difference_four_times_in_five() -> None:
     """Or a little more often: the number of pairs is rounded up, which tells when it is small."""
-    pilot = paired(*simulated_runs(np.random.default_rng(1), num_pairs=1_000, ratio=1.15, noise=0.1), "train")
+    pilot = pair_runs(*simulated_runs(np.random.default_rng(1), num_pairs=1_000, ratio=1.15, noise=0.1), "train")
     needed = pairs_needed(pilot, seed=0)
     found = verdicts(ratio=1.15, noise=0.1, num_pairs=needed)["slower"]
     assert 0.7 * NUM_COMPARISONS <= found <= 0.95 * NUM_COMPARISONS
@@ -125,7 +133,7 @@ def test_the_interval_usually_holds_the_true_ratio() -> None:
     intervals = []
     for seed in range(NUM_INTERVALS):
         runs = simulated_runs(generator, num_pairs=20, ratio=1.1, miss_rate=0.2, drift=0.2)
-        intervals.append(ratio_interval(paired(*runs, "train"), seed))
+        intervals.append(ratio_interval(pair_runs(*runs, "train"), seed))
     assert 0.85 * NUM_INTERVALS <= times_held(intervals, 1.1) <= 0.99 * NUM_INTERVALS
 
 
@@ -135,5 +143,5 @@ def test_the_interval_of_batches_that_ran_apart_usually_holds_the_true_ratio() -
     for seed in range(NUM_INTERVALS):
         new, _ = simulated_runs(generator, num_pairs=20, ratio=1.1, noise=0.1, miss_rate=0.2)
         _, old = simulated_runs(generator, num_pairs=30, noise=0.1, miss_rate=0.2)
-        intervals.append(unpaired_ratio_interval(charged(new, "train"), charged(old, "train"), seed))
+        intervals.append(unpaired_ratio_interval(charge_attempts(new, "train"), charge_attempts(old, "train"), seed))
     assert 0.85 * NUM_INTERVALS <= times_held(intervals, 1.1) <= 0.99 * NUM_INTERVALS

@@ -6,25 +6,25 @@ from tests.support.examples import batch_runs, example_run
 
 def test_the_runs_of_a_batch_stand_by_index_and_batches_in_file_order():
     runs = batch_runs("b", [1.0, 2.0, 3.0])[::-1] + batch_runs("a", [4.0])
-    found = ranking.batches_of([*runs, example_run(batch=None)])
+    found = ranking.group_batches([*runs, example_run(batch=None)])
     assert [batch.id for batch in found] == ["b", "a"]
     assert [run.run_id for run in found[0].runs] == ["b-0", "b-1", "b-2"]
 
 
 def test_only_finished_batches_of_enough_attempts_are_ranked():
     runs = [*batch_runs("few", [1.0] * 9), *batch_runs("cut", [1.0] * 10, planned=11), *batch_runs("ten", [1.0] * 10)]
-    assert [batch.ranked for batch in ranking.batches_of(runs)] == [False, False, True]
+    assert [batch.ranked for batch in ranking.group_batches(runs)] == [False, False, True]
 
 
 def test_the_attempts_of_other_commands_are_no_batches_of_the_board():
-    assert not ranking.batches_of(batch_runs("matrix", [1.0] * 10, command="matrix"))
+    assert not ranking.group_batches(batch_runs("matrix", [1.0] * 10, command="matrix"))
 
 
 def test_attempts_of_unlike_sources_are_not_one_batch():
     runs = batch_runs("a", [1.0] * 10)
     runs[5:] = [run.model_copy(update={"source_sha256": "other"}) for run in runs[5:]]
-    assert sorted(len(batch.runs) for batch in ranking.batches_of(runs)) == [5, 5]
-    assert not any(batch.ranked for batch in ranking.batches_of(runs))
+    assert sorted(len(batch.runs) for batch in ranking.group_batches(runs)) == [5, 5]
+    assert not any(batch.ranked for batch in ranking.group_batches(runs))
 
 
 def test_the_leader_is_the_ranked_and_solved_one_with_the_least_expected_time():
@@ -42,7 +42,7 @@ def test_who_repeats_a_batch_is_ranked_by_all_of_its_attempts():
     one = {"config_hash": "one"}
     lucky, unlucky = batch_runs("first", [1.0] * 10, **one), batch_runs("second", [3.0] * 10, **one)
     cut = batch_runs("third", [8.0] * 4, outcome=lambda i: "missed", planned=20, **one)
-    (entry,) = ranking.entries_of(ranking.batches_of([*lucky, *unlucky, *cut]))
+    (entry,) = ranking.group_entries(ranking.group_batches([*lucky, *unlucky, *cut]))
     assert entry.ranked
     assert [batch.id for batch in entry.batches] == ["first", "second", "third"]
     assert (entry.num_solved, len(entry.runs), entry.num_planned) == (20, 24, 40)
@@ -54,16 +54,16 @@ def test_who_repeats_a_batch_is_ranked_by_all_of_its_attempts():
 def test_nobody_is_ranked_by_many_batches_that_are_too_small():
     one = {"config_hash": "one"}
     runs = [*batch_runs("a", [1.0] * 9, **one), *batch_runs("b", [1.0] * 9, **one)]
-    (entry,) = ranking.entries_of(ranking.batches_of(runs))
+    (entry,) = ranking.group_entries(ranking.group_batches(runs))
     assert not entry.ranked
 
 
 def test_where_an_attempt_stands_is_said_in_a_line():
     runs = batch_runs("a", [1.0] * 10)
     single = example_run(run_id="single", batch=None)
-    assert "not ranked" in ranking.standing(single, [single])
-    assert "no batch leads" in ranking.standing(single, [single])
-    line = ranking.standing(single, [*runs, single])
+    assert "not ranked" in ranking.describe_standing(single, [single])
+    assert "no batch leads" in ranking.describe_standing(single, [single])
+    line = ranking.describe_standing(single, [*runs, single])
     assert "train: a leads with ERT 1.00 s" in line
     assert "total: a leads with ERT 6.00 s" in line
     assert "\n" not in line

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bench.errors import WrongRequest
+from bench.errors import UsageError
 from bench.storage.journal import Journal
 from bench.storage.results import find_run, find_weights, weights_sha256
 from tests.support.examples import example_run
@@ -43,7 +43,7 @@ def test_weights_lead_to_the_run_that_ended_with_them_wherever_they_lie(results,
 
 def test_weights_that_are_not_here_are_a_wrong_request_with_a_way_out(results):
     (results / "weights" / "second.safetensors").unlink()
-    with pytest.raises(WrongRequest, match=r"weights of second are not here.*make an attempt first"):
+    with pytest.raises(UsageError, match=r"weights of second are not here.*make an attempt first"):
         find_weights("latest", results)
 
 
@@ -68,24 +68,24 @@ def test_a_path_to_weights_is_taken_as_it_is(tmp_path):
     ],
 )
 def test_an_unknown_run_is_a_wrong_request_that_names_the_nearest(results, wanted, named):
-    with pytest.raises(WrongRequest, match=named):
+    with pytest.raises(UsageError, match=named):
         find_run(wanted, results)
 
 
 def test_a_run_that_kept_no_weights_is_none_where_weights_are_needed(results):
-    with pytest.raises(WrongRequest, match="no run with weights 'third'"):
+    with pytest.raises(UsageError, match="no run with weights 'third'"):
         find_weights("third", results)
 
 
 def test_weights_of_no_run_are_a_wrong_request(results):
     (results / "weights" / "third.safetensors").write_bytes(b"foreign")
-    with pytest.raises(WrongRequest, match="no run in"):
+    with pytest.raises(UsageError, match="no run in"):
         find_run(str(results / "weights" / "third.safetensors"), results)
 
 
 @pytest.mark.parametrize("wanted", ["latest", "first"])
 def test_without_a_journal_there_is_no_run(tmp_path, wanted):
-    with pytest.raises(WrongRequest, match="there is no run in"):
+    with pytest.raises(UsageError, match="there is no run in"):
         find_run(wanted, tmp_path)
 
 

@@ -15,7 +15,7 @@ import pytest
 from bench import config
 from bench.commands import record
 from bench.experiments import paired_plan as agenda
-from bench.machine.noise import Lookout, Noise
+from bench.machine.noise import Noise, NoiseMonitor
 from bench.provenance import source_files
 from bench.report import plots
 from bench.storage.journal import Journal
@@ -100,7 +100,7 @@ def arena(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "CONFIGS", built.root / "bench" / "configs")
     for draw in ("draw_solved", "draw_records"):  # which takes a second; test_plots.py looks at the pictures
         monkeypatch.setattr(plots, draw, lambda rows, place: "<svg></svg>")
-    monkeypatch.setattr(Lookout, "look", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are not quiet
+    monkeypatch.setattr(NoiseMonitor, "look", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are not quiet
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield built
     for number, handler in kept.items():  # a command heeds interrupts in its own way

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from bench.storage.records import Filed
-from bench.storage.schema import Agenda, Batch, Hardware, Record, Run, Side, Software
+from bench.storage.records import RecordFolder
+from bench.storage.schema import Batch, Hardware, PairedPlan, Record, Run, Side, Software
 from model import ModelConfig, Transformer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +124,7 @@ def example_certificate(errors: int = 0, **changes: Any) -> dict[str, Any]:
     return values | changes
 
 
-def example_record(**changes: Any) -> Filed:
+def example_record(**changes: Any) -> RecordFolder:
     """A record of `add3` by `train`, whose folder nobody has made."""
     run = example_run()
     values = {
@@ -159,7 +159,7 @@ def example_record(**changes: Any) -> Filed:
         "started_at": run.started_at,
     }
     record = Record.model_validate(values | changes)
-    return Filed(record, Path("records") / record.name)
+    return RecordFolder(record, Path("records") / record.name)
 
 
 def example_side(
@@ -184,7 +184,7 @@ def example_side(
     )
 
 
-def example_agenda(day: int = 1, **changes: Any) -> Agenda:
+def example_agenda(day: int = 1, **changes: Any) -> PairedPlan:
     """Ten pairs, undertaken on that day of January."""
     values = {
         "id": f"comparison-{day}",
@@ -201,7 +201,7 @@ def example_agenda(day: int = 1, **changes: Any) -> Agenda:
         "b": example_side(),
         "started_at": datetime(2026, 1, day, tzinfo=UTC),
     }
-    return Agenda(**values | changes)
+    return PairedPlan(**values | changes)
 
 
 def example_settings(**changes: Any) -> dict[str, Any]:
