@@ -2,8 +2,10 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from rich.table import Table
 
 from bench.stats.descriptive import spread
 from bench.stats.expected_time import expected_time_to_success
@@ -124,3 +126,20 @@ def batch_line(runs: Sequence[Run]) -> str:
         ert = expected_time_to_success(runs, clock)
         parts.append(f"{clock} {middle}ERT {'never' if math.isinf(ert) else f'{ert:.2f} s'}")
     return "; ".join(parts)
+
+
+# -----------------------------------------------------------------------------
+# tables for the terminal
+
+
+def terminal_table(headings: Sequence[str], text: Collection[str] = (), no_wrap: Collection[str] = ()) -> Table:
+    """An empty table without rules.
+
+    Args:
+        text: headings of the columns that are aligned to the left; numbers are aligned to the right.
+        no_wrap: headings of the columns whose cells stay on one line.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in text else "right", no_wrap=heading in no_wrap)
+    return table

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.formatting import changed_settings, commit_text, middle, number, spread_text
+from bench.formatting import changed_settings, commit_text, middle, number, spread_text, terminal_table
 from bench.report.render import write_or_check
 
 
@@ -50,3 +50,8 @@ def test_the_check_names_what_is_missing_or_stale_draws_nothing_and_writes_nothi
     assert list(tmp_path.iterdir()) == []
     write_or_check(texts, pictures, check=False, command="board")
     assert write_or_check(texts, undrawable, check=True, command="board") == 0
+
+
+def test_a_terminal_table_aligns_text_to_the_left_and_numbers_to_the_right():
+    table = terminal_table(("name", "count"), text=("name",), no_wrap=("name",))
+    assert [(column.justify, column.no_wrap) for column in table.columns] == [("left", True), ("right", False)]

@@ -17,6 +17,7 @@ from bench.audit.checks import CHECKS, Audit, CheckResult, CheckSkipped, Verdict
 from bench.audit.target import find_target
 from bench.cli import EXIT_INTERRUPTED, handle_interrupts, reject_unwritable
 from bench.errors import UsageError, nearest_hint
+from bench.formatting import terminal_table
 from bench.provenance import ROOT
 from bench.report import leaderboard
 from bench.storage.journal import Journal
@@ -80,9 +81,8 @@ def run_checks(audit: Audit, chosen: Sequence[str]) -> dict[str, CheckResult]:
 
 
 def findings_table(findings: dict[str, CheckResult]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("check", "verdict", "evidence"):
-        table.add_column(heading, no_wrap=heading != "evidence")
+    headings = ("check", "verdict", "evidence")
+    table = terminal_table(headings, text=headings, no_wrap=("check", "verdict"))
     for name, finding in findings.items():
         table.add_row(name, Text(finding.verdict, STYLES[finding.verdict]), Text(finding.evidence))
     return table

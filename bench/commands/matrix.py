@@ -32,7 +32,7 @@ from bench.experiments.matrix_results import (
     rank_cells,
     results_csv,
 )
-from bench.formatting import attempt_line, duration, number, spread_text
+from bench.formatting import attempt_line, duration, number, spread_text, terminal_table
 from bench.provenance import ROOT
 from bench.report.matrix_plot import draw_matrix
 from bench.stats.descriptive import overheads
@@ -340,11 +340,10 @@ def report(sweeps: Sequence[MachineMatrix], journal: Journal, folder: Path) -> N
 
 
 def results_table(results: Sequence[CellResult], clock: ClockName) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     axes = list(results[0].cell.choices)
-    other = "total" if clock == "train" else "train"
-    for column in ("rank", *axes, "solved", f"ERT {clock}", f"{clock}, s", f"ERT {other}", "otherwise"):
-        table.add_column(column, justify="left" if column in (*axes, "otherwise") else "right")
+    other: ClockName = "total" if clock == "train" else "train"
+    headings = ("rank", *axes, "solved", f"ERT {clock}", f"{clock}, s", f"ERT {other}", "otherwise")
+    table = terminal_table(headings, text=(*axes, "otherwise"))
     for rank, result in enumerate(rank_cells(results, clock), start=1):
         otherwise = [f"{count} {name}" for name, count in sorted(result.outcomes.items())]
         otherwise += [f"{result.repeated} repeated"] if result.repeated else []

@@ -13,6 +13,7 @@ from rich.table import Table
 from bench.clock import PHASES
 from bench.errors import UsageError
 from bench.experiments.comparison import COMPARISON_WIDTH, evaluate_comparison, show_comparison
+from bench.formatting import terminal_table
 from bench.provenance import ROOT
 from bench.report.summary import show_summary
 from bench.stats.descriptive import flops_floor, launch_floor, utilisation
@@ -107,10 +108,7 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
 
 def new_table(*headings: str) -> Table:
     """The first column to the left, the others to the right."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    return table
+    return terminal_table(headings, text=headings[:1], no_wrap=headings)
 
 
 def phase_table(run: Run) -> Table:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from bench.config import find_config
 from bench.errors import UsageError
+from bench.formatting import terminal_table
 from bench.machine.devices import pick_device
 from bench.provenance import ROOT
 from data import TRACKS, Track, decode
@@ -58,9 +59,9 @@ def first_to_last(texts: list[str]) -> str:
 
 
 def tracks_table(device_type: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("track", "example", "problems", "held out", "the certificate asks", f"config on {device_type}"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in ("problems", "held out") else "left")
+    headings = ("track", "example", "problems", "held out", "the certificate asks", f"config on {device_type}")
+    text = [heading for heading in headings if heading not in ("problems", "held out")]
+    table = terminal_table(headings, text, no_wrap=headings)
     for tracks in families(device_type):
         track = tracks[0]
         about = "" if track.exhaustive else "about "

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bench.clock import ClockName
 from bench.experiments.paired_plan import runs_by_side
-from bench.formatting import contestant_text, ratio_text
+from bench.formatting import contestant_text, ratio_text, terminal_table
 from bench.stats.descriptive import spread
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.paired_test import (
@@ -148,12 +148,9 @@ def description_lines(comparison: Comparison) -> list[str]:
 
 
 def sides_table(comparison: Comparison) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("side", "contestant", "solved", "clean"):
-        table.add_column(heading, justify="left" if heading in ("side", "contestant") else "right")
-    for clock in ("train", "total"):
-        table.add_column(f"ERT {clock}, s", justify="right")
-        table.add_column("median (min … max)", justify="right")
+    spread_heading = "median (min … max)"
+    headings = ("side", "contestant", "solved", "clean", "ERT train, s", spread_heading, "ERT total, s", spread_heading)
+    table = terminal_table(headings, text=("side", "contestant"))
     for name, side, runs in (("a", comparison.agenda.a, comparison.a), ("b", comparison.agenda.b, comparison.b)):
         cells = [name, contestant_text(side)]
         cells += [f"{sum(test)}/{len(runs)}" for test in solved_and_clean(runs)]

@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.clock import PHASES
-from bench.formatting import errors_in_words
+from bench.formatting import errors_in_words, terminal_table
 from bench.storage.schema import Run
 
 COLORS = dict(zip(PHASES, ("blue", "cyan", "magenta", "green", "yellow"), strict=True))
@@ -29,9 +29,7 @@ def phase_bar(run: Run, width: int) -> Group:
 
 
 def certificate_table(run: Run) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("certificate", "problems", "errors", "right"):
-        table.add_column(column, justify="left" if column == "certificate" else "right")
+    table = terminal_table(("certificate", "problems", "errors", "right"), text=("certificate",))
     certificate = run.certificate
     rows = {
         "all": (certificate.problems, certificate.errors),
