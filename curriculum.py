@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench import team
+from bench import distributed
 from data import Track, Windows
 from model import Transformer
 from settings import Settings
@@ -96,10 +96,10 @@ class Curriculum:
         self.model.eval()
         prepared = self.model.prepare(self.track.prompt_length + self.track.answer_length - 1, query_start)
         batch_size = CPU_EVALUATION_BATCH if self.device.type == "cpu" else GPU_EVALUATION_BATCH
-        parts = team.share(problems).split(batch_size)
+        parts = distributed.share(problems).split(batch_size)
         results = [self.model.evaluate(self.track.tokens(part), query_start, prepared) for part in parts]
         self.model.train()
-        losses, wrong = (team.gather(torch.cat(each), len(problems)) for each in zip(*results, strict=True))
+        losses, wrong = (distributed.gather(torch.cat(each), len(problems)) for each in zip(*results, strict=True))
         return Evaluation(problems, losses, int(wrong.sum()))
 
     def check(self) -> tuple[Evaluation, dict[str, bool]]:

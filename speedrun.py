@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from bench import attempt, team
+from bench import attempt, distributed
 from bench.clock import Clock
 from curriculum import Curriculum, Evaluation
 from data import Track
@@ -117,7 +117,7 @@ class Trainer:
     def step(self) -> None:
         """Forward, backward and update on the batch selected by `step_index`."""
         tokens = self.tokens.index_select(0, self.step_index % self.draw_steps).squeeze(0)  # (B, T + 1)
-        loss = self.backward(team.share(tokens))
+        loss = self.backward(distributed.share(tokens))
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
 
@@ -138,7 +138,9 @@ class Trainer:
         *parts, last = tokens.chunk(self.settings.micro_batches)
         losses = []
         for part in (*parts, last):
-            is_synchronized = team.size() == 1 or part is last  # gradients are averaged once, after the last part
+            is_synchronized = (
+                distributed.size() == 1 or part is last
+            )  # gradients are averaged once, after the last part
             with nullcontext() if is_synchronized else self.model_loss.no_sync():
                 loss = self.model_loss(part, self.query_start)
                 loss.backward(self.part_weight)
@@ -149,7 +151,7 @@ class Trainer:
     def step_flops(self) -> int:
         """FLOPs of the matrix products of one step: forward, backward and, in each process, Muon's iterations."""
         shape = self.settings.batch_size, self.track.block_size, self.query_start
-        return self.model.step_flops(*shape) + team.size() * self.muon.step_flops()
+        return self.model.step_flops(*shape) + distributed.size() * self.muon.step_flops()
 
     # -------------------------------------------------------------------------
     # warm-up
@@ -161,7 +163,7 @@ class Trainer:
         self.tokens.copy_(torch.randint(len(self.track.vocabulary), self.tokens.shape, generator=generator))
         if self.settings.compile:
             self.model_loss = torch.compile(self.model.loss, dynamic=False)
-        if team.size() > 1:
+        if distributed.size() > 1:
             self.model_loss = DistributedDataParallel(Loss(self.model, self.model_loss))
         if self.settings.kernel == "c":
             self.model.use_kernel(self.settings.threads)
@@ -196,10 +198,10 @@ class Trainer:
     # -------------------------------------------------------------------------
     # training
 
-    def train(self, watch: attempt.Watch) -> None:
+    def train(self, watch: attempt.TrainingMonitor) -> None:
         """Train in rounds until an end-of-round evaluation passes, or `max_rounds` is reached."""
         if self.settings.dropout:  # it uses torch's global generator, whose state the warm-up has changed
-            torch.manual_seed(int(torch.randint(2**62, (), generator=self.weights_generator)) + team.rank())
+            torch.manual_seed(int(torch.randint(2**62, (), generator=self.weights_generator)) + distributed.rank())
         curriculum = Curriculum(self.settings, self.track, self.model, self.generator)
         first_step = 0
         for rounds_left in reversed(range(self.settings.max_rounds)):
@@ -211,7 +213,7 @@ class Trainer:
             if curriculum.must_restart(evaluation):
                 self.restart()
 
-    def train_round(self, first_step: int, curriculum: Curriculum, watch: attempt.Watch) -> Evaluation:
+    def train_round(self, first_step: int, curriculum: Curriculum, watch: attempt.TrainingMonitor) -> Evaluation:
         """Take the steps of a round from `first_step` on; returns its last evaluation."""
         settings, step = self.settings, first_step
         while True:
@@ -229,7 +231,7 @@ class Trainer:
 
             is_end = step == settings.num_steps
             evaluation, reached = curriculum.evaluate_round() if is_end else curriculum.check()
-            loss, steps_left = float(team.mean(self.loss)), settings.num_steps - step
+            loss, steps_left = float(distributed.mean(self.loss)), settings.num_steps - step
             watch.check(self.steps, loss, evaluation.num_errors, reached, steps_left, len(evaluation.problems))
             if is_end or (settings.stop_at == "99%" and reached["99%"]):
                 return evaluation

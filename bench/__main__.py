@@ -4,7 +4,8 @@ import importlib
 import os
 import sys
 
-from bench.config import WrongRequest, in_words, nearest, parse_arguments
+from bench.cli import parse_arguments
+from bench.errors import UsageError, describe_os_error, nearest_hint
 
 COMMANDS = {
     "ask": "answer problems with the weights of a run",
@@ -16,7 +17,6 @@ COMMANDS = {
     "record": "run a batch against the standing record, and file it when it is faster",
     "replay": "run a record again from its snapshot, by today's clock and certificate",
     "audit": "look for cheats in a run or a record",
-    "scaling": "render what learning takes by the number of digits, with a fitted exponent, or check it",
     "hardware": "print what this machine is and the class its attempts are ranked in",
     "show": "print what is known about one run",
     "tracks": "list what can be learned, and which tracks have a config here",
@@ -33,12 +33,12 @@ def main(arguments: list[str]) -> int:
     name, *rest = arguments
     try:
         if name not in COMMANDS:
-            raise WrongRequest(f"there is no command {name!r}{nearest(name, COMMANDS)}")
-        command = importlib.import_module(f"bench.{name}")
+            raise UsageError(f"there is no command {name!r}{nearest_hint(name, COMMANDS)}")
+        command = importlib.import_module(f"bench.commands.{name}")
         status = command.main(parse_arguments(command.Arguments, rest, program=f"python -m bench {name}"))
         sys.stdout.flush()
         return status
-    except WrongRequest as problem:
+    except UsageError as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as problem:  # a full disk, say; what was filed before stays whole
-        print(f"bench: {in_words(problem)}", file=sys.stderr)
+        print(f"bench: {describe_os_error(problem)}", file=sys.stderr)
         return 1
 
 

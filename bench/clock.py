@@ -8,7 +8,7 @@ reach.
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -18,7 +18,6 @@ ClockName = Literal["train", "total"]  # the two that are ranked by
 PHASES = ("import", "setup", "warmup", "train", "certify")
 MAX_WARMUP_SECONDS = 120.0  # allowed before `train`, which more of it is charged to
 OFF, ON, STOP = "off", "on", "stop"  # what is announced beside the phases
-TOLERANCE, TOLERANCE_SECONDS = 0.02, 0.02  # between the two clocks, for each phase
 
 
 def process_age() -> tuple[float, float]:
@@ -103,50 +102,3 @@ class Clock:
         now = self.now()
         self.seconds[self.phase] = now - self.edge
         self.edge = now
-
-
-# -----------------------------------------------------------------------------
-# the outer clock
-
-
-def outer_seconds(started: float, heard: Iterable[tuple[str, float]]) -> dict[str, float | None]:
-    """The phases' seconds, and `total`, from the edges that an attempt announced.
-
-    Args:
-        started: when the process was started, seconds on the outer clock.
-        heard: each announcement, and when it was made. What is no announcement is passed over.
-
-    Returns:
-        The seconds of each phase that was ended by the edge that should end it, of all together when the attempt
-        stopped; else None.
-    """
-    seconds: dict[str, float | None] = dict.fromkeys((*PHASES, "total"))
-    phase, edge, off_since, total = "import", started, None, 0.0
-    for word, now in heard:
-        if word == OFF and phase == "setup":  # the device's turn is waited for there, and nowhere else
-            off_since = now
-        elif word == ON and off_since is not None:
-            edge, off_since = edge + now - off_since, None
-        elif word in (*PHASES, STOP) and phase != STOP:
-            seconds[phase] = now - edge
-            total += now - edge
-            phase, edge = word, now
-    seconds["total"] = total if phase == STOP else None
-    return seconds
-
-
-def disagreements(inner: Mapping[str, float | None], outer: Mapping[str, float | None]) -> list[str]:
-    """A sentence about each phase in which the two clocks differ by more than 2% + 20 ms, or that only one of them saw.
-
-    The tolerance is taken of the outer clock's seconds, in both directions.
-    """
-    sentences = []
-    for phase in (*PHASES, "total"):
-        inside, outside = inner[phase], outer[phase]
-        if inside is None and outside is None:
-            continue
-        if inside is None or outside is None:
-            sentences.append(f"the clocks disagree about {phase}: only one of them saw it")
-        elif abs(inside - outside) > TOLERANCE * outside + TOLERANCE_SECONDS:
-            sentences.append(f"the clocks disagree about {phase}: {inside:.3f} s inside, {outside:.3f} s outside")
-    return sentences

@@ -7,7 +7,8 @@ import os
 
 import hypothesis
 import torch
-from arena import arena  # noqa: F401, a fixture of many tests
+
+from tests.support.arena import arena  # noqa: F401, a fixture of many tests
 
 hypothesis.settings.register_profile(
     "project",

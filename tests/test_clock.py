@@ -5,11 +5,12 @@ import sys
 import time
 
 import pytest
-from examples import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.clock import PHASES, Clock, disagreements, outer_seconds, process_age
+from bench.clock import PHASES, Clock, process_age
+from bench.experiments.outer_clock import disagreements, outer_seconds
+from tests.support.examples import ROOT
 
 
 def clock_at(*times: float, age: float = 0.0) -> Clock:

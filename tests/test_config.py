@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import config
-from bench.config import WrongRequest, check_values, find_config, nearest, option_value, parse_arguments, read_config
+from bench.cli import option_value, parse_arguments
+from bench.config import check_values, find_config, read_config
+from bench.errors import UsageError, nearest_hint
 from data import TRACKS
 from speedrun import Settings as TrainerSettings
 
@@ -47,7 +49,7 @@ def write(path: Path, text: str) -> Path:
 
 def refused(function, *arguments) -> str:
     """The one line that a wrong request ends with."""
-    with pytest.raises(WrongRequest) as problem:
+    with pytest.raises(UsageError) as problem:
         function(*arguments)
     message = str(problem.value)
     assert message
@@ -213,7 +215,7 @@ def test_every_config_of_ours_is_valid() -> None:
     ("word", "ending"), [("batchsize", "; the nearest is 'batch-size'"), ("x", "; there are batch-size, track")]
 )
 def test_nearest_names_one_or_all(word: str, ending: str) -> None:
-    assert nearest(word, {"track", "batch-size"}) == ending
+    assert nearest_hint(word, {"track", "batch-size"}) == ending
 
 
 # -----------------------------------------------------------------------------

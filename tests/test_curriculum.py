@@ -4,7 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_trainer import (
+
+from curriculum import Curriculum, Evaluation
+from data import Windows, decode, get_track
+from tests.support.small_trainer import (
     PEER,
     SMALL,
     STREAM,
@@ -17,9 +20,6 @@ from small_trainer import (
     record_evaluations,
     starts_of_rounds,
 )
-
-from curriculum import Curriculum, Evaluation
-from data import Windows, decode, get_track
 
 CPU = torch.device("cpu")
 NUM_TRAINING = 10_000 - 996

@@ -9,11 +9,11 @@ import sys
 
 import pytest
 import torch
-from digits import is_held_out, pairs_of
-from examples import ROOT
 
 import data
 from data import TRACKS, get_track, index_sets_sha256
+from tests.support.digits import is_held_out, pairs_of
+from tests.support.examples import ROOT
 
 ADD2, ADD3 = get_track("add2"), get_track("add3")
 

@@ -5,13 +5,14 @@ import sys
 
 import pytest
 import torch
-from examples import ROOT
 
-from bench import ask, board, weights
-from bench.certify import all_answers
-from bench.journal import Journal
+from bench.attempt.certify import all_answers
+from bench.commands import ask, board
+from bench.storage import weights
+from bench.storage.journal import Journal
 from data import decode, get_track, index_sets_sha256
 from startup import keep_freed_memory
+from tests.support.examples import ROOT
 
 CPU = torch.device("cpu")
 

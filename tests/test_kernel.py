@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from examples import random_model
 from torch import Tensor
 from torch.testing import assert_close
 
 import kernel
-from bench import hardware
-from bench.hardware import has_avx512_bf16, pick_kernel
+from bench.machine import devices
+from bench.machine.devices import has_avx512_bf16, pick_kernel
 from curriculum import Curriculum
 from data import get_track
 from kernel import Optimizers
 from model import Transformer
 from optim import AdamW, Muon, kernel_optimizers
 from speedrun import Settings, Trainer
+from tests.support.examples import random_model
 
 CPU = torch.device("cpu")
 SHAPES = [
@@ -411,11 +411,11 @@ def test_other_models_are_refused(shape: dict) -> None:
 
 @needs_compiler
 def test_bfloat16_is_refused_where_the_processor_has_none(monkeypatch) -> None:
-    monkeypatch.setattr(hardware, "cpuinfo", lambda: {"flags": "fpu avx512f", "vendor_id": "AuthenticAMD"})
+    monkeypatch.setattr(devices, "cpuinfo", lambda: {"flags": "fpu avx512f", "vendor_id": "AuthenticAMD"})
     assert pick_kernel("auto", CPU, torch.bfloat16, None)[0] == "torch"
-    with pytest.raises(hardware.Missing, match="bfloat16 products take a CPU with AVX512-BF16"):
+    with pytest.raises(devices.Missing, match="bfloat16 products take a CPU with AVX512-BF16"):
         pick_kernel("c", CPU, torch.bfloat16, None)
-    assert hardware.pick_means("auto", "auto", CPU, None)[:2] == (torch.float32, "c")
+    assert devices.pick_precision_and_kernel("auto", "auto", CPU, None)[:2] == (torch.float32, "c")
 
 
 def test_a_compiler_that_fails_says_why_in_one_line(tmp_path, monkeypatch) -> None:

@@ -4,16 +4,16 @@ import subprocess
 import sys
 
 import pytest
-from examples import ROOT
 
 from bench import __main__ as commands
+from tests.support.examples import ROOT
 
 
 def test_every_command_has_a_file_and_explains_itself(capsys):
     assert commands.main(["--help"]) == 0
     shown = capsys.readouterr().out
     for name in commands.COMMANDS:
-        assert (ROOT / "bench" / f"{name}.py").is_file()
+        assert (ROOT / "bench" / "commands" / f"{name}.py").is_file()
         assert name in shown
         with pytest.raises(SystemExit) as end:
             commands.main([name, "--help"])
@@ -39,7 +39,9 @@ def test_a_wrong_request_is_one_line_and_exit_2(arguments, named, capsys):
 
 
 def test_commands_are_not_imported_before_they_are_called():
-    code = "import sys, bench.__main__; print([m for m in ('torch', 'jinja2', 'bench.ask') if m in sys.modules])"
+    code = (
+        "import sys, bench.__main__; print([m for m in ('torch', 'jinja2', 'bench.commands.ask') if m in sys.modules])"
+    )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"
 

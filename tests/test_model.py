@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from examples import example_settings, random_model
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
@@ -13,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import pair_table
 from model import ACTIVATIONS, Norm, Transformer, attend_in_products
 from model_config import ModelConfig
+from tests.support.examples import example_settings, random_model
 
 SHAPES = [
     {"n_layer": 1},

@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
-from examples import ROOT, example_settings
 
 import model
 import model_config
 from model_config import ModelConfig
+from tests.support.examples import ROOT, example_settings
 
 
 def test_every_activation_has_a_function() -> None:

@@ -2,20 +2,21 @@
 
 import ast
 import dataclasses
+import graphlib
 import hashlib
 import re
 import subprocess
 import sys
 import tomllib
 
-from examples import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bench.archive import read_records
+from bench.commands.record import RESOLVED_BY_MACHINE
 from bench.config import read_config
-from bench.record import RESOLVED_BY_MACHINE
+from bench.storage.records import read_records
 from speedrun import Settings
+from tests.support.examples import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUNTIME = [Requirement(text) for text in PYPROJECT["project"]["dependencies"]]
@@ -43,33 +44,19 @@ def test_constraints_are_exact_versions_within_the_ranges():
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
 
 
-FLOORS = [
-    {"kernel", "model_config", "pair_table", "startup"},
-    {"model", "optim", "tracks.base", "tracks.descriptions"},
-    {"tracks.sampling", "tracks.tokenizer"},
-    {"tracks.controls"},
-    {"tracks.addition"},
-    {"tracks.addition_stream"},
-    {"data"},
-    {"settings"},
-    {"bench.clock", "bench.ear", "bench.provenance", "bench.config", "bench.lines", "bench.team"},
-    {"bench.hardware", "curriculum"},
-    {"bench.journal", "bench.quiet", "bench.meter"},
-    {"bench.stats", "bench.display", "bench.weights", "bench.plan", "bench.lookup", "bench.archive"},
-    {"bench.certify", "bench.run", "bench.probe", "bench.batches", "bench.paired", "bench.pages", "bench.growth"},
-    {"bench.cluster", "bench.follower"},
-    {"bench.places"},
-    {"bench.agenda", "bench.recheck", "bench.plots", "bench.grid"},
-    {"bench.comparison", "bench.scaling_plot", "bench.cells", "bench.space"},
-    {"bench.negative", "bench.peers", "bench.engines", "bench.matrix_plot", "bench.evidence"},
-    {"bench.front"},
-    {"bench.board", "bench.ask", "bench.export", "bench.show", "bench.tracks", "bench.scaling"},
-    {"bench.attempt", "bench.compare", "bench.record", "bench.replay", "bench.audit", "bench.matrix", "bench.tune"},
-    {"speedrun", "bench.__main__"},
-]
+# From the bottom up: a package imports only from those before it. Modules directly in bench/ are `base`, save two.
+LAYERS = ("base", "storage", "machine", "stats", "formatting", "experiments", "report", "attempt", "audit", "commands")
+MOST_LEVELS = 9
+MAY_IMPORT_THE_TRAINER = {"storage", "attempt", "audit", "commands"}  # its model and its tracks, for certificates
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports_of(path):
+    """The names of all modules that a file imports, wherever in the file it does."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -78,15 +65,55 @@ def imports_of(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_nothing_imports_upward():
-    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
-    files = {path.stem: path for path in ROOT.glob("*.py")}
-    for package in ("bench", "tracks"):
-        files |= {f"{package}.{path.stem}": path for path in (ROOT / package).glob("*.py") if path.stem != "__init__"}
-    assert set(files) == set(floor), "every module has its floor"
-    for name, path in files.items():
-        ours = {imported for imported in imports_of(path) if imported in floor}
-        assert all(floor[imported] < floor[name] for imported in ours), (name, ours)
+def import_graph():
+    """Module -> the modules of ours that it imports."""
+    paths = [path for pattern in ("*.py", "bench/**/*.py", "tracks/**/*.py") for path in ROOT.glob(pattern)]
+    files = {module_name(path): path for path in paths}
+    return {name: {other for other in imports_of(path) if other in files} for name, path in files.items()}
+
+
+def package_of(module):
+    """`bench.storage.journal` belongs to `storage`, `bench.clock` to `base`, `model` to `trainer`."""
+    first, *rest = module.split(".")
+    if first != "bench":
+        return "trainer"
+    if module == "bench.__main__":
+        return "commands"
+    return rest[0] if len(rest) > 1 or (rest and rest[0] in LAYERS) else "base"
+
+
+def levels(graph):
+    """Node -> the length of the longest chain of imports below it, from 1; raises on a circle."""
+    order = graphlib.TopologicalSorter(graph).static_order()
+    found = {}
+    for node in order:
+        found[node] = 1 + max((found[below] for below in graph[node]), default=0)
+    return found
+
+
+def test_no_module_imports_itself_in_a_circle():
+    graph = import_graph()
+    packages = {name for name in graph if (ROOT / name.replace(".", "/")).is_dir()}  # their faces import what is inside
+    assert levels({name: imported - packages for name, imported in graph.items()})
+
+
+def test_packages_import_one_way():
+    between = {layer: set() for layer in LAYERS}
+    for module, imported in import_graph().items():
+        package = package_of(module)
+        for other in map(package_of, imported):
+            if package != "trainer" and other == "trainer":
+                assert package in MAY_IMPORT_THE_TRAINER, module
+            elif package != "trainer" and other != package:
+                assert LAYERS.index(other) < LAYERS.index(package), f"{module} imports from {other}"
+                between[package].add(other)
+    assert max(levels(between).values()) <= MOST_LEVELS
+
+
+def test_the_harness_never_imports_the_trainer_s_script():
+    for module, imported in import_graph().items():
+        if package_of(module) != "trainer":
+            assert not imported & {"speedrun", "curriculum", "optim", "kernel", "settings"}, module
 
 
 def test_starting_an_attempt_imports_nothing_heavy():
@@ -99,7 +126,7 @@ def test_starting_an_attempt_imports_nothing_heavy():
 def test_nothing_runs_at_import():
     """Every top-level statement of the trainer's files defines something."""
     definitions = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
-    for path in [path for pattern in ("*.py", "bench/*.py", "tracks/*.py") for path in ROOT.glob(pattern)]:
+    for path in [path for pattern in ("*.py", "bench/**/*.py", "tracks/**/*.py") for path in ROOT.glob(pattern)]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             guard = isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "TYPE_CHECKING")

@@ -4,9 +4,9 @@ import subprocess
 import sys
 
 import pytest
-from examples import ROOT
 
 from settings import Settings
+from tests.support.examples import ROOT
 
 
 def test_settings_need_no_torch() -> None:

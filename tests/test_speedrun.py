@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_trainer import PEER, SMALL, STREAM, TRACK, Monitor, build, starts_of_rounds
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import speedrun
-from bench.journal import Journal
+from bench.storage.journal import Journal
 from curriculum import Curriculum
 from data import get_track
+from tests.support.small_trainer import PEER, SMALL, STREAM, TRACK, Monitor, build, starts_of_rounds
 
 ROOT = Path(speedrun.__file__).parent
 TINY = "--n-embd 16 --n-head 2 --n-hidden 16 --threads 1 --batch-size 32 --max-rounds 1".split()

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from examples import ROOT
+from tests.support.examples import ROOT
 
 
 def printed(code: str) -> str:

@@ -1,0 +1,57 @@
+"""What an attempt holds while it runs: the device lock and empty compile caches."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+import torch
+
+from bench.attempt.plan import AttemptPlan
+from bench.machine.devices import device_lock
+
+
+@contextlib.contextmanager
+def device_turn(plan: AttemptPlan) -> Iterator[None]:
+    """Hold the device's lock, or those of all GPUs that are trained on together; says so when it has to wait.
+
+    Of a team, one process on each machine takes the locks, always in the same order: no two teams on it wait for each
+    other.
+    """
+    if plan.request.shared or plan.team.local_rank:
+        yield
+        return
+    devices = [plan.device]
+    if plan.team.size > 1 and plan.device.type == "cuda":
+        devices = [torch.device("cuda", index) for index in range(plan.team.local_size)]
+    with contextlib.ExitStack() as held:
+        for lock in sorted(map(device_lock, devices), key=lambda lock: lock.lock_file):
+            try:
+                held.enter_context(lock.acquire(timeout=0))
+            except filelock.Timeout:
+                waiting = f"waiting for the {plan.device.type} device: another attempt holds it"
+                print(waiting, file=sys.stderr, flush=True)
+                held.enter_context(lock.acquire())
+        yield
+
+
+@contextlib.contextmanager
+def empty_compile_caches(plan: AttemptPlan) -> Iterator[None]:
+    """Hide from torch.compile what an earlier attempt has compiled: its time belongs to the `total` of each."""
+    if not plan.settings.compile:
+        yield
+        return
+    names = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
+    before = {name: os.environ.pop(name, None) for name in names}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        try:
+            os.environ |= {name: str(Path(folder, name)) for name in names}
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value

@@ -1,0 +1,183 @@
+"""The picture of how learning grows with the number of digits, as PNG: a row a machine class, a panel a quantity.
+
+A row shows the families of one machine class, at most one in each order of the answer's digits.
+"""
+
+import io
+import itertools
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from bench.report.plots import COLORS, DASHES, SOFT_COLOR, show_plain_numbers, style
+from bench.report.scaling_families import ORDERS, QUANTITIES, Family, ScalingAttempt, points
+from bench.stats.power_law import exponent_text, fit
+
+# matplotlib is imported where it is used, as in bench/plots.py.
+
+DOTS_PER_INCH = 200  # of print
+STRIP = 0.2  # share of a panel's height, at its top, for the attempts that did not solve
+NARROWEST = 8.0  # largest over smallest value that a quantity's axis shows
+LABELS = {
+    "seconds": "seconds of train",
+    "steps": "optimizer steps",
+    "FLOPs": "FLOPs of the steps",
+}
+MARKERS = dict(zip(ORDERS, "o^", strict=True))
+
+
+def draw_scaling(families: Sequence[Family]) -> bytes:
+    """A PNG with a row for each machine class; the families of one come one after the other."""
+    with style():
+        picture = io.BytesIO()
+        scaling_canvas(families).savefig(picture, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+        return picture.getvalue()
+
+
+def scaling_canvas(families: Sequence[Family]) -> Any:
+    """The rows as a matplotlib Figure."""
+    from matplotlib.figure import Figure as Canvas
+
+    rows = [list(its) for _, its in itertools.groupby(families, key=lambda family: family.machine_class)]
+    canvas = Canvas(figsize=(12.6, 0.5 + 5.1 * len(rows)), layout="constrained")
+    canvas.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches
+    canvas.suptitle(
+        "What it takes to learn addition, by the number of digits", x=0.012, ha="left", fontsize=13, fontweight="bold"
+    )
+    for row, its in zip(canvas.subfigures(len(rows), squeeze=False)[:, 0], rows, strict=True):
+        row.suptitle(textwrap.fill(its[0].machine_class, 150), x=0.012, ha="left", fontsize=9, color=SOFT_COLOR)
+        above, below = row.subplots(2, len(QUANTITIES), height_ratios=(5, 1.25))  # the panels, their legends
+        for axes, legend_axes, quantity in zip(above, below, QUANTITIES, strict=True):
+            add_legend(legend_axes, *draw_panel(axes, its, quantity))
+    return canvas
+
+
+def draw_panel(axes: Any, families: Sequence[Family], quantity: str) -> tuple[list[Any], list[str]]:
+    """One quantity against the number of digits, both logarithmic.
+
+    A point for each solved attempt, a line through each order's, and a hollow point at the top where attempts did not
+    solve, with their number where there are several. The two orders' points stand a little to the left and right.
+
+    Returns:
+        The handles and labels of its legend.
+    """
+    from matplotlib.lines import Line2D
+
+    attempts = [attempt for family in families for attempt in family.attempts]
+    lengths = sorted({attempt.digits for attempt in attempts})
+    width = math.log(max(lengths[-1] / lengths[0], 2.0))
+    has_missed = not all(attempt.solved for attempt in attempts)
+    set_up_axes(axes, lengths, width, [value for _, value in points(attempts, quantity)], has_missed)
+    axes.set_ylabel(LABELS[quantity])
+    handles, labels = [], []
+    for family in families:
+        place, measured = ORDERS.index(family.order), points(family.attempts, quantity)
+        look = {"color": COLORS[place], "marker": MARKERS[family.order], "markersize": 6}
+        shift = math.exp((2 * place - 1) * 0.012 * width)
+        axes.plot(
+            [digits * shift for digits, _ in measured],
+            [value for _, value in measured],
+            linestyle="none",
+            alpha=0.65,
+            markeredgewidth=0,
+            zorder=3,
+            **look,
+        )
+        fitted = fit(measured)
+        if fitted is not None:
+            ends = [bound(digits for digits, _ in measured) for bound in (min, max)]
+            ys = [fitted.factor * digits**fitted.exponent for digits in ends]
+            axes.plot(ends, ys, color=COLORS[place], linestyle=DASHES[place], linewidth=1.8)
+        handles.append(Line2D([], [], linestyle=DASHES[place] if fitted else "none", linewidth=1.8, **look))
+        labels.append(f"{family.order}: {exponent_text(fitted)}")
+        mark_missed(axes, [attempt for attempt in family.attempts if not attempt.solved], place, shift)
+    if has_missed:
+        handles.append(Line2D([], [], linestyle="none", marker="o", markersize=6, **hollow(SOFT_COLOR)))
+        labels.append("attempts that did not solve the track")
+    return handles, labels
+
+
+def add_legend(axes: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """In axes of its own, so that it neither covers a panel nor narrows it."""
+    axes.set_axis_off()
+    legend = axes.legend(
+        handles,
+        labels,
+        title="exponent and its 95% interval",
+        alignment="left",
+        loc="upper left",
+        bbox_to_anchor=(-0.04, 1),
+        frameon=False,
+        fontsize=9,
+        title_fontsize=9,
+        handlelength=2.6,
+        borderaxespad=0,
+    )
+    legend.get_title().set_color(SOFT_COLOR)
+    legend.set_in_layout(False)
+
+
+def set_up_axes(axes: Any, lengths: Sequence[int], width: float, values: Sequence[float], has_missed: bool) -> None:
+    """Logarithmic axes that hold these numbers of digits and these values, with a strip for what was missed."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_xlim(lengths[0] * math.exp(-0.07 * width), lengths[-1] * math.exp(0.07 * width))
+    axes.xaxis.set_major_locator(FixedLocator(spread_out(lengths, 0.075 * width)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axes.set_xlabel("digits of each number")
+    axes.set_yscale("log")
+    low, high = (min(values), max(values)) if values else (1.0, 1.0)
+    margin = max((high / low) ** 0.06, (NARROWEST * low / high) ** 0.5)
+    bottom, top = low / margin, high * margin
+    show_plain_numbers(axes.yaxis, bottom, top)
+    # Fixed, so that the strip has none: what was missed has no value.
+    ticks = [tick for tick in axes.yaxis.get_major_locator().tick_values(bottom, top) if bottom <= tick <= top]
+    axes.yaxis.set_major_locator(FixedLocator(ticks if values else []))
+    axes.yaxis.set_minor_locator(NullLocator())
+    if not values:
+        axes.text(0.5, 0.4, "nothing known", ha="center", color=SOFT_COLOR, transform=axes.transAxes)
+    if has_missed:
+        top = bottom * (top / bottom) ** (1 / (0.98 - STRIP))
+        strip = {"transform": axes.transAxes, "facecolor": "#f1f1f1", "linewidth": 0, "zorder": 0}
+        axes.add_patch(Rectangle((0, 1 - STRIP), 1, STRIP, **strip))
+        at = (0.02, 1 - STRIP / 2)
+        axes.text(*at, "not solved", va="center", fontsize=9, color=SOFT_COLOR, transform=axes.transAxes, zorder=1)
+    axes.set_ylim(bottom, top)
+
+
+def spread_out(lengths: Sequence[int], apart: float) -> list[int]:
+    """As many of the ascending numbers as leave room for their labels: their logarithms are so far apart."""
+    kept = [lengths[-1]]
+    for digits in reversed(lengths[:-1]):
+        if math.log(kept[0] / digits) >= apart:
+            kept.insert(0, digits)
+    return kept
+
+
+def mark_missed(axes: Any, missed: Sequence[ScalingAttempt], place: int, shift: float) -> None:
+    """Hollow points in the strip, each order in a line of its own."""
+    height = 1 - STRIP * (0.4 if place == 0 else 0.78)
+    for digits, count in Counter(attempt.digits for attempt in missed).items():
+        at = (digits * shift, height)
+        look = hollow(COLORS[place])
+        axes.plot(*at, MARKERS[ORDERS[place]], markersize=6, transform=axes.get_xaxis_transform(), zorder=3, **look)
+        if count > 1:
+            axes.annotate(
+                str(count),
+                at,
+                (0, 4),
+                axes.get_xaxis_transform(),
+                "offset points",
+                fontsize=7,
+                ha="center",
+                color=COLORS[place],
+            )
+
+
+def hollow(color: str) -> dict[str, Any]:
+    return {"markerfacecolor": "white", "markeredgecolor": color, "markeredgewidth": 1.3}

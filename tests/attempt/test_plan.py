@@ -1,0 +1,122 @@
+"""What a command line and a config come to on this machine."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.attempt.plan import check_request, make_plan
+from bench.attempt.resources import empty_compile_caches
+from bench.errors import UsageError
+from bench.experiments.launcher import BATCH_VARIABLE
+from bench.provenance import first_seed, source_sha256
+from speedrun import Settings
+from tests.support.examples import ROOT
+
+
+def plan_of(*arguments):
+    return make_plan(Settings, ["--device", "cpu", *arguments], "")
+
+
+def test_the_default_is_the_device_s_own_config_of_add3():
+    plan = plan_of()
+    assert (plan.config, plan.track.name, plan.device.type) == ("add3-cpu", "add3", "cpu")
+    assert plan.settings.device == "cpu"
+    assert plan.settings.precision in ("float32", "bfloat16")
+    assert plan.settings.threads >= 1
+
+
+def test_the_command_line_overrules_the_file_and_the_file_its_base(tmp_path):
+    (tmp_path / "parent.toml").write_text("batch_size = 8\nnum_steps = 9\n")
+    (tmp_path / "child.toml").write_text('base = "parent"\nnum_steps = 10\nn_head = 2\n')
+    plan = plan_of("--config", str(tmp_path / "child.toml"), "--n-head", "4")
+    assert plan.config == "child"
+    assert (plan.settings.batch_size, plan.settings.num_steps, plan.settings.n_head) == (8, 10, 4)
+
+
+def test_every_shipped_config_makes_a_plan():
+    for path in (ROOT / "bench" / "configs").glob("*.toml"):
+        if not path.stem.endswith("-cuda"):
+            assert plan_of("--config", path.stem).config == path.stem
+
+
+def test_the_first_seed_follows_from_config_and_source():
+    plan = plan_of()
+    assert plan.seed == first_seed(plan.config_hash, source_sha256())
+    assert 0 <= plan.seed < 2**31
+    assert plan_of("--num-steps", "9").seed != plan.seed
+    assert plan_of("--seed", "5").seed == 5
+
+
+def test_neither_seed_nor_paths_change_the_config_hash(tmp_path):
+    same = plan_of("--seed", "5", "--results", str(tmp_path), "--note", "x", "--json", "--shared", "--no-journal")
+    assert same.config_hash == plan_of().config_hash
+    assert plan_of("--batch-size", "7").config_hash != same.config_hash
+
+
+def test_a_batch_hands_itself_to_its_attempts(monkeypatch):
+    assert plan_of().batch is None
+    monkeypatch.setenv(BATCH_VARIABLE, '{"id": "b", "command": "speedrun", "planned": 3, "index": 1}')
+    assert (plan_of().batch.id, plan_of().batch.index) == ("b", 1)
+
+
+def test_an_attempt_that_compiles_finds_nothing_compiled(monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    names = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
+    plan = plan_of("--kernel", "torch", "--no-compile")
+    with empty_compile_caches(plan):
+        assert [os.environ.get(name) for name in names] == ["mine", None]
+    compiling = replace(plan, settings=replace(plan.settings, compile=True))
+    seen = set()
+    for _ in range(2):
+        with empty_compile_caches(compiling):
+            folders = [Path(os.environ[name]) for name in names]
+            assert not any(folder.exists() for folder in folders)
+            folders[0].mkdir()
+            seen |= set(folders)
+        assert not folders[0].exists()
+    assert len(seen) == 4
+    assert [os.environ.get(name) for name in names] == ["mine", None]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": -1}, {"seed": 2**63}, {"attempts": 0}, {"attempts": 3, "seed": 1}, {"attempts": 3, "journal": False}],
+)
+def test_requests_that_make_no_sense_are_refused_in_one_line(changes):
+    with pytest.raises(UsageError) as refused:
+        check_request(replace(plan_of().request, **changes))
+    assert "\n" not in str(refused.value)
+
+
+def test_results_that_are_no_folder_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="not a folder"):
+        plan_of("--results", str(tmp_path / "file"))
+
+
+WRONG = {
+    "--batch-size many": "--batch-size",
+    "--config nope": "add3",
+    "--config ../configs/add3-cpu": "no such config",
+    "--seed -1": "--seed",
+    "--attempts 0": "--attempts",
+    "--attempts 2 --seed 1": "--seed",
+    "--track add99": "add9",
+    "--track add4 --control shuffle": "add4 has too many",
+    "--threads 100000": "cores",
+    "--num-steps 99999999999999999999": "num_steps",
+    "--max-seconds nan": "max_seconds",
+    "--results=": "--results",
+    "stray": "stray",
+}
+
+
+@pytest.mark.parametrize("options", WRONG)
+def test_a_wrong_command_line_is_refused_in_one_line_that_names_what_is_wrong(options):
+    with pytest.raises(UsageError) as refused:
+        plan_of(*options.split())
+    assert WRONG[options] in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,163 @@
+"""What the audit asks of a trainer from inside: honest ones, and some that are not."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import tomli_w
+import torch
+
+from bench.attempt.plan import make_plan
+from bench.attempt.probe import PROBES, Enough, StepLimit, misround, probe_seeds, probe_warmup, questions_noted
+from data import Permuted, get_track
+from speedrun import Settings, Trainer
+from tests.support.cheats import IDLE
+from tests.support.examples import ROOT
+
+ADD2 = get_track("add2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the config has it; and threads that wait for one another on a busy machine take their time."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(usual)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("probe") / "small.toml"
+    path.write_text(tomli_w.dumps(IDLE | {"num_steps": 20, "check_every": 10, "precision": "float32"}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan(config):
+    return make_plan(Settings, ["--device", "cpu", "--config", str(config), "--seed", "7"], "")
+
+
+class SameBatches(Trainer):
+    """Draws by a seed of its own."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.generator.manual_seed(0)
+
+
+class SameWeights(Trainer):
+    """Starts where it always starts."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.model.initialize(torch.Generator().manual_seed(0))
+
+
+class Learned(Trainer):
+    """Trains in its warm-up."""
+
+    def warm_up(self):
+        super().warm_up()
+        with pytest.raises(Enough):
+            self.train(StepLimit())
+
+
+class PeeksIntoTables(Trainer):
+    """Looks up what is held out before the clock of `train` starts, past its own track."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.heldout = ADD2.heldout
+
+
+# -----------------------------------------------------------------------------
+# seeds
+
+
+def test_two_seeds_of_the_honest_trainer_differ_in_weights_and_batches(plan):
+    found = probe_seeds(plan, Trainer)
+    assert found.initial == pytest.approx(2**0.5, abs=0.1)  # of independent draws
+    assert found.batches > 0.3
+    assert 0 < found.rounding < 1e-3
+
+
+def test_the_same_batches_for_every_seed_are_seen(plan):
+    found = probe_seeds(plan, SameBatches)
+    assert found.initial > 1.0
+    assert found.batches == 0.0
+
+
+def test_the_same_initial_weights_for_every_seed_are_seen(plan):
+    assert probe_seeds(plan, SameWeights).initial == 0.0
+
+
+# -----------------------------------------------------------------------------
+# warm-up
+
+
+def test_the_honest_trainer_trains_the_same_without_its_warm_up_and_asks_for_no_problem_in_it(plan):
+    found = probe_warmup(plan, Trainer)
+    assert found.skipped == 0.0
+    assert found.rounding > 0.0
+    assert found.touched == []
+
+
+def test_a_warm_up_that_trains_is_seen_in_what_comes_after_it(plan):
+    found = probe_warmup(plan, Learned)
+    assert found.skipped > 0.3
+    assert {"sampler", "tokens"} <= set(found.touched)
+
+
+def test_a_table_that_is_made_before_training_is_noted(plan):
+    assert ADD2.heldout.any()  # known from here on, so that nothing is asked for to make it
+    assert probe_warmup(plan, PeeksIntoTables).touched == ["heldout"]
+
+
+# -----------------------------------------------------------------------------
+# what they are made of
+
+
+def test_questions_are_noted_through_other_tracks_and_although_the_answer_is_known():
+    assert ADD2.heldout.any()  # known from here on
+    with questions_noted() as touched:
+        assert (ADD2.name, ADD2.num_problems, ADD2.vocabulary[0]) == ("add2", 10_000, "0")
+        assert touched == set()
+        assert ADD2.heldout.any()
+        assert touched == {"heldout"}
+        track = Permuted(ADD2, "=+9876543210")
+        assert track.tokens(torch.zeros((1, 4), dtype=torch.uint8)).tolist() == [[11, 11, 1, 11, 11, 0, 11, 11, 11]]
+        assert touched == {"heldout", "tokens"}
+
+
+def test_tracks_are_as_they_were_afterwards():
+    before = dict(vars(type(ADD2)))
+    with pytest.raises(ZeroDivisionError), questions_noted():
+        raise ZeroDivisionError
+    assert dict(vars(type(ADD2))) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rounding_error_is_half_a_unit_in_the_last_place(plan, dtype):
+    model = Trainer(plan.settings, plan.track, plan.device, dtype, 7).model
+    before = [weight.clone() for weight in model.parameters()]
+    misround(model)
+    for old, new in zip(before, model.parameters(), strict=True):
+        change = (new - old).abs() / old.abs().clamp(min=1e-30)
+        assert change.max() <= 0.51 * torch.finfo(dtype).eps + torch.finfo(torch.float32).eps
+        assert new.equal(old) == (not old.any())
+
+
+# -----------------------------------------------------------------------------
+# the command line
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_the_trainer_prints_what_a_probe_finds_as_one_line_of_json_and_files_nothing(name, config, plan, tmp_path):
+    command = [sys.executable, "speedrun.py", "--config", str(config), "--device", "cpu", "--seed", "7"]
+    options = ["--shared", "--results", str(tmp_path / "results"), "--probe", name]
+    shown = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = shown.splitlines()
+    assert json.loads(line) == PROBES[name](plan, Trainer).model_dump()
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,113 @@
+"""Asking a model, with random weights: what is tested is the way there and back, not the arithmetic."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bench.attempt.certify import greedy_answers
+from bench.commands import ask
+from bench.errors import UsageError
+from bench.storage import weights
+from bench.storage.journal import Journal
+from data import decode, get_track
+from tests.support.examples import ROOT, example_run, random_model
+
+TRACK = get_track("add3")
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two runs with weights of different seeds, the second being the latest, and one without."""
+    journal = Journal(tmp_path)
+    for day, name in ((1, "first"), (2, "second")):
+        weights.save(tmp_path / "weights" / f"{name}.safetensors", random_model(day), TRACK, {})
+        journal.append(
+            example_run(run_id=name, weights=f"weights/{name}.safetensors", started_at=f"2026-01-0{day}T00:00:00Z")
+        )
+    journal.append(example_run(run_id="third", weights=None, started_at="2026-01-03T00:00:00Z"))
+    return tmp_path
+
+
+def answers(capsys, **arguments):
+    assert ask.main(ask.Arguments(**arguments)) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def naive_answer(seed, text):
+    """One character at a time by the full forward pass."""
+    ids = [TRACK.vocabulary.index(character) for character in text]
+    for _ in range(TRACK.answer_length):
+        ids.append(int(random_model(seed)(torch.tensor([ids]))[0, -1].argmax()))
+    return decode(TRACK, ids[len(text) :])
+
+
+def test_answers_come_one_a_line_from_the_model_alone(results, capsys):
+    prompts = ("123+456=", "000+000=", "999+999=")
+    assert answers(capsys, run="first", prompts=prompts, results=results) == [naive_answer(1, p) for p in prompts]
+
+
+def test_latest_is_the_latest_run_that_kept_weights(results, capsys):
+    assert answers(capsys, run="latest", prompts=("123+456=",), results=results) == [naive_answer(2, "123+456=")]
+
+
+def test_a_path_needs_no_journal(results, capsys, tmp_path):
+    path = str(results / "weights" / "first.safetensors")
+    assert answers(capsys, run=path, prompts=("123+456=",), results=tmp_path) == [naive_answer(1, "123+456=")]
+
+
+def test_a_file_is_answered_a_line_each_in_its_order(results, capsys, tmp_path):
+    numbers = list(range(0, 1_000_000, 37))
+    file = tmp_path / "problems.txt"
+    file.write_text("".join(f"{n // 1000:03}+{n % 1000:03}=\n" for n in numbers))
+    lines = answers(capsys, run="first", file=file, results=results)
+    prompts = TRACK.tokens(TRACK.test_set(0)[numbers])[:, : TRACK.prompt_length].long()
+    model = random_model(1)
+    expected = greedy_answers(lambda idx: model(idx, idx.size(1) - 1)[:, 0], prompts, TRACK.answer_length)
+    assert lines == [decode(TRACK, row) for row in expected.tolist()]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "12+3456=", "123+456", "123-456=", "abc+def=", "=23+456=", "123+45\u0666=", "123+456=0"]
+)
+def test_what_is_no_problem_of_the_track_is_refused_in_one_line(results, text):
+    with pytest.raises(UsageError, match="no problem of add3") as refused:
+        ask.main(ask.Arguments(run="first", prompts=("123+456=", text), results=results))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_bad_line_of_a_file_is_named_by_its_number(results, tmp_path):
+    file = tmp_path / "problems.txt"
+    file.write_text("123+456=\n123+4567=\n")
+    with pytest.raises(UsageError, match=r"problems\.txt:2: '123\+4567='"):
+        ask.main(ask.Arguments(run="first", file=file, results=results))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"run": "third", "prompts": ("123+456=",)},
+        {"run": "no-such-run", "prompts": ("123+456=",)},
+        {"run": "no-such-file.safetensors", "prompts": ("123+456=",)},
+        {"run": "first"},
+        {"run": "first", "file": "no-such-file.txt"},
+    ],
+)
+def test_a_wrong_request_is_refused(results, arguments):
+    from pathlib import Path
+
+    if "file" in arguments:
+        arguments = arguments | {"file": Path(arguments["file"])}
+    with pytest.raises(UsageError) as refused:
+        ask.main(ask.Arguments(results=results, **arguments))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_truncated_weights_file_is_one_line_and_exit_2(results):
+    path = results / "weights" / "first.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    command = [sys.executable, "-m", "bench", "ask", str(path), "123+456="]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr

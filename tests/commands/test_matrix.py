@@ -1,0 +1,249 @@
+"""A matrix as a user runs it, with a trainer that only pretends; what is resumed, repeated and reported."""
+
+import contextlib
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bench.commands import matrix
+from bench.errors import UsageError
+from bench.experiments.executors import LocalExecutor
+from bench.experiments.launcher import Refusal
+
+TWO_BY_TWO = """\
+base = "fast"
+seeds = [1, 2, 3]
+[axes]
+batch_size = [512, 1024]
+rate = [0.1, 0.2]
+"""
+
+
+@pytest.fixture
+def ask(arena, monkeypatch):
+    def run(text=TWO_BY_TWO, **changes):
+        path = arena.root / "some.toml"
+        path.write_text(text)
+        return matrix.main(matrix.Arguments(file=str(path), results=arena.results, **changes))
+
+    monkeypatch.setattr(matrix, "SCRIPT", arena.script)
+    return run
+
+
+def table(arena):
+    with open(arena.results / "matrix" / "some.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_cell_is_run_with_every_seed_and_ranked(arena, ask, capsys):
+    arena.behave(fast={"train": 9.0, "when": {"--batch-size 1024": {"train": 3.0}, "--rate 0.2": {"solves": 0.0}}})
+    assert ask() == 0
+    runs = arena.attempts()
+    assert len(runs) == 12
+    cells = {(run.settings["--batch-size"], run.settings["--rate"], run.seed) for run in runs}
+    assert len(cells) == 12
+    assert {run.batch.command for run in runs} == {"matrix"}
+    assert not any(run.is_contest for run in runs)
+    told = capsys.readouterr()
+    assert "4 cells, 3 seeds: 12 attempts, 0 made already, 12 to make" in told.err
+    rows = table(arena)
+    assert [row["solved"] for row in rows] == ["3", "3", "0", "0"]
+    assert (rows[0]["batch_size"], rows[0]["rate"]) == ("1024", "0.1")
+    assert rows[0]["outcomes"] == ""
+    assert (rows[2]["outcomes"], rows[2]["train_ert_seconds"]) == ("missed=3", "inf")
+    wanted = {"--batch-size": "512", "--rate": "0.1"}
+    own = [run.seconds.train for run in runs if wanted.items() <= run.settings.items()]
+    assert float(rows[1]["train_ert_seconds"]) == pytest.approx(sum(own) / 3)
+    assert (arena.results / "matrix" / "some.svg").read_text().startswith("<?xml")
+    assert "1024" in told.out.splitlines()[1]
+
+
+def test_the_seeds_come_one_after_the_other_and_the_cells_in_new_orders(arena, ask):
+    ask()
+    seeds = [run.seed for run in arena.attempts()]
+    assert seeds == sorted(seeds)
+    orders = {
+        tuple((run.settings["--batch-size"], run.settings["--rate"]) for run in arena.attempts() if run.seed == seed)
+        for seed in (1, 2, 3)
+    }
+    assert len(orders) > 1
+
+
+def test_what_is_finished_is_never_made_again(arena, ask, capsys):
+    ask()
+    assert ask() == 0
+    assert len(arena.calls()) == 12
+    assert "12 made already, nothing to do" in capsys.readouterr().err
+    ask(TWO_BY_TWO.replace("[1, 2, 3]", "[1, 2, 3, 4]"))
+    assert len(arena.calls()) == 16
+
+
+def test_a_miss_stays_and_a_lost_attempt_is_made_again_only_when_asked(arena, ask, capsys):
+    lost = {"when": {"--batch-size 512": {"dies": "late"}, "--rate 0.2": {"solves": 0.0}}}
+    arena.behave(fast=lost)
+    ask(TWO_BY_TWO.replace("[1, 2, 3]", "[1]"))
+    assert sorted(run.outcome for run in arena.attempts()) == ["lost", "lost", "missed", "solved"]
+    arena.behave(fast={"when": {"--rate 0.2": {"solves": 0.0}}})
+    ask(TWO_BY_TWO.replace("[1, 2, 3]", "[1]"))
+    assert len(arena.attempts()) == 4
+    ask(TWO_BY_TWO.replace("[1, 2, 3]", "[1]"), retry_failed=True)
+    outcomes = [run.outcome for run in arena.attempts()]
+    assert len(outcomes) == 6
+    assert outcomes.count("lost") == 2
+    assert sum(int(row["repeated"]) for row in table(arena)) == 2
+    ask(TWO_BY_TWO.replace("[1, 2, 3]", "[1]"), retry_failed=True)
+    assert len(arena.attempts()) == 6, "the misses were made again"
+
+
+def test_after_a_kill_the_same_command_goes_on_and_loses_one_attempt_at_the_most(arena, ask):
+    arena.behave(fast={"sleep": 0.3})
+    path = arena.root / "some.toml"
+    path.write_text(TWO_BY_TWO)
+    process = arena.start("matrix", str(path))
+    deadline = time.monotonic() + 60
+    while len(arena.calls()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    arena.behave(fast={"sleep": 0.0})
+    time.sleep(0.5)  # the attempt that was under way lives on for a moment, or has died
+    assert ask() == 0
+    runs = arena.attempts()
+    keys = [(run.config_hash, run.seed) for run in runs]
+    assert len(keys) == len(set(keys)) == 12
+    assert sum(run.outcome == "lost" for run in runs) <= 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process")
+def test_when_the_disk_is_full_it_says_so_and_the_same_command_goes_on(arena, ask):
+    """As far as a file is concerned, one that may not grow is on a full disk."""
+    path = arena.root / "some.toml"
+    path.write_text(TWO_BY_TWO)
+    code = f"import resource, runpy, sys; sys.argv = ['bench', 'matrix', {str(path)!r}]; "
+    code += (
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); runpy.run_module('bench', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=arena.root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "bench: [Errno 27] File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    filed = [run.run_id for run in arena.journal.read()[0]]
+    assert 0 < len(filed) < 12
+    assert ask() == 0
+    runs, faults = arena.journal.read()
+    assert [run.run_id for run in runs][: len(filed)] == filed
+    assert len({(run.config_hash, run.seed) for run in runs}) == len(runs) == 12
+    assert len(faults) <= 1, "the line that was cut off"
+
+
+def test_an_interrupted_matrix_says_what_is_left_and_goes_on(arena, ask):
+    arena.behave(fast={"sleep": 0.3})
+    path = arena.root / "some.toml"
+    path.write_text(TWO_BY_TWO)
+    process = arena.start("matrix", str(path))
+    deadline = time.monotonic() + 60
+    while len(arena.calls()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "attempts are left; the same command goes on" in told
+    assert ask() == 0
+    assert {row["attempts"] for row in table(arena)} == {"3"}
+
+
+def test_another_machine_class_starts_anew_and_is_told_so(arena, ask, capsys):
+    ask()
+    arena.behave(fast={"class": "Other CPU"})
+    ask()
+    assert len(arena.attempts()) == 24
+    assert "12 attempts were made on machines of another class" in capsys.readouterr().err
+
+
+def test_it_stops_when_its_minutes_are_over(arena, ask, capsys):
+    assert ask(max_minutes=1e-9) == 0
+    assert len(arena.attempts()) == 0
+    assert "minutes are over: 12 attempts are left" in capsys.readouterr().err
+    assert {row["attempts"] for row in table(arena)} == {"0"}
+
+
+def test_a_limit_of_seconds_is_a_setting_of_each_attempt(arena, ask):
+    ask(max_seconds=5.0)
+    assert {run.settings["--max-seconds"] for run in arena.attempts()} == {"5.0"}
+
+
+def test_what_this_machine_has_not_got_is_left_out_and_what_is_wrong_is_refused(arena, ask, capsys):
+    arena.behave(fast={"when": {"--rate 0.2": {"refused": "there is no GPU on this machine"}}})
+    ask()
+    assert len(arena.attempts()) == 6
+    assert "2 cells cannot run here and are left out: there is no GPU on this machine" in capsys.readouterr().err
+    arena.behave(fast={"when": {"--rate 0.2": {"refused": "rate must be small"}}})
+    with pytest.raises(UsageError, match=r"some\.toml: batch_size=512 rate=0\.2: rate must be small"):
+        ask()
+    arena.behave(fast={"refused": "there is no GPU on this machine"})
+    with pytest.raises(UsageError, match="no cell can run here: there is no GPU"):
+        ask()
+
+
+def test_what_two_kinds_of_machines_have_in_common_is_made_once(arena, ask, monkeypatch):
+    class WithoutGpu(LocalExecutor):
+        def ask_all(self, script, asked):
+            answers = super().ask_all(script, asked)
+            return [
+                Refusal("no GPU", not_here=True) if "0.2" in arguments else answer
+                for arguments, answer in zip(asked, answers, strict=True)
+            ]
+
+    monkeypatch.setattr(matrix, "open_executors", lambda *_: contextlib.nullcontext([LocalExecutor(), WithoutGpu()]))
+    arena.behave(fast={"sleep": 0.05})
+    assert ask() == 0
+    runs = arena.attempts()
+    assert len({(run.config_hash, run.seed) for run in runs}) == len(runs) == 12
+    assert {row["repeated"] for row in table(arena)} == {"0"}
+    assert len(table(arena)) == 6
+    assert (arena.results / "matrix" / "some-2.svg").exists()
+
+
+def test_an_absurdly_large_matrix_needs_a_yes_and_is_not_even_counted(ask):
+    digits = ", ".join(map(str, range(60)))
+    huge = 'base = "fast"\nseeds = [1]\n[axes]\n' + "".join(f"a{i} = [{digits}]\n" for i in range(9))
+    begun = time.monotonic()
+    with pytest.raises(UsageError, match="are more than 500; --yes runs them all the same"):
+        ask(huge)
+    assert time.monotonic() - begun < 2.0
+
+
+@pytest.mark.parametrize("changes", [{"max_minutes": 0.0}, {"max_seconds": -1.0}])
+def test_a_limit_that_makes_no_sense_is_refused(ask, changes):
+    with pytest.raises(UsageError, match="must be above 0"):
+        ask(**changes)
+
+
+def test_cells_that_come_to_the_same_are_refused(arena, ask):
+    arena.behave(fast={})
+    same = TWO_BY_TWO.replace("rate = [0.1, 0.2]", "rate = [0.1, '0.1']")
+    with pytest.raises(UsageError, match="come to the same settings"):
+        ask(same)
+
+
+def test_a_matrix_without_cells_is_refused(ask):
+    with pytest.raises(UsageError, match="no cell is left"):
+        ask(TWO_BY_TWO.replace("[0.1, 0.2]", "[0.1]") + "[[exclude]]\nrate = 0.1\n")
+
+
+def test_two_commands_do_not_run_the_same_matrix_at_once(arena, ask):
+    arena.behave(fast={"sleep": 0.5})
+    (arena.root / "some.toml").write_text(TWO_BY_TWO)
+    process = arena.start("matrix", str(arena.root / "some.toml"))
+    deadline = time.monotonic() + 60
+    while not arena.calls() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with pytest.raises(UsageError, match="another process"):
+        ask()
+    process.terminate()
+    process.communicate(timeout=60)

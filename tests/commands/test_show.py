@@ -1,0 +1,184 @@
+"""What is shown of a run."""
+
+import json
+import tomllib
+
+import pytest
+
+from bench.commands import show
+from bench.errors import UsageError
+from bench.storage import weights
+from bench.storage.journal import Journal
+from bench.storage.schema import Batch
+from data import get_track
+from tests.support.examples import example_run, example_seconds, random_model
+
+INSIDE = {"import": 2.0, "setup": 1.0, "warmup": 0.5, "train": 20.0, "certify": 3.0}
+
+
+def shown(capsys, tmp_path, *runs, wanted=None, **arguments):
+    """What is printed about the last of some runs, or about another."""
+    journal = Journal(tmp_path)
+    for run in runs:
+        journal.append(run)
+    assert show.main(show.Arguments(run=wanted or runs[-1].run_id, results=tmp_path, **arguments)) == 0
+    return capsys.readouterr().out
+
+
+def fact(text, label):
+    """What stands behind a label."""
+    (found,) = [line for line in text.splitlines() if line[:14].rstrip() == label]
+    return found[14:]
+
+
+def cells(text, heading, name):
+    """The cells of one row of the table that begins with a heading."""
+    table = text[text.index(f"\n{heading} ") + 1 :].split("\n\n")[0]
+    (found,) = [line for line in table.splitlines() if line.split()[:1] == [name]]
+    return found.split()[1:]
+
+
+def test_the_summary_stands_first_and_says_where_the_run_stands(capsys, tmp_path):
+    text = shown(capsys, tmp_path, example_run())
+    assert text.startswith("\nsolved  0 errors in 1,000,000  add3-cpu, seed 7")
+    assert "a single attempt, not ranked" in text
+
+
+def test_the_facts_say_what_the_run_was_made_from(capsys, tmp_path):
+    batch = Batch(id="the-batch", command="compare", planned=10, index=2, side="b")
+    text = shown(capsys, tmp_path, example_run(batch=batch, dirty=True, note="[bold]a note[/bold]"))
+    assert fact(text, "run") == "20260131-235959-add3-cpu-1a2b3c"
+    assert fact(text, "batch") == "the-batch, 3 of 10 by compare, side b"
+    assert fact(text, "config") == "add3-cpu"
+    assert fact(text, "config hash") == "c" * 64
+    assert fact(text, "seed") == "7"
+    assert fact(text, "source") == "a" * 64
+    assert fact(text, "harness") == "b" * 64
+    assert fact(text, "commit") == "f" * 40 + " + changes"
+    assert fact(text, "trained") == "700 steps, 358,400 examples"
+    assert fact(text, "note") == "[bold]a note[/bold]"
+
+
+def test_a_machine_is_clean_or_it_is_said_why_not(capsys, tmp_path):
+    machine = {"class": "Example CPU", "clean": False, "reasons": ["shared", "busy"], "others_train": 0.25}
+    text = shown(capsys, tmp_path, example_run(machine=machine))
+    assert fact(text, "machine") == "Example CPU"
+    assert fact(text, "clean") == "no; shared; busy"
+    assert fact(text, "others") == "— of the cores before, 25.0% during train"
+    clean = example_run(run_id="clean", machine={"class": "Example CPU", "clean": True, "reasons": []})
+    assert fact(shown(capsys, tmp_path, clean), "clean") == "yes"
+
+
+def test_the_two_clocks_stand_side_by_side(capsys, tmp_path):
+    outer = example_seconds(**INSIDE | {"import": 2.25, "certify": None, "total": None})
+    text = shown(capsys, tmp_path, example_run(seconds=example_seconds(**INSIDE), outer_seconds=outer))
+    assert cells(text, "phase", "import") == ["2.000", "2.250", "+0.250"]
+    assert cells(text, "phase", "train") == ["20.000", "20.000", "+0.000"]
+    assert cells(text, "phase", "certify") == ["3.000", "—", "—"]
+    assert cells(text, "phase", "total") == ["26.500", "—", "—"]
+
+
+def test_utilisation_is_of_the_measured_peak(capsys, tmp_path):
+    run = example_run(train_flops=5e11, matmul_flops_per_second=1e11, energy_joules=1234.5, energy_method="RAPL")
+    text = shown(capsys, tmp_path, run)
+    assert fact(text, "utilisation") == "25.0% of the measured peak of 1e+11 FLOP/s"
+    assert fact(text, "energy") == "1,234.5 J (RAPL)"
+
+
+def test_the_floors_are_what_flops_and_launches_alone_would_take(capsys, tmp_path):
+    run = example_run(train_flops=5e11, matmul_flops_per_second=1e11, steps=200, step_launches=50, launch_seconds=1e-5)
+    assert fact(shown(capsys, tmp_path, run), "floors") == "5 s of train by FLOPs, 0.1 s by launches (50 a step)"
+
+
+def test_floors_of_what_nobody_measured_are_unknown(capsys, tmp_path):
+    run = example_run(train_flops=5e11, matmul_flops_per_second=None, step_launches=None, launch_seconds=1e-5)
+    assert fact(shown(capsys, tmp_path, run), "floors") == "— of train by FLOPs, — by launches (— a step)"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_flops": None},
+        {"matmul_flops_per_second": None},
+        {"seconds": example_seconds(train=None)},
+        {"seconds": example_seconds(train=0.0)},
+    ],
+)
+def test_utilisation_is_unknown_when_a_part_of_it_is(changes, capsys, tmp_path):
+    run = example_run(**{"train_flops": 1e12, "matmul_flops_per_second": 1e11} | changes)
+    assert fact(shown(capsys, tmp_path, run), "utilisation").startswith("— of the measured peak of ")
+
+
+def test_what_is_not_known_is_a_dash_and_never_a_zero(capsys, tmp_path):
+    nothing = dict.fromkeys(
+        """threads steps examples parameters train_flops certificate peak_memory_bytes peak_device_memory_bytes
+        energy_joules hardware software data_sha256 commit dirty weights weights_sha256""".split()
+    )
+    unreached = dict.fromkeys(("import", "setup", "warmup", "train", "certify", "total"))
+    machine = {"class": None, "clean": None, "reasons": []}
+    run = example_run(
+        **nothing, outcome="lost", batch=None, seconds=unreached, checks=[], reached={}, machine=machine, seed=1
+    )
+    text = shown(capsys, tmp_path, run)
+    facts = text[text.index("\nrun ") :].replace("batch         — (a", "").replace(run.run_id, "")
+    facts = facts.replace(f"{run.started_at:%Y-%m-%d %H:%M:%S}", "").replace(run.config_hash, "")
+    for word in ("None", " 0"):
+        assert word not in facts
+    assert fact(text, "machine") == fact(text, "commit") == fact(text, "energy") == fact(text, "software") == "—"
+    assert cells(text, "phase", "train") == ["—", "—", "—"]
+    assert "\ntarget" not in text
+    assert "\nstep" not in text
+
+
+def test_targets_that_were_not_reached_are_unknown(capsys, tmp_path):
+    text = shown(capsys, tmp_path, example_run(reached={"99%": 12.0, "solved": None}))
+    assert cells(text, "target", "99%") == ["12.00"]
+    assert cells(text, "target", "solved") == ["—"]
+
+
+def test_many_checks_are_thinned_and_the_last_is_kept(capsys, tmp_path):
+    checks = [{"step": step, "train_seconds": step / 10, "loss": 0.5, "errors": 3} for step in range(1, 105)]
+    checks[-1] |= {"loss": None, "errors": None}
+    table = shown(capsys, tmp_path, example_run(checks=checks)).split("\nstep ")[1].split("\n\n")[0].splitlines()[1:]
+    assert 15 <= len(table) <= show.MOST_CHECKS
+    assert table[-1].split() == ["104", "10.40", "not", "finite", "—", "—"]
+
+
+def test_settings_are_a_config_of_the_same_settings(capsys, tmp_path):
+    run = example_run()
+    assert tomllib.loads(shown(capsys, tmp_path, run, settings=True)) == run.settings
+
+
+def test_json_is_the_journals_line(capsys, tmp_path):
+    run = example_run()
+    text = shown(capsys, tmp_path, run, json=True)
+    assert text == run.line() + "\n"
+    assert json.loads(text)["run_id"] == run.run_id
+
+
+def test_weights_lead_to_their_run_and_speak_for_themselves_where_it_is_not_known(capsys, tmp_path):
+    path = tmp_path / "weights" / "a.safetensors"
+    digest = weights.save(path, random_model(), get_track("add3"), {"batch_size": 512, "seed": None})
+    text = shown(capsys, tmp_path, wanted=str(path))
+    assert {"track add3", "model.n_embd 16", "settings.batch_size 512", "settings.seed —"} <= {
+        " ".join(line.split()) for line in text.splitlines()
+    }
+    assert f"no run in {tmp_path} ended with the weights" in text
+    with pytest.raises(UsageError, match="no run in"):
+        show.main(show.Arguments(run=str(path), json=True, results=tmp_path))
+    text = shown(capsys, tmp_path, example_run(weights_sha256=digest), wanted=str(path))
+    assert fact(text, "weights hash") == digest
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x02\0\0\0\0\0\0\0{}"])
+def test_a_file_that_is_no_weights_is_a_wrong_request(tmp_path, content):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="not weights of this project"):
+        show.main(show.Arguments(run=str(path), results=tmp_path))
+
+
+def test_an_unknown_run_is_a_wrong_request_that_names_the_nearest(tmp_path):
+    Journal(tmp_path).append(example_run())
+    with pytest.raises(UsageError, match="the nearest is '20260131-235959-add3-cpu-1a2b3c'"):
+        show.main(show.Arguments(run="20260131-add3-cpu", results=tmp_path))

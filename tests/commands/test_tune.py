@@ -1,0 +1,197 @@
+"""A search as a user runs it, with a trainer that only pretends: what it finds and costs, and what a crash leaves."""
+
+import functools
+import signal
+import time
+import tomllib
+
+import pytest
+
+from bench.commands import tune
+from bench.config import find_config, read_search
+from bench.errors import UsageError
+from bench.storage.schema import Check
+from tests.support.examples import example_run
+
+pytestmark = pytest.mark.extra
+
+SPACE = """\
+base = "fast"
+attempts = 4
+[space]
+rate = { choices = [1, 2, 3] }
+"""
+
+
+@pytest.fixture
+def ask(arena, monkeypatch):
+    def run(text=SPACE, **changes):
+        path = arena.root / "some.toml"
+        path.write_text(text)
+        given = {"trials": 8, "device": "cpu"} | changes
+        return tune.main(tune.Arguments(space=str(path), results=arena.results, **given))
+
+    monkeypatch.setattr(tune, "SCRIPT", arena.script)
+    import optuna
+
+    # Left to chance, a test's few trials may never draw the fastest, or draw it last, when nothing is out of the race.
+    drawn_alike = functools.partial(optuna.samplers.TPESampler, seed=0)
+    monkeypatch.setattr(optuna.samplers, "TPESampler", drawn_alike)
+    arena.behave(
+        fast={
+            "noise": 0.0,
+            "when": {"--rate 1": {"train": 9.0}, "--rate 2": {"train": 3.0}, "--rate 3": {"train": 6.0}},
+        }
+    )
+    return run
+
+
+def found(arena):
+    return tomllib.loads((arena.results / "tune" / "some.toml").read_text())
+
+
+def test_it_finds_the_fastest_and_writes_it_with_what_it_took(arena, ask, capsys):
+    assert ask() == 0
+    runs = arena.attempts()
+    assert found(arena)["rate"] == 2
+    assert found(arena)["track"] == "add3"
+    cost = found(arena)["search"]
+    assert cost["trials"] == 8
+    assert cost["attempts"] == len(runs)
+    assert cost["seconds"] == pytest.approx(sum(run.seconds.total for run in runs), abs=0.1)
+    assert "best: trial" in capsys.readouterr().out
+    assert not any(run.is_contest for run in runs)
+    name, path = find_config(str(arena.results / "tune" / "some.toml"), "cpu")
+    assert name == "some"
+    assert read_search(path) == cost
+
+
+def test_its_seeds_are_the_same_for_all_trials_and_none_that_a_record_draws(arena, ask):
+    ask()
+    assert {run.seed for run in arena.attempts()} == {2**31, 2**31 + 1, 2**31 + 2, 2**31 + 3}
+
+
+def test_a_trial_that_is_out_of_the_race_makes_no_more_attempts(arena, ask):
+    ask()
+    made = {}
+    for run in arena.attempts():
+        made[run.settings["--rate"]] = made.get(run.settings["--rate"], 0) + 1
+    assert made["2"] == 4
+    assert all(count <= 4 for count in made.values())
+    assert sum(made.values()) < 12
+
+
+def test_the_same_settings_are_not_tried_twice(arena, ask):
+    ask(trials=20)
+    keys = [(run.config_hash, run.seed) for run in arena.attempts()]
+    assert len(keys) == len(set(keys))
+
+
+def test_it_goes_on_with_the_same_study(arena, ask):
+    ask(trials=3)
+    made = len(arena.calls())
+    ask(trials=3)
+    assert len(arena.calls()) == made
+    ask(trials=12)
+    assert found(arena)["search"]["trials"] == 12
+
+
+def test_what_solves_nothing_is_no_result(arena, ask, capsys):
+    arena.behave(fast={"solves": 0.0})
+    assert ask(trials=2) == 0
+    assert "no trial has solved the track yet" in capsys.readouterr().out
+    assert not (arena.results / "tune" / "some.toml").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_after_a_kill_it_goes_on_where_it_stopped(arena, ask, number):
+    arena.behave(fast={"sleep": 0.2, "noise": 0.0})
+    path = arena.root / "some.toml"
+    path.write_text(SPACE)
+    process = arena.start("tune", str(path), "--trials", "3", "--device", "cpu")
+    deadline = time.monotonic() + 60
+    while len(arena.calls()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130), told
+    time.sleep(0.4)
+    ask(trials=3)
+    runs = arena.attempts()
+    keys = [(run.config_hash, run.seed) for run in runs if run.outcome == "solved"]
+    assert len(keys) == len(set(keys))
+    assert len(runs) - len(keys) <= 1
+    assert found(arena)["search"]["trials"] == 3
+
+
+def test_several_processes_share_one_study(arena, ask):
+    arena.behave(fast={"sleep": 0.05, "noise": 0.0})
+    path = arena.root / "some.toml"
+    path.write_text(SPACE)
+    workers = [arena.start("tune", str(path), "--trials", "6", "--device", "cpu") for _ in range(2)]
+    told = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], told
+    assert all("trial" in each for each in told), "one of them did everything"
+    numbers = [line.split()[1] for each in told for line in each.splitlines() if "rate=" in line]
+    assert len(numbers) == len(set(numbers))
+
+
+def test_settings_that_do_not_go_together_are_no_reason_to_stop(arena, ask, capsys):
+    arena.behave(fast={"when": {"--rate 1": {"refused": "rate is odd"}}})
+    assert ask(trials=12) == 0
+    assert "some.toml: rate=1: rate is odd" in capsys.readouterr().err
+    assert found(arena)["rate"] != 1
+    assert found(arena)["search"]["trials"] == 12
+    arena.behave(fast={"refused": "there is no GPU on this machine"})
+    with pytest.raises(UsageError, match=r"this machine is left out: .*there is no GPU"):
+        ask(trials=12)
+    with pytest.raises(UsageError, match="must be above 0"):
+        ask(trials=0)
+
+
+def test_another_base_or_limit_is_another_study(arena, ask):
+    ask(trials=2)
+    made = len(arena.calls())
+    ask(trials=2, max_seconds=50.0)
+    assert len(arena.calls()) > made
+
+
+def test_the_cost_is_that_of_one_search(arena, ask):
+    ask(trials=2)
+    made = len(arena.calls())
+    (arena.root / "some-other.toml").write_text(SPACE)
+    tune.main(tune.Arguments(space=str(arena.root / "some-other.toml"), results=arena.results, trials=2, device="cpu"))
+    ask(trials=2)
+    assert found(arena)["search"]["attempts"] == made
+
+
+# -----------------------------------------------------------------------------
+# what is given up
+
+
+def test_the_lowest_ert_is_that_of_success_in_no_time():
+    runs = [example_run(outcome="solved"), example_run(outcome="missed")]
+    spent = sum(run.seconds.train for run in runs)
+    assert tune.lowest_ert(runs, 3, "train") == pytest.approx(spent / 4)
+    assert tune.lowest_ert(runs[1:], 0, "train") == float("inf")
+
+
+def check(seconds, errors):
+    return Check(step=1, train_seconds=seconds, loss=0.1, errors=errors)
+
+
+def test_an_attempt_is_hopeless_when_no_solved_one_had_as_many_mistakes_in_half_the_time():
+    checks = tune.EarlyChecks()
+    assert not checks.is_hopeless(check(100.0, 10**6))
+    for errors in (10, 20, 30, 40, 50):
+        lines = [{"step": 1, "train_seconds": 1.0, "loss": 0.1, "errors": errors}]
+        lines.append({"step": 2, "train_seconds": 2.0, "loss": 0.1, "errors": 0})
+        checks.learn(example_run(checks=lines))
+    checks.learn(example_run(outcome="missed", checks=[{"step": 1, "train_seconds": 1.0, "loss": 0.1, "errors": 900}]))
+    assert not checks.is_hopeless(check(1.5, 800)), "nothing is known of half that time"
+    assert checks.is_hopeless(check(2.0, 51))
+    assert not checks.is_hopeless(check(2.0, 50))
+    assert not checks.is_hopeless(check(3.9, 50))
+    assert checks.is_hopeless(check(4.0, 1))
+    assert not checks.is_hopeless(check(4.0, 0))
+    assert not checks.is_hopeless(check(4.0, None))

@@ -1,0 +1,163 @@
+"""The peers' page, from journals made by hand."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from bench.config import read_config
+from bench.report.peers import PEERS, config_settings, render_peers, sitting
+from data import get_track
+from speedrun import Settings
+from tests.support.examples import ROOT, example_certificate, example_run, example_seconds
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def reference(hours=0.0, train=20.0, name="reference", **changes):
+    """A run of add3-cpu that began so many hours after noon; it reaches 99% after half of `train`."""
+    reached = {"99%": train / 2, "sample80": train, "heldout": train, "solved": train}
+    when = {"started_at": NOON + timedelta(hours=hours), "run_id": f"{name}-{hours}"}
+    return example_run(**{"seconds": example_seconds(train=train), "reached": reached} | when | changes)
+
+
+def peer(config="report-4", train=4000.0, errors=13_240, hours=0.0, **changes):
+    """A run of a peer that began so many hours after noon."""
+    return example_run(
+        **{
+            "run_id": f"{config}-run",
+            "track": next(each.track for each in PEERS if each.config == config),
+            "config": config,
+            "settings": config_settings(config),
+            "outcome": "missed",
+            "precision": "float32",
+            "seconds": example_seconds(train=train),
+            "reached": {"99%": 3000.0, "sample80": None, "heldout": None, "solved": None},
+            "certificate": example_certificate(errors, problems=810_000),
+            "parameters": 1_334_016,
+            "steps": 5000,
+            "started_at": NOON + timedelta(hours=hours),
+        }
+        | changes
+    )
+
+
+def rows(*runs):
+    """The cells of each row of the tables by track, by config."""
+    lines = [line for line in render_peers(runs).split("## Published")[0].splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {first: others for first, *others in cells if first not in ("config", "---")}
+
+
+def test_a_peer_stands_with_its_seconds_and_how_many_times_the_references_they_are():
+    found = rows(peer(), reference(-0.1, train=10.0), reference(2.0, train=30.0), reference(1.5, train=20.0))
+    assert found["report-4"] == [
+        "3,000.0 (× 300.0)",  # the reference's median to 99% is 10 s
+        "never",
+        "never",
+        "4,000.0 (× 200.0)",
+        "13,240 of 810,000",
+        "5,000",
+        "1,334,016",
+        "float32",
+        "20.00 s, 3 of 3 solved",
+    ]
+
+
+def test_a_peer_that_makes_no_mistake_has_its_seconds_to_that():
+    reached = {"99%": 3000.0, "sample80": 3500.0, "heldout": 4000.0, "solved": 4000.0}
+    found = rows(peer(outcome="solved", errors=0, reached=reached), reference())
+    assert found["report-4"][1:5] == ["3,500.0 (× 175.0)", "4,000.0 (× 200.0)", "4,000.0 (× 200.0)", "0 of 810,000"]
+
+
+def test_configs_without_runs_are_not_run_yet():
+    found = rows(peer(), reference())
+    assert set(found) == {each.config for each in PEERS}
+    assert all(cells[0] == "not run yet" for config, cells in found.items() if config != "report-4")
+    assert len({len(cells) for cells in found.values()}) == 1
+
+
+def test_a_run_without_a_certificate_says_how_it_ended():
+    lost = peer(outcome="lost", certificate=None, reached={}, seconds=dict.fromkeys(example_seconds()), steps=None)
+    assert rows(lost, reference())["report-4"][:6] == ["—", "—", "—", "—", "lost", "—"]
+
+
+def test_ratios_need_a_reference_in_the_same_sitting():
+    cells = rows(peer(), reference(9.0))["report-4"]
+    assert (cells[0], cells[3], cells[-1]) == ("3,000.0", "4,000.0", "none in this sitting")
+    unsolved = rows(peer(), reference(outcome="missed"))["report-4"]
+    assert (unsolved[0], unsolved[-1]) == ("3,000.0", "0 of 1 solved")
+
+
+@pytest.mark.parametrize(("hours", "is_near"), [(-3.02, False), (-2.99, True), (0.5, True), (4.1, True), (4.2, False)])
+def test_a_sitting_reaches_three_hours_before_a_run_and_three_after_its_end(hours, is_near):
+    run = peer(seconds=example_seconds(train=4000.0, total=4000.0))  # an hour and 400 s
+    other = reference(hours, seconds=example_seconds(total=36.0))
+    assert sitting(run, [run, other]) == ([other] if is_near else [])
+
+
+def test_a_sitting_is_on_one_machine_class_and_device_and_of_the_nearest_source_and_settings():
+    run, near, same = peer(), reference(0.1), reference(-2.0)
+    others = [
+        reference(0.05, machine={"class": "Another", "clean": None, "reasons": []}),
+        reference(0.05, config="add3-cuda"),
+        reference(0.05, track="add2"),
+        reference(0.05, settings={"control": "permute"}),
+        reference(-1.5, name="older", source_sha256="e" * 64),
+        reference(-1.5, name="other", config_hash="e" * 64),
+    ]
+    assert sitting(run, [*others, same, near]) == [same, near]
+
+
+def test_a_peers_run_on_another_track_or_for_a_test_is_none():
+    found = rows(peer(track="add3"), peer(settings=config_settings("report-4") | {"control": "permute"}))
+    assert found["report-4"][0] == "not run yet"
+
+
+def test_what_differs_from_the_config_is_told():
+    text = render_peers([peer(settings=config_settings("report-4") | {"num_steps": 5, "max_seconds": 1.0})])
+    (line,) = [line for line in text.splitlines() if line.startswith("  - `report-4-run`")]
+    assert line.endswith("; not as the config: `num_steps: 5000 → 5`")
+    assert "not as the config" not in render_peers([peer()])
+
+
+def test_published_figures_stand_apart_with_their_source():
+    measured, published = render_peers([]).split("## Published, not measured here")
+    for each in PEERS:
+        assert (f"| {each.config} | {each.published} | {each.source} |" in published) == (each.published is not None)
+        assert each.published is None or each.published not in measured
+
+
+def test_the_same_runs_make_the_same_page_in_any_order():
+    runs = [peer(), reference(0.0), reference(0.0, name="again", train=30.0), peer("mingpt")]
+    assert render_peers(runs) == render_peers(runs[::-1])
+
+
+# -----------------------------------------------------------------------------
+# the configs
+
+
+@pytest.mark.parametrize("each", PEERS, ids=lambda each: each.config)
+def test_a_peer_is_a_config_of_ours_on_its_track_that_runs_its_schedule_once(each):
+    path = ROOT / "bench" / "configs" / f"{each.config}.toml"
+    values = read_config(path, Settings)
+    settings = Settings(**values)
+    assert values == config_settings(each.config)
+    assert settings.track == each.track != "add3"
+    assert get_track(each.track).is_stream == (settings.loss_on == "all")
+    assert (settings.max_rounds, settings.matrix_optimizer, settings.level_share) == (1, "adamw", 0.0)
+    assert path.read_text().startswith("#")
+
+
+def test_the_stages_of_the_report_are_those_that_it_tells_of():
+    shapes = {}
+    for config in ("report-1", "report-2", "report-3", "report-4", "report-4-bf16"):
+        s = Settings(**config_settings(config))
+        shapes[config] = (s.n_layer, s.n_embd, s.batch_size, s.adam_learning_rate, s.num_steps, s.adam_beta2)
+        assert (s.n_hidden, s.n_head, s.decay_to, s.clip_norm, s.adam_weight_decay) == (4 * s.n_embd, 4, 0.1, 1.0, 0.1)
+    assert shapes == {
+        "report-1": (4, 256, 256, 4e-3, 6000, 0.95),
+        "report-2": (4, 256, 256, 3e-3, 8000, 0.95),
+        "report-3": (4, 256, 512, 4e-3, 7000, 0.95),
+        "report-4": (3, 192, 1024, 6e-3, 5000, 0.99),
+        "report-4-bf16": (3, 192, 1024, 6e-3, 5000, 0.99),
+    }

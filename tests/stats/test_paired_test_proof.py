@@ -1,0 +1,147 @@
+"""The comparison's test proved on simulated comparisons: it rarely finds a winner where there is none, and it finds
+what is there.
+
+Of 200 tests that err in 5%, less than 3 or more than 19 err once in two hundred times (binomial distribution).
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+
+from bench.stats.paired_test import (
+    charge_attempts,
+    pair_runs,
+    pairs_needed,
+    ratio_interval,
+    unpaired_ratio_interval,
+    verdict,
+)
+from bench.storage.schema import Run
+from tests.support.examples import example_run
+
+NUM_COMPARISONS = 200
+NUM_INTERVALS = 100  # each takes as long as many comparisons
+TEMPLATE = example_run()
+pytestmark = pytest.mark.slow
+
+
+def simulated_runs(
+    generator: np.random.Generator,
+    *,
+    num_pairs: int = 10,
+    ratio: float = 1.0,
+    noise: float = 0.03,
+    miss_rate: float | tuple[float, float] = 0.0,
+    lost_rate: float = 0.0,
+    drift: float = 0.0,
+    max_seconds: float | None = 600.0,
+) -> tuple[list[Run], list[Run]]:
+    """The runs of side a and of side b, as a comparison would journal them.
+
+    Args:
+        ratio: of a's seconds to those of b, which are around 20.
+        noise: standard deviation of log seconds.
+        miss_rate: share of the attempts that end without solving; of each side, or of both alike.
+        lost_rate: share of the attempts that were killed, so that nobody knows their seconds.
+        drift: how much slower the machine is for the last attempt than for the first; it slows down evenly.
+        max_seconds: the limit that a killed attempt is charged; without one it is charged as the slowest of its side.
+    """
+    machine = np.linspace(1.0, 1.0 + drift, 2 * num_pairs).reshape(num_pairs, 2)  # in the order of the attempts
+    machine = generator.permuted(machine, axis=1)  # either side goes first
+    seconds = 20.0 * np.array([ratio, 1.0]) * machine * np.exp(noise * generator.normal(size=(num_pairs, 2)))
+    missed = generator.random((num_pairs, 2)) < np.array(miss_rate)
+    lost = generator.random((num_pairs, 2)) < lost_rate
+
+    def run(pair: int, side: int) -> Run:
+        outcome = "lost" if lost[pair, side] else "missed" if missed[pair, side] else "solved"
+        train = None if lost[pair, side] else float(seconds[pair, side])
+        return TEMPLATE.model_copy(
+            update={
+                "seed": pair,
+                "outcome": outcome,
+                "seconds": TEMPLATE.seconds.model_copy(update={"train": train}),
+                "settings": {"max_seconds": max_seconds},
+            }
+        )
+
+    return [run(pair, 0) for pair in range(num_pairs)], [run(pair, 1) for pair in range(num_pairs)]
+
+
+def verdicts(**circumstances: object) -> Counter[str]:
+    """How often which verdict about side a came out of 200 comparisons."""
+    generator = np.random.default_rng(2026)
+    return Counter(
+        verdict(pair_runs(*simulated_runs(generator, **circumstances), "train"), seed)
+        for seed in range(NUM_COMPARISONS)
+    )
+
+
+@pytest.mark.parametrize(
+    "circumstances",
+    [
+        {},
+        {"noise": 0.3},
+        {"drift": 0.2},
+        {"miss_rate": 0.1},
+        {"miss_rate": 0.1, "drift": 0.2},
+        {"miss_rate": 0.5, "noise": 0.3},
+        {"lost_rate": 0.1},
+        {"lost_rate": 0.1, "max_seconds": None},
+        {"num_pairs": 13, "miss_rate": 0.1, "lost_rate": 0.1, "drift": 0.2},
+    ],
+    ids=str,
+)
+def test_a_config_rarely_wins_against_itself(circumstances: dict[str, float | None]) -> None:
+    counts = verdicts(**circumstances)
+    assert 3 <= counts["faster"] + counts["slower"] <= 19
+
+
+@pytest.mark.parametrize("circumstances", [{}, {"drift": 0.2}, {"num_pairs": 13}], ids=str)
+def test_a_side_that_is_a_tenth_slower_is_nearly_always_found(circumstances: dict[str, float]) -> None:
+    assert verdicts(ratio=1.1, **circumstances)["slower"] >= 0.95 * NUM_COMPARISONS
+    assert verdicts(ratio=1 / 1.1, **circumstances)["faster"] >= 0.95 * NUM_COMPARISONS
+
+
+def test_a_side_that_is_faster_but_misses_every_other_time_does_not_win() -> None:
+    """It needs 18 s an attempt, hence 36 s a success, and the other side 20 s."""
+    counts = verdicts(ratio=0.9, miss_rate=(0.5, 0.0), num_pairs=20)
+    assert counts["faster"] == 0
+    assert counts["slower"] >= 0.9 * NUM_COMPARISONS
+
+
+def test_less_than_six_pairs_find_nothing_however_different_the_sides() -> None:
+    assert verdicts(ratio=100.0, num_pairs=5) == {"not decided": NUM_COMPARISONS}
+
+
+def test_as_many_pairs_as_a_plan_asks_for_find_the_difference_four_times_in_five() -> None:
+    """Or a little more often: the number of pairs is rounded up, which tells when it is small."""
+    pilot = pair_runs(*simulated_runs(np.random.default_rng(1), num_pairs=1_000, ratio=1.15, noise=0.1), "train")
+    needed = pairs_needed(pilot, seed=0)
+    found = verdicts(ratio=1.15, noise=0.1, num_pairs=needed)["slower"]
+    assert 0.7 * NUM_COMPARISONS <= found <= 0.95 * NUM_COMPARISONS
+
+
+def times_held(intervals: Iterable[tuple[float, float]], ratio: float) -> int:
+    return sum(low <= ratio <= high for low, high in intervals)
+
+
+def test_the_interval_usually_holds_the_true_ratio() -> None:
+    """In somewhat less than 95%: this is known of percentile intervals of few attempts."""
+    generator = np.random.default_rng(2026)
+    intervals = []
+    for seed in range(NUM_INTERVALS):
+        runs = simulated_runs(generator, num_pairs=20, ratio=1.1, miss_rate=0.2, drift=0.2)
+        intervals.append(ratio_interval(pair_runs(*runs, "train"), seed))
+    assert 0.85 * NUM_INTERVALS <= times_held(intervals, 1.1) <= 0.99 * NUM_INTERVALS
+
+
+def test_the_interval_of_batches_that_ran_apart_usually_holds_the_true_ratio() -> None:
+    generator = np.random.default_rng(2026)
+    intervals = []
+    for seed in range(NUM_INTERVALS):
+        new, _ = simulated_runs(generator, num_pairs=20, ratio=1.1, noise=0.1, miss_rate=0.2)
+        _, old = simulated_runs(generator, num_pairs=30, noise=0.1, miss_rate=0.2)
+        intervals.append(unpaired_ratio_interval(charge_attempts(new, "train"), charge_attempts(old, "train"), seed))
+    assert 0.85 * NUM_INTERVALS <= times_held(intervals, 1.1) <= 0.99 * NUM_INTERVALS

@@ -1,0 +1,69 @@
+"""Batches, from runs made by hand."""
+
+from bench.stats import ranking
+from tests.support.examples import batch_runs, example_run
+
+
+def test_the_runs_of_a_batch_stand_by_index_and_batches_in_file_order():
+    runs = batch_runs("b", [1.0, 2.0, 3.0])[::-1] + batch_runs("a", [4.0])
+    found = ranking.group_batches([*runs, example_run(batch=None)])
+    assert [batch.id for batch in found] == ["b", "a"]
+    assert [run.run_id for run in found[0].runs] == ["b-0", "b-1", "b-2"]
+
+
+def test_only_finished_batches_of_enough_attempts_are_ranked():
+    runs = [*batch_runs("few", [1.0] * 9), *batch_runs("cut", [1.0] * 10, planned=11), *batch_runs("ten", [1.0] * 10)]
+    assert [batch.ranked for batch in ranking.group_batches(runs)] == [False, False, True]
+
+
+def test_the_attempts_of_other_commands_are_no_batches_of_the_board():
+    assert not ranking.group_batches(batch_runs("matrix", [1.0] * 10, command="matrix"))
+
+
+def test_attempts_of_unlike_sources_are_not_one_batch():
+    runs = batch_runs("a", [1.0] * 10)
+    runs[5:] = [run.model_copy(update={"source_sha256": "other"}) for run in runs[5:]]
+    assert sorted(len(batch.runs) for batch in ranking.group_batches(runs)) == [5, 5]
+    assert not any(batch.ranked for batch in ranking.group_batches(runs))
+
+
+def test_the_leader_is_the_ranked_and_solved_one_with_the_least_expected_time():
+    runs = [
+        *batch_runs("small", [1.0] * 9),
+        *batch_runs("hopeless", [1.0] * 10, outcome=lambda i: "missed"),
+        *batch_runs("unsure", [6.0] * 10, outcome=lambda i: "solved" if i % 2 else "missed"),
+        *batch_runs("sure", [10.0] * 10),
+        *batch_runs("elsewhere", [30.0] * 10, machine={"class": "another", "clean": None, "reasons": []}),
+    ]
+    assert [entry.id for entry in ranking.leaders(runs, "train")] == ["sure", "elsewhere"]
+
+
+def test_who_repeats_a_batch_is_ranked_by_all_of_its_attempts():
+    one = {"config_hash": "one"}
+    lucky, unlucky = batch_runs("first", [1.0] * 10, **one), batch_runs("second", [3.0] * 10, **one)
+    cut = batch_runs("third", [8.0] * 4, outcome=lambda i: "missed", planned=20, **one)
+    (entry,) = ranking.group_entries(ranking.group_batches([*lucky, *unlucky, *cut]))
+    assert entry.ranked
+    assert [batch.id for batch in entry.batches] == ["first", "second", "third"]
+    assert (entry.num_solved, len(entry.runs), entry.num_planned) == (20, 24, 40)
+    rival = batch_runs("rival", [2.5] * 10)
+    assert [first.id for first in ranking.leaders([*lucky, *rival], "train")] == ["first"]
+    assert [first.id for first in ranking.leaders([*lucky, *unlucky, *cut, *rival], "train")] == ["rival"]
+
+
+def test_nobody_is_ranked_by_many_batches_that_are_too_small():
+    one = {"config_hash": "one"}
+    runs = [*batch_runs("a", [1.0] * 9, **one), *batch_runs("b", [1.0] * 9, **one)]
+    (entry,) = ranking.group_entries(ranking.group_batches(runs))
+    assert not entry.ranked
+
+
+def test_where_an_attempt_stands_is_said_in_a_line():
+    runs = batch_runs("a", [1.0] * 10)
+    single = example_run(run_id="single", batch=None)
+    assert "not ranked" in ranking.describe_standing(single, [single])
+    assert "no batch leads" in ranking.describe_standing(single, [single])
+    line = ranking.describe_standing(single, [*runs, single])
+    assert "train: a leads with ERT 1.00 s" in line
+    assert "total: a leads with ERT 6.00 s" in line
+    assert "\n" not in line

@@ -1,0 +1,99 @@
+"""What RUN means, in a journal of three runs."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from bench.errors import UsageError
+from bench.storage.journal import Journal
+from bench.storage.results import find_run, find_weights, weights_sha256
+from tests.support.examples import example_run
+
+
+@pytest.fixture
+def results(tmp_path):
+    """The second run was the last to keep weights; the third, the latest, stands first in the file."""
+    journal = Journal(tmp_path)
+    (tmp_path / "weights").mkdir()
+    for day, name in ((3, "third"), (1, "first"), (2, "second")):
+        path = tmp_path / "weights" / f"{name}.safetensors"
+        path.write_bytes(name.encode())
+        kept = {"weights": f"weights/{name}.safetensors", "weights_sha256": weights_sha256(path)}
+        if name == "third":
+            kept = {"weights": None, "weights_sha256": None}
+        journal.append(example_run(run_id=name, started_at=f"2026-01-0{day}T00:00:00Z", **kept))
+    return tmp_path
+
+
+def test_a_run_is_found_by_its_id(results):
+    assert find_run("first", results).run_id == "first"
+
+
+def test_latest_is_the_one_that_started_last(results):
+    assert find_run("latest", results).run_id == "third"
+    assert find_run("latest", results, with_weights=True).run_id == "second"
+    assert find_weights("latest", results) == results / "weights" / "second.safetensors"
+
+
+def test_weights_lead_to_the_run_that_ended_with_them_wherever_they_lie(results, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "copy.safetensors"
+    elsewhere.write_bytes(b"first")
+    assert find_run(str(elsewhere), results).run_id == "first"
+
+
+def test_weights_that_are_not_here_are_a_wrong_request_with_a_way_out(results):
+    (results / "weights" / "second.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"weights of second are not here.*make an attempt first"):
+        find_weights("latest", results)
+
+
+def test_lines_that_cannot_be_read_are_reported(results, capsys):
+    with open(Journal(results).path, "a") as file:
+        file.write("torn\n")
+    assert find_run("first", results).run_id == "first"
+    assert "runs.jsonl:4: skipped" in capsys.readouterr().err
+
+
+def test_a_path_to_weights_is_taken_as_it_is(tmp_path):
+    assert find_weights(str(tmp_path / "any.safetensors"), tmp_path) == tmp_path / "any.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "named"),
+    [
+        ("secnod", "'second'"),
+        ("x", "the nearest is"),
+        ("", "the nearest is"),
+        ("no-such-file.safetensors", "no-such-file"),
+    ],
+)
+def test_an_unknown_run_is_a_wrong_request_that_names_the_nearest(results, wanted, named):
+    with pytest.raises(UsageError, match=named):
+        find_run(wanted, results)
+
+
+def test_a_run_that_kept_no_weights_is_none_where_weights_are_needed(results):
+    with pytest.raises(UsageError, match="no run with weights 'third'"):
+        find_weights("third", results)
+
+
+def test_weights_of_no_run_are_a_wrong_request(results):
+    (results / "weights" / "third.safetensors").write_bytes(b"foreign")
+    with pytest.raises(UsageError, match="no run in"):
+        find_run(str(results / "weights" / "third.safetensors"), results)
+
+
+@pytest.mark.parametrize("wanted", ["latest", "first"])
+def test_without_a_journal_there_is_no_run(tmp_path, wanted):
+    with pytest.raises(UsageError, match="there is no run in"):
+        find_run(wanted, tmp_path)
+
+
+def test_the_latest_run_is_none_that_tested_a_trainer_or_a_machine(tmp_path):
+    journal = Journal(tmp_path)
+    for day, (command, control) in enumerate((("speedrun", "none"), ("yardstick", "none"), ("audit", "shuffle")), 1):
+        batch = {"id": "batch", "command": command, "planned": 3, "index": 0}
+        started_at = datetime(2026, 1, day, tzinfo=UTC)
+        changes = {"batch": batch, "settings": {"control": control}, "started_at": started_at}
+        journal.append(example_run(run_id=command, **changes))
+    assert find_run("latest", tmp_path).run_id == "speedrun"

@@ -1,0 +1,118 @@
+"""A trainer that trains nothing: it speaks the protocol of `bench/run.py` in a few milliseconds.
+
+A test copies it to `speedrun.py` beside a copy of `bench/`. The folder that ARENA names holds a line of the journal as
+`template.json`, and `behaviours.json`, which tells for each config what its attempts do: `train` (seconds, told and not
+taken), `solves` (a share of the seeds), `noise` (a standard deviation), `sleep` (seconds, taken), `dies` (`early`:
+before it leaves a mark, `late`: after it), `class`, the machine's, `refused`, why it is, and under `when` other
+behaviour for options of the command line, by `--option value`; those that it does not know are settings.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ARENA = Path(os.environ.get("ARENA", ROOT))  # a snapshot does not hold what a test has written beside the source
+sys.path.insert(0, str(ROOT))
+
+from bench.provenance import (  # noqa: E402
+    config_hash,
+    first_seed,
+    harness_sha256,
+    source_sha256,
+)
+
+
+def read_request(arguments):
+    """The known options, and the line that stands for such an attempt; raises ValueError for what is refused."""
+    parser = argparse.ArgumentParser()
+    for option in ("--config", "--results", "--device"):
+        parser.add_argument(option)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--plan", action="store_true")
+    given, others = parser.parse_known_args(arguments)
+    behaviours = json.loads((ARENA / "behaviours.json").read_text())
+    name = given.config
+    if name.endswith(".toml"):
+        name = tomllib.loads(Path(name).read_text())["behaviour"]
+    if name not in behaviours:
+        raise ValueError(f"there is no such config {name!r}")
+    behaviour = {"train": 10.0, "solves": 1.0, "noise": 0.03, "sleep": 0.0, "dies": None} | behaviours[name]
+    options = dict(zip(others[::2], others[1::2], strict=True))
+    for option, value in options.items():
+        behaviour |= behaviour.get("when", {}).get(f"{option} {value}", {})
+    if "refused" in behaviour:
+        raise ValueError(behaviour["refused"])
+    settings = {"track": "add3", "behaviour": name, "control": "none", "max_seconds": 100.0} | options
+    line = json.loads((ARENA / "template.json").read_text()) | {
+        "config": Path(given.config).stem,
+        "settings": settings,
+        "config_hash": config_hash(settings),
+        "source_sha256": source_sha256(ROOT),
+        "harness_sha256": harness_sha256(ROOT),
+        "outcome": "lost",
+        "seconds": dict.fromkeys(("import", "setup", "warmup", "train", "certify", "total")),
+    }
+    if "class" in behaviour:
+        line["machine"] = line["machine"] | {"class": behaviour["class"]}
+    return given, behaviour, line
+
+
+def main():
+    if sys.argv[1:] == ["--plans"]:
+        for arguments in json.load(sys.stdin):
+            try:
+                print(json.dumps(read_request(arguments)[2]))
+            except ValueError as problem:
+                print(json.dumps({"refused": str(problem), "not_here": "this machine" in str(problem)}))
+        return 0
+    try:
+        given, behaviour, line = read_request(sys.argv[1:])
+    except ValueError as problem:
+        print(f"speedrun.py: {problem}", file=sys.stderr)
+        return 2
+    name = line["settings"]["behaviour"]
+    if given.plan:
+        line["seed"] = first_seed(line["config_hash"], line["source_sha256"])
+        print(json.dumps(line))
+        return 0
+    if behaviour["dies"] == "early":
+        os.kill(os.getpid(), signal.SIGKILL)
+    results = Path(given.results)
+    line |= {"seed": given.seed, "batch": json.loads(os.environ["ADDITION_SPEEDRUN_BATCH"])}
+    batch = line["batch"] = {"side": None} | line["batch"]
+    line["run_id"] = "-".join(map(str, (batch["id"], name, batch["side"], batch["index"])))
+    mark = results / "started" / f"{line['run_id']}.json"
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(json.dumps(line))
+    with open(results / "calls.txt", "a") as calls:
+        calls.write(f"{line['run_id']}\n")
+    time.sleep(behaviour["sleep"])
+    if behaviour["dies"] == "late":
+        os.kill(os.getpid(), signal.SIGKILL)
+    chance = random.Random(f"{name} {given.seed}")
+    train = behaviour["train"] * chance.lognormvariate(0, behaviour["noise"])
+    line["outcome"] = "solved" if chance.random() < behaviour["solves"] else "missed"
+    line["seconds"] = {"import": 1.0, "setup": 0.5, "warmup": 0.5, "train": train, "certify": 2.0, "total": train + 4}
+    weights = results / "weights" / f"{line['run_id']}.safetensors"
+    weights.parent.mkdir(exist_ok=True)
+    weights.write_text(line["run_id"])
+    line |= {
+        "weights": f"weights/{weights.name}",
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
+    draft = mark.with_suffix(".draft")
+    draft.write_text(json.dumps(line))
+    os.replace(draft, mark)
+    return 0 if line["outcome"] == "solved" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

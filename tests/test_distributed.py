@@ -1,0 +1,320 @@
+"""Several processes as one trainer: what they share out and put together, and real ones that torchrun starts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from bench import distributed
+from bench.attempt import command, worker
+from bench.attempt.plan import make_plan
+from bench.clock import Clock
+from bench.distributed import Team, read_team
+from bench.errors import UsageError
+from bench.storage.journal import Journal
+from data import get_track
+from speedrun import Settings, Trainer
+from tests.support.examples import ROOT
+
+CPU = torch.device("cpu")
+SMALL = {
+    "track": "add2",
+    "n_head": 2,
+    "n_embd": 16,
+    "n_hidden": 32,
+    "num_steps": 6,
+    "batch_size": 24,
+    "check_every": 5,
+    "check_problems": 100,
+    "survey_problems": 301,  # two processes cannot share them out evenly
+    "max_rounds": 1,
+    "warmup_steps": 1,
+    "matrix_optimizer": "adamw",
+    "adam_learning_rate": 1e-3,
+}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+class Watch:
+    patience = 1
+
+    def __init__(self):
+        self.checks = []
+
+    def tick(self):
+        pass
+
+    def check(self, step, loss, errors, reached, steps_left, asked):
+        self.checks.append((step, loss, errors))
+
+
+def trained(**changes):
+    """A trainer after its few steps, and its checks."""
+    trainer, watch = Trainer(Settings(**(SMALL | changes)), get_track("add2"), CPU, torch.float32, 7), Watch()
+    trainer.warm_up()
+    trainer.train(watch)
+    return trainer, watch.checks
+
+
+def differences(own, others):
+    """The largest of each weight, relative to its largest value."""
+    for name, weight in own.model.state_dict().items():
+        yield float((weight - others[name]).abs().max() / weight.abs().max())
+
+
+# -----------------------------------------------------------------------------
+# alone
+
+
+def test_without_torchrun_a_process_is_alone():
+    assert read_team({}) == Team(rank=0, size=1, local_rank=0, local_size=1)
+    told = {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    assert read_team(told) == Team(rank=3, size=4, local_rank=1, local_size=2)
+    rows = torch.arange(5)
+    assert distributed.share(rows) is rows
+    assert distributed.gather(rows, 5) is rows
+    assert (distributed.size(), distributed.rank(), distributed.gather_objects("a"), distributed.broadcast(b"b")) == (
+        1,
+        0,
+        ["a"],
+        b"b",
+    )
+
+
+def test_a_sum_of_what_is_not_known_is_not_known():
+    assert distributed.total([1, 2]) == 3
+    assert distributed.total([1, None]) is None
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Team(rank=5, size=6, local_rank=1, local_size=2).device(torch.device("cuda")) == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match="3 processes want a GPU each, and there are 2"):
+        Team(size=3, local_size=3).device(torch.device("cuda"))
+
+
+def test_parts_of_a_batch_make_the_update_of_the_whole():
+    whole, checks = trained()
+    parts, other_checks = trained(micro_batches=4)
+    assert max(differences(whole, parts.model.state_dict())) < 1e-4
+    assert [errors for _, _, errors in checks] == [errors for _, _, errors in other_checks]
+    assert checks[0][1] == pytest.approx(other_checks[0][1], rel=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 30, "micro_batches": 4}, {"micro_batches": 0}])
+def test_a_batch_that_cannot_be_parted_evenly_is_refused(changes):
+    with pytest.raises(ValueError, match=r"batch_size must be a multiple|micro_batches must be above 0"):
+        Settings(**changes)
+
+
+def test_what_several_processes_cannot_do_is_refused_or_left(monkeypatch):
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("RANK", "0"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+
+    def plan(*arguments):
+        return make_plan(Settings, ["--config", "yardstick", "--device", "cpu", *arguments], "")
+
+    made = plan("--batch-size", "300", "--kernel", "auto", "--cuda-graph")
+    assert (made.settings.kernel, made.settings.cuda_graph, made.team.size) == ("torch", False, 3)
+    assert "3 processes, 1 threads" in made.remark or os.cpu_count() > 5
+    for arguments, reason in (
+        (["--batch-size", "512"], "batch_size must be a multiple of 3 processes"),
+        (["--batch-size", "300", "--kernel", "c"], "kernel c supports a single process"),
+        (["--attempts", "2"], "--attempts: processes that train together make one attempt"),
+        (["--control", "shuffle"], "--control: "),
+        (["--probe", "seeds"], "--probe: "),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            plan(*arguments)
+
+
+# -----------------------------------------------------------------------------
+# two processes
+
+
+def in_two(target, *arguments):
+    """What a function of this file returns in the first of two processes."""
+    context = torch.multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    port = context.Value("i", 0)
+    store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+    port.value = store.port
+    processes = [
+        context.Process(target=run_one, args=(rank, store.port, answers, target, arguments)) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    answer = answers.get(timeout=120)
+    for process in processes:
+        process.join(timeout=60)
+    return answer
+
+
+def run_one(rank, port, answers, target, arguments):
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", port, 2, is_master=False)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    answer = target(*arguments)
+    if rank == 0:
+        answers.put(answer)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def shared_out():
+    rows = torch.arange(14).view(7, 2)
+    own = distributed.share(rows)
+    few = distributed.gather(distributed.share(rows[:1]) * 2, 1)
+    wrong = distributed.gather(own[:, 0] > 5, 7)
+    found = distributed.gather(own * 2, 7).tolist(), len(own), few.tolist(), wrong.tolist()
+    return (
+        *found,
+        float(distributed.mean(torch.tensor(float(distributed.rank())))),
+        distributed.gather_objects(distributed.rank()),
+    )
+
+
+def weights_and_checks(changes):
+    trainer, checks = trained(**changes)
+    state = {name: weight.tolist() for name, weight in trainer.model.state_dict().items()}
+    everywhere = distributed.gather_objects((state, checks))
+    return state, checks, everywhere[0] == everywhere[1], trainer.step_flops
+
+
+def test_rows_are_shared_out_and_come_back_in_order():
+    found = in_two(shared_out)
+    assert found == (
+        (torch.arange(14).view(7, 2) * 2).tolist(),
+        4,
+        [[0, 2]],
+        [False, False, False, True, True, True, True],
+        0.5,
+        [0, 1],
+    )
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_steps": 5}, {"num_steps": 5, "micro_batches": 3}, {"num_steps": 5, "matrix_optimizer": "muon"}]
+)
+def test_two_processes_take_the_steps_of_one(changes):
+    alone, checks = trained(**changes)
+    state, together, is_same_everywhere, flops = in_two(weights_and_checks, changes)
+    assert is_same_everywhere, "the processes went apart"
+    assert max(differences(alone, {name: torch.tensor(values) for name, values in state.items()})) < 1e-4
+    assert [(step, errors) for step, _, errors in together] == [(step, errors) for step, _, errors in checks]
+    assert [loss for _, loss, _ in together] == pytest.approx([loss for _, loss, _ in checks], rel=1e-4)
+    assert flops == alone.step_flops + alone.muon.step_flops()
+
+
+# -----------------------------------------------------------------------------
+# torchrun
+
+
+def options(**changes):
+    return [text for key, value in (SMALL | changes).items() for text in (f"--{key.replace('_', '-')}", str(value))]
+
+
+def torchrun(results, *arguments):
+    command = [*TORCHRUN, "speedrun.py", "--shared", "--device", "cpu", "--results", str(results), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_torchrun_makes_one_attempt_and_one_line(tmp_path):
+    asked = ["--seed", "3", *options(num_steps=5)]
+    process = torchrun(tmp_path / "two", "--json", *asked)
+    out, told = process.communicate(timeout=300)
+    (run,), faults = Journal(tmp_path / "two").read()
+    assert faults == []
+    assert json.loads(out.splitlines()[-1])["run_id"] == run.run_id, told
+    assert (run.outcome, run.processes, run.examples) == ("missed", 2, 5 * 24)
+    assert run.machine.class_.endswith(", 2 processes")
+    assert told.count("  setup, cpu, 2 processes") == 1, "one process speaks"
+    assert (tmp_path / "two" / run.weights).is_file()
+    assert not list((tmp_path / "two" / "started").glob("*.json"))
+
+    command = [sys.executable, "speedrun.py", "--shared", "--device", "cpu", "--kernel", "torch", *asked]
+    subprocess.run([*command, "--results", str(tmp_path / "one")], cwd=ROOT, capture_output=True, timeout=120)
+    (alone,), _ = Journal(tmp_path / "one").read()
+    assert run.certificate.problems == alone.certificate.problems == 10_000
+    assert abs(run.certificate.errors - alone.certificate.errors) <= 10  # rounding may turn a close call
+    assert run.checks[-1].loss == pytest.approx(alone.checks[-1].loss, rel=1e-4)
+
+
+def test_a_time_limit_ends_all_processes_and_is_filed(tmp_path):
+    process = torchrun(tmp_path, *options(num_steps=100_000), "--max-seconds", "1")
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1
+    (run,), _ = Journal(tmp_path).read()
+    assert run.outcome == "timeout", told
+
+
+LATE = """
+import os, runpy, sys, time
+if os.environ["RANK"] == sys.argv.pop(1):
+    time.sleep(4.0)
+sys.path.insert(0, os.getcwd())
+runpy.run_path("speedrun.py", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("late", ["0", "1"])
+def test_a_wrong_request_is_told_once_whoever_comes_late(tmp_path, late):
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    asked = ["--device", "cpu", "--results", str(tmp_path), *options(batch_size=25)]
+    command = [*TORCHRUN, str(script), late, *asked]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 1
+    assert process.stderr.count("batch_size must be a multiple of 2 processes") == 1
+    assert not (tmp_path / "runs.jsonl").exists()
+
+
+def test_a_request_that_is_wrong_at_one_process_only_is_told_by_it(monkeypatch, capsys):
+    monkeypatch.setattr(worker, "UNHEARD_SECONDS", 0.0)
+    told = {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    heeded = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        status = command.main(Settings, Trainer, Clock(), ["--device", "cpu", *options(batch_size=25)], "")
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
+    assert status == 2
+    assert "batch_size must be a multiple of 2 processes" in capsys.readouterr().err
+
+
+def test_a_process_that_dies_ends_the_attempt_in_a_line(tmp_path):
+    process = torchrun(tmp_path, *options(num_steps=100_000))
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("started/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(4.0)
+    follower = next(child for child in children(process.pid) if read_environment(child).get("RANK") == "1")
+    os.kill(follower, signal.SIGKILL)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1
+    (run,), _ = Journal(tmp_path).read()
+    assert run.outcome in ("error", "interrupted"), told
+
+
+def children(process_id):
+    import psutil
+
+    return [child.pid for child in psutil.Process(process_id).children(recursive=True)]
+
+
+def read_environment(process_id):
+    import psutil
+
+    try:
+        return psutil.Process(process_id).environ()
+    except psutil.Error:
+        return {}
