@@ -8,7 +8,7 @@ import pytest
 from bench.commands import matrix
 from bench.errors import UsageError
 from bench.experiments import executors
-from bench.experiments.executors import ExecutorLost, LocalExecutor, by_machine_class, open_executors, run_jobs
+from bench.experiments.executors import ExecutorLost, LocalExecutor, group_by_machine_class, open_executors, run_jobs
 from tests.support.examples import ROOT
 
 
@@ -113,7 +113,7 @@ def test_a_ctrl_c_stops_all_places(monkeypatch):
 
 def test_places_of_one_class_stand_together():
     a, b, c = map(Somewhere, "abc")
-    assert by_machine_class({a: "Y", b: "X", c: "Y"}) == [[b], [a, c]]
+    assert group_by_machine_class({a: "Y", b: "X", c: "Y"}) == [[b], [a, c]]
 
 
 def test_the_local_engine_is_this_machine():
