@@ -20,18 +20,19 @@ from bench.clock import ClockName
 from bench.errors import UsageError
 from bench.experiments.executors import EXIT_UNFINISHED, EngineName, Executor, LocalExecutor, open_executors, run_jobs
 from bench.experiments.launcher import SCRIPT, Refusal, Task, supervised
-from bench.experiments.matrix_file import MATRICES, Matrix, find_file, options_of, read_matrix
+from bench.experiments.matrix_file import MATRICES, Matrix, options_of, read_matrix
 from bench.experiments.matrix_results import (
     AttemptKey,
-    CellContestant,
     CellResult,
     MachineMatrix,
     PendingAttempt,
+    ResolvedCell,
     is_pending,
-    known_runs,
+    matrix_runs,
     rank_cells,
     results_csv,
 )
+from bench.experiments.toml_file import find_file
 from bench.formatting import attempt_line, duration, number, spread_text, terminal_table
 from bench.provenance import ROOT
 from bench.report.matrix_plot import draw_matrix
@@ -84,13 +85,11 @@ def main(arguments: Arguments) -> int:
         with supervised(journal, f"matrix-{grid.name}"):
             journal.collect_left(MATRIX)
             runs, _ = journal.read()
-            known = known_runs(runs)
+            known = matrix_runs(runs)
             due = {}
             for sweep in sweeps:
-                asked = sweep.in_order()
-                due[sweep] = [
-                    each for each in asked if is_pending(known[each.entry.key(each.seed)], arguments.retry_failed)
-                ]
+                asked = sweep.attempts()
+                due[sweep] = [each for each in asked if is_pending(known[each.key], arguments.retry_failed)]
                 announce(sweep, due[sweep], runs)
             if any(due.values()):
                 interrupted, left = run_matrix(due, journal, arguments.max_minutes)
@@ -130,11 +129,11 @@ def resolve_matrix(grid: Matrix, max_seconds: float | None, places: Sequence[Exe
     nowhere: list[Refusal] = []
     for place in places:
         sweep = resolve_at(place, grid, max_seconds)
-        if not sweep.entries:
-            nowhere += sweep.refused
+        if not sweep.cells:
+            nowhere += sweep.refusals
             continue
         same = found.get(sweep.keys)
-        found[sweep.keys] = sweep if same is None else dataclasses.replace(same, places=(*same.places, place))
+        found[sweep.keys] = sweep if same is None else dataclasses.replace(same, executors=(*same.executors, place))
     if not found:
         raise UsageError(f"{grid.path}: no cell can run here: {nowhere[0].reason}")
     return sorted(found.values(), key=lambda sweep: sweep.machine_class)
@@ -144,16 +143,17 @@ def resolve_at(place: Executor, grid: Matrix, max_seconds: float | None) -> Mach
     """The matrix at one place; raises UsageError: see `find_sweeps`."""
     common = [] if max_seconds is None else ["--max-seconds", str(max_seconds)]
     cells = list(grid.cells())
-    answers = place.ask_all(SCRIPT, [["--config", grid.base, *options_of(cell.settings), *common] for cell in cells])
+    command_lines = [["--config", grid.base, *options_of(cell.settings), *common] for cell in cells]
+    answers = place.resolve_all(SCRIPT, command_lines)
     entries, refused = [], []
     for cell, answer in zip(cells, answers, strict=True):
         if not isinstance(answer, Refusal):
-            entries.append(CellContestant(cell, answer))
+            entries.append(ResolvedCell(cell, answer))
         elif answer.not_here:
             refused.append(answer)
         else:
             raise UsageError(f"{grid.path}: {cell}: {answer.reason}")
-    same: dict[str, CellContestant] = {}
+    same: dict[str, ResolvedCell] = {}
     for entry in entries:
         other = same.setdefault(entry.contestant.planned.config_hash, entry)
         if other is not entry:
@@ -167,26 +167,26 @@ def resolve_at(place: Executor, grid: Matrix, max_seconds: float | None) -> Mach
 
 def announce(sweep: MachineMatrix, due: Sequence[PendingAttempt], runs: Sequence[Run]) -> None:
     """How many cells and attempts there are, what they may take, and what is not continued."""
-    total = len(sweep.entries) * len(sweep.grid.seeds)
+    total = len(sweep.cells) * len(sweep.matrix.seeds)
     seconds = estimate(sweep, runs)
     takes = "nothing is known of how long they take"
     if seconds is not None:
-        takes = f"about {duration(seconds * len(due) / len(sweep.places))}"
-    if len(sweep.places) > 1 or sweep.places[0].name != LocalExecutor.name:
-        print_progress(f"{', '.join(place.name for place in sweep.places)}: {sweep.machine_class}")
+        takes = f"about {duration(seconds * len(due) / len(sweep.executors))}"
+    if len(sweep.executors) > 1 or sweep.executors[0].name != LocalExecutor.name:
+        print_progress(f"{', '.join(place.name for place in sweep.executors)}: {sweep.machine_class}")
     print_progress(
-        f"{sweep.grid.name}: {len(sweep.entries)} cells, {len(sweep.grid.seeds)} seeds: {total} attempts, "
+        f"{sweep.matrix.name}: {len(sweep.cells)} cells, {len(sweep.matrix.seeds)} seeds: {total} attempts, "
         f"{total - len(due)} made already" + (f", {len(due)} to make, {takes}" if due else ", nothing to do")
     )
-    for reason in sorted({refusal.reason for refusal in sweep.refused}):
-        count = sum(refusal.reason == reason for refusal in sweep.refused)
+    for reason in sorted({refusal.reason for refusal in sweep.refusals}):
+        count = sum(refusal.reason == reason for refusal in sweep.refusals)
         print_progress(f"{count} cells cannot run here and are left out: {reason}")
-    planned = [entry.contestant.planned for entry in sweep.entries]
+    planned = [entry.contestant.planned for entry in sweep.cells]
     wanted = {(run.config_hash, run.machine.class_, run.source_sha256) for run in planned}
     hashes = {run.config_hash for run in planned}
     others = [
         run
-        for lines in known_runs(runs).values()
+        for lines in matrix_runs(runs).values()
         for run in lines
         if run.config_hash in hashes and (run.config_hash, run.machine.class_, run.source_sha256) not in wanted
     ]
@@ -201,8 +201,8 @@ def announce(sweep: MachineMatrix, due: Sequence[PendingAttempt], runs: Sequence
 
 def estimate(sweep: MachineMatrix, runs: Sequence[Run]) -> float | None:
     """Seconds from one attempt to the next: the median of the matrix's own, else of the base's on this class."""
-    planned = sweep.entries[0].contestant.planned
-    hashes = {entry.contestant.planned.config_hash for entry in sweep.entries}
+    planned = sweep.cells[0].contestant.planned
+    hashes = {entry.contestant.planned.config_hash for entry in sweep.cells}
     here = [run for run in runs if run.machine.class_ == planned.machine.class_ and run.seconds.total is not None]
     own = [run for run in here if run.config_hash in hashes]
     like = own or [run for run in here if (run.track, run.config) == (planned.track, planned.config)]
@@ -224,8 +224,8 @@ def run_matrix(
     Raises:
         OSError: the journal could not be written.
     """
-    batch_id = new_id(f"matrix-{next(iter(due)).grid.name}")
-    planned = len({each.entry.key(each.seed) for its in due.values() for each in its})
+    batch_id = new_id(f"matrix-{next(iter(due)).matrix.name}")
+    planned = len({each.key for its in due.values() for each in its})
     began, is_over = time.monotonic(), False
     begun: set[AttemptKey] = set()  # kinds of machines that refuse different cells can have others in common
 
@@ -235,7 +235,7 @@ def run_matrix(
             is_over = max_minutes is not None and time.monotonic() - began > 60 * max_minutes
             if is_over:
                 return
-            key = each.entry.key(each.seed)
+            key = each.key
             if key not in begun:
                 begun.add(key)
                 yield sweep, each, Batch(id=batch_id, command=MATRIX, planned=planned, index=len(begun) - 1)
@@ -243,13 +243,13 @@ def run_matrix(
     def make(place: Executor, job: tuple[MachineMatrix, PendingAttempt, Batch]) -> bool:
         sweep, each, batch = job
         tally.begin(sweep, each)
-        run, interrupted = place.make(Task(each.entry.contestant, each.seed, batch), journal)
+        run, interrupted = place.run_attempt(Task(each.resolved.contestant, each.seed, batch), journal)
         tally.end(sweep, each, run)
         return interrupted
 
     jobs: dict[Executor, Iterator[tuple[MachineMatrix, PendingAttempt, Batch]]] = {}
     for sweep in due:
-        jobs |= dict.fromkeys(sweep.places, in_time(sweep))
+        jobs |= dict.fromkeys(sweep.executors, in_time(sweep))
     with contextlib.closing(MatrixProgress(list(due), planned, journal)) as tally, supervised(journal, batch_id):
         interrupted = run_jobs(jobs, make, tally.say)
         left = planned - tally.done
@@ -266,8 +266,8 @@ class MatrixProgress:
     """The progress of a matrix, on standard error: a live line in a terminal, else a line for each attempt."""
 
     def __init__(self, sweeps: Sequence[MachineMatrix], planned: int, journal: Journal) -> None:
-        self.sweeps, self.clock = sweeps, sweeps[0].grid.clock
-        self.known = known_runs(journal.read()[0])
+        self.sweeps, self.clock = sweeps, sweeps[0].matrix.clock
+        self.known = matrix_runs(journal.read()[0])
         self.console = Console(stderr=True, highlight=False)
         self.progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -278,7 +278,7 @@ class MatrixProgress:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.progress.add_task(sweeps[0].grid.name, total=planned, status="")
+        self.task = self.progress.add_task(sweeps[0].matrix.name, total=planned, status="")
         self.done, self.planned = 0, planned
         self.turn = threading.Lock()  # several places report
         self.progress.start()
@@ -288,15 +288,15 @@ class MatrixProgress:
 
     def begin(self, sweep: MachineMatrix, due: PendingAttempt) -> None:
         with self.turn:
-            self.progress.update(self.task, status=f"{self.status(sweep)}  now {due.entry.cell}, seed {due.seed}")
+            self.progress.update(self.task, status=f"{self.status(sweep)}  now {due.cell}, seed {due.seed}")
 
     def end(self, sweep: MachineMatrix, due: PendingAttempt, run: Run) -> None:
         with self.turn:
             self.done += 1
-            self.known[due.entry.key(due.seed)].append(run)
+            self.known[due.key].append(run)
             self.progress.update(self.task, advance=1, status=self.status(sweep))
             if not self.console.is_terminal or run.outcome in ("error", "lost"):
-                self.say(f"{self.done}/{self.planned}  {due.entry.cell}  {attempt_line(run)}")
+                self.say(f"{self.done}/{self.planned}  {due.cell}  {attempt_line(run)}")
 
     def status(self, latest: MachineMatrix) -> str:
         """What all have come to, and the best of the kind of machine that reported last."""
@@ -321,7 +321,7 @@ def report(sweeps: Sequence[MachineMatrix], journal: Journal, folder: Path) -> N
     Raises:
         OSError: a file could not be written.
     """
-    grid, clock, known = sweeps[0].grid, sweeps[0].grid.clock, known_runs(journal.read()[0])
+    grid, clock, known = sweeps[0].matrix, sweeps[0].matrix.clock, matrix_runs(journal.read()[0])
     stem = folder / MATRIX / grid.name
     stem.parent.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)

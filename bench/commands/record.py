@@ -26,7 +26,7 @@ from bench.experiments.comparison import (
     show_comparison,
     summarize_batch,
 )
-from bench.experiments.executors import EngineName, Executor, ExecutorLost, by_machine_class, open_executors
+from bench.experiments.executors import EngineName, Executor, ExecutorLost, group_by_machine_class, open_executors
 from bench.experiments.launcher import SCRIPT, Refusal
 from bench.experiments.paired_plan import (
     Contestants,
@@ -89,7 +89,7 @@ def main(arguments: Arguments) -> int:
         if len(places) == 1:
             return record_on(places, arguments, why)
         statuses = []
-        for group in by_machine_class(machine_classes(places, arguments)):
+        for group in group_by_machine_class(machine_classes(places, arguments)):
             try:
                 statuses.append(record_on(group, arguments, why))
             except UsageError as problem:  # of this class; another one may still have its record
@@ -108,7 +108,7 @@ def machine_classes(places: Sequence[Executor], arguments: Arguments) -> dict[Ex
     """
     classes, refusals = {}, []
     for place in places:
-        (answer,) = place.ask_all(SCRIPT, [["--config", arguments.config, "--device", arguments.device]])
+        (answer,) = place.resolve_all(SCRIPT, [["--config", arguments.config, "--device", arguments.device]])
         if not isinstance(answer, Refusal):
             classes[place] = answer.planned.machine.class_
         elif answer.not_here:
@@ -156,7 +156,7 @@ def record_at(place: Executor, arguments: Arguments, why: str | None) -> int:
             side_a.source_sha256,
         ):
             raise UsageError(f"this config and source are the standing record, {before.record.name}")
-        reasons = place.look(planned.device, QUIET_SECONDS)
+        reasons = place.check_quiet(planned.device, QUIET_SECONDS)
         if reasons and not arguments.noisy:
             raise UsageError(f"{place.name} is not quiet: {'; '.join(reasons)} (--noisy goes on all the same)")
         with reject_unwritable(results):

@@ -27,14 +27,15 @@ from bench.experiments.executors import (
     EngineName,
     Executor,
     ExecutorLost,
-    by_machine_class,
+    group_by_machine_class,
     open_executors,
     run_jobs,
 )
 from bench.experiments.launcher import SCRIPT, Contestant, Refusal, Task, supervised
-from bench.experiments.matrix_file import Choice, find_file, options_of, text_of
+from bench.experiments.matrix_file import Choice, options_of, settings_text
 from bench.experiments.matrix_results import FAILED, UNFINISHED, AttemptKey
 from bench.experiments.search_space import SPACES, SearchSpace, read_search_space
+from bench.experiments.toml_file import find_file
 from bench.formatting import number, search_text
 from bench.provenance import ROOT, config_hash
 from bench.stats.expected_time import attempt_costs, expected_time_to_success
@@ -90,7 +91,7 @@ def main(arguments: Arguments) -> int:
             searches = find_searches(space, arguments, journal, places)
         classes = {search.place: search.planned.machine.class_ for search in searches}
         studies = {}  # one for each machine class, and the first of its searches speaks for it
-        for index, group in enumerate(by_machine_class(classes), start=1):
+        for index, group in enumerate(group_by_machine_class(classes), start=1):
             members = [search for search in searches if search.place in group]
             studies[members[0]] = f"{space.name}-{index}" if len(set(classes.values())) > 1 else space.name
         jobs = {search.place: iter([search]) for search in searches}
@@ -211,14 +212,14 @@ class Search:
     def ask(self, values: Choice) -> Contestant:
         """Raises UsageError: the trainer refuses these settings; ExecutorLost: nobody answered."""
         try:
-            (answer,) = self.place.ask_all(SCRIPT, [[*self.common, *options_of(values)]])
+            (answer,) = self.place.resolve_all(SCRIPT, [[*self.common, *options_of(values)]])
         except UsageError:
             if self.place.is_lost:
                 raise ExecutorLost from None
             raise
         if isinstance(answer, Refusal):
             raise (UnavailableHere if answer.not_here else UsageError)(
-                f"{self.space.path}: {text_of(values)}: {answer.reason}"
+                f"{self.space.path}: {settings_text(values)}: {answer.reason}"
             )
         return answer
 
@@ -298,7 +299,7 @@ class Search:
 
         values = self.space.suggest(trial)
         contestant, runs, batch_id = self.ask(values), [], new_id(f"tune-{self.space.name}")
-        print_progress(f"trial {trial.number}  {text_of(values)}")
+        print_progress(f"trial {trial.number}  {settings_text(values)}")
         with supervised(self.journal, batch_id):
             for index, seed in enumerate(self.seeds):
                 batch = Batch(id=batch_id, command=TUNE, planned=len(self.seeds), index=index)
@@ -328,7 +329,7 @@ class Search:
         key = AttemptKey(planned.config_hash, planned.source_sha256, planned.machine.class_, task.seed)
         if key in self.known:
             return self.known[key]
-        run, interrupted = self.place.make(task, self.journal, is_hopeless=self.checks.is_hopeless)
+        run, interrupted = self.place.run_attempt(task, self.journal, is_hopeless=self.checks.is_hopeless)
         self.learn(run)
         if interrupted:
             raise KeyboardInterrupt
@@ -382,7 +383,7 @@ class Search:
         best = min(solved, key=lambda trial: trial.value)
         path = self.folder / f"{stem}.toml"
         replace_file(path, self.config_text(best, cost))
-        print(f"best: trial {best.number}, ERT {self.space.clock} {best.value:.2f} s: {text_of(best.params)}")
+        print(f"best: trial {best.number}, ERT {self.space.clock} {best.value:.2f} s: {settings_text(best.params)}")
         print(path)
 
     def config_text(self, best: "FrozenTrial", cost: Mapping[str, Any]) -> str:

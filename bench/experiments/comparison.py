@@ -1,4 +1,4 @@
-"""What a comparison came to, computed from the agenda and the journal alone, and how it is shown."""
+"""The result of a comparison, computed from its paired plan and the journal, and its table and description."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.clock import ClockName
-from bench.experiments.paired_plan import runs_by_side
+from bench.experiments.paired_plan import runs_by_pair
 from bench.formatting import contestant_text, ratio_text, terminal_table
 from bench.stats.descriptive import spread
 from bench.stats.expected_time import expected_time_to_success
@@ -23,34 +23,42 @@ from bench.stats.paired_test import (
     swap_test,
     verdict,
 )
+from bench.stats.ranking import CLOCKS
 from bench.storage.results import conclusions_file
-from bench.storage.schema import BatchSummary, Conclusion, Interval, PairedPlan, Run, Verdict
+from bench.storage.schema import BatchSummary, Conclusion, Interval, PairedPlan, Run, Side, Verdict
 
-COMPARISON_WIDTH = 160  # columns that the table of a comparison needs
+COMPARISON_WIDTH = 160  # columns of the table
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Side a against side b, on the agenda's clock."""
+    """Side a compared with side b, on the plan's clock."""
 
-    agenda: PairedPlan
+    plan: PairedPlan
+    side_b: Side
     a: list[Run]
     b: list[Run]
-    verdict: Verdict  # about a; by the test alone
-    p_value: float | None
-    ratio: float  # ERT of a to ERT of b
+    verdict: Verdict  # about a; decided by the swap test alone
+    p_value: float | None  # None until all attempts are filed
+    ratio: float  # ERT of a / ERT of b
     ratio_95: Interval | None
-    drift: float | None  # how much slower the last pair was than the first, as a share
-    pairs_needed: int | None  # for a new comparison to decide a difference like this one; null when it is decided
+    drift: float | None  # relative slowdown from the first pair to the last
+    pairs_needed: int | None  # for a new comparison to decide such a difference; None when this one is decided
 
     @property
     def finished(self) -> bool:
-        return len(self.a) == len(self.b) == self.agenda.pairs
+        return len(self.a) == len(self.b) == self.plan.pairs
 
     def conclusion(self) -> Conclusion:
-        """Of a comparison that is finished."""
+        """What is filed about a finished comparison.
+
+        Raises:
+            ValueError: attempts are missing.
+        """
+        if self.p_value is None:
+            raise ValueError(f"{self.plan.id} is not finished")
         return Conclusion(
-            id=self.agenda.id,
+            id=self.plan.id,
             verdict=self.verdict,
             p_value=self.p_value,
             ert_ratio=self.ratio if 0 < self.ratio < math.inf else None,
@@ -63,50 +71,51 @@ class Comparison:
 
 
 def file_conclusion(comparison: Comparison, results: Path) -> None:
-    """File what a finished comparison came to, unless that is filed already."""
+    """File the conclusion of a finished comparison, unless it is filed already."""
     file = conclusions_file(results)
     with file.lock():
-        if not is_concluded(comparison.agenda, results):
+        if not is_concluded(comparison.plan, results):
             file.append(comparison.conclusion())
 
 
-def is_concluded(agenda: PairedPlan, results: Path) -> bool:
-    return any(conclusion.id == agenda.id for conclusion in conclusions_file(results).read()[0])
+def is_concluded(plan: PairedPlan, results: Path) -> bool:
+    return any(conclusion.id == plan.id for conclusion in conclusions_file(results).read()[0])
 
 
-def evaluate_comparison(agenda: PairedPlan, runs: Sequence[Run]) -> Comparison:
-    """The comparison as far as it has come; undecided while attempts are missing.
+def evaluate_comparison(plan: PairedPlan, runs: Sequence[Run]) -> Comparison:
+    """Evaluate a comparison; the verdict is "not decided" while attempts are missing.
 
     Raises:
-        ValueError: the agenda has no opponent.
+        ValueError: the plan has no side b.
     """
-    if agenda.b is None:
-        raise ValueError(f"{agenda.id} has no side b")
-    a, b = runs_by_side(agenda, runs)
-    both = {run.batch.index for run in a} & {run.batch.index for run in b}
-    pairs = pair_runs(*([run for run in side if run.batch.index in both] for side in (a, b)), agenda.clock)
-    finished = len(both) == agenda.pairs
-    decision = verdict(pairs, agenda.seeds[0]) if finished else "not decided"
+    if plan.b is None:
+        raise ValueError(f"{plan.id} has no side b")
+    a, b = runs_by_pair(plan, runs)
+    indices, seed = sorted(a.keys() & b.keys()), plan.seeds[0]
+    pairs = pair_runs([a[index] for index in indices], [b[index] for index in indices], plan.clock)
+    finished = len(indices) == plan.pairs
+    decision = verdict(pairs, seed) if finished else "not decided"
     return Comparison(
-        agenda=agenda,
-        a=a,
-        b=b,
+        plan=plan,
+        side_b=plan.b,
+        a=list(a.values()),
+        b=list(b.values()),
         verdict=decision,
-        p_value=swap_test(pairs, agenda.seeds[0]) if finished else None,
-        ratio=math.exp(log_ert_ratio(pairs)) if both else math.nan,
-        ratio_95=bounded_interval(ratio_interval(pairs, agenda.seeds[0])) if both else None,
-        drift=drift(pairs) if both else None,
-        pairs_needed=pairs_needed(pairs, agenda.seeds[0]) if finished and decision == "not decided" else None,
+        p_value=swap_test(pairs, seed) if finished else None,
+        ratio=math.exp(log_ert_ratio(pairs)) if indices else math.nan,
+        ratio_95=bounded_interval(ratio_interval(pairs, seed)) if indices else None,
+        drift=drift(pairs) if indices else None,
+        pairs_needed=pairs_needed(pairs, seed) if finished and decision == "not decided" else None,
     )
 
 
 def bounded_interval(interval: Interval | None) -> Interval | None:
-    """An interval that is bounded on both sides, or None."""
+    """The interval if both ends are finite, else None."""
     return interval if interval is not None and all(map(math.isfinite, interval)) else None
 
 
 def summarize_batch(runs: Sequence[Run]) -> BatchSummary:
-    """What the attempts of one side came to."""
+    """The counts and ERTs of the attempts of one side."""
 
     def ert(clock: ClockName) -> float | None:
         seconds = expected_time_to_success(runs, clock)
@@ -122,28 +131,28 @@ def summarize_batch(runs: Sequence[Run]) -> BatchSummary:
 
 
 def description_lines(comparison: Comparison) -> list[str]:
-    """All that stands beside the verdict: description, not decision."""
-    agenda = comparison.agenda
+    """The figures beside the verdict, which describe the comparison and decide nothing."""
+    plan = comparison.plan
     lines = [
-        f"ERT of a to ERT of b by `{agenda.clock}`: {ratio_text(comparison.ratio, comparison.ratio_95)}"
+        f"ERT of a to ERT of b by `{plan.clock}`: {ratio_text(comparison.ratio, comparison.ratio_95)}"
         + (" (95% percentile bootstrap over pairs)" if comparison.ratio_95 else ""),
-        f"comparison number {agenda.number} against this opponent on this board",
+        f"comparison number {plan.number} against this opponent on this board",
     ]
-    if agenda.why is not None:
-        lines.append(f"why: {agenda.why}")
+    if plan.why is not None:
+        lines.append(f"why: {plan.why}")
     if comparison.p_value is not None:
-        pairs = "1 pair" if agenda.pairs == 1 else f"{agenda.pairs} pairs"
+        pairs = "1 pair" if plan.pairs == 1 else f"{plan.pairs} pairs"
         lines.insert(0, f"labels swapped within {pairs}: p = {comparison.p_value:.4f}, decided at 0.05")
-    if agenda.pairs < FEWEST_PAIRS:
+    if plan.pairs < FEWEST_PAIRS:
         lines.append(f"fewer than {FEWEST_PAIRS} pairs cannot decide anything")
     if comparison.drift is not None:
         lines.append(f"drift: the last pair took {comparison.drift:+.1%} against the first")
     if not comparison.finished:
-        lines.append(f"not finished: {len(comparison.a) + len(comparison.b)} of {2 * agenda.pairs} attempts")
+        lines.append(f"not finished: {len(comparison.a) + len(comparison.b)} of {2 * plan.pairs} attempts")
     elif comparison.verdict == "not decided":
         needed = comparison.pairs_needed
-        what = "cannot be told from these pairs" if needed is None else f"about {needed:,} pairs"
-        lines.append(f"a new comparison, to find a difference like this one with 80% power, would need: {what}")
+        what = "an unknown number of pairs" if needed is None else f"about {needed:,} pairs"
+        lines.append(f"to decide a difference like this one with 80% power, a new comparison would need {what}")
     return lines
 
 
@@ -151,25 +160,23 @@ def sides_table(comparison: Comparison) -> Table:
     spread_heading = "median (min … max)"
     headings = ("side", "contestant", "solved", "clean", "ERT train, s", spread_heading, "ERT total, s", spread_heading)
     table = terminal_table(headings, text=("side", "contestant"))
-    for name, side, runs in (("a", comparison.agenda.a, comparison.a), ("b", comparison.agenda.b, comparison.b)):
+    for name, side, runs in (("a", comparison.plan.a, comparison.a), ("b", comparison.side_b, comparison.b)):
         cells = [name, contestant_text(side)]
-        cells += [f"{sum(test)}/{len(runs)}" for test in solved_and_clean(runs)]
-        for clock in ("train", "total"):
+        cells.append(f"{sum(run.outcome == 'solved' for run in runs)}/{len(runs)}")
+        cells.append(f"{sum(run.machine.clean is True for run in runs)}/{len(runs)}")
+        for clock in CLOCKS:
             ert = expected_time_to_success(runs, clock)
-            known = spread([s for run in runs if (s := getattr(run.seconds, clock)) is not None])
+            seconds = spread([value for run in runs if (value := getattr(run.seconds, clock)) is not None])
             cells.append("never" if math.isinf(ert) else f"{ert:.2f}")
-            cells.append(f"{known.median:.2f} ({known.minimum:.2f} … {known.maximum:.2f})" if known else "—")
+            cells.append(f"{seconds.median:.2f} ({seconds.minimum:.2f} … {seconds.maximum:.2f})" if seconds else "—")
         table.add_row(*cells)
     return table
 
 
-def solved_and_clean(runs: Sequence[Run]) -> tuple[list[bool], list[bool]]:
-    return [run.outcome == "solved" for run in runs], [run.machine.clean is True for run in runs]
-
-
 def show_comparison(comparison: Comparison, console: Console) -> None:
-    """The table and the description; the verdict is the caller's last line."""
-    console.print(f"comparison {comparison.agenda.id}, {comparison.agenda.track} on {comparison.agenda.machine_class}")
+    """Print the table and the description; the caller prints the verdict as its last line."""
+    plan = comparison.plan
+    console.print(f"comparison {plan.id}, {plan.track} on {plan.machine_class}")
     console.print(sides_table(comparison))
     for line in description_lines(comparison):
         console.print(line, soft_wrap=True, markup=False, highlight=False)

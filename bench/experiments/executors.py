@@ -1,4 +1,4 @@
-"""Where attempts are made: here, one after the other, or on the nodes of a Ray cluster, one at a time on each."""
+"""Executors run attempts: this machine, or the nodes of a Ray cluster (ray_executor.py), one attempt at a time each."""
 
 import contextlib
 import threading
@@ -10,86 +10,90 @@ from typing import Literal, Protocol, TypeVar
 import torch
 
 from bench.errors import UsageError
-from bench.experiments.launcher import Contestant, Refusal, Task, resolve_contestant, resolve_contestants, run_attempt
+from bench.experiments import launcher
+from bench.experiments.launcher import Contestant, Refusal, Task
 from bench.machine.noise import NoiseMonitor
 from bench.storage.journal import Journal
 from bench.storage.schema import Check, Run
 
 EngineName = Literal["local", "ray"]
-EXIT_UNFINISHED = 1  # no place is left that could go on
+EXIT_UNFINISHED = 1  # attempts are left, but no executor can run them
 JobT = TypeVar("JobT")
 
 
 class ExecutorLost(Exception):
-    """The place makes no more attempts, and has filed the one that it was at as `lost`."""
+    """The executor can run no more attempts; its current one is filed as `lost`."""
 
 
 class Executor(Protocol):
-    """One device that makes attempts, one at a time."""
+    """One device that runs attempts, one at a time."""
 
     name: str
     is_lost: bool
 
-    def ask(self, script: Path, arguments: Sequence[str], commit: str | None = None) -> Contestant:
-        """What a trainer would do there; see `ask_contestant`."""
+    def resolve(self, script: Path, arguments: Sequence[str], commit: str | None = None) -> Contestant:
+        """What a trainer would run on this device; see `launcher.resolve_contestant`."""
 
-    def ask_all(self, script: Path, asked: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
-        """What a trainer would do there with each command line; see `ask_contestants`."""
+    def resolve_all(self, script: Path, command_lines: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
+        """What a trainer would run on this device for each command line; see `launcher.resolve_contestants`."""
 
-    def look(self, device: str, seconds: float) -> list[str]:
-        """Why it is not quiet there, a sentence each."""
+    def check_quiet(self, device: str, seconds: float) -> list[str]:
+        """Measure for some seconds whether the machine is quiet; a sentence for each reason why it is not."""
 
-    def make(
+    def run_attempt(
         self,
         task: Task,
         journal: Journal,
         quietly: bool = True,
         is_hopeless: Callable[[Check], bool] | None = None,
     ) -> tuple[Run, bool]:
-        """Make one attempt and file it here, as `lost` if the place is; and whether somebody interrupted it.
+        """Run one attempt and file it here; see `launcher.run_attempt`.
+
+        Returns:
+            The run, which is `lost` if the executor was lost, and whether it was interrupted.
 
         Raises:
-            KeyboardInterrupt: the place was told to stop before the attempt began.
+            KeyboardInterrupt: the executor was stopped before the attempt began.
         """
 
     def stop(self) -> None:
-        """Interrupt the attempt under way, from another thread."""
+        """Interrupt the current attempt; called from another thread."""
 
 
 class LocalExecutor:
-    """This machine, whose device lock keeps timed attempts apart."""
+    """This machine. Timed attempts of other commands are kept apart by the device lock."""
 
     name = "this machine"
     is_lost = False
 
-    def ask(self, script: Path, arguments: Sequence[str], commit: str | None = None) -> Contestant:
-        return resolve_contestant(script, arguments, commit)
+    def resolve(self, script: Path, arguments: Sequence[str], commit: str | None = None) -> Contestant:
+        return launcher.resolve_contestant(script, arguments, commit)
 
-    def ask_all(self, script: Path, asked: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
-        return resolve_contestants(script, asked)
+    def resolve_all(self, script: Path, command_lines: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
+        return launcher.resolve_contestants(script, command_lines)
 
-    def look(self, device: str, seconds: float) -> list[str]:
+    def check_quiet(self, device: str, seconds: float) -> list[str]:
         return NoiseMonitor(torch.device(device)).look(seconds).reasons
 
-    def make(
+    def run_attempt(
         self,
         task: Task,
         journal: Journal,
         quietly: bool = True,
         is_hopeless: Callable[[Check], bool] | None = None,
     ) -> tuple[Run, bool]:
-        return run_attempt(task, journal, quietly, is_hopeless)
+        return launcher.run_attempt(task, journal, quietly, is_hopeless)
 
     def stop(self) -> None:
-        """Nothing: it is the only place, so that the thread that is interrupted is the one that makes the attempt."""
+        """Do nothing: as the only executor it runs in the main thread, which receives the interrupt itself."""
 
 
 @contextlib.contextmanager
 def open_executors(engine: EngineName, address: str | None, script: Path) -> Iterator[Sequence[Executor]]:
-    """The places of an engine, as long as the context lasts.
+    """The executors of an engine, valid inside the context.
 
     Args:
-        address: of a running Ray cluster, as `ray.init` takes it; by default a new one of this machine alone.
+        address: of a running Ray cluster, as for `ray.init`; by default a cluster of this machine is started.
         script: the trainer's.
 
     Raises:
@@ -97,7 +101,7 @@ def open_executors(engine: EngineName, address: str | None, script: Path) -> Ite
     """
     if engine == "local":
         if address is not None:
-            raise UsageError(f"--address {address}: goes with --engine ray")
+            raise UsageError(f"--address {address}: needs --engine ray")
         yield [LocalExecutor()]
         return
     try:
@@ -106,40 +110,42 @@ def open_executors(engine: EngineName, address: str | None, script: Path) -> Ite
         raise UsageError("--engine ray needs Ray: pip install '.[ray]'") from None
     from bench.experiments.ray_executor import open_cluster
 
-    with open_cluster(address, script.parent) as places:
-        yield places
+    with open_cluster(address, script.parent) as executors:
+        yield executors
 
 
-def by_machine_class(classes: Mapping[Executor, str | None]) -> list[list[Executor]]:
-    """Places of one machine class together, in the order of the classes' names."""
+def group_by_machine_class(classes: Mapping[Executor, str | None]) -> list[list[Executor]]:
+    """Executors grouped by their machine class, in the order of the classes' names."""
     groups: dict[str, list[Executor]] = {}
-    for place, name in classes.items():
-        groups.setdefault(name or "", []).append(place)
-    return [groups[name] for name in sorted(groups)]
+    for executor, machine_class in classes.items():
+        groups.setdefault(machine_class or "", []).append(executor)
+    return [groups[machine_class] for machine_class in sorted(groups)]
 
 
 def run_jobs(
-    jobs: Mapping[Executor, Iterator[JobT]], make: Callable[[Executor, JobT], bool], say: Callable[[str], None]
+    jobs: Mapping[Executor, Iterator[JobT]],
+    run_job: Callable[[Executor, JobT], bool],
+    report: Callable[[str], None],
 ) -> bool:
-    """Let each place take jobs from its iterator, which several may share, until there are none.
+    """Let each executor take jobs from its iterator until it is empty; executors may share an iterator.
 
     Args:
-        make: does one job at a place; whether it was interrupted, which ends everything.
-        say: is told which places were lost.
+        run_job: runs one job on an executor; returns whether it was interrupted, which ends all of them.
+        report: called with a sentence about each executor that was lost.
 
     Returns:
-        Whether it was interrupted.
+        Whether a job or this process was interrupted.
     """
-    taking, stopped = threading.Lock(), threading.Event()
+    iterator_lock, stopped = threading.Lock(), threading.Event()
 
-    def next_job(place: Executor) -> JobT | None:
-        with taking:
-            return None if stopped.is_set() or place.is_lost else next(jobs[place], None)
+    def next_job(executor: Executor) -> JobT | None:
+        with iterator_lock:
+            return None if stopped.is_set() or executor.is_lost else next(jobs[executor], None)
 
-    def work(place: Executor) -> None:
+    def work(executor: Executor) -> None:
         try:
-            while (job := next_job(place)) is not None:
-                if make(place, job):
+            while (job := next_job(executor)) is not None:
+                if run_job(executor, job):
                     stopped.set()
         except ExecutorLost:
             pass
@@ -148,21 +154,21 @@ def run_jobs(
         except BaseException:
             stopped.set()
             raise
-        if place.is_lost:
-            say(f"{place.name} was lost, and with it the attempt that it was at")
+        if executor.is_lost:
+            report(f"{executor.name} was lost, and its current attempt with it")
 
     if len(jobs) == 1:
         work(next(iter(jobs)))
         return stopped.is_set()
     with ThreadPoolExecutor(len(jobs)) as pool:
-        working = [pool.submit(work, place) for place in jobs]
+        futures = [pool.submit(work, executor) for executor in jobs]
         try:
-            wait(working)
+            wait(futures)
         except KeyboardInterrupt:
             stopped.set()
-            for place in jobs:
-                place.stop()
-            wait(working)
-    for each in working:
-        each.result()
+            for executor in jobs:
+                executor.stop()
+            wait(futures)
+    for future in futures:
+        future.result()
     return stopped.is_set()

@@ -1,12 +1,17 @@
-"""Starts attempts as processes of their own, listens to their clocks, and sees to it that each ends in the journal.
+"""Starts attempts as processes, times them with the outer clock, and files a run for each.
 
-What a command and an attempt say to each other must not change, as the snapshots of old records still speak it:
-- the command line is `SCRIPT ARGUMENTS --seed N --results DIR`; with `--plan` instead, the attempt prints the line that
-  would stand for it if it never came back, and ends; `SCRIPT --plans` does so for each command line of a JSON list on
-  standard input (only today's source is asked like this);
-- the environment holds the attempt's batch, and the descriptor to which it writes the edges of its clock, and, when a
-  search has started it, each check as JSON, a line at a time; by SIGUSR1 it learns that it is given up;
-- the attempt leaves its finished line in its start mark, where the command collects it.
+A command and an attempt communicate by this protocol. Snapshots of old records use it, so it must not change:
+
+- `SCRIPT ARGUMENTS --seed N --results DIR` runs an attempt.
+- `SCRIPT ARGUMENTS --plan` prints the run that would be filed if the attempt were lost, as JSON, and exits.
+- `SCRIPT --plans` does the same for each command line in a JSON list on standard input. A command line that is refused
+  is answered with `{"refused": REASON, "not_here": BOOL}`. Only the current source is started with `--plans`.
+- ADDITION_SPEEDRUN_BATCH in the environment holds the batch of the attempt, as JSON.
+- ADDITION_SPEEDRUN_PIPE holds a file descriptor. The attempt writes a line to it at each edge of its clock (the name of
+  the phase that begins, `off` and `on` around waiting for the device, `stop`). An attempt of a search also writes each
+  check, as JSON.
+- SIGUSR1 tells an attempt of a search that it is pruned.
+- The attempt writes its finished run to its start mark in DIR/started, from which the command files it.
 """
 
 import contextlib
@@ -20,130 +25,152 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import filelock
 
 from bench.cli import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST, ignore_interrupts
 from bench.errors import UsageError
-from bench.experiments.outer_clock import CAN_HAND_OVER, EdgeListener, disagreements, outer_seconds
+from bench.experiments.outer_clock import CAN_LISTEN, EdgeListener, disagreements, outer_seconds
 from bench.provenance import ROOT
 from bench.storage.journal import Journal
-from bench.storage.schema import YARDSTICK, Batch, Check, Run, Seconds, mark_not_clean, new_id
+from bench.storage.schema import YARDSTICK, Batch, Check, Outcome, Run, Seconds, mark_not_clean, new_id
 
-# In the environment of an attempt that a command has started:
-BATCH_VARIABLE = "ADDITION_SPEEDRUN_BATCH"  # its batch, as JSON
-PIPE_VARIABLE = "ADDITION_SPEEDRUN_PIPE"  # the file descriptor to announce the clock's edges on
+BATCH_VARIABLE = "ADDITION_SPEEDRUN_BATCH"
+PIPE_VARIABLE = "ADDITION_SPEEDRUN_PIPE"
 SCRIPT = ROOT / "speedrun.py"
-PATIENCE_SECONDS = 60.0  # for an interrupted attempt to file itself
+PATIENCE_SECONDS = 60.0  # for an interrupted attempt to write its run
 
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """A trainer's script and a config: all that makes an attempt, but for its seed."""
+    """A trainer's script and a config: everything that defines an attempt except its seed."""
 
     script: Path
-    arguments: tuple[str, ...]  # the config and what goes with it
-    planned: Run  # the line for an attempt that leaves none; its seed is the one that follows from config and source
-    commit: str | None = None  # of a source that is no checkout
+    arguments: tuple[str, ...]  # the config and overrides
+    planned: Run  # filed for an attempt that leaves no run; its seed is the one derived from config and source
+    commit: str | None = None  # of an unpacked snapshot; None for a checkout
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One attempt to be made."""
+    """One attempt to run."""
 
     contestant: Contestant
     seed: int
     batch: Batch
-    arguments: tuple[str, ...] = ()  # beside the contestant's own
+    arguments: tuple[str, ...] = ()  # in addition to the contestant's
 
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """Why a trainer would not do what it was asked for."""
+    """Why a trainer refuses a command line."""
 
     reason: str
-    not_here: bool  # another machine could
+    not_here: bool  # another machine could run it
 
 
-def resolve_contestants(script: Path, asked: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
-    """Let a trainer say what it would do with each of some command lines, in one process.
+# -----------------------------------------------------------------------------
+# resolving contestants
+
+
+def run_python(
+    arguments: Sequence[str], standard_input: str | None = None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run this Python interpreter in a child process to its end, and capture its output as text."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        input=standard_input,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=child_environment(),
+    )
+
+
+def last_error_line(stderr: str) -> str:
+    """The last line of a process's standard error, which names the problem."""
+    return (stderr.strip().splitlines() or ["the process printed no error message"])[-1]
+
+
+def resolve_contestants(script: Path, command_lines: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
+    """Ask a trainer what it would run for each command line, in one process.
 
     Raises:
-        UsageError: it does not start.
+        UsageError: the trainer does not start.
     """
-    command, lines = [sys.executable, str(script), "--plans"], json.dumps(list(map(list, asked)))
-    answer = subprocess.run(
-        command, input=lines, capture_output=True, text=True, encoding="utf-8", env=child_environment({})
-    )
-    if answer.returncode:
-        last = (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        raise UsageError(f"{script.name} does not start: {last}")
-    found: list[Contestant | Refusal] = []
-    for arguments, line in zip(asked, answer.stdout.splitlines(), strict=True):
-        told = json.loads(line)
-        if "refused" in told:
-            found.append(Refusal(told["refused"], told["not_here"]))
+    process = run_python([str(script), "--plans"], json.dumps(list(map(list, command_lines))))
+    if process.returncode:
+        raise UsageError(f"{script.name} does not start: {last_error_line(process.stderr)}")
+    resolved: list[Contestant | Refusal] = []
+    for arguments, line in zip(command_lines, process.stdout.splitlines(), strict=True):
+        answer = json.loads(line)
+        if "refused" in answer:
+            resolved.append(Refusal(answer["refused"], answer["not_here"]))
         else:
-            found.append(Contestant(script, tuple(arguments), Run.model_validate(told)))
-    return found
+            resolved.append(Contestant(script, tuple(arguments), Run.model_validate(answer)))
+    return resolved
 
 
 def resolve_contestant(script: Path, arguments: Sequence[str], commit: str | None = None) -> Contestant:
-    """Let a trainer say what it would do.
+    """Ask a trainer what it would run.
 
     Raises:
-        UsageError: it refuses, in its own words, or does not start.
+        UsageError: the trainer refuses, with its message, or does not start.
     """
-    command = [sys.executable, str(script), *arguments, "--plan"]
-    answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=child_environment({}))
-    last = (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-    if answer.returncode == EXIT_WRONG_REQUEST:
-        raise UsageError(last.removeprefix(f"{script.name}: "))
-    if answer.returncode:
-        raise UsageError(f"{script.name} does not start: {last}")
-    return Contestant(script, tuple(arguments), Run.model_validate_json(answer.stdout.splitlines()[-1]), commit)
+    process = run_python([str(script), *arguments, "--plan"])
+    if process.returncode == EXIT_WRONG_REQUEST:
+        raise UsageError(last_error_line(process.stderr).removeprefix(f"{script.name}: "))
+    if process.returncode:
+        raise UsageError(f"{script.name} does not start: {last_error_line(process.stderr)}")
+    planned = Run.model_validate_json(process.stdout.splitlines()[-1])
+    return Contestant(script, tuple(arguments), planned, commit)
 
 
 def yardstick_task(
-    script: Path, device: str, batch_id: str, ask: Callable[[Path, Sequence[str]], Contestant] = resolve_contestant
+    script: Path,
+    device: str,
+    batch_id: str,
+    resolve: Callable[[Path, Sequence[str]], Contestant] = resolve_contestant,
 ) -> Task:
-    """The frozen config's one attempt beside a batch: it shows how fast the machine was that day."""
-    contestant = ask(script, ["--config", YARDSTICK, "--device", device])
+    """One attempt of the frozen yardstick config beside a batch, which shows how fast the machine was on that day."""
+    contestant = resolve(script, ["--config", YARDSTICK, "--device", device])
     return Task(contestant, seed=0, batch=Batch(id=batch_id, command=YARDSTICK, planned=1, index=0))
 
 
 # -----------------------------------------------------------------------------
-# a series of attempts
+# running a batch
 
 
 def run_tasks(
     tasks: Sequence[Task],
     journal: Journal,
-    filed: Callable[[Run], None],
-    make: Callable[[Task, Journal], tuple[Run, bool]] | None = None,
+    on_filed: Callable[[Run], None],
+    run_task: Callable[[Task, Journal], tuple[Run, bool]] | None = None,
 ) -> list[Run]:
-    """Make the attempts that the journal does not have yet, one after the other; every one of them ends there.
+    """Run the attempts that the journal does not hold yet, one after the other, and file each.
 
     Args:
-        tasks: of one batch, or of batches with one id.
-        filed: is told of each run, also of those that the journal had.
-        make: makes one attempt; `make_attempt` unless it is to be made elsewhere.
+        tasks: of one batch, or of batches with the same id.
+        on_filed: called with each run, including those that the journal already held.
+        run_task: runs one attempt; `run_attempt` by default.
 
     Raises:
-        KeyboardInterrupt: this process was interrupted; the attempt under way is filed all the same.
-        UsageError: another process carries out the same batch.
+        KeyboardInterrupt: this process was interrupted; the current attempt is filed first.
+        UsageError: another process is running the same batch.
     """
     runs = []
     with supervised(journal, tasks[0].batch.id):
-        known = {run.batch: run for run in journal.read()[0] if run.batch is not None}
+        filed_runs = {run.batch: run for run in journal.read()[0] if run.batch is not None}
         for task in tasks:
-            run, interrupted = known.get(task.batch), False
-            if run is None:  # or it was under way when this batch was broken off
-                run = journal.collect(task.batch, lambda left, task=task: complete_run(left, task, None))
+            run, interrupted = filed_runs.get(task.batch), False
+            if run is None:  # the attempt may have gone on after its command was killed
+                run = collect_run(task, journal, None)
             if run is None:
-                run, interrupted = (make or run_attempt)(task, journal)
+                run, interrupted = (run_task or run_attempt)(task, journal)
             runs.append(run)
-            filed(run)
+            on_filed(run)
             if interrupted:
                 raise KeyboardInterrupt
     return runs
@@ -151,11 +178,20 @@ def run_tasks(
 
 @contextlib.contextmanager
 def supervised(journal: Journal, batch_id: str) -> Iterator[None]:
+    """Hold a batch, so that no other command collects its attempts.
+
+    Raises:
+        UsageError: another process holds it.
+    """
     try:
         with journal.supervise(batch_id):
             yield
     except filelock.Timeout:
-        raise UsageError(f"another process is carrying out the batch {batch_id}") from None
+        raise UsageError(f"another process is running the batch {batch_id}") from None
+
+
+# -----------------------------------------------------------------------------
+# running one attempt
 
 
 def run_attempt(
@@ -163,57 +199,66 @@ def run_attempt(
     journal: Journal,
     quietly: bool = False,
     is_hopeless: Callable[[Check], bool] | None = None,
-    started: Callable[[subprocess.Popen], None] | None = None,
+    on_started: Callable[[subprocess.Popen[bytes]], None] | None = None,
 ) -> tuple[Run, bool]:
-    """Start one attempt, wait for its end, file it; and whether it or this process was interrupted.
+    """Start one attempt, wait for its end, and file its run.
 
     Args:
-        quietly: keep its progress to itself.
-        is_hopeless: by a check, whether to give up an attempt of a search.
-        started: is handed the process, to stop it from another thread.
-    """
-    heard: list[tuple[str, float]] = []
+        quietly: hide the attempt's progress.
+        is_hopeless: decides at each check whether to prune an attempt of a search.
+        on_started: called with the process, so that another thread can stop it.
 
-    def heed(line: str, written: float) -> None:
+    Returns:
+        The run, and whether the attempt or this process was interrupted.
+    """
+    edges: list[tuple[str, float]] = []
+
+    def on_line(line: str, written: float) -> None:
         if not line.startswith("{"):
-            heard.append((line.strip(), written))
+            edges.append((line.strip(), written))
         elif is_hopeless is not None and is_hopeless(Check.model_validate_json(line)):
             process.send_signal(signal.SIGUSR1)
 
-    # Only what is set, so that a snapshot may be older than a key.
-    set_here = {BATCH_VARIABLE: task.batch.model_dump_json(exclude_none=True)}
-    ear, inherited = None, ()
-    if CAN_HAND_OVER:  # elsewhere there is no outer clock
-        ear = EdgeListener(heed)
-        set_here[PIPE_VARIABLE], inherited = str(ear.descriptor), (ear.descriptor,)
-    contestant = task.contestant
-    own = [*contestant.arguments, *task.arguments, "--seed", str(task.seed), "--results", str(journal.results)]
-    command = [sys.executable, str(contestant.script), *own]
+    # Keys without a value are left out, because a snapshot may be older than a key.
+    variables = {BATCH_VARIABLE: task.batch.model_dump_json(exclude_none=True)}
+    listener = EdgeListener(on_line) if CAN_LISTEN else None
+    if listener is not None:
+        variables[PIPE_VARIABLE] = str(listener.descriptor)
+    output = subprocess.DEVNULL if quietly else None
     interrupted = False
-    told = subprocess.DEVNULL if quietly else None
-    begun = time.perf_counter()
-    process = subprocess.Popen(command, env=child_environment(set_here), pass_fds=inherited, stdout=told, stderr=told)
-    if started is not None:
-        started(process)
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        attempt_command(task, journal),
+        env=child_environment(variables),
+        pass_fds=() if listener is None else (listener.descriptor,),
+        stdout=output,
+        stderr=output,
+    )
+    if on_started is not None:
+        on_started(process)
     try:
         status = process.wait()
     except KeyboardInterrupt:
         interrupted = True
-        ignore_interrupts()  # what is left takes a moment, and must be filed
+        ignore_interrupts()  # the run must still be filed
         status = stop_process(process)
-    if ear is not None:
-        ear.close()
-    outer = outer_seconds(begun, heard) if heard else None
-    run = journal.collect(task.batch, lambda left: complete_run(left, task, outer))
+    if listener is not None:
+        listener.close()
+    run = collect_run(task, journal, outer_seconds(started, edges) if edges else None)
     if run is None:
         run = run_without_mark(task, status, interrupted)
         journal.append(run)
     return run, interrupted or status == EXIT_INTERRUPTED
 
 
-def stop_process(process: subprocess.Popen) -> int:
-    """The exit status of an attempt that is told to stop, and killed when it does not."""
-    process.send_signal(signal.SIGTERM)  # a Ctrl-C reached it already, a signal sent to us alone did not
+def attempt_command(task: Task, journal: Journal) -> list[str]:
+    options = ["--seed", str(task.seed), "--results", str(journal.results)]
+    return [sys.executable, str(task.contestant.script), *task.contestant.arguments, *task.arguments, *options]
+
+
+def stop_process(process: subprocess.Popen[bytes]) -> int:
+    """Terminate an attempt, kill it after PATIENCE_SECONDS, and return its exit status."""
+    process.send_signal(signal.SIGTERM)  # Ctrl-C reaches the attempt, too; a signal sent only to this process does not
     try:
         return process.wait(timeout=PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -221,23 +266,34 @@ def stop_process(process: subprocess.Popen) -> int:
         return process.wait()
 
 
-def complete_run(left: Run, task: Task, outer: Mapping[str, float | None] | None) -> Run:
-    """What an attempt has left, with what its command knows: the outer clock, and where a snapshot came from."""
-    found = {}
+def collect_run(task: Task, journal: Journal, outer: Mapping[str, float | None] | None) -> Run | None:
+    """File the run in an attempt's start mark, with the outer clock's seconds; None where there is no mark."""
+    return journal.collect(task.batch, lambda run: complete_run(run, task, outer))
+
+
+def complete_run(run: Run, task: Task, outer: Mapping[str, float | None] | None) -> Run:
+    """Add what only the command knows to a run: the outer clock's seconds, and the commit of a snapshot."""
+    update: dict[str, Any] = {}
     if task.contestant.commit is not None:
-        found |= {"commit": task.contestant.commit, "dirty": False, "config": task.contestant.planned.config}
+        update |= {"commit": task.contestant.commit, "dirty": False, "config": task.contestant.planned.config}
     if outer is not None:
-        found["outer_seconds"] = Seconds.model_validate(outer)
-        if left.outcome != "lost":  # that one never read its own clock
-            found["machine"] = mark_not_clean(left.machine, disagreements(left.seconds.model_dump(), outer))
-    return left.model_copy(update=found)
+        update["outer_seconds"] = Seconds.model_validate(outer)
+        if run.outcome != "lost":  # a lost attempt has no seconds of its own
+            update["machine"] = mark_not_clean(run.machine, disagreements(run.seconds.model_dump(), outer))
+    return run.model_copy(update=update)
 
 
 def run_without_mark(task: Task, status: int, interrupted: bool) -> Run:
-    """The line for an attempt that did not live long enough to leave a mark; `interrupted` tells whether we were."""
-    stopped = interrupted or status in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
-    outcome = "interrupted" if stopped else "lost" if status < 0 else "error"
-    found = {
+    """The run of an attempt that ended before it wrote its start mark.
+
+    Args:
+        status: exit status of the process.
+        interrupted: whether this process was interrupted.
+    """
+    outcome: Outcome = "lost" if status < 0 else "error"
+    if interrupted or status in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+        outcome = "interrupted"
+    update = {
         "run_id": new_id(task.contestant.planned.config),
         "batch": task.batch,
         "seed": task.seed,
@@ -245,10 +301,10 @@ def run_without_mark(task: Task, status: int, interrupted: bool) -> Run:
         "message": f"the process ended with status {status} before it could begin",
         "started_at": datetime.now(UTC),
     }
-    return complete_run(task.contestant.planned.model_copy(update=found), task, None)
+    return complete_run(task.contestant.planned.model_copy(update=update), task, None)
 
 
-def child_environment(set_here: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment, without what it was told as an attempt itself."""
-    kept = {name: value for name, value in os.environ.items() if name not in (BATCH_VARIABLE, PIPE_VARIABLE)}
-    return kept | dict(set_here)
+def child_environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for a child process, without the variables that this process received as an attempt."""
+    inherited = {name: value for name, value in os.environ.items() if name not in (BATCH_VARIABLE, PIPE_VARIABLE)}
+    return inherited | dict(variables or {})

@@ -1,34 +1,35 @@
-"""A matrix file: a base config, axes of settings, and seeds; read into the cells that it stands for."""
+"""A matrix file: a base config, axes of settings, and seeds. Every combination of the axes is a cell."""
 
 import dataclasses
 import itertools
-import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UsageError, nearest_hint
+from bench.clock import ClockName
+from bench.errors import nearest_hint
+from bench.experiments.toml_file import SettingValue, TomlFile
 from bench.formatting import setting_text
 
 MATRICES = Path(__file__).parent.parent / "matrices"
 KEYS = ("base", "seeds", "axes", "exclude", "plot", "clock")
+RESERVED_OPTIONS = ("seed", "config", "results")  # set by the command for every attempt
 
-Value = bool | int | float | str
-Choice = dict[str, Value]  # settings that change together
+Choice = dict[str, SettingValue]  # settings that change together
+Axes = dict[str, tuple[Choice, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """Axes whose combinations are the cells."""
+    """The content of a matrix file."""
 
     path: Path
-    base: str
+    base: str  # config
     seeds: tuple[int, ...]
-    axes: dict[str, tuple[Choice, ...]]  # in the file's order
+    axes: Axes  # in the file's order
     excluded: tuple[Choice, ...]
     plot: tuple[str, ...]  # one axis is drawn as a line, two as a map
-    clock: str  # that ranks
+    clock: ClockName  # that ranks the cells
 
     @property
     def name(self) -> str:
@@ -38,13 +39,13 @@ class Matrix:
         """Every combination that is not excluded."""
         for choices in itertools.product(*self.axes.values()):
             cell = Cell(dict(zip(self.axes, choices, strict=True)))
-            if not any(wanted.items() <= cell.settings.items() for wanted in self.excluded):
+            if not any(excluded.items() <= cell.settings.items() for excluded in self.excluded):
                 yield cell
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One combination: of each axis, its choice."""
+    """One combination: a choice for each axis."""
 
     choices: dict[str, Choice]
 
@@ -53,183 +54,119 @@ class Cell:
         return {key: value for choice in self.choices.values() for key, value in choice.items()}
 
     def labels(self) -> dict[str, str]:
-        """Of each axis, its choice as text."""
+        """The label of the choice on each axis."""
         return {axis: label(axis, choice) for axis, choice in self.choices.items()}
 
     def __str__(self) -> str:
-        return text_of(self.settings)
+        return settings_text(self.settings)
 
 
 def options_of(settings: Choice) -> list[str]:
-    """Settings as the trainer's command line takes them."""
-    found: list[str] = []
+    """Settings as options of the trainer's command line."""
+    options: list[str] = []
     for key, value in settings.items():
         name = key.replace("_", "-")
-        found += [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
-    return found
+        options += [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
+    return options
 
 
-def text_of(settings: Choice) -> str:
+def settings_text(settings: Choice) -> str:
+    """`n_layer=2 compile=true`; "the base" without settings."""
     return " ".join(f"{key}={setting_text(value)}" for key, value in settings.items()) or "the base"
 
 
 def label(axis: str, choice: Choice) -> str:
-    """`512` on the axis of a setting, `n_layer=2 n_embd=96` on one of settings that change together."""
-    return setting_text(choice[axis]) if choice.keys() == {axis} else text_of(choice)
+    """`512` on the axis of a single setting, `n_layer=2 n_embd=96` on an axis of settings that change together."""
+    return setting_text(choice[axis]) if choice.keys() == {axis} else settings_text(choice)
 
 
 # -----------------------------------------------------------------------------
-# the file
-
-
-def find_file(name: str, folder: Path) -> Path:
-    """The file of a path, or of a name among those that come with the project in a folder.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if name.endswith(".toml"):
-        return Path(name)
-    known = {path.stem: path for path in folder.glob("*.toml")}
-    if name not in known:
-        raise UsageError(f"{name!r}: there is no such file in bench/{folder.name}{nearest_hint(name, known)}")
-    return known[name]
-
-
-class FileErrors:
-    """Raises WrongRequest about a key of a file, with the line that has it."""
-
-    def __init__(self, path: Path, text: str) -> None:
-        self.path, self.lines = path, text.splitlines()
-
-    def line_of(self, *keys: str) -> int | None:
-        """The line of a key within tables, each looked for after the one before it."""
-        at, found = 0, None
-        for key in keys:
-            name = rf"[\"']?{re.escape(key)}[\"']?"
-            pattern = re.compile(rf"^\s*(\[+\s*(\w+\.)*{name}\s*\]+|{name}\s*[=.])|[{{,]\s*{name}\s*=")
-            found = next((i for i in range(at, len(self.lines)) if pattern.search(self.lines[i])), None)
-            if found is None:
-                break
-            at = found
-        return None if found is None else found + 1
-
-    def __call__(self, reason: str, *keys: str) -> UsageError:
-        number = self.line_of(*keys)
-        where = f"{self.path}" + (f", line {number}" if number else "")
-        return UsageError(f"{where}: {'.'.join(keys)}: {reason}" if keys else f"{where}: {reason}")
-
-
-def read_toml(path: Path) -> tuple[dict[str, Any], FileErrors]:
-    """A TOML file's values, and what speaks of its faults.
-
-    Raises:
-        UsageError: no such file, or not TOML.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        return tomllib.loads(text), FileErrors(path, text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:  # the latter names the line
-        raise UsageError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from None
+# reading the file
 
 
 def read_matrix(path: Path) -> Matrix:
     """Read a matrix file.
 
     Raises:
-        UsageError: names the file, the line, the key, and what is wrong.
+        UsageError: names the file, the line, the key, and the problem.
     """
-    values, faulty = read_toml(path)
-    for key in values:
-        if key not in KEYS:
-            raise faulty(f"unknown key{nearest_hint(key, KEYS)}", key)
-    for key, kind, kind_name in (("base", str, "the name of a config"), ("axes", dict, "a table of lists")):
-        if not isinstance(values.get(key), kind):
-            raise faulty(f"must be {kind_name}" + ("" if key in values else ", and is not there"), key)
-    axes = {axis: tuple(read_choices(axis, given, faulty)) for axis, given in values["axes"].items()}
-    check_apart(axes, faulty)
+    file = TomlFile(path, KEYS)
+    base = file.read_base()
+    axes = read_axes(file)
     return Matrix(
         path=path,
-        base=values["base"],
-        seeds=read_seeds(values, faulty),
+        base=base,
+        seeds=read_seeds(file),
         axes=axes,
-        excluded=tuple(read_exclusions(values, axes, faulty)),
-        plot=read_plot(values, axes, faulty),
-        clock=read_clock(values, faulty),
+        excluded=read_exclusions(file, axes),
+        plot=read_plot(file, axes),
+        clock=file.read_clock(),
     )
 
 
-def read_seeds(values: Mapping[str, Any], faulty: FileErrors) -> tuple[int, ...]:
-    seeds = values.get("seeds")
-    is_list = isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds)
-    if not is_list:
-        raise faulty("must be a list of whole numbers from 0 on", "seeds")
+def read_seeds(file: TomlFile) -> tuple[int, ...]:
+    seeds = file.values.get("seeds")
+    if not (isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds)):
+        raise file.error("must be a list of whole numbers from 0 on", "seeds")
     if len(set(seeds)) < len(seeds):
-        raise faulty("a seed is there twice", "seeds")
+        raise file.error("a seed is listed twice", "seeds")
     return tuple(seeds)
 
 
-def read_choices(axis: str, given: Any, faulty: FileErrors) -> Iterator[Choice]:
-    """An axis's values: those of its own setting, or tables of settings that change together."""
-    if not isinstance(given, list) or not given:
-        raise faulty(f"must be a list of values, got {given!r}", "axes", axis)
-    for i, value in enumerate(given):
-        if value in given[:i]:
-            raise faulty(f"{value!r} is there twice", "axes", axis)
-        choice = value if isinstance(value, dict) else {axis: value}
-        for key, each in choice.items():
-            if not isinstance(each, bool | int | float | str):
-                raise faulty(f"{each!r} is no value of the setting {key!r}", "axes", axis)
-        if choice.keys() != (given[0] if isinstance(given[0], dict) else {axis: 0}).keys():
-            raise faulty("all of its values must give the same settings", "axes", axis)
+def read_axes(file: TomlFile) -> Axes:
+    tables = file.values.get("axes")
+    if not isinstance(tables, dict):
+        raise file.error(f"must be a table of lists{file.missing('axes')}", "axes")
+    axes = {axis: tuple(read_choices(file, axis, values)) for axis, values in tables.items()}
+    axis_of: dict[str, str] = {}
+    for axis, choices in axes.items():
+        for key in choices[0]:
+            if key in RESERVED_OPTIONS:
+                raise file.error(f"{key} cannot be a setting of a cell", "axes", axis)
+            if key in axis_of:
+                raise file.error(f"{key} is on the axis {axis_of[key]!r} already", "axes", axis)
+            axis_of[key] = axis
+    return axes
+
+
+def read_choices(file: TomlFile, axis: str, values: Any) -> Iterator[Choice]:
+    """The choices on an axis: values of the setting of that name, or tables of settings that change together."""
+    if not isinstance(values, list) or not values:
+        raise file.error(f"must be a list of values, got {values!r}", "axes", axis)
+    choices = [value if isinstance(value, dict) else {axis: value} for value in values]
+    for i, choice in enumerate(choices):
+        if values[i] in values[:i]:
+            raise file.error(f"{values[i]!r} is listed twice", "axes", axis)
+        for key, value in choice.items():
+            if not isinstance(value, bool | int | float | str):
+                raise file.error(f"{value!r} is not a value of the setting {key!r}", "axes", axis)
+        if choice.keys() != choices[0].keys():
+            raise file.error("all values must give the same settings", "axes", axis)
         yield choice
 
 
-def check_apart(axes: Mapping[str, Sequence[Choice]], faulty: FileErrors) -> None:
-    """Raises WrongRequest for a setting that two axes give, or one that the command has to give."""
-    seen: dict[str, str] = {}
-    for axis, choices in axes.items():
-        for key in choices[0]:
-            if key in ("seed", "config", "results"):
-                raise faulty(f"{key} is no setting of a cell", "axes", axis)
-            if key in seen:
-                raise faulty(f"{key} is on the axis {seen[key]!r} already", "axes", axis)
-            seen[key] = axis
-
-
-def read_exclusions(
-    values: Mapping[str, Any], axes: Mapping[str, Sequence[Choice]], faulty: FileErrors
-) -> Iterator[Choice]:
-    """What no cell may have; each is one or more settings of the axes, with values that these have."""
-    given = values.get("exclude", [])
-    if not isinstance(given, list) or not all(isinstance(each, dict) and each for each in given):
-        raise faulty("must be a list of tables of settings", "exclude")
-    possible: dict[str, list[Value]] = {}
-    for choices in axes.values():
-        for key in choices[0]:
-            possible[key] = [choice[key] for choice in choices]
-    for each in given:
-        for key, value in each.items():
+def read_exclusions(file: TomlFile, axes: Mapping[str, Sequence[Choice]]) -> tuple[Choice, ...]:
+    """The combinations that no cell may have: one or more settings of the axes, with values that occur there."""
+    exclusions = file.values.get("exclude", [])
+    if not isinstance(exclusions, list) or not all(isinstance(table, dict) and table for table in exclusions):
+        raise file.error("must be a list of tables of settings", "exclude")
+    possible = {key: [choice[key] for choice in choices] for choices in axes.values() for key in choices[0]}
+    for exclusion in exclusions:
+        for key, value in exclusion.items():
             if key not in possible:
-                raise faulty(f"{key!r} is on no axis{nearest_hint(key, possible) if possible else ''}", "exclude", key)
+                hint = nearest_hint(key, possible) if possible else ""
+                raise file.error(f"no axis has {key!r}{hint}", "exclude", key)
             if value not in possible[key]:
-                raise faulty(f"the axis has no {value!r}", "exclude", key)
-        yield each
+                raise file.error(f"the axis has no {value!r}", "exclude", key)
+    return tuple(exclusions)
 
 
-def read_plot(values: Mapping[str, Any], axes: Mapping[str, Any], faulty: FileErrors) -> tuple[str, ...]:
-    """The axes to draw; by default the first two that have several values."""
-    plot = values.get("plot", [axis for axis, choices in axes.items() if len(choices) > 1][:2])
+def read_plot(file: TomlFile, axes: Mapping[str, Sequence[Choice]]) -> tuple[str, ...]:
+    """The axes to draw; by default the first two with more than one value."""
+    plot = file.values.get("plot", [axis for axis, choices in axes.items() if len(choices) > 1][:2])
     if not isinstance(plot, list) or len(plot) > 2 or len(set(map(str, plot))) < len(plot):
-        raise faulty("must be a list of one or two axes", "plot")
+        raise file.error("must be a list of one or two axes", "plot")
     for axis in plot:
         if not isinstance(axis, str) or axis not in axes:
-            raise faulty(f"there is no axis {axis!r}{nearest_hint(str(axis), axes)}", "plot")
+            raise file.error(f"there is no axis {axis!r}{nearest_hint(str(axis), axes)}", "plot")
     return tuple(plot)
-
-
-def read_clock(values: Mapping[str, Any], faulty: FileErrors) -> str:
-    clock = values.get("clock", "train")
-    if clock not in ("train", "total"):
-        raise faulty("must be 'train' or 'total'", "clock")
-    return clock

@@ -1,4 +1,4 @@
-"""What the cells of a matrix have come to, by the journal alone: what is still to be made, and the ranking."""
+"""The state of a matrix, computed from the journal: the attempts still to run, and the ranking of the cells."""
 
 import csv
 import dataclasses
@@ -16,14 +16,15 @@ from bench.experiments.launcher import Contestant, Refusal
 from bench.experiments.matrix_file import Cell, Matrix
 from bench.stats.descriptive import spread
 from bench.stats.expected_time import expected_time_to_success
+from bench.stats.ranking import CLOCKS
 from bench.storage.schema import MATRIX, Run
 
-UNFINISHED = {"interrupted"}  # broken off from outside: made again whenever the matrix goes on
-FAILED = {"error", "lost"}  # made again when that is asked for
+UNFINISHED = {"interrupted"}  # stopped by the user: repeated when the matrix is resumed
+FAILED = {"error", "lost"}  # repeated only on request
 
 
 class AttemptKey(NamedTuple):
-    """What makes two attempts the same: with the source come data, and with the config its track."""
+    """Attempts with the same key are repetitions; the source hash covers the data, the config hash the track."""
 
     config_hash: str
     source_sha256: str
@@ -31,88 +32,108 @@ class AttemptKey(NamedTuple):
     seed: int
 
 
+def attempt_key(run: Run) -> AttemptKey:
+    return AttemptKey(run.config_hash, run.source_sha256, run.machine.class_, run.seed)
+
+
 @dataclasses.dataclass(frozen=True)
-class CellContestant:
-    """A cell, and the contestant that makes its attempts."""
+class ResolvedCell:
+    """A cell, and the contestant that runs its attempts."""
 
     cell: Cell
     contestant: Contestant
 
     def key(self, seed: int) -> AttemptKey:
-        planned = self.contestant.planned
-        return AttemptKey(planned.config_hash, planned.source_sha256, planned.machine.class_, seed)
+        return attempt_key(self.contestant.planned)._replace(seed=seed)
 
 
 @dataclasses.dataclass(frozen=True)
 class PendingAttempt:
-    """An attempt that is still to be made."""
+    """An attempt still to run."""
 
-    entry: CellContestant
+    resolved: ResolvedCell
     seed: int
+
+    @property
+    def cell(self) -> Cell:
+        return self.resolved.cell
+
+    @property
+    def key(self) -> AttemptKey:
+        return self.resolved.key(self.seed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MachineMatrix:
-    """A matrix on one kind of machine."""
+    """A matrix on the executors of one kind of machine."""
 
-    grid: Matrix
-    places: tuple[Executor, ...]  # that are of this kind
-    entries: tuple[CellContestant, ...]  # the cells that can run there
-    refused: tuple[Refusal, ...]  # and why others cannot
+    matrix: Matrix
+    executors: tuple[Executor, ...]
+    cells: tuple[ResolvedCell, ...]  # those that these executors can run
+    refusals: tuple[Refusal, ...]  # for the other cells
 
     @property
     def keys(self) -> frozenset[AttemptKey]:
-        """What makes two places of one kind."""
-        return frozenset(entry.key(0) for entry in self.entries)
+        """Executors with the same keys can share the attempts."""
+        return frozenset(resolved.key(0) for resolved in self.cells)
 
     @property
     def machine_class(self) -> str:
-        """Its class; of a matrix over devices, the classes."""
-        classes = {entry.contestant.planned.machine.class_ or "unknown machine" for entry in self.entries}
+        """The machine class; all of them for a matrix with an axis of devices."""
+        classes = {resolved.contestant.planned.machine.class_ or "unknown machine" for resolved in self.cells}
         return "; ".join(sorted(classes))
 
-    def in_order(self) -> Iterator[PendingAttempt]:
-        """All attempts, seed by seed and the cells in ever new order, so that the machine's drift spreads over all."""
-        digests = "".join(entry.contestant.planned.config_hash for entry in self.entries)
-        chance = random.Random(hashlib.sha256(digests.encode()).hexdigest())
-        for seed in self.grid.seeds:
-            for entry in chance.sample(self.entries, len(self.entries)):
-                yield PendingAttempt(entry, seed)
+    def attempts(self) -> Iterator[PendingAttempt]:
+        """All attempts, seed by seed. The cells are shuffled for each seed, which spreads the machine's drift."""
+        digests = "".join(resolved.contestant.planned.config_hash for resolved in self.cells)
+        generator = random.Random(hashlib.sha256(digests.encode()).hexdigest())
+        for seed in self.matrix.seeds:
+            for resolved in generator.sample(self.cells, len(self.cells)):
+                yield PendingAttempt(resolved, seed)
 
-    def results(self, known: Mapping[AttemptKey, Sequence[Run]]) -> list["CellResult"]:
-        """One for each cell, in the grid's order."""
-        found = []
-        for entry in self.entries:
-            made = [lines for seed in self.grid.seeds if (lines := known.get(entry.key(seed)))]
-            latest, repeated = tuple(lines[-1] for lines in made), sum(len(lines) - 1 for lines in made)
-            machine_class = entry.contestant.planned.machine.class_
-            found.append(CellResult(entry.cell, machine_class, len(self.grid.seeds), latest, repeated))
-        return found
+    def results(self, runs: Mapping[AttemptKey, Sequence[Run]]) -> list["CellResult"]:
+        """A result for each cell, in the matrix's order."""
+        results = []
+        for resolved in self.cells:
+            runs_by_seed = [repeats for seed in self.matrix.seeds if (repeats := runs.get(resolved.key(seed)))]
+            results.append(
+                CellResult(
+                    cell=resolved.cell,
+                    machine_class=resolved.contestant.planned.machine.class_,
+                    planned=len(self.matrix.seeds),
+                    runs=tuple(repeats[-1] for repeats in runs_by_seed),
+                    repeated=sum(len(repeats) - 1 for repeats in runs_by_seed),
+                )
+            )
+        return results
 
 
-def known_runs(runs: Iterable[Run]) -> dict[AttemptKey, list[Run]]:
-    """The attempts that matrices have made, in the journal's order."""
-    found: dict[AttemptKey, list[Run]] = defaultdict(list)
+def matrix_runs(runs: Iterable[Run]) -> dict[AttemptKey, list[Run]]:
+    """The runs made by matrices, grouped by key, in the journal's order."""
+    groups: dict[AttemptKey, list[Run]] = defaultdict(list)
     for run in runs:
         if run.batch is not None and run.batch.command == MATRIX:
-            found[AttemptKey(run.config_hash, run.source_sha256, run.machine.class_, run.seed)].append(run)
-    return found
+            groups[attempt_key(run)].append(run)
+    return groups
 
 
-def is_pending(made: Sequence[Run], retry_failed: bool) -> bool:
-    """Whether an attempt is still to be made, of which these lines are there; a miss is never made again."""
-    return not made or made[-1].outcome in UNFINISHED or (retry_failed and made[-1].outcome in FAILED)
+def is_pending(repeats: Sequence[Run], retry_failed: bool) -> bool:
+    """Whether an attempt is still to run, given its runs so far; one that missed is never repeated."""
+    if not repeats:
+        return True
+    outcome = repeats[-1].outcome
+    return outcome in UNFINISHED or (retry_failed and outcome in FAILED)
 
 
 @dataclasses.dataclass(frozen=True)
 class CellResult:
-    """What one cell has come to."""
+    """The runs of one cell."""
 
     cell: Cell
     machine_class: str | None
-    planned: int  # seeds
-    runs: tuple[Run, ...]  # of each seed that was tried, the latest
-    repeated: int  # earlier lines of the same seeds
+    planned: int  # number of seeds
+    runs: tuple[Run, ...]  # the latest of each seed that has one
+    repeated: int  # number of earlier runs of the same seeds
 
     @property
     def num_solved(self) -> int:
@@ -124,10 +145,11 @@ class CellResult:
 
     @property
     def outcomes(self) -> dict[str, int]:
+        """How often each outcome other than `solved` occurred."""
         return dict(Counter(run.outcome for run in self.runs if run.outcome != "solved"))
 
     def ert(self, clock: ClockName) -> float | None:
-        """None while no attempt has been made; infinite when none solved the track."""
+        """Expected time to success, seconds; None without runs, infinite when none solved the track."""
         return expected_time_to_success(self.runs, clock) if self.runs else None
 
     def seconds(self, clock: ClockName) -> list[float]:
@@ -135,7 +157,7 @@ class CellResult:
 
 
 def rank_cells(results: Sequence[CellResult], clock: ClockName) -> list[CellResult]:
-    """By ERT; cells that solved nothing, then those not tried yet, come last."""
+    """Results sorted by ERT; cells that solved nothing, then cells without runs, come last."""
 
     def order(result: CellResult) -> tuple[float, int]:
         ert = result.ert(clock)
@@ -145,21 +167,20 @@ def rank_cells(results: Sequence[CellResult], clock: ClockName) -> list[CellResu
 
 
 def results_csv(tables: Sequence[Sequence[CellResult]], clock: ClockName) -> str:
-    """A row for each cell of each kind of machine, the best of it first; what is not known is empty."""
+    """A row for each cell of each kind of machine, ranked; unknown values are empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     axes = list(tables[0][0].cell.choices)
-    clocks: tuple[ClockName, ...] = ("train", "total")
-    figures = [f"{clock}_{name}_seconds" for clock in clocks for name in ("ert", "median", "min", "max")]
+    figures = [f"{name}_{figure}_seconds" for name in CLOCKS for figure in ("ert", "median", "min", "max")]
     counts = ["solved", "attempts", "planned", "repeated"]
     writer.writerow(["rank", *axes, *counts, *figures, "outcomes", "machine_class"])
     for results in tables:
         for rank, result in enumerate(rank_cells(results, clock), start=1):
-            row = [rank, *result.cell.labels().values(), result.num_solved, len(result.runs), result.planned]
-            row.append(result.repeated)
-            for each in clocks:
-                known, ert = spread(result.seconds(each)), result.ert(each)
-                row += [ert, known.median, known.minimum, known.maximum] if known else [ert, None, None, None]
+            row: list[object] = [rank, *result.cell.labels().values()]
+            row += [result.num_solved, len(result.runs), result.planned, result.repeated]
+            for name in CLOCKS:
+                seconds, ert = spread(result.seconds(name)), result.ert(name)
+                row += [ert, seconds.median, seconds.minimum, seconds.maximum] if seconds else [ert, None, None, None]
             outcomes = " ".join(f"{name}={count}" for name, count in sorted(result.outcomes.items()))
             writer.writerow([*row, outcomes, result.machine_class])
     return out.getvalue()

@@ -1,8 +1,8 @@
-"""How a command hears the attempt that it started, and knows when each word was said.
+"""The outer clock: it receives the phase edges that an attempt announces, with their times, and compares the clocks.
 
-On a busy machine the command may sleep through a word for tens of milliseconds, which would be the attempt's fault by
-the outer clock. So the words come through a socket whose messages the kernel stamps as they are written, where it can
-(Linux does); elsewhere a word counts from when it is read.
+On a busy machine this process may read an edge tens of milliseconds late, and the attempt would be blamed for it. So
+edges arrive over a datagram socket, on which Linux stamps every message at the moment of writing. On other systems the
+time of an edge is the time of reading.
 """
 
 import contextlib
@@ -16,22 +16,23 @@ from collections.abc import Callable, Iterable, Mapping
 
 from bench.clock import OFF, ON, PHASES, STOP
 
-CAN_HAND_OVER = os.name == "posix"  # a descriptor to a child process
-LONGEST_MESSAGE = 2**16  # bytes
-STAMPS = 35  # SO_TIMESTAMPNS of Linux's asm-generic/socket.h, for which Python has no name
+CAN_LISTEN = os.name == "posix"  # a child process can inherit a file descriptor
+MAX_MESSAGE_BYTES = 2**16
+SO_TIMESTAMPNS = 35  # of Linux's asm-generic/socket.h; Python's socket module does not define it
 TIMESPEC = struct.Struct("@ll")  # seconds and nanoseconds of CLOCK_REALTIME
+TOLERANCE, TOLERANCE_SECONDS = 0.02, 0.02  # between the two clocks, for each phase
 
 
 class EdgeListener:
-    """Listens, in a thread, to what a child process writes to `descriptor`."""
+    """A thread that reads the lines that a child process writes to `descriptor`."""
 
-    def __init__(self, heed: Callable[[str, float], None]) -> None:
-        """`heed` is told each line, and when it was written, seconds of `time.perf_counter`."""
-        self.heed = heed
+    def __init__(self, on_line: Callable[[str, float], None]) -> None:
+        """Calls `on_line` with each line and the time of writing, in seconds of `time.perf_counter`."""
+        self.on_line = on_line
         self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         if sys.platform == "linux":
-            with contextlib.suppress(OSError):  # read without stamps, then
-                self.ours.setsockopt(socket.SOL_SOCKET, STAMPS, 1)
+            with contextlib.suppress(OSError):  # then messages carry no timestamps
+                self.ours.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self.thread = threading.Thread(target=self.listen, daemon=True)
         self.thread.start()
 
@@ -41,67 +42,59 @@ class EdgeListener:
 
     def listen(self) -> None:
         while True:
-            message, beside, *_ = self.ours.recvmsg(LONGEST_MESSAGE, socket.CMSG_SPACE(TIMESPEC.size))
+            message, ancillary, *_ = self.ours.recvmsg(MAX_MESSAGE_BYTES, socket.CMSG_SPACE(TIMESPEC.size))
             if not message:
                 return
-            written = time.perf_counter() - delay_since_write(beside)
+            written = time.perf_counter() - delay_since_write(ancillary)
             for line in message.decode("utf-8", "replace").splitlines():
-                self.heed(line, written)
+                self.on_line(line, written)
 
     def close(self) -> None:
-        """Once the child has ended: hear the rest of what it wrote."""
-        self.theirs.send(b"")  # a grandchild may hold its end open, so that nothing else says that this was all
+        """Read the remaining lines; call this after the child has ended."""
+        self.theirs.send(b"")  # the end mark: a grandchild may keep its end of the socket open
         self.thread.join()
         self.ours.close()
         self.theirs.close()
 
 
-def delay_since_write(beside: list[tuple[int, int, bytes]]) -> float:
-    """Seconds since a message was written, by the stamp that came beside it; 0 without one."""
-    for level, kind, stamp in beside:
-        if (level, kind) == (socket.SOL_SOCKET, STAMPS) and len(stamp) == TIMESPEC.size:
+def delay_since_write(ancillary: list[tuple[int, int, bytes]]) -> float:
+    """Seconds since a message was written, from the timestamp in its ancillary data; 0 without one."""
+    for level, kind, stamp in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS) and len(stamp) == TIMESPEC.size:
             seconds, nanoseconds = TIMESPEC.unpack(stamp)
             return max(0.0, (time.time_ns() - seconds * 10**9 - nanoseconds) / 1e9)
     return 0.0
 
 
-TOLERANCE, TOLERANCE_SECONDS = 0.02, 0.02  # between the two clocks, for each phase
-
-
-# -----------------------------------------------------------------------------
-# the outer clock
-
-
-def outer_seconds(started: float, heard: Iterable[tuple[str, float]]) -> dict[str, float | None]:
-    """The phases' seconds, and `total`, from the edges that an attempt announced.
+def outer_seconds(started: float, edges: Iterable[tuple[str, float]]) -> dict[str, float | None]:
+    """The seconds of each phase and the total, from the edges that an attempt announced.
 
     Args:
-        started: when the process was started, seconds on the outer clock.
-        heard: each announcement, and when it was made. What is no announcement is passed over.
+        started: when the process was started, in seconds of the outer clock.
+        edges: the announced lines and their times, in order. Unknown lines are ignored.
 
     Returns:
-        The seconds of each phase that was ended by the edge that should end it, of all together when the attempt
-        stopped; else None.
+        Seconds for each phase that ended with an edge, and `total` if the attempt announced its stop; else None.
     """
     seconds: dict[str, float | None] = dict.fromkeys((*PHASES, "total"))
     phase, edge, off_since, total = "import", started, None, 0.0
-    for word, now in heard:
-        if word == OFF and phase == "setup":  # the device's turn is waited for there, and nowhere else
+    for line, now in edges:
+        if line == OFF and phase == "setup":  # the attempt waits for the device lock only in `setup`
             off_since = now
-        elif word == ON and off_since is not None:
+        elif line == ON and off_since is not None:
             edge, off_since = edge + now - off_since, None
-        elif word in (*PHASES, STOP) and phase != STOP:
+        elif line in (*PHASES, STOP) and phase != STOP:
             seconds[phase] = now - edge
             total += now - edge
-            phase, edge = word, now
+            phase, edge = line, now
     seconds["total"] = total if phase == STOP else None
     return seconds
 
 
 def disagreements(inner: Mapping[str, float | None], outer: Mapping[str, float | None]) -> list[str]:
-    """A sentence about each phase in which the two clocks differ by more than 2% + 20 ms, or that only one of them saw.
+    """A sentence for each phase in which the clocks differ by more than 2% of the outer clock's seconds plus 20 ms.
 
-    The tolerance is taken of the outer clock's seconds, in both directions.
+    A phase that only one of the clocks has timed is a disagreement, too.
     """
     sentences = []
     for phase in (*PHASES, "total"):

@@ -1,145 +1,151 @@
-"""A search space in TOML: which settings a search may choose, from where, and on what condition."""
+"""A search space file: the settings that a search may choose, their ranges, and the conditions between them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.clock import ClockName
 from bench.errors import UsageError, nearest_hint
-from bench.experiments.matrix_file import FileErrors, Value, read_clock, read_toml
+from bench.experiments.toml_file import SettingValue, TomlFile
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 SPACES = Path(__file__).parent.parent / "spaces"
 KEYS = ("base", "clock", "attempts", "space")
-MOST_ATTEMPTS = 1000
+MAX_ATTEMPTS = 1000
+
+Condition = tuple[tuple[str, tuple[SettingValue, ...]], ...]  # earlier settings, and the values that fulfil it
 
 
 @dataclasses.dataclass(frozen=True)
 class Dimension:
-    """One setting, and where its values come from: a list of choices, or a range whose ends may both be taken."""
+    """One setting and its possible values: a list of choices, or a range that includes both ends."""
 
     name: str
-    choices: tuple[Value, ...] | None
+    choices: tuple[SettingValue, ...] | None
     low: int | float = 0
     high: int | float = 0
-    log: bool = False  # drawn evenly by size, not by difference
+    log: bool = False  # sample on a logarithmic scale
     step: int | float | None = None
-    when: tuple[tuple[str, tuple[Value, ...]], ...] = ()  # settings before it, and the values that make it matter
+    when: Condition = ()
 
-    def suggest(self, trial: "BaseTrial") -> Value:
+    def suggest(self, trial: "BaseTrial") -> SettingValue:
         if self.choices is not None:
             return trial.suggest_categorical(self.name, list(self.choices))
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(self.name, self.low, self.high, step=self.step or 1, log=self.log)
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
-    def matters(self, values: Mapping[str, Value]) -> bool:
-        return all(values.get(name) in wanted for name, wanted in self.when)
+    def is_active(self, values: Mapping[str, SettingValue]) -> bool:
+        """Whether the values of the earlier settings fulfil the condition."""
+        return all(values.get(name) in allowed for name, allowed in self.when)
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpace:
-    """What a search chooses from, and how it judges."""
+    """The content of a search space file."""
 
     path: Path
-    base: str
-    clock: ClockName  # whose ERT is to be small
-    attempts: int  # of a trial that is worth all of them
+    base: str  # config
+    clock: ClockName  # whose ERT is minimised
+    attempts: int  # of a trial that is not pruned
     dimensions: tuple[Dimension, ...]
 
     @property
     def name(self) -> str:
         return self.path.stem
 
-    def suggest(self, trial: "BaseTrial") -> dict[str, Value]:
-        """Settings for one trial; those whose condition is not met keep the base's."""
-        values: dict[str, Value] = {}
+    def suggest(self, trial: "BaseTrial") -> dict[str, SettingValue]:
+        """Settings for one trial; a setting whose condition is not met keeps the base's value."""
+        values: dict[str, SettingValue] = {}
         for dimension in self.dimensions:
-            if dimension.matters(values):
+            if dimension.is_active(values):
                 values[dimension.name] = dimension.suggest(trial)
         return values
 
 
 # -----------------------------------------------------------------------------
-# the file
+# reading the file
 
 
 def read_search_space(path: Path) -> SearchSpace:
     """Read a search space.
 
     Raises:
-        UsageError: names the file, the line, the key, and what is wrong.
+        UsageError: names the file, the line, the key, and the problem.
     """
-    values, faulty = read_toml(path)
-    for key in values:
-        if key not in KEYS:
-            raise faulty(f"unknown key{nearest_hint(key, KEYS)}", key)
-    if not isinstance(values.get("base"), str):
-        raise faulty("must be the name of a config" + ("" if "base" in values else ", and is not there"), "base")
-    attempts = values.get("attempts")
-    if type(attempts) is not int or not 0 < attempts <= MOST_ATTEMPTS:
-        raise faulty(f"must be the attempts of a trial, 1 to {MOST_ATTEMPTS}", "attempts")
-    given = values.get("space")
-    if not isinstance(given, dict) or not given:
-        raise faulty("must be a table of settings" + ("" if "space" in values else ", and is not there"), "space")
+    file = TomlFile(path, KEYS)
+    base = file.read_base()
+    attempts = file.values.get("attempts")
+    if type(attempts) is not int or not 0 < attempts <= MAX_ATTEMPTS:
+        raise file.error(f"must be the number of attempts of a trial, 1 to {MAX_ATTEMPTS}", "attempts")
+    space = file.values.get("space")
+    if not isinstance(space, dict) or not space:
+        raise file.error(f"must be a table of settings{file.missing('space')}", "space")
     dimensions: dict[str, Dimension] = {}
-    for name, table in given.items():
-        dimensions[name] = read_dimension(name, table, dimensions, faulty)
-    return SearchSpace(path, values["base"], read_clock(values, faulty), attempts, tuple(dimensions.values()))
+    for name, table in space.items():
+        dimensions[name] = read_dimension(file, name, table, dimensions)
+    return SearchSpace(path, base, file.read_clock(), attempts, tuple(dimensions.values()))
 
 
-def read_dimension(name: str, table: Any, before: Mapping[str, Dimension], faulty: FileErrors) -> Dimension:
-    def wrong(reason: str) -> UsageError:
-        return faulty(reason, "space", name)
+def read_dimension(file: TomlFile, name: str, table: Any, earlier: Mapping[str, Dimension]) -> Dimension:
+    def error(reason: str) -> UsageError:
+        return file.error(reason, "space", name)
 
     if not isinstance(table, dict):
-        raise wrong("must be a table: { choices = [...] } or { low = ..., high = ... }")
-    known = {"choices", "when"} if "choices" in table else {"low", "high", "log", "step", "when"}
+        raise error("must be a table: { choices = [...] } or { low = ..., high = ... }")
+    valid = {"choices", "when"} if "choices" in table else {"low", "high", "log", "step", "when"}
     for key in table:
-        if key not in known:
-            raise wrong(f"unknown key {key!r}{nearest_hint(key, known)}")
-    when = read_condition(table.get("when", {}), before, wrong)
-    if "choices" in table:
-        choices = table["choices"]
-        if not isinstance(choices, list) or not choices:
-            raise wrong("choices must be a list of values")
-        if not all(isinstance(choice, bool | int | float | str) for choice in choices):
-            raise wrong("choices must be numbers, texts, or true and false")
-        return Dimension(name, tuple(choices), when=when)
-    low, high, log, step = (table.get(key) for key in ("low", "high", "log", "step"))
-    for key, value in (("low", low), ("high", high)):
-        if type(value) not in (int, float):
-            raise wrong(f"{key} must be a number" + ("" if key in table else ", and is not there"))
+        if key not in valid:
+            raise error(f"unknown key {key!r}{nearest_hint(key, valid)}")
+    when = read_condition(table.get("when", {}), earlier, error)
+    return read_choices(name, table, when, error) if "choices" in table else read_range(name, table, when, error)
+
+
+def read_choices(name: str, table: Mapping[str, Any], when: Condition, error: Callable[[str], UsageError]) -> Dimension:
+    choices = table["choices"]
+    if not isinstance(choices, list) or not choices:
+        raise error("choices must be a list of values")
+    if not all(isinstance(choice, bool | int | float | str) for choice in choices):
+        raise error("choices must be numbers, strings, or true and false")
+    return Dimension(name, tuple(choices), when=when)
+
+
+def read_range(name: str, table: Mapping[str, Any], when: Condition, error: Callable[[str], UsageError]) -> Dimension:
+    def end(key: str) -> int | float:
+        value = table.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise error(f"{key} must be a number" + ("" if key in table else ", but it is missing"))
+        return value
+
+    low, high, log, step = end("low"), end("high"), table.get("log", False), table.get("step")
     if not low < high:
-        raise wrong(f"low must be below high, got {low} and {high}")
-    if not isinstance(log, bool | None):
-        raise wrong("log must be true or false")
+        raise error(f"low must be below high, got {low} and {high}")
+    if not isinstance(log, bool):
+        raise error("log must be true or false")
     if log and not low > 0:
-        raise wrong("a logarithmic range begins above 0")
+        raise error("the low end of a logarithmic range must be above 0")
     if step is not None and (type(step) not in (int, float) or not step > 0 or log):
-        raise wrong("step must be a number above 0, and goes with no logarithmic range")
+        raise error("step must be a number above 0, and cannot be used with a logarithmic range")
     if step is not None and type(low) is type(high) is int and type(step) is not int:
-        raise wrong("the step of whole numbers must be one")
-    return Dimension(name, None, low, high, bool(log), step, when)
+        raise error("the step of a range of whole numbers must be a whole number")
+    return Dimension(name, None, low, high, log, step, when)
 
 
-def read_condition(
-    given: Any, before: Mapping[str, Dimension], wrong: Any
-) -> tuple[tuple[str, tuple[Value, ...]], ...]:
-    """`when = { matrix_optimizer = "muon" }`, or several values as a list."""
-    if not isinstance(given, dict):
-        raise wrong("when must be a table of settings and their values")
-    found = []
-    for name, value in given.items():
-        if name not in before:
-            raise wrong(f"when: {name!r} must stand before it{nearest_hint(name, before) if before else ''}")
-        wanted = tuple(value) if isinstance(value, list) else (value,)
-        choices = before[name].choices
-        for each in wanted:
-            if choices is not None and each not in choices:
-                raise wrong(f"when: {name} is never {each!r}")
-        found.append((name, wanted))
-    return tuple(found)
+def read_condition(table: Any, earlier: Mapping[str, Dimension], error: Callable[[str], UsageError]) -> Condition:
+    """`when = { matrix_optimizer = "muon" }`; a list allows several values."""
+    if not isinstance(table, dict):
+        raise error("when must be a table of settings and their values")
+    condition: list[tuple[str, tuple[SettingValue, ...]]] = []
+    for name, value in table.items():
+        if name not in earlier:
+            raise error(f"when: {name!r} must come first{nearest_hint(name, earlier) if earlier else ''}")
+        allowed = tuple(value) if isinstance(value, list) else (value,)
+        choices = earlier[name].choices
+        for allowed_value in allowed:
+            if choices is not None and allowed_value not in choices:
+                raise error(f"when: {name} is never {allowed_value!r}")
+        condition.append((name, allowed))
+    return tuple(condition)

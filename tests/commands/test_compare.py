@@ -88,7 +88,7 @@ def test_fewer_than_six_pairs_decide_nothing(arena, capsys):
     shown = capsys.readouterr().out
     assert shown.splitlines()[-1] == "not decided"
     assert "fewer than 6 pairs cannot decide anything" in shown
-    assert "with 80% power, would need: about " in shown
+    assert "with 80% power, a new comparison would need about " in shown
 
 
 def test_misses_and_killed_attempts_count(arena, capsys):
@@ -189,7 +189,7 @@ def interrupted(arena, number, at):
 def test_after_ctrl_c_the_same_command_goes_on_and_repeats_nothing(arena, capsys):
     status, said = interrupted(arena, signal.SIGINT, 3)
     assert status == 130
-    assert "the same command goes on" in said
+    assert "run the same command again to resume" in said
     assert len(arena.attempts()) == 3
     (agenda,) = agendas(arena)
     comparison = evaluate_comparison(agenda, arena.journal.read()[0])
@@ -210,7 +210,7 @@ def test_a_broken_off_comparison_goes_on_whatever_is_said_of_the_reason_now(aren
     assert ask(arena, pairs=3, why="an afterthought") == 0
     (agenda,) = agendas(arena)
     assert agenda.why is None, "a line is never rewritten"
-    assert "was filed with no --why, and keeps that" in capsys.readouterr().err
+    assert "was filed with no --why, which is kept" in capsys.readouterr().err
     assert len(arena.calls()) == 6
     assert "an afterthought" not in tried(arena)
     assert agenda.id in tried(arena)

@@ -192,11 +192,11 @@ def test_what_this_machine_has_not_got_is_left_out_and_what_is_wrong_is_refused(
 
 def test_what_two_kinds_of_machines_have_in_common_is_made_once(arena, ask, monkeypatch):
     class WithoutGpu(LocalExecutor):
-        def ask_all(self, script, asked):
-            answers = super().ask_all(script, asked)
+        def resolve_all(self, script, command_lines):
+            answers = super().resolve_all(script, command_lines)
             return [
                 Refusal("no GPU", not_here=True) if "0.2" in arguments else answer
-                for arguments, answer in zip(asked, answers, strict=True)
+                for arguments, answer in zip(command_lines, answers, strict=True)
             ]
 
     monkeypatch.setattr(matrix, "open_executors", lambda *_: contextlib.nullcontext([LocalExecutor(), WithoutGpu()]))

@@ -108,7 +108,7 @@ def test_settings_that_are_not_the_record_s_are_refused(arena, first):
     first.config.write_text(first.config.read_text().replace("100.0", "101.0"))
     path = first.folder / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"config_hash": "0" * 64}))
-    with pytest.raises(UsageError, match="makes other settings"):
+    with pytest.raises(UsageError, match=r"the settings in config\.toml differ"):
         again(arena, first)
     assert all(run.batch.command != "replay" for run in arena.attempts())
 

@@ -1,9 +1,10 @@
-"""Matrix files: what they stand for, and what is said of their faults."""
+"""Matrix files: their cells, their defaults, and the errors about them."""
 
 import pytest
 
 from bench.errors import UsageError
-from bench.experiments.matrix_file import MATRICES, find_file, options_of, read_matrix
+from bench.experiments.matrix_file import MATRICES, options_of, read_matrix
+from bench.experiments.toml_file import find_file
 
 GOOD = """\
 base = "add3"
@@ -21,7 +22,7 @@ batch_size = 1024
 
 
 @pytest.fixture
-def grid_of(tmp_path):
+def matrix_of(tmp_path):
     def read(text):
         path = tmp_path / "some.toml"
         path.write_text(text)
@@ -30,50 +31,51 @@ def grid_of(tmp_path):
     return read
 
 
-def test_the_cells_are_all_combinations_but_those_excluded(grid_of):
-    grid = grid_of(GOOD)
-    assert (grid.name, grid.base, grid.seeds, grid.clock) == ("some", "add3", (1, 2), "train")
-    settings = [cell.settings for cell in grid.cells()]
+def test_the_cells_are_all_combinations_that_are_not_excluded(matrix_of):
+    matrix = matrix_of(GOOD)
+    assert (matrix.name, matrix.base, matrix.seeds, matrix.clock) == ("some", "add3", (1, 2), "train")
+    settings = [cell.settings for cell in matrix.cells()]
     assert len(settings) == 2 * 2 * 2 - 2
     assert {"batch_size": 512, "compile": True, "n_layer": 2, "n_embd": 32} in settings
     assert not any(each["n_layer"] == 2 and each["batch_size"] == 1024 for each in settings)
     assert all(each["n_embd"] == {1: 64, 2: 32}[each["n_layer"]] for each in settings)
 
 
-def test_a_cell_speaks_as_the_command_line_and_as_labels(grid_of):
-    cell = next(cell for cell in grid_of(GOOD).cells() if cell.settings["compile"])
+def test_a_cell_is_written_as_options_and_as_labels(matrix_of):
+    cell = next(cell for cell in matrix_of(GOOD).cells() if cell.settings["compile"])
     assert options_of(cell.settings) == ["--batch-size", "512", "--compile", "--n-layer", "1", "--n-embd", "64"]
     assert cell.labels() == {"batch_size": "512", "compile": "true", "size": "n_layer=1 n_embd=64"}
     assert str(cell) == "batch_size=512 compile=true n_layer=1 n_embd=64"
-    assert "--no-compile" in options_of(next(grid_of(GOOD).cells()).settings)
+    assert "--no-compile" in options_of(next(matrix_of(GOOD).cells()).settings)
 
 
-def test_the_first_two_axes_with_several_values_are_drawn_unless_others_are_named(grid_of):
-    assert grid_of(GOOD).plot == ("batch_size", "compile")
-    assert grid_of('plot = ["size"]\n' + GOOD).plot == ("size",)
-    assert grid_of('base = "add3"\nseeds = [1]\n[axes]\nkernel = ["c"]\nbatch_size = [1, 2]\n').plot == ("batch_size",)
-    assert next(grid_of('base = "add3"\nseeds = [1]\n[axes]\n').cells()).settings == {}
+def test_the_first_two_axes_with_several_values_are_drawn_unless_others_are_named(matrix_of):
+    assert matrix_of(GOOD).plot == ("batch_size", "compile")
+    assert matrix_of('plot = ["size"]\n' + GOOD).plot == ("size",)
+    one_of_two = 'base = "add3"\nseeds = [1]\n[axes]\nkernel = ["c"]\nbatch_size = [1, 2]\n'
+    assert matrix_of(one_of_two).plot == ("batch_size",)
+    assert next(matrix_of('base = "add3"\nseeds = [1]\n[axes]\n').cells()).settings == {}
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
-        ("seeds = [1, 2]", "seeds = 1 2", r"some\.toml: .*line 2"),  # tomllib's words
+        ("seeds = [1, 2]", "seeds = 1 2", r"some\.toml: .*line 2"),  # tomllib's message
         ("seeds = [1, 2]", "seed = [1, 2]", r"line 2: seed: unknown key; the nearest is 'seeds'"),
         ("seeds = [1, 2]", "seeds = []", "line 2: seeds: must be a list of whole numbers"),
         ("seeds = [1, 2]", "seeds = [1, true]", "line 2: seeds: must be a list of whole numbers"),
-        ("seeds = [1, 2]", "seeds = [1, 1]", "line 2: seeds: a seed is there twice"),
+        ("seeds = [1, 2]", "seeds = [1, 1]", "line 2: seeds: a seed is listed twice"),
         ("seeds = [1, 2]\n", "", "seeds: must be a list of whole numbers"),
         ('base = "add3"', "base = 3", "line 1: base: must be the name of a config"),
-        ('base = "add3"\n', "", "base: must be the name of a config, and is not there"),
+        ('base = "add3"\n', "", "base: must be the name of a config, but it is missing"),
         ("[axes]\n", "", "axes: must be a table|line 4: batch_size: unknown key"),
         ("[512, 1024]", "512", r"line 5: axes\.batch_size: must be a list of values, got 512"),
         ("[512, 1024]", "[]", r"line 5: axes\.batch_size: must be a list"),
-        ("[512, 1024]", "[512, 512]", r"line 5: axes\.batch_size: 512 is there twice"),
-        ("[512, 1024]", "[512, [1]]", r"line 5: axes\.batch_size: \[1\] is no value"),
-        ("n_layer = 2, n_embd = 32", "n_layer = 2", r"line 7: axes\.size: all of its values must give the same"),
+        ("[512, 1024]", "[512, 512]", r"line 5: axes\.batch_size: 512 is listed twice"),
+        ("[512, 1024]", "[512, [1]]", r"line 5: axes\.batch_size: \[1\] is not a value"),
+        ("n_layer = 2, n_embd = 32", "n_layer = 2", r"line 7: axes\.size: all values must give the same"),
         ("n_embd", "batch_size", r"line 7: axes\.size: batch_size is on the axis 'batch_size' already"),
-        ("compile =", "seed =", r"line 6: axes\.seed: seed is no setting of a cell"),
+        ("compile =", "seed =", r"line 6: axes\.seed: seed cannot be a setting of a cell"),
         ("n_layer = 2\nb", "n_layers = 2\nb", r"line 10: exclude\.n_layers: .*the nearest is 'n_layer'"),
         ("batch_size = 1024", "batch_size = 1000", r"line 11: exclude\.batch_size: the axis has no 1000"),
         ("[[exclude]]", "[exclude]", "line 9: exclude: must be a list of tables"),
@@ -81,13 +83,13 @@ def test_the_first_two_axes_with_several_values_are_drawn_unless_others_are_name
         ("[axes]", 'clock = "wall"\n[axes]', "line 4: clock: must be 'train' or 'total'"),
     ],
 )
-def test_a_fault_is_told_with_its_line_and_its_key(grid_of, old, new, told):
+def test_an_error_names_the_line_and_the_key(matrix_of, old, new, message):
     assert old in GOOD
-    with pytest.raises(UsageError, match=told):
-        grid_of(GOOD.replace(old, new))
+    with pytest.raises(UsageError, match=message):
+        matrix_of(GOOD.replace(old, new))
 
 
-def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path):
+def test_a_missing_file_and_a_file_that_is_not_text_are_errors(tmp_path):
     with pytest.raises(UsageError, match=r"none\.toml: No such file"):
         read_matrix(tmp_path / "none.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
@@ -98,6 +100,6 @@ def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(MATRICES.glob("*.toml")), ids=lambda path: path.stem)
-def test_those_that_come_with_the_project_are_read(path):
+def test_the_matrices_of_the_project_can_be_read(path):
     assert find_file(path.stem, MATRICES) == path
     assert len(list(read_matrix(path).cells())) > 1

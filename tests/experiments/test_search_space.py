@@ -1,10 +1,10 @@
-"""Search spaces: what they suggest, and what is said of their faults."""
+"""Search spaces: their suggestions, and the errors about them."""
 
 import pytest
 
 from bench.errors import UsageError
-from bench.experiments.matrix_file import find_file
 from bench.experiments.search_space import SPACES, read_search_space
+from bench.experiments.toml_file import find_file
 
 GOOD = """\
 base = "add3"
@@ -30,14 +30,14 @@ def space_of(tmp_path):
 
 
 @pytest.mark.extra
-def test_what_is_suggested_lies_in_the_space_and_conditions_are_kept(space_of):
+def test_suggestions_lie_in_the_space_and_fulfil_the_conditions(space_of):
     import optuna
 
     space = space_of(GOOD)
     assert (space.name, space.base, space.clock, space.attempts) == ("some", "add3", "train", 4)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    seen = [space.suggest(study.ask()) for _ in range(200)]
-    for values in seen:
+    suggestions = [space.suggest(study.ask()) for _ in range(200)]
+    for values in suggestions:
         assert values["batch_size"] in range(128, 513, 64)
         assert isinstance(values["batch_size"], int)
         assert 0.01 <= values["adam_learning_rate"] <= 0.1
@@ -45,43 +45,43 @@ def test_what_is_suggested_lies_in_the_space_and_conditions_are_kept(space_of):
         both = values["matrix_optimizer"] == "muon" and values["batch_size"] in (128, 192)
         assert ("muon_iterations" in values) == both
         assert isinstance(values.get("muon_iterations", 3), int)
-    assert {values["matrix_optimizer"] for values in seen} == {"muon", "adamw"}
-    small = sum(values["adam_learning_rate"] < 10**-1.5 for values in seen)
+    assert {values["matrix_optimizer"] for values in suggestions} == {"muon", "adamw"}
+    small = sum(values["adam_learning_rate"] < 10**-1.5 for values in suggestions)
     assert 60 < small < 140, "half of a logarithmic range lies below its middle"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
-        ("attempts = 4", "attempts = 4.5", "line 2: attempts: must be the attempts of a trial"),
-        ("attempts = 4\n", "", "attempts: must be the attempts of a trial"),
+        ("attempts = 4", "attempts = 4.5", "line 2: attempts: must be the number of attempts of a trial"),
+        ("attempts = 4\n", "", "attempts: must be the number of attempts of a trial"),
         ("attempts = 4", "attemps = 4", "line 2: attemps: unknown key; the nearest is 'attempts'"),
-        ('base = "add3"\n', "", "base: must be the name of a config, and is not there"),
+        ('base = "add3"\n', "", "base: must be the name of a config, but it is missing"),
         ("[space]", "[spaces]", "line 4: spaces: unknown key"),
         ("{ low = 128, high = 512, step = 64 }", "128", r"line 5: space\.batch_size: must be a table"),
         ("high = 512", "higher = 512", r"line 5: space\.batch_size: unknown key 'higher'; the nearest is 'high'"),
-        ("low = 128, ", "", r"line 5: space\.batch_size: low must be a number, and is not there"),
+        ("low = 128, ", "", r"line 5: space\.batch_size: low must be a number, but it is missing"),
         ("low = 128", "low = 1024", "line 5: .*low must be below high, got 1024 and 512"),
         ("low = 128", 'low = "a"', "line 5: .*low must be a number"),
-        ("step = 64", "step = 0.5", "line 5: .*the step of whole numbers must be one"),
-        ("step = 64", "step = 64, log = true", "line 5: .*step must be a number above 0, and goes with no logarithmic"),
-        ("low = 0.01", "low = 0.0", r"line 6: space\.adam_learning_rate: a logarithmic range begins above 0"),
+        ("step = 64", "step = 0.5", "line 5: .*the step of a range of whole numbers must be a whole"),
+        ("step = 64", "step = 64, log = true", "line 5: .*step must be a number above 0, and cannot"),
+        ("low = 0.01", "low = 0.0", r"line 6: space\.adam_learning_rate: the low end of a log"),
         ("log = true", "log = 1", r"line 6: .*log must be true or false"),
         ('["muon", "adamw"]', "[]", "line 7: .*choices must be a list"),
-        ('["muon", "adamw"]', "[[1]]", "line 7: .*choices must be numbers, texts"),
+        ('["muon", "adamw"]', "[[1]]", "line 7: .*choices must be numbers, strings"),
         ('{ matrix_optimizer = "muon" }', '"muon"', "line 8: .*when must be a table"),
-        ('{ matrix_optimizer = "muon" }', '{ optimizer = "muon" }', "line 8: .*'optimizer' must stand before it"),
+        ('{ matrix_optimizer = "muon" }', '{ optimizer = "muon" }', "line 8: .*'optimizer' must come first"),
         ('{ matrix_optimizer = "muon" }', '{ matrix_optimizer = "sgd" }', "line 8: .*matrix_optimizer is never 'sgd'"),
     ],
 )
-def test_a_fault_is_told_with_its_line_and_its_key(space_of, old, new, told):
+def test_an_error_names_the_line_and_the_key(space_of, old, new, message):
     assert old in GOOD
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         space_of(GOOD.replace(old, new))
 
 
 @pytest.mark.parametrize("path", sorted(SPACES.glob("*.toml")), ids=lambda path: path.stem)
-def test_those_that_come_with_the_project_are_read(path):
+def test_the_spaces_of_the_project_can_be_read(path):
     assert find_file(path.stem, SPACES) == path
     assert read_search_space(path).dimensions
     with pytest.raises(UsageError, match="there is no such file in bench/spaces"):
