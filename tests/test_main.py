@@ -1,5 +1,7 @@
 """`python -m bench`."""
 
+import importlib
+import inspect
 import subprocess
 import sys
 
@@ -9,16 +11,27 @@ from bench import __main__ as commands
 from tests.support.examples import ROOT
 
 
-def test_every_command_has_a_file_and_explains_itself(capsys):
+def test_the_usage_names_the_most_used_commands_first(capsys):
     assert commands.main(["--help"]) == 0
-    shown = capsys.readouterr().out
-    for name in commands.COMMANDS:
-        assert (ROOT / "bench" / "commands" / f"{name}.py").is_file()
-        assert name in shown
-        with pytest.raises(SystemExit) as end:
-            commands.main([name, "--help"])
-        assert not end.value.code
-        assert "--results" in capsys.readouterr().out
+    usage = capsys.readouterr().out.splitlines()
+    more = usage.index("more:")
+    shown = [line.split()[0] for line in usage if line.startswith("  ")]
+    assert shown == list(commands.COMMANDS)
+    assert [line.split()[0] for line in usage[more + 1 :]] == list(commands.MORE_COMMANDS)
+    assert commands.main([]) == 2
+    assert capsys.readouterr().out.splitlines() == usage
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_every_command_has_a_file_and_explains_itself(name, capsys):
+    assert (ROOT / "bench" / "commands" / f"{name}.py").is_file()
+    with pytest.raises(SystemExit) as end:
+        commands.main([name, "--help"])
+    assert not end.value.code
+    usage = " ".join(capsys.readouterr().out.split())
+    assert "--results" in usage
+    docstring = inspect.getdoc(importlib.import_module(f"bench.commands.{name}").Arguments)
+    assert " ".join(docstring.split()) in usage
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`python -m bench ask`: answers by the weights of a run, one a line."""
+"""`python -m bench ask`: answer problems with the weights of a run."""
 
 import dataclasses
 import sys
@@ -11,9 +11,8 @@ import tyro
 from torch import Tensor
 
 from bench.attempt.certify import batch_size_for, greedy_answers
+from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption, require_device
 from bench.errors import UsageError, describe_os_error
-from bench.machine.devices import pick_device
-from bench.provenance import ROOT
 from bench.storage import weights
 from bench.storage.results import find_weights
 from data import Track, decode
@@ -21,53 +20,25 @@ from data import Track, decode
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Answer problems with the weights of a run."""
+    """Answer problems with the weights of a run, an answer a line."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run id, a path to weights, or `latest`."""
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROBLEM")] = ()
     """Problems, such as 123+456=."""
     file: Path | None = None
-    """A file of problems, a line each, in place of those on the command line."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    results: Path = ROOT / "results"
-    """The folder of the journal and the weights."""
-
-
-def read_prompts(texts: Sequence[str], track: Track, where: Callable[[int], str]) -> Tensor:
-    """Texts to token ids (n, prompt_length) uint8; `where` says which text a number means.
-
-    Raises:
-        UsageError: one of them is no prompt of the track.
-    """
-    no_character = len(track.vocabulary)
-    ids_of_bytes = torch.full((256,), no_character, dtype=torch.uint8)
-    for token, character in enumerate(track.vocabulary):
-        ids_of_bytes[ord(character)] = token
-    wrong = next((i for i, text in enumerate(texts) if len(text) != track.prompt_length), None)
-    if wrong is None:
-        written = torch.frombuffer(bytearray("".join(texts), "ascii", "replace"), dtype=torch.uint8)
-        ids = ids_of_bytes[written.long()].view(-1, track.prompt_length)
-        _, valid = track.problems(ids)
-        if valid.all():
-            return ids
-        wrong = int((~valid).nonzero()[0])
-    example = decode(track, track.tokens(track.example)[: track.prompt_length])
-    raise UsageError(f"{where(wrong)}{texts[wrong]!r} is no problem of {track.name}; one looks like {example!r}")
+    """A file of problems, one a line, in place of PROBLEM."""
+    device: DeviceOption = "auto"
+    results: ResultsOption = DEFAULT_RESULTS
 
 
 def main(arguments: Arguments) -> int:
     if bool(arguments.prompts) == (arguments.file is not None):
         raise UsageError("ask needs either problems or --file")
+    device = require_device(arguments.device)
     try:
-        device = pick_device(arguments.device)
         model, track = weights.load(find_weights(arguments.run, arguments.results), device)
-        texts = arguments.prompts
-        if arguments.file is not None:
-            texts = arguments.file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as problem:
-        raise UsageError(f"{arguments.file}: {problem}") from None
+        texts = arguments.prompts if arguments.file is None else read_lines(arguments.file)
     except OSError as problem:
         raise UsageError(describe_os_error(problem)) from None
     except ValueError as problem:
@@ -80,3 +51,38 @@ def main(arguments: Arguments) -> int:
         answers = greedy_answers(next_logits, block.long().to(device), track.answer_length).cpu()
         sys.stdout.write("".join(f"{decode(track, answer)}\n" for answer in answers.tolist()))
     return 0
+
+
+def read_lines(path: Path) -> Sequence[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"{path}: {problem}") from None
+
+
+def read_prompts(texts: Sequence[str], track: Track, location: Callable[[int], str]) -> Tensor:
+    """Encode prompts as token ids.
+
+    Args:
+        location: from the index of a text to where it stands, at the head of an error message.
+
+    Returns:
+        Tensor (n, prompt_length) of uint8.
+
+    Raises:
+        UsageError: a text is not a prompt of the track.
+    """
+    no_character = len(track.vocabulary)
+    ids_of_bytes = torch.full((256,), no_character, dtype=torch.uint8)
+    for token, character in enumerate(track.vocabulary):
+        ids_of_bytes[ord(character)] = token
+    wrong = next((i for i, text in enumerate(texts) if len(text) != track.prompt_length), None)
+    if wrong is None:
+        characters = torch.frombuffer(bytearray("".join(texts), "ascii", "replace"), dtype=torch.uint8)
+        ids = ids_of_bytes[characters.long()].view(-1, track.prompt_length)
+        _, valid = track.problems(ids)
+        if valid.all():
+            return ids
+        wrong = int((~valid).nonzero()[0])
+    example = decode(track, track.tokens(track.example)[: track.prompt_length])
+    raise UsageError(f"{location(wrong)}{texts[wrong]!r} is not a problem of {track.name}; write it like {example!r}")

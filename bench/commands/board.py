@@ -1,10 +1,10 @@
-"""`python -m bench board`: render every generated page, or check that it agrees with the journal."""
+"""`python -m bench board`: render every generated page, or check that each agrees with the journal."""
 
 import dataclasses
-from pathlib import Path
 
 import tyro
 
+from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.errors import UsageError
 from bench.provenance import ROOT
 from bench.report.leaderboard import all_figures, texts
@@ -17,29 +17,28 @@ from bench.storage.results import read_results
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Render the board, its plots and the history of what was tried.
+    """Render the leaderboard, its plots and the other pages of a results folder.
 
-    When the results are the project's own, the figures of README and docs too.
+    For the project's own results folder, also update the figures in README and docs.
     """
 
-    results: Path = ROOT / "results"
-    """The folder of the journal."""
+    results: ResultsOption = DEFAULT_RESULTS
     check: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Write nothing; exit 1 when a file and the journal disagree."""
+    """Write nothing; exit 1 when a page disagrees with the journal."""
 
 
 def main(arguments: Arguments) -> int:
     if not arguments.results.is_dir():
         raise UsageError(f"--results {arguments.results}: there is no such folder")
-    evidence = read_results(arguments.results)
-    wanted = texts(evidence, arguments.results)
-    if arguments.results.resolve() == ROOT / "results":
-        pages = (ROOT / name for name in PAGES)
-        wanted |= {page: fill_page(page.read_text(encoding="utf-8"), evidence) for page in pages if page.exists()}
-    plots = {arguments.results / "plots" / f"{figure.name}.svg": figure for figure in all_figures(evidence)}
-    for path, figure in plots.items():
-        wanted[path.with_suffix(".csv")] = figure.csv()
-    scaling_texts, scaling_pictures = scaling_files(evidence, arguments.results)
-    pictures = {path: figure.svg for path, figure in plots.items()} | scaling_pictures
-    print_faults(evidence.faults)
-    return write_or_check(wanted | scaling_texts, pictures, arguments.check, "board")
+    results_data = read_results(arguments.results)
+    pages = texts(results_data, arguments.results)
+    if arguments.results.resolve() == DEFAULT_RESULTS:
+        for page in (ROOT / name for name in PAGES):
+            if page.exists():
+                pages[page] = fill_page(page.read_text(encoding="utf-8"), results_data)
+    plots = {arguments.results / "plots" / f"{figure.name}.svg": figure for figure in all_figures(results_data)}
+    tables = {path.with_suffix(".csv"): figure.csv() for path, figure in plots.items()}
+    scaling_pages, scaling_plots = scaling_files(results_data, arguments.results)
+    print_faults(results_data.faults)
+    pictures = {path: figure.svg for path, figure in plots.items()} | scaling_plots
+    return write_or_check(pages | tables | scaling_pages, pictures, arguments.check, "board")

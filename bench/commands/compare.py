@@ -1,91 +1,67 @@
-"""`python -m bench compare`: two contestants in pairs, and one test that says whether one of them is faster."""
+"""`python -m bench compare`: decide by one test over pairs of attempts which of two contestants is faster."""
 
 import contextlib
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
-from bench.cli import EXIT_INTERRUPTED, handle_interrupts, reject_unwritable
+from bench.cli import handle_interrupts
 from bench.clock import ClockName
+from bench.commands.options import DEFAULT_RESULTS, ResultsOption, WhyOption
+from bench.commands.paired_experiment import conclude_comparison, run_paired_experiment
 from bench.errors import UsageError
-from bench.experiments.comparison import (
-    COMPARISON_WIDTH,
-    evaluate_comparison,
-    file_conclusion,
-    is_concluded,
-    show_comparison,
-)
-from bench.experiments.paired_plan import Contestants, normalize_why, plan_experiment, resolve_side, run_experiment
-from bench.provenance import ROOT, first_seed
+from bench.experiments.comparison import is_concluded
+from bench.experiments.paired_plan import normalize_why, resolve_side
+from bench.provenance import first_seed
 from bench.report import leaderboard
-from bench.storage.journal import Journal
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Compare two configs, or a config and a record, in pairs of attempts; the last line is the verdict on A.
+    """Compare two configs or records in pairs of attempts; the last line is the verdict on A.
 
-    A comparison that was broken off goes on where it stopped when it is asked for again.
+    An interrupted comparison resumes when the same command is run again.
     """
 
     a: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
     """A config or a record."""
     b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
-    """Its opponent."""
+    """The config or record that A is compared with."""
     pairs: int = 10
-    """Pairs of attempts, fixed before the first; below 6 nothing can be decided."""
+    """Pairs of attempts; fewer than 6 cannot decide."""
     clock: ClockName = "train"
     """The clock that decides."""
-    why: str | None = None
-    """What A tries and for what reason, in a line; it stands in NEGATIVE.md beside the verdict."""
+    why: WhyOption = None
     device: str = "auto"
-    """auto, cpu, cuda or mps; a record keeps its own."""
-    results: Path = ROOT / "results"
-    """The folder of the journal and the records."""
+    """auto, cpu, cuda or mps; a record runs on its own device."""
+    results: ResultsOption = DEFAULT_RESULTS
 
 
 def main(arguments: Arguments) -> int:
     if arguments.pairs < 1:
         raise UsageError(f"--pairs {arguments.pairs}: a comparison has at least one pair")
-    why = normalize_why(arguments.why)
+    why, results = normalize_why(arguments.why), arguments.results
     handle_interrupts()
-    journal = Journal(arguments.results)
     with contextlib.ExitStack() as stack:
-        (side_a, a), (side_b, b) = (
-            resolve_side(name, arguments.device, arguments.results, stack) for name in (arguments.a, arguments.b)
-        )
+        a, b = (resolve_side(name, arguments.device, results, stack) for name in (arguments.a, arguments.b))
+        (side_a, contestant_a), (side_b, contestant_b) = a, b
         for what in ("track", "device"):
-            if getattr(a.planned, what) != getattr(b.planned, what):
-                raise UsageError(f"{arguments.a} and {arguments.b} differ in their {what}: nothing to compare")
-
-        def seed(number: int) -> int:
-            hashes = (digest for side in (side_a, side_b) for digest in (side.config_hash, side.source_sha256))
-            return first_seed(*hashes, str(number))
-
-        with reject_unwritable(arguments.results):
-            journal.recover()
-            agenda, resumed = plan_experiment(
-                "compare",
-                (side_a, side_b),
-                a.planned,
-                arguments.clock,
-                arguments.pairs,
-                seed,
-                lambda agenda, runs: is_concluded(agenda, arguments.results),
-                arguments.results,
-                why,
-            )
-        try:
-            run_experiment(agenda, resumed, Contestants(a, b), arguments.results)
-        except KeyboardInterrupt:
-            leaderboard.refresh(arguments.results)
-            return EXIT_INTERRUPTED
-    comparison = evaluate_comparison(agenda, journal.read()[0])
-    file_conclusion(comparison, arguments.results)
-    leaderboard.refresh(arguments.results)
-    show_comparison(comparison, Console(highlight=False, width=COMPARISON_WIDTH))
+            if getattr(contestant_a.planned, what) != getattr(contestant_b.planned, what):
+                raise UsageError(f"{arguments.a} and {arguments.b} cannot be compared: their {what}s differ")
+        hashes = [digest for side in (side_a, side_b) for digest in (side.config_hash, side.source_sha256)]
+        plan, runs = run_paired_experiment(
+            "compare",
+            a,
+            b,
+            clock=arguments.clock,
+            pairs=arguments.pairs,
+            first_seed=lambda number: first_seed(*hashes, str(number)),
+            is_finished=lambda plan, runs: is_concluded(plan, results),
+            results=results,
+            why=why,
+        )
+    comparison = conclude_comparison(plan, runs, results)
+    leaderboard.refresh(results)
     print(comparison.verdict)
     return 0

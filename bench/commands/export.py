@@ -1,4 +1,4 @@
-"""`python -m bench export`: the journal's runs as a table, a row a run, for other programs to read."""
+"""`python -m bench export`: write the journal's runs as a table for other programs."""
 
 import csv
 import dataclasses
@@ -14,25 +14,43 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
+from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.errors import UsageError
-from bench.provenance import ROOT
 from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults
 from bench.storage.schema import Run
 
-SIMPLE_KINDS = (bool, int, float, str, datetime)
+SIMPLE_TYPES = (bool, int, float, str, datetime)
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Write the journal's runs as a table: a row a run, nested keys joined by dots, lists as JSON text."""
+    """Write the journal's runs as a table: one row per run, nested keys joined by dots, lists as JSON text."""
 
     format: Literal["csv", "json", "parquet"] = "csv"
-    """csv or parquet, or json for a list of the journal's lines as they are."""
+    """csv or parquet for the table; json for a list of the journal's lines, unchanged."""
     output: Path | None = None
-    """The file to write, in place of standard output; parquet needs one."""
-    results: Path = ROOT / "results"
-    """The folder of the journal."""
+    """The file to write; by default standard output, except for parquet."""
+    results: ResultsOption = DEFAULT_RESULTS
+
+
+def main(arguments: Arguments) -> int:
+    if arguments.format == "parquet" and arguments.output is None:
+        raise UsageError("--format parquet needs --output FILE, because it is binary")
+    journal = Journal(arguments.results)
+    if not journal.path.exists():
+        raise UsageError(f"there is no journal in {arguments.results}")
+    runs, faults = journal.read()
+    print_faults(faults)
+    content = {"csv": as_csv, "json": as_json, "parquet": as_parquet}[arguments.format](runs)
+    if arguments.output is None:
+        sys.stdout.buffer.write(content)
+        return 0
+    try:
+        arguments.output.write_bytes(content)
+    except OSError as problem:
+        raise UsageError(f"--output {arguments.output}: {problem.strerror or problem}") from None
+    return 0
 
 
 # -----------------------------------------------------------------------------
@@ -43,56 +61,56 @@ class Column(NamedTuple):
     """One value of every run."""
 
     name: str
-    kind: type | None  # one of SIMPLE_KINDS; None where no run has a value that could tell
-    values: list[Any]  # of that kind; None for what is not known
+    value_type: type | None  # one of SIMPLE_TYPES; None if no run has a value
+    values: list[Any]  # of that type; None for unknown
 
 
 def columns_of(runs: Sequence[Run]) -> list[Column]:
-    """The table, in the order of the journal's keys; the keys of a dict in the order in which they turned up."""
+    """The columns in the order of the journal's keys; the keys of a dict in the order of their first occurrence."""
     return list(columns_below(Run, runs, ()))
 
 
 def columns_below(annotation: Any, values: Sequence[Any], keys: tuple[str, ...]) -> Iterator[Column]:
-    """What stands below one key.
+    """The columns of one key and of the keys nested in it.
 
     Args:
-        annotation: its type.
-        values: what each run has there; None where a run has nothing.
-        keys: the way down to it.
+        annotation: type annotation of the key's value.
+        values: the key's value in each run; None for a run without the key.
+        keys: the path to the key.
     """
-    kinds = kinds_of(annotation)
-    only = kinds[0] if len(kinds) == 1 else None
-    if isinstance(only, type) and issubclass(only, BaseModel):
-        for field, info in only.model_fields.items():
-            below = [None if value is None else getattr(value, field) for value in values]
-            yield from columns_below(info.annotation, below, (*keys, info.alias or field))
-    elif typing.get_origin(only) is dict:
+    alternatives = types_in(annotation)
+    only_type = alternatives[0] if len(alternatives) == 1 else None
+    if isinstance(only_type, type) and issubclass(only_type, BaseModel):
+        for field, info in only_type.model_fields.items():
+            nested = [None if value is None else getattr(value, field) for value in values]
+            yield from columns_below(info.annotation, nested, (*keys, info.alias or field))
+    elif typing.get_origin(only_type) is dict:
         for key in dict.fromkeys(key for value in values for key in value or ()):
-            below = [None if value is None else value.get(key) for value in values]
-            yield from columns_below(typing.get_args(only)[1], below, (*keys, key))
+            nested = [None if value is None else value.get(key) for value in values]
+            yield from columns_below(typing.get_args(only_type)[1], nested, (*keys, key))
     else:
-        yield column(".".join(keys), kinds, values)
+        yield make_column(".".join(keys), alternatives, values)
 
 
-def kinds_of(annotation: Any) -> list[Any]:
-    """The alternatives that an annotation leaves, None aside."""
+def types_in(annotation: Any) -> list[Any]:
+    """The alternatives of an annotation, without None."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return kinds_of(arguments[0])
+        return types_in(arguments[0])
     if origin in (typing.Union, types.UnionType):
-        return [kind for argument in arguments for kind in kinds_of(argument)]
+        return [alternative for argument in arguments for alternative in types_in(argument)]
     if origin is Literal:
         return list({type(argument) for argument in arguments})
     return [] if annotation is types.NoneType else [annotation]
 
 
-def column(name: str, kinds: Sequence[Any], values: Sequence[Any]) -> Column:
-    """A column of one simple kind: the values' own, the annotation's when there are none, else JSON text."""
-    seen = {type(value) for value in values if value is not None} or set(kinds)
-    if seen == {int, float}:
+def make_column(name: str, annotated_types: Sequence[Any], values: Sequence[Any]) -> Column:
+    """A column of one simple type: that of the values, or of the annotation without values; otherwise JSON text."""
+    value_types = {type(value) for value in values if value is not None} or set(annotated_types)
+    if value_types == {int, float}:
         return Column(name, float, [None if value is None else float(value) for value in values])
-    if len(seen) == 1 and (kind := seen.pop()) in SIMPLE_KINDS:
-        return Column(name, kind, list(values))
+    if len(value_types) == 1 and (value_type := value_types.pop()) in SIMPLE_TYPES:
+        return Column(name, value_type, list(values))
     texts = [None if value is None else json_text(value) for value in values]
     return Column(name, str if any(texts) else None, texts)
 
@@ -106,7 +124,7 @@ def json_text(value: Any) -> str:
 
 
 def as_csv(runs: Sequence[Run]) -> bytes:
-    """A header and a line a run; what is not known is empty, the rest is written as in the journal."""
+    """A header and one line per run; unknown values are empty, other values are written as in the journal."""
 
     def cell(value: Any) -> Any:
         if isinstance(value, datetime):
@@ -122,12 +140,12 @@ def as_csv(runs: Sequence[Run]) -> bytes:
 
 
 def as_json(runs: Sequence[Run]) -> bytes:
-    """One list, a line of the journal each."""
+    """One list of the journal's lines."""
     return ("[\n" + ",\n".join(run.line() for run in runs) + "\n]\n").encode()
 
 
 def as_parquet(runs: Sequence[Run]) -> bytes:
-    """Columns with their types; times are in UTC, to the microsecond.
+    """Typed columns; times are in UTC with microseconds.
 
     Raises:
         UsageError: pyarrow is not installed.
@@ -137,7 +155,7 @@ def as_parquet(runs: Sequence[Run]) -> bytes:
         import pyarrow.parquet
     except ImportError:
         raise UsageError("--format parquet needs pyarrow; install it with `pip install pyarrow`") from None
-    arrow_types = {
+    arrow_types: dict[type | None, Any] = {
         None: pyarrow.null(),
         bool: pyarrow.bool_(),
         int: pyarrow.int64(),
@@ -146,26 +164,7 @@ def as_parquet(runs: Sequence[Run]) -> bytes:
         datetime: pyarrow.timestamp("us", tz="UTC"),
     }
     columns = columns_of(runs)
-    arrays = [pyarrow.array(column.values, arrow_types[column.kind]) for column in columns]
+    arrays = [pyarrow.array(column.values, arrow_types[column.value_type]) for column in columns]
     target = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.table(arrays, names=[column.name for column in columns]), target)
     return target.getvalue().to_pybytes()
-
-
-def main(arguments: Arguments) -> int:
-    if arguments.format == "parquet" and arguments.output is None:
-        raise UsageError("--format parquet needs --output FILE: it is no text to print")
-    journal = Journal(arguments.results)
-    if not journal.path.exists():
-        raise UsageError(f"there is no journal in {arguments.results}")
-    runs, faults = journal.read()
-    print_faults(faults)
-    content = {"csv": as_csv, "json": as_json, "parquet": as_parquet}[arguments.format](runs)
-    if arguments.output is None:
-        sys.stdout.buffer.write(content)
-        return 0
-    try:
-        arguments.output.write_bytes(content)
-    except OSError as problem:
-        raise UsageError(f"--output {arguments.output}: {problem.strerror or problem}") from None
-    return 0

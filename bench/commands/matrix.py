@@ -1,339 +1,209 @@
-"""`python -m bench matrix FILE`: every combination of some settings, each with every seed, ranked by ERT."""
+"""`python -m bench matrix FILE`: run every combination of some settings with every seed, and rank them by ERT."""
 
-import contextlib
 import dataclasses
+import math
 import statistics
 import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bench.cli import EXIT_INTERRUPTED, check_positive, handle_interrupts, print_progress, reject_unwritable
 from bench.clock import ClockName
+from bench.commands.executor_options import AddressOption, EngineOption
+from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.errors import UsageError
-from bench.experiments.executors import EXIT_UNFINISHED, EngineName, Executor, LocalExecutor, open_executors, run_jobs
-from bench.experiments.launcher import SCRIPT, Refusal, Task, supervised
-from bench.experiments.matrix_file import MATRICES, Matrix, options_of, read_matrix
+from bench.experiments.executors import EXIT_UNFINISHED, LocalExecutor, open_executors
+from bench.experiments.launcher import SCRIPT, supervised
+from bench.experiments.matrix_file import MATRICES, Matrix, read_matrix
 from bench.experiments.matrix_results import (
-    AttemptKey,
     CellResult,
     MachineMatrix,
     PendingAttempt,
-    ResolvedCell,
     is_pending,
     matrix_runs,
     rank_cells,
     results_csv,
 )
+from bench.experiments.matrix_run import resolve_matrix, run_matrix
 from bench.experiments.toml_file import find_file
-from bench.formatting import attempt_line, duration, number, spread_text, terminal_table
-from bench.provenance import ROOT
+from bench.formatting import duration, number, spread_text, terminal_table
 from bench.report.matrix_plot import draw_matrix
 from bench.stats.descriptive import overheads
 from bench.storage.journal import Journal
 from bench.storage.jsonl import replace_file
-from bench.storage.schema import MATRIX, Batch, Run, new_id
+from bench.storage.schema import MATRIX, Run
 
-LARGE = 500  # attempts; more need --yes
+MOST_ATTEMPTS = 500  # larger matrices need --yes
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Run all cells of a matrix with all of its seeds, each attempt a process of its own, and rank the cells by ERT.
+    """Run all cells of a matrix with all seeds, each attempt in its own process, and rank the cells by ERT.
 
-    The journal is the only state: the same command goes on where it stopped, and never repeats a finished attempt.
+    The journal is the only state: the same command resumes an interrupted matrix, and repeats no finished attempt.
+    Attempts that were interrupted are repeated.
     """
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A TOML file, or the name of one in bench/matrices."""
     yes: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Run it however large it is."""
+    """Run a matrix of more than 500 attempts."""
     retry_failed: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Make attempts again that ended in `error` or `lost`; their lines stay."""
+    """Repeat attempts that ended in `error` or `lost`; their lines stay in the journal."""
     max_seconds: float | None = None
-    """Limit on `train` of each attempt, seconds; it is a setting, so that other limits are other cells."""
+    """Limit on `train` of each attempt, seconds. Changing this limit starts the matrix afresh."""
     max_minutes: float | None = None
-    """Start no attempt after so many minutes; the same command goes on."""
-    engine: EngineName = "local"
-    """Where attempts are made: in processes of this machine, or on all nodes of a Ray cluster."""
-    address: str | None = None
-    """Of a running Ray cluster; without it, one of this machine alone is started."""
-    results: Path = ROOT / "results"
-    """The folder of the journal, of the table and of the plot."""
+    """Start no attempt after this many minutes; the same command resumes."""
+    engine: EngineOption = "local"
+    address: AddressOption = None
+    results: ResultsOption = DEFAULT_RESULTS
 
 
 def main(arguments: Arguments) -> int:
-    grid = read_matrix(find_file(arguments.file, MATRICES))
+    matrix = read_matrix(find_file(arguments.file, MATRICES))
     check_positive(arguments, "max_seconds", "max_minutes")
-    count_cells(grid, arguments.yes)
+    check_size(matrix, arguments.yes)
     handle_interrupts()
     journal = Journal(arguments.results)
     with reject_unwritable(arguments.results):
         journal.recover()
         with journal.lock():
             pass
-    interrupted, left = False, 0
-    with open_executors(arguments.engine, arguments.address, SCRIPT) as places:
-        sweeps = resolve_matrix(grid, arguments.max_seconds, places)
-        with supervised(journal, f"matrix-{grid.name}"):
+    interrupted, num_left = False, 0
+    with open_executors(arguments.engine, arguments.address, SCRIPT) as executors:
+        machine_matrices = resolve_matrix(matrix, SCRIPT, arguments.max_seconds, executors)
+        with supervised(journal, f"matrix-{matrix.name}"):
             journal.collect_left(MATRIX)
             runs, _ = journal.read()
-            known = matrix_runs(runs)
-            due = {}
-            for sweep in sweeps:
-                asked = sweep.attempts()
-                due[sweep] = [each for each in asked if is_pending(known[each.key], arguments.retry_failed)]
-                announce(sweep, due[sweep], runs)
-            if any(due.values()):
-                interrupted, left = run_matrix(due, journal, arguments.max_minutes)
-    report(sweeps, journal, arguments.results)
-    return EXIT_INTERRUPTED if interrupted else EXIT_UNFINISHED if left else 0
+            pending = {
+                machine_matrix: pending_attempts(machine_matrix, runs, arguments.retry_failed)
+                for machine_matrix in machine_matrices
+            }
+            for machine_matrix, attempts in pending.items():
+                announce(machine_matrix, len(attempts), runs)
+            if any(pending.values()):
+                interrupted, num_left = run_matrix(pending, journal, arguments.max_minutes)
+    report(machine_matrices, journal, arguments.results)
+    return EXIT_INTERRUPTED if interrupted else EXIT_UNFINISHED if num_left else 0
 
 
-def count_cells(grid: Matrix, allowed: bool) -> int:
-    """How many cells there are, before anything is made of them.
+def check_size(matrix: Matrix, is_large_allowed: bool) -> None:
+    """Check the number of cells before any is resolved.
 
     Raises:
-        UsageError: none, or more attempts than are run without `--yes`.
+        UsageError: there is no cell, or there are too many attempts to run without `--yes`.
     """
-    most = LARGE // len(grid.seeds)
-    cells = 0
-    for cells, _ in enumerate(grid.cells(), start=1):  # a product of axes can be endless
-        if cells > most and not allowed:
-            possible = 1
-            for choices in grid.axes.values():
-                possible *= len(choices)
+    most_cells = math.inf if is_large_allowed else MOST_ATTEMPTS // len(matrix.seeds)
+    num_cells = 0
+    for num_cells, _ in enumerate(matrix.cells(), start=1):  # stops early: the product of the axes can be astronomical
+        if num_cells > most_cells:
+            possible = math.prod(len(choices) for choices in matrix.axes.values())
             raise UsageError(
-                f"{grid.path}: up to {possible * len(grid.seeds):,} attempts ({possible:,} cells, "
-                f"{len(grid.seeds)} seeds) are more than {LARGE}; --yes runs them all the same"
+                f"{matrix.path}: up to {possible * len(matrix.seeds):,} attempts ({possible:,} cells, "
+                f"{len(matrix.seeds)} seeds) are more than {MOST_ATTEMPTS}; --yes runs them nevertheless"
             )
-    if not cells:
-        raise UsageError(f"{grid.path}: exclude: no cell is left")
-    return cells
+    if not num_cells:
+        raise UsageError(f"{matrix.path}: exclude: no cell is left")
 
 
-def resolve_matrix(grid: Matrix, max_seconds: float | None, places: Sequence[Executor]) -> list[MachineMatrix]:
-    """Let the trainer say at each place what each cell is there; places that say the same are one sweep's.
-
-    Raises:
-        UsageError: it refuses a cell for other reasons than the machine, or all of them everywhere.
-    """
-    found: dict[frozenset, MachineMatrix] = {}
-    nowhere: list[Refusal] = []
-    for place in places:
-        sweep = resolve_at(place, grid, max_seconds)
-        if not sweep.cells:
-            nowhere += sweep.refusals
-            continue
-        same = found.get(sweep.keys)
-        found[sweep.keys] = sweep if same is None else dataclasses.replace(same, executors=(*same.executors, place))
-    if not found:
-        raise UsageError(f"{grid.path}: no cell can run here: {nowhere[0].reason}")
-    return sorted(found.values(), key=lambda sweep: sweep.machine_class)
-
-
-def resolve_at(place: Executor, grid: Matrix, max_seconds: float | None) -> MachineMatrix:
-    """The matrix at one place; raises UsageError: see `find_sweeps`."""
-    common = [] if max_seconds is None else ["--max-seconds", str(max_seconds)]
-    cells = list(grid.cells())
-    command_lines = [["--config", grid.base, *options_of(cell.settings), *common] for cell in cells]
-    answers = place.resolve_all(SCRIPT, command_lines)
-    entries, refused = [], []
-    for cell, answer in zip(cells, answers, strict=True):
-        if not isinstance(answer, Refusal):
-            entries.append(ResolvedCell(cell, answer))
-        elif answer.not_here:
-            refused.append(answer)
-        else:
-            raise UsageError(f"{grid.path}: {cell}: {answer.reason}")
-    same: dict[str, ResolvedCell] = {}
-    for entry in entries:
-        other = same.setdefault(entry.contestant.planned.config_hash, entry)
-        if other is not entry:
-            raise UsageError(f"{grid.path}: {other.cell} and {entry.cell} come to the same settings here")
-    return MachineMatrix(grid, (place,), tuple(entries), tuple(refused))
+def pending_attempts(machine_matrix: MachineMatrix, runs: Sequence[Run], retry_failed: bool) -> list[PendingAttempt]:
+    known = matrix_runs(runs)
+    return [attempt for attempt in machine_matrix.attempts() if is_pending(known.get(attempt.key, ()), retry_failed)]
 
 
 # -----------------------------------------------------------------------------
-# before it starts
+# before the first attempt
 
 
-def announce(sweep: MachineMatrix, due: Sequence[PendingAttempt], runs: Sequence[Run]) -> None:
-    """How many cells and attempts there are, what they may take, and what is not continued."""
-    total = len(sweep.cells) * len(sweep.matrix.seeds)
-    seconds = estimate(sweep, runs)
-    takes = "nothing is known of how long they take"
-    if seconds is not None:
-        takes = f"about {duration(seconds * len(due) / len(sweep.executors))}"
-    if len(sweep.executors) > 1 or sweep.executors[0].name != LocalExecutor.name:
-        print_progress(f"{', '.join(place.name for place in sweep.executors)}: {sweep.machine_class}")
+def announce(machine_matrix: MachineMatrix, num_pending: int, runs: Sequence[Run]) -> None:
+    """Print the numbers of cells and attempts, an estimate of the duration, and which earlier attempts do not count."""
+    matrix, executors = machine_matrix.matrix, machine_matrix.executors
+    if len(executors) > 1 or executors[0].name != LocalExecutor.name:
+        print_progress(f"{', '.join(executor.name for executor in executors)}: {machine_matrix.machine_class}")
+    total = len(machine_matrix.cells) * len(matrix.seeds)
+    seconds = estimate_seconds(machine_matrix, runs)
+    expected = "duration unknown" if seconds is None else f"about {duration(seconds * num_pending / len(executors))}"
     print_progress(
-        f"{sweep.matrix.name}: {len(sweep.cells)} cells, {len(sweep.matrix.seeds)} seeds: {total} attempts, "
-        f"{total - len(due)} made already" + (f", {len(due)} to make, {takes}" if due else ", nothing to do")
+        f"{matrix.name}: {len(machine_matrix.cells)} cells, {len(matrix.seeds)} seeds: {total} attempts, "
+        f"{total - num_pending} done, " + (f"{num_pending} to run, {expected}" if num_pending else "nothing to run")
     )
-    for reason in sorted({refusal.reason for refusal in sweep.refusals}):
-        count = sum(refusal.reason == reason for refusal in sweep.refusals)
+    for reason in sorted({refusal.reason for refusal in machine_matrix.refusals}):
+        count = sum(refusal.reason == reason for refusal in machine_matrix.refusals)
         print_progress(f"{count} cells cannot run here and are left out: {reason}")
-    planned = [entry.contestant.planned for entry in sweep.cells]
-    wanted = {(run.config_hash, run.machine.class_, run.source_sha256) for run in planned}
+    announce_uncounted(machine_matrix, runs)
+
+
+def announce_uncounted(machine_matrix: MachineMatrix, runs: Sequence[Run]) -> None:
+    """Print how many attempts of the same cells were run on another machine class, or with other source."""
+    planned = [cell.contestant.planned for cell in machine_matrix.cells]
     hashes = {run.config_hash for run in planned}
-    others = [
+    counted = {(run.config_hash, run.machine.class_, run.source_sha256) for run in planned}
+    uncounted = [
         run
-        for lines in matrix_runs(runs).values()
-        for run in lines
-        if run.config_hash in hashes and (run.config_hash, run.machine.class_, run.source_sha256) not in wanted
+        for attempts in matrix_runs(runs).values()
+        for run in attempts
+        if run.config_hash in hashes and (run.config_hash, run.machine.class_, run.source_sha256) not in counted
     ]
-    elsewhere = sum(run.machine.class_ != planned[0].machine.class_ for run in others)
+    elsewhere = sum(run.machine.class_ != planned[0].machine.class_ for run in uncounted)
     if elsewhere:
-        print_progress(
-            f"{elsewhere} attempts were made on machines of another class and do not count here; this one starts anew"
-        )
-    if len(others) > elsewhere:
-        print_progress(f"{len(others) - elsewhere} attempts were made by another source and do not count")
+        print_progress(f"{elsewhere} attempts were run on another machine class and do not count here")
+    if len(uncounted) > elsewhere:
+        print_progress(f"{len(uncounted) - elsewhere} attempts were run with other source and do not count")
 
 
-def estimate(sweep: MachineMatrix, runs: Sequence[Run]) -> float | None:
-    """Seconds from one attempt to the next: the median of the matrix's own, else of the base's on this class."""
-    planned = sweep.cells[0].contestant.planned
-    hashes = {entry.contestant.planned.config_hash for entry in sweep.cells}
-    here = [run for run in runs if run.machine.class_ == planned.machine.class_ and run.seconds.total is not None]
-    own = [run for run in here if run.config_hash in hashes]
-    like = own or [run for run in here if (run.track, run.config) == (planned.track, planned.config)]
-    if not like:
-        return None
-    between = [gap for (_, name), gaps in overheads(runs).items() if name == planned.machine.class_ for gap in gaps]
-    return statistics.median(run.seconds.total for run in like) + (statistics.median(between) if between else 0.0)
+def estimate_seconds(machine_matrix: MachineMatrix, runs: Sequence[Run]) -> float | None:
+    """Seconds from the start of one attempt to the start of the next, from earlier runs on this machine class.
 
-
-# -----------------------------------------------------------------------------
-# the attempts
-
-
-def run_matrix(
-    due: Mapping[MachineMatrix, Sequence[PendingAttempt]], journal: Journal, max_minutes: float | None
-) -> tuple[bool, int]:
-    """Make the attempts, each kind of machine its own; whether that was interrupted, and how many nobody could make.
-
-    Raises:
-        OSError: the journal could not be written.
+    The median of the matrix's own attempts, otherwise of those of its base; None without either.
     """
-    batch_id = new_id(f"matrix-{next(iter(due)).matrix.name}")
-    planned = len({each.key for its in due.values() for each in its})
-    began, is_over = time.monotonic(), False
-    begun: set[AttemptKey] = set()  # kinds of machines that refuse different cells can have others in common
-
-    def in_time(sweep: MachineMatrix) -> Iterator[tuple[MachineMatrix, PendingAttempt, Batch]]:
-        nonlocal is_over
-        for each in due[sweep]:
-            is_over = max_minutes is not None and time.monotonic() - began > 60 * max_minutes
-            if is_over:
-                return
-            key = each.key
-            if key not in begun:
-                begun.add(key)
-                yield sweep, each, Batch(id=batch_id, command=MATRIX, planned=planned, index=len(begun) - 1)
-
-    def make(place: Executor, job: tuple[MachineMatrix, PendingAttempt, Batch]) -> bool:
-        sweep, each, batch = job
-        tally.begin(sweep, each)
-        run, interrupted = place.run_attempt(Task(each.resolved.contestant, each.seed, batch), journal)
-        tally.end(sweep, each, run)
-        return interrupted
-
-    jobs: dict[Executor, Iterator[tuple[MachineMatrix, PendingAttempt, Batch]]] = {}
-    for sweep in due:
-        jobs |= dict.fromkeys(sweep.executors, in_time(sweep))
-    with contextlib.closing(MatrixProgress(list(due), planned, journal)) as tally, supervised(journal, batch_id):
-        interrupted = run_jobs(jobs, make, tally.say)
-        left = planned - tally.done
-        if interrupted:
-            tally.say(f"interrupted: {left} attempts are left; the same command goes on")
-        elif is_over:
-            tally.say(f"{max_minutes:g} minutes are over: {left} attempts are left")
-        elif left:
-            tally.say(f"{left} attempts are left and nobody to make them; the same command goes on")
-    return interrupted, 0 if is_over else left
-
-
-class MatrixProgress:
-    """The progress of a matrix, on standard error: a live line in a terminal, else a line for each attempt."""
-
-    def __init__(self, sweeps: Sequence[MachineMatrix], planned: int, journal: Journal) -> None:
-        self.sweeps, self.clock = sweeps, sweeps[0].matrix.clock
-        self.known = matrix_runs(journal.read()[0])
-        self.console = Console(stderr=True, highlight=False)
-        self.progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}", markup=False),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.progress.add_task(sweeps[0].matrix.name, total=planned, status="")
-        self.done, self.planned = 0, planned
-        self.turn = threading.Lock()  # several places report
-        self.progress.start()
-
-    def close(self) -> None:
-        self.progress.stop()
-
-    def begin(self, sweep: MachineMatrix, due: PendingAttempt) -> None:
-        with self.turn:
-            self.progress.update(self.task, status=f"{self.status(sweep)}  now {due.cell}, seed {due.seed}")
-
-    def end(self, sweep: MachineMatrix, due: PendingAttempt, run: Run) -> None:
-        with self.turn:
-            self.done += 1
-            self.known[due.key].append(run)
-            self.progress.update(self.task, advance=1, status=self.status(sweep))
-            if not self.console.is_terminal or run.outcome in ("error", "lost"):
-                self.say(f"{self.done}/{self.planned}  {due.cell}  {attempt_line(run)}")
-
-    def status(self, latest: MachineMatrix) -> str:
-        """What all have come to, and the best of the kind of machine that reported last."""
-        results = [result for sweep in self.sweeps for result in sweep.results(self.known)]
-        best = rank_cells(latest.results(self.known), self.clock)[0]
-        ert = best.ert(self.clock)
-        text = f"cells {sum(result.finished for result in results)}/{len(results)}  "
-        text += f"solved {sum(result.num_solved for result in results)}"
-        return text + (f"  best {number(ert, '.2f')} s {best.cell}" if best.num_solved else "")
-
-    def say(self, line: str) -> None:
-        self.progress.console.print(line, soft_wrap=True, markup=False)
+    planned = machine_matrix.cells[0].contestant.planned
+    hashes = {cell.contestant.planned.config_hash for cell in machine_matrix.cells}
+    here = [run for run in runs if run.machine.class_ == planned.machine.class_]
+    of_matrix = [run for run in here if run.config_hash in hashes]
+    of_base = [run for run in here if (run.track, run.config) == (planned.track, planned.config)]
+    for candidates in (of_matrix, of_base):
+        totals = [run.seconds.total for run in candidates if run.seconds.total is not None]
+        if totals:
+            gaps = [
+                gap
+                for (_, machine_class), engine_gaps in overheads(runs).items()
+                if machine_class == planned.machine.class_
+                for gap in engine_gaps
+            ]
+            return statistics.median(totals) + (statistics.median(gaps) if gaps else 0.0)
+    return None
 
 
 # -----------------------------------------------------------------------------
-# the end
+# after the last attempt
 
 
-def report(sweeps: Sequence[MachineMatrix], journal: Journal, folder: Path) -> None:
-    """The ranking of each kind of machine as a table on standard output; the same as CSV, and as a picture.
+def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_folder: Path) -> None:
+    """Print the ranking of each machine matrix as a table, and write it as CSV and as a plot.
 
     Raises:
         OSError: a file could not be written.
     """
-    grid, clock, known = sweeps[0].matrix, sweeps[0].matrix.clock, matrix_runs(journal.read()[0])
-    stem = folder / MATRIX / grid.name
+    matrix, known = machine_matrices[0].matrix, matrix_runs(journal.read()[0])
+    stem = results_folder / MATRIX / matrix.name
     stem.parent.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    tables = [sweep.results(known) for sweep in sweeps]
-    files = {stem.with_suffix(".csv"): results_csv(tables, clock)}
-    for index, (sweep, results) in enumerate(zip(sweeps, tables, strict=True), start=1):
-        if len(sweeps) > 1:
-            console.print(sweep.machine_class, soft_wrap=True, markup=False)
-        console.print(results_table(results, clock))
-        if grid.plot:
-            path = stem.with_name(f"{stem.name}-{index}.svg") if len(sweeps) > 1 else stem.with_suffix(".svg")
-            files[path] = draw_matrix(results, grid, f"{grid.name}: ERT by {clock}, s", sweep.machine_class)
+    tables = [machine_matrix.results(known) for machine_matrix in machine_matrices]
+    files = {stem.with_suffix(".csv"): results_csv(tables, matrix.clock)}
+    for index, (machine_matrix, results) in enumerate(zip(machine_matrices, tables, strict=True), start=1):
+        is_single = len(machine_matrices) == 1
+        if not is_single:
+            console.print(machine_matrix.machine_class, soft_wrap=True, markup=False)
+        console.print(results_table(results, matrix.clock))
+        if matrix.plot:
+            path = stem.with_suffix(".svg") if is_single else stem.with_name(f"{stem.name}-{index}.svg")
+            title = f"{matrix.name}: ERT by {matrix.clock}, s"
+            files[path] = draw_matrix(results, matrix, title, machine_matrix.machine_class)
     for path, text in files.items():
         replace_file(path, text)
         print(path)

@@ -1,19 +1,17 @@
-"""`python -m bench tracks`: what can be learned here."""
+"""`python -m bench tracks`: list the tracks."""
 
 import dataclasses
 import itertools
 import re
 import sys
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from bench.commands.options import DEFAULT_RESULTS, DeviceOption, UnusedResultsOption, require_device
 from bench.config import find_config
 from bench.errors import UsageError
 from bench.formatting import terminal_table
-from bench.machine.devices import pick_device
-from bench.provenance import ROOT
 from tracks.descriptions import TRACKS, TrackDescription
 
 NO_CONFIG = "-"
@@ -21,16 +19,14 @@ NO_CONFIG = "-"
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """List the tracks; alike ones that have no config here share a row."""
+    """List the tracks and their default configs on a device; similar tracks without a config share a row."""
 
-    device: str = "auto"
-    """auto, cpu, cuda or mps; a track's default config depends on it."""
-    results: Path = ROOT / "results"
-    """Not used: the tracks are in the source."""
+    device: DeviceOption = "auto"
+    results: UnusedResultsOption = DEFAULT_RESULTS
 
 
 def default_config(track: TrackDescription, device_type: str) -> str:
-    """The name of a track's config on a device, or NO_CONFIG."""
+    """The name of a track's default config on a device, or NO_CONFIG."""
     try:
         return find_config(track.name, device_type)[0]
     except UsageError:
@@ -38,19 +34,20 @@ def default_config(track: TrackDescription, device_type: str) -> str:
 
 
 def families(device_type: str) -> list[list[TrackDescription]]:
-    """The tracks in the order of TRACKS.
+    """The tracks in the order of TRACKS, grouped into the rows of the table.
 
-    Neighbours are one family when their names differ in their number alone, and neither has a config or is exhaustive.
+    Neighbours share a row when their names differ only in a number, they have no config, and their certificates are
+    samples.
     """
 
-    def family(track: TrackDescription) -> str:
-        alone = track.exhaustive or default_config(track, device_type) != NO_CONFIG
-        return track.name if alone else re.sub(r"\d+", "#", track.name)
+    def row_key(track: TrackDescription) -> str:
+        has_own_row = track.exhaustive or default_config(track, device_type) != NO_CONFIG
+        return track.name if has_own_row else re.sub(r"\d+", "#", track.name)
 
-    return [list(tracks) for _, tracks in itertools.groupby(TRACKS.values(), family)]
+    return [list(tracks) for _, tracks in itertools.groupby(TRACKS.values(), row_key)]
 
 
-def amount(number: int) -> str:
+def count_text(number: int) -> str:
     return f"{number:,}" if number < 10**8 else f"{number:.0e}"
 
 
@@ -59,7 +56,7 @@ def first_to_last(texts: list[str]) -> str:
 
 
 def tracks_table(device_type: str) -> Table:
-    headings = ("track", "example", "problems", "held out", "the certificate asks", f"config on {device_type}")
+    headings = ("track", "example", "problems", "held out", "certificate", f"config on {device_type}")
     text = [heading for heading in headings if heading not in ("problems", "held out")]
     table = terminal_table(headings, text, no_wrap=headings)
     for tracks in families(device_type):
@@ -68,18 +65,15 @@ def tracks_table(device_type: str) -> Table:
         table.add_row(
             first_to_last([track.name for track in tracks]),
             track.example_text,
-            first_to_last([amount(track.num_problems) for track in tracks]),
-            about + first_to_last([amount(track.num_heldout) for track in tracks]),
-            "every problem" if track.exhaustive else "drawn held-out ones",
+            first_to_last([count_text(track.num_problems) for track in tracks]),
+            about + first_to_last([count_text(track.num_heldout) for track in tracks]),
+            "every problem" if track.exhaustive else "sample of held-out problems",
             default_config(track, device_type),
         )
     return table
 
 
 def main(arguments: Arguments) -> int:
-    try:
-        device = pick_device(arguments.device)
-    except ValueError as problem:
-        raise UsageError(str(problem)) from None
+    device = require_device(arguments.device)
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(tracks_table(device.type))
     return 0

@@ -146,13 +146,14 @@ def description_lines(comparison: Comparison) -> list[str]:
     if plan.pairs < FEWEST_PAIRS:
         lines.append(f"fewer than {FEWEST_PAIRS} pairs cannot decide anything")
     if comparison.drift is not None:
-        lines.append(f"drift: the last pair took {comparison.drift:+.1%} against the first")
+        more = "more" if comparison.drift >= 0 else "less"
+        lines.append(f"drift: the last pair took {abs(comparison.drift):.1%} {more} time than the first")
     if not comparison.finished:
         lines.append(f"not finished: {len(comparison.a) + len(comparison.b)} of {2 * plan.pairs} attempts")
     elif comparison.verdict == "not decided":
         needed = comparison.pairs_needed
-        what = "an unknown number of pairs" if needed is None else f"about {needed:,} pairs"
-        lines.append(f"to decide a difference like this one with 80% power, a new comparison would need {what}")
+        advice = "" if needed is None else f" Try --pairs {needed}: enough to decide such a difference in 80% of cases."
+        lines.append(f"Undecided.{advice}")
     return lines
 
 
@@ -173,8 +174,9 @@ def sides_table(comparison: Comparison) -> Table:
     return table
 
 
-def show_comparison(comparison: Comparison, console: Console) -> None:
+def show_comparison(comparison: Comparison) -> None:
     """Print the table and the description; the caller prints the verdict as its last line."""
+    console = Console(highlight=False, width=COMPARISON_WIDTH)
     plan = comparison.plan
     console.print(f"comparison {plan.id}, {plan.track} on {plan.machine_class}")
     console.print(sides_table(comparison))

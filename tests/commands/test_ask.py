@@ -73,7 +73,7 @@ def test_a_file_is_answered_a_line_each_in_its_order(results, capsys, tmp_path):
     "text", ["", "1", "12+3456=", "123+456", "123-456=", "abc+def=", "=23+456=", "123+45\u0666=", "123+456=0"]
 )
 def test_what_is_no_problem_of_the_track_is_refused_in_one_line(results, text):
-    with pytest.raises(UsageError, match="no problem of add3") as refused:
+    with pytest.raises(UsageError, match="not a problem of add3") as refused:
         ask.main(ask.Arguments(run="first", prompts=("123+456=", text), results=results))
     assert "\n" not in str(refused.value)
 

@@ -50,7 +50,7 @@ def test_every_cell_is_run_with_every_seed_and_ranked(arena, ask, capsys):
     assert {run.batch.command for run in runs} == {"matrix"}
     assert not any(run.is_contest for run in runs)
     told = capsys.readouterr()
-    assert "4 cells, 3 seeds: 12 attempts, 0 made already, 12 to make" in told.err
+    assert "4 cells, 3 seeds: 12 attempts, 0 done, 12 to run" in told.err
     rows = table(arena)
     assert [row["solved"] for row in rows] == ["3", "3", "0", "0"]
     assert (rows[0]["batch_size"], rows[0]["rate"]) == ("1024", "0.1")
@@ -78,7 +78,7 @@ def test_what_is_finished_is_never_made_again(arena, ask, capsys):
     ask()
     assert ask() == 0
     assert len(arena.calls()) == 12
-    assert "12 made already, nothing to do" in capsys.readouterr().err
+    assert "12 done, nothing to run" in capsys.readouterr().err
     ask(TWO_BY_TWO.replace("[1, 2, 3]", "[1, 2, 3, 4]"))
     assert len(arena.calls()) == 16
 
@@ -152,7 +152,7 @@ def test_an_interrupted_matrix_says_what_is_left_and_goes_on(arena, ask):
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
-    assert "attempts are left; the same command goes on" in told
+    assert "attempts are left; run the same command again to resume" in told
     assert ask() == 0
     assert {row["attempts"] for row in table(arena)} == {"3"}
 
@@ -162,7 +162,7 @@ def test_another_machine_class_starts_anew_and_is_told_so(arena, ask, capsys):
     arena.behave(fast={"class": "Other CPU"})
     ask()
     assert len(arena.attempts()) == 24
-    assert "12 attempts were made on machines of another class" in capsys.readouterr().err
+    assert "12 attempts were run on another machine class" in capsys.readouterr().err
 
 
 def test_it_stops_when_its_minutes_are_over(arena, ask, capsys):
@@ -213,7 +213,7 @@ def test_an_absurdly_large_matrix_needs_a_yes_and_is_not_even_counted(ask):
     digits = ", ".join(map(str, range(60)))
     huge = 'base = "fast"\nseeds = [1]\n[axes]\n' + "".join(f"a{i} = [{digits}]\n" for i in range(9))
     begun = time.monotonic()
-    with pytest.raises(UsageError, match="are more than 500; --yes runs them all the same"):
+    with pytest.raises(UsageError, match="are more than 500; --yes runs them nevertheless"):
         ask(huge)
     assert time.monotonic() - begun < 2.0
 
@@ -227,7 +227,7 @@ def test_a_limit_that_makes_no_sense_is_refused(ask, changes):
 def test_cells_that_come_to_the_same_are_refused(arena, ask):
     arena.behave(fast={})
     same = TWO_BY_TWO.replace("rate = [0.1, 0.2]", "rate = [0.1, '0.1']")
-    with pytest.raises(UsageError, match="come to the same settings"):
+    with pytest.raises(UsageError, match="have the same settings"):
         ask(same)
 
 

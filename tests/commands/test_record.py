@@ -102,7 +102,7 @@ def test_what_is_not_faster_is_no_record(arena, capsys):
     assert file(arena, "slow", why="too good to be true") == 1
     assert "too good to be true" in (arena.results / "NEGATIVE.md").read_text().split("## Faster")[0]
     assert len(filed(arena)) == 1
-    assert "no record: against the standing record the test says" in capsys.readouterr().out
+    assert "no record: the verdict against the standing record is" in capsys.readouterr().out
 
 
 def test_a_batch_that_solved_nothing_is_no_record(arena, capsys):
@@ -210,7 +210,7 @@ def test_a_new_default_leaves_the_kernel_to_the_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "find_config", lambda name, device: (name, tmp_path / "mine.toml"))
     monkeypatch.setattr(record, "merged_values", lambda path: {"track": "add3", "kernel": "c", "threads": 2})
     new = SimpleNamespace(track="add3", device="cpu", config="mine", name="2026-11-24-add3-mine")
-    record.promote(SimpleNamespace(config="mine"), new)
+    record.make_default("mine", new)
     assert tomllib.loads((tmp_path / "add3-cpu.toml").read_text()) == {"track": "add3", "kernel": "auto"}
 
 

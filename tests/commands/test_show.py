@@ -64,7 +64,7 @@ def test_a_machine_is_clean_or_it_is_said_why_not(capsys, tmp_path):
     text = shown(capsys, tmp_path, example_run(machine=machine))
     assert fact(text, "machine") == "Example CPU"
     assert fact(text, "clean") == "no; shared; busy"
-    assert fact(text, "others") == "— of the cores before, 25.0% during train"
+    assert fact(text, "other load") == "— of the cores before, 25.0% during train"
     clean = example_run(run_id="clean", machine={"class": "Example CPU", "clean": True, "reasons": []})
     assert fact(shown(capsys, tmp_path, clean), "clean") == "yes"
 
@@ -87,12 +87,12 @@ def test_utilisation_is_of_the_measured_peak(capsys, tmp_path):
 
 def test_the_floors_are_what_flops_and_launches_alone_would_take(capsys, tmp_path):
     run = example_run(train_flops=5e11, matmul_flops_per_second=1e11, steps=200, step_launches=50, launch_seconds=1e-5)
-    assert fact(shown(capsys, tmp_path, run), "floors") == "5 s of train by FLOPs, 0.1 s by launches (50 a step)"
+    assert fact(shown(capsys, tmp_path, run), "lower bounds") == "5 s of train by FLOPs, 0.1 s by launches (50 a step)"
 
 
 def test_floors_of_what_nobody_measured_are_unknown(capsys, tmp_path):
     run = example_run(train_flops=5e11, matmul_flops_per_second=None, step_launches=None, launch_seconds=1e-5)
-    assert fact(shown(capsys, tmp_path, run), "floors") == "— of train by FLOPs, — by launches (— a step)"
+    assert fact(shown(capsys, tmp_path, run), "lower bounds") == "— of train by FLOPs, — by launches (— a step)"
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_a_long_track_that_has_a_config_has_a_row_of_its_own(capsys, monkeypatch
 
 
 def test_sizes_are_written_out_as_long_as_they_can_be_read(capsys) -> None:
-    assert [tracks.amount(number) for number in (0, 99_771, 10**8, 10**40)] == ["0", "99,771", "1e+08", "1e+40"]
+    assert [tracks.count_text(number) for number in (0, 99_771, 10**8, 10**40)] == ["0", "99,771", "1e+08", "1e+40"]
 
 
 def test_a_device_that_is_not_there_is_a_wrong_request(capsys) -> None:

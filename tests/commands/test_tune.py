@@ -10,8 +10,6 @@ import pytest
 from bench.commands import tune
 from bench.config import find_config, read_search
 from bench.errors import UsageError
-from bench.storage.schema import Check
-from tests.support.examples import example_run
 
 pytestmark = pytest.mark.extra
 
@@ -163,35 +161,3 @@ def test_the_cost_is_that_of_one_search(arena, ask):
     tune.main(tune.Arguments(space=str(arena.root / "some-other.toml"), results=arena.results, trials=2, device="cpu"))
     ask(trials=2)
     assert found(arena)["search"]["attempts"] == made
-
-
-# -----------------------------------------------------------------------------
-# what is given up
-
-
-def test_the_lowest_ert_is_that_of_success_in_no_time():
-    runs = [example_run(outcome="solved"), example_run(outcome="missed")]
-    spent = sum(run.seconds.train for run in runs)
-    assert tune.lowest_ert(runs, 3, "train") == pytest.approx(spent / 4)
-    assert tune.lowest_ert(runs[1:], 0, "train") == float("inf")
-
-
-def check(seconds, errors):
-    return Check(step=1, train_seconds=seconds, loss=0.1, errors=errors)
-
-
-def test_an_attempt_is_hopeless_when_no_solved_one_had_as_many_mistakes_in_half_the_time():
-    checks = tune.EarlyChecks()
-    assert not checks.is_hopeless(check(100.0, 10**6))
-    for errors in (10, 20, 30, 40, 50):
-        lines = [{"step": 1, "train_seconds": 1.0, "loss": 0.1, "errors": errors}]
-        lines.append({"step": 2, "train_seconds": 2.0, "loss": 0.1, "errors": 0})
-        checks.learn(example_run(checks=lines))
-    checks.learn(example_run(outcome="missed", checks=[{"step": 1, "train_seconds": 1.0, "loss": 0.1, "errors": 900}]))
-    assert not checks.is_hopeless(check(1.5, 800)), "nothing is known of half that time"
-    assert checks.is_hopeless(check(2.0, 51))
-    assert not checks.is_hopeless(check(2.0, 50))
-    assert not checks.is_hopeless(check(3.9, 50))
-    assert checks.is_hopeless(check(4.0, 1))
-    assert not checks.is_hopeless(check(4.0, 0))
-    assert not checks.is_hopeless(check(4.0, None))

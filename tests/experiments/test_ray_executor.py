@@ -168,7 +168,7 @@ def test_when_no_node_is_left_the_journal_is_complete_and_the_matrix_can_be_resu
         os.kill(worker, signal.SIGKILL)
     _, output = process.communicate(timeout=180)
     assert process.returncode == 1, output
-    assert "attempts are left and nobody to make them; the same command goes on" in output
+    assert "attempts are left without an executor; run the same command again to resume" in output
     assert Counter(run.outcome for run in arena.attempts()) == {"lost": 1}
     arena.behave(fast={"sleep": 0.0})
     assert on_nodes() == 0
@@ -188,7 +188,7 @@ def test_an_interrupted_matrix_files_the_current_attempts(arena, script, nodes, 
     process.send_signal(signal.SIGTERM)
     _, output = process.communicate(timeout=180)
     assert process.returncode == 130, output
-    assert "the same command goes on" in output
+    assert "run the same command again to resume" in output
     assert len(arena.attempts()) == 2
     assert not list(arena.results.glob("started/*.json"))
 

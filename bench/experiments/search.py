@@ -1,0 +1,307 @@
+"""A hyperparameter search by Optuna: one executor's part of a study, which several executors and processes may share.
+
+A trial is one choice of settings. Its attempts run one after the other, on seeds that are the same for all trials and
+that no record can draw. A trial is pruned when its ERT would exceed the best one even if all remaining attempts solved
+the track at once, or by successive halving (Jamieson and Talwalkar, 2016). An attempt is given up at a check with more
+errors than any solved attempt of the study had after half the time.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from bench.cli import print_progress
+from bench.clock import ClockName
+from bench.errors import UnavailableHere, UsageError
+from bench.experiments.executors import Executor, ExecutorLost
+from bench.experiments.launcher import Contestant, Refusal, Task, supervised
+from bench.experiments.matrix_file import Choice, options_of, settings_text
+from bench.experiments.matrix_results import FAILED, UNFINISHED, AttemptKey, attempt_key
+from bench.experiments.search_space import SearchSpace
+from bench.formatting import number
+from bench.provenance import config_hash
+from bench.stats.expected_time import attempt_costs, expected_time_to_success
+from bench.storage.journal import Journal
+from bench.storage.schema import TUNE, Batch, Check, Run, new_id
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial, Trial
+
+# Optuna is imported where it is used: it is an extra, and its import takes a second.
+
+FIRST_SEED = 2**31  # the seeds of records are smaller
+NEVER = 1e9  # seconds: the ERT reported to Optuna, which needs a finite value, when no attempt solved the track
+
+
+def lowest_ert(runs: Sequence[Run], num_left: int, clock: ClockName) -> float:
+    """The ERT if each of the remaining attempts solved the track in no time."""
+    num_solved = num_left + sum(run.outcome == "solved" for run in runs)
+    return sum(attempt_costs(runs, clock)) / num_solved if num_solved else float("inf")
+
+
+class EarlyChecks:
+    """The checks of the solved attempts, to recognise attempts that fall far behind them."""
+
+    MIN_ATTEMPTS = 5  # solved ones; with fewer, no attempt is given up
+    SLACK = 2.0  # an attempt may take this many times as long to the same number of errors
+
+    def __init__(self) -> None:
+        self.solved: list[list[tuple[float, int]]] = []  # of each attempt, (seconds of `train`, errors) of its checks
+
+    def add(self, run: Run) -> None:
+        checks = [(check.train_seconds, check.errors) for check in run.checks if check.errors is not None]
+        if run.outcome == "solved" and checks:
+            self.solved.append(checks)
+
+    def is_hopeless(self, check: Check) -> bool:
+        """Whether every solved attempt had fewer errors after half the time."""
+        if len(self.solved) < self.MIN_ATTEMPTS or check.errors is None:
+            return False
+        limit = check.train_seconds / self.SLACK
+        for checks in self.solved:
+            errors = [errors for seconds, errors in checks if seconds <= limit]
+            if not errors or errors[-1] >= check.errors:
+                return False
+        return True
+
+
+class Search:
+    """Runs the trials of a study on one executor.
+
+    Args:
+        script: the trainer's.
+        options: the trainer's options for all trials: base config, device, limits.
+        num_trials: finished trials at which the study ends.
+
+    Raises:
+        UsageError: Optuna is not installed, or the trainer refuses the base config.
+        UnavailableHere: the executor's machine cannot run the base config.
+        ExecutorLost: the executor did not answer.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        journal: Journal,
+        executor: Executor,
+        script: Path,
+        options: Sequence[str],
+        num_trials: int,
+    ) -> None:
+        if importlib.util.find_spec("optuna") is None:
+            raise UsageError("tune needs Optuna: pip install '.[tune]'")
+        self.space, self.journal, self.executor, self.script = space, journal, executor, script
+        self.options, self.num_trials = tuple(options), num_trials
+        self.planned = self.resolve({}).planned
+        self.seeds = range(FIRST_SEED, FIRST_SEED + space.attempts)
+        self.folder = journal.results / TUNE
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.study_name = self.make_study_name()
+        self.study = self.open_study()
+        self.start_lock = self.lock("turn")  # held while a process starts a trial
+        self.known: dict[AttemptKey, Run] = {}
+        self.early_checks = EarlyChecks()
+        for run in journal.read()[0]:
+            self.add_run(run)
+
+    @property
+    def machine_class(self) -> str | None:
+        return self.planned.machine.class_
+
+    def make_study_name(self) -> str:
+        """Trials are comparable, and belong to one study, only with the same source, machine, space, base and limit."""
+        settings = {key: value for key, value in self.planned.settings.items() if key != "threads"}  # in the class
+        space_text = self.space.path.read_text("utf-8-sig")
+        parts = self.machine_class, config_hash(settings), self.planned.source_sha256[:12], space_text
+        digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+        return f"{self.space.name} {digest[:8]}"
+
+    def open_study(self) -> "Study":
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the sampler's `group` is experimental
+        return optuna.create_study(
+            study_name=self.study_name,
+            storage=JournalStorage(JournalFileBackend(str(self.folder / f"{self.space.name}.log"))),
+            sampler=optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3),
+            load_if_exists=True,
+        )
+
+    def resolve(self, values: Choice) -> Contestant:
+        """The base with some settings changed.
+
+        Raises:
+            UsageError: the trainer refuses these settings; UnavailableHere if only on this machine.
+            ExecutorLost: the executor did not answer.
+        """
+        try:
+            (answer,) = self.executor.resolve_all(self.script, [[*self.options, *options_of(values)]])
+        except UsageError:
+            if self.executor.is_lost:
+                raise ExecutorLost from None
+            raise
+        if isinstance(answer, Refusal):
+            error = UnavailableHere if answer.not_here else UsageError
+            raise error(f"{self.space.path}: {settings_text(values)}: {answer.reason}")
+        return answer
+
+    # -------------------------------------------------------------------------
+    # trials
+
+    def run(self, max_minutes: float | None) -> None:
+        """Run trials until the study has enough of them, or the time is over.
+
+        Raises:
+            KeyboardInterrupt: this process was interrupted.
+            ExecutorLost: during a trial, which is queued again.
+        """
+        import optuna
+
+        self.requeue_abandoned_trials()
+        began = time.monotonic()
+        while not self.is_over():
+            if max_minutes is not None and time.monotonic() - began > 60 * max_minutes:
+                print_progress(f"{max_minutes:g} minutes are over")
+                return
+            with contextlib.ExitStack() as stack:
+                with self.start_lock:
+                    trial = self.study.ask()
+                    stack.enter_context(self.trial_lock(trial.number))
+                try:
+                    self.study.tell(trial, self.run_trial(trial))
+                except optuna.TrialPruned:
+                    self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                except UsageError as problem:  # a combination of settings that the trainer refuses
+                    print_progress(f"trial {trial.number}  {problem}")
+                    self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                except BaseException:
+                    self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                    self.study.enqueue_trial(trial.params)
+                    raise
+
+    def run_trial(self, trial: "Trial") -> float:
+        """The ERT of the settings that a trial suggests.
+
+        Raises:
+            TrialPruned: the settings cannot be the best.
+        """
+        import optuna
+
+        values, clock = self.space.suggest(trial), self.space.clock
+        contestant, batch_id = self.resolve(values), new_id(f"{TUNE}-{self.space.name}")
+        runs: list[Run] = []
+        print_progress(f"trial {trial.number}  {settings_text(values)}")
+        with supervised(self.journal, batch_id):
+            for index, seed in enumerate(self.seeds):
+                batch = Batch(id=batch_id, command=TUNE, planned=len(self.seeds), index=index)
+                runs.append(self.run_attempt(Task(contestant, seed, batch)))
+                trial.report(min(NEVER, expected_time_to_success(runs, clock)), step=index + 1)
+                num_left = len(self.seeds) - index - 1
+                if num_left and (lowest_ert(runs, num_left, clock) > self.best_ert() or trial.should_prune()):
+                    self.print_trial(trial.number, runs, "pruned")
+                    raise optuna.TrialPruned
+        self.print_trial(trial.number, runs, "")
+        return min(NEVER, expected_time_to_success(runs, clock))
+
+    def run_attempt(self, task: Task) -> Run:
+        """Run an attempt, or return the same attempt's run from the journal.
+
+        Raises:
+            KeyboardInterrupt: this process was interrupted.
+            ExecutorLost: the outcome says nothing about the settings.
+        """
+        key = attempt_key(task.contestant.planned)._replace(seed=task.seed)
+        if key in self.known:
+            return self.known[key]
+        run, interrupted = self.executor.run_attempt(task, self.journal, is_hopeless=self.early_checks.is_hopeless)
+        self.add_run(run)
+        if interrupted:
+            raise KeyboardInterrupt
+        if self.executor.is_lost:
+            raise ExecutorLost
+        return run
+
+    def add_run(self, run: Run) -> None:
+        if run.batch is not None and run.batch.command == TUNE and run.outcome not in UNFINISHED | FAILED:
+            self.known[attempt_key(run)] = run
+            self.early_checks.add(run)
+
+    def print_trial(self, trial_number: int, runs: Sequence[Run], remark: str) -> None:
+        num_solved, clock = sum(run.outcome == "solved" for run in runs), self.space.clock
+        ert = number(expected_time_to_success(runs, clock), ".2f")
+        print_progress(f"trial {trial_number}  solved {num_solved}/{len(runs)}  ERT {clock} {ert} s  {remark}".rstrip())
+
+    # -------------------------------------------------------------------------
+    # the study
+
+    def is_over(self) -> bool:
+        return len(self.finished_trials()) >= self.num_trials
+
+    def finished_trials(self) -> "list[FrozenTrial]":
+        from optuna.trial import TrialState
+
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+    def complete_trials(self) -> "list[FrozenTrial]":
+        """The trials that ran all of their attempts."""
+        from optuna.trial import TrialState
+
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def best_ert(self) -> float:
+        return min((trial.value for trial in self.complete_trials()), default=float("inf"))
+
+    def lock(self, name: int | str) -> filelock.FileLock:
+        return filelock.FileLock(self.folder / f"{self.study_name.replace(' ', '-')}-{name}.lock")
+
+    @contextlib.contextmanager
+    def trial_lock(self, trial_number: int) -> Iterator[None]:
+        """Hold the lock that shows other processes that a trial is running."""
+        lock = self.lock(trial_number)
+        with lock:
+            yield
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+    def requeue_abandoned_trials(self) -> None:
+        """Queue the trials of processes that died; their finished attempts are in the journal."""
+        from optuna.trial import TrialState
+
+        with self.start_lock:  # so that every running trial holds its lock
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                with contextlib.suppress(filelock.Timeout), self.lock(trial.number).acquire(timeout=0):
+                    self.study.tell(trial.number, state=TrialState.FAIL)
+                    self.study.enqueue_trial(trial.params)
+
+    def cost(self) -> dict[str, Any]:
+        """The cost of all attempts of the study, whatever their outcome and process; filed with the best config."""
+        runs = [
+            run
+            for run in self.journal.read()[0]
+            if (run.source_sha256, run.machine.class_) == (self.planned.source_sha256, self.machine_class)
+            and run.batch is not None
+            and run.batch.command == TUNE
+            and run.batch.id.split("-", 2)[2].rpartition("-")[0] == f"{TUNE}-{self.space.name}"
+        ]
+        return {
+            "study": self.study_name,
+            "clock": self.space.clock,
+            "trials": len(self.finished_trials()),
+            "attempts": len(runs),
+            "seconds": round(sum(run.seconds.total for run in runs if run.seconds.total is not None), 1),
+            "flops": float(sum(run.train_flops or 0.0 for run in runs)),
+            "first_seed": FIRST_SEED,
+            "seeds": self.space.attempts,
+        }
