@@ -3,8 +3,8 @@
 import dataclasses
 import json
 
-from bench.commands.options import DEFAULT_RESULTS, DeviceOption, UnusedResultsOption, require_device
-from bench.machine.devices import pick_precision_and_kernel
+from bench.commands.options import DEFAULT_RESULTS, DeviceOption, UnusedResultsOption
+from bench.machine.devices import pick_device, pick_precision_and_kernel
 from bench.machine.hardware import hardware_record, machine_class, software_record, usable_cores
 
 
@@ -17,7 +17,7 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> int:
-    device = require_device(arguments.device)
+    device = pick_device(arguments.device)
     hardware, software = hardware_record(device), software_record()
     _, _, description = pick_precision_and_kernel("auto", "auto", device, None)
     record = {

@@ -234,7 +234,7 @@ class Search:
         return run
 
     def add_run(self, run: Run) -> None:
-        if run.batch is not None and run.batch.command == TUNE and run.outcome not in UNFINISHED | FAILED:
+        if run.command == TUNE and run.outcome not in UNFINISHED | FAILED:
             self.known[attempt_key(run)] = run
             self.early_checks.add(run)
 
