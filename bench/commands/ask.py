@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.attempt.certify import batch_size_for, greedy_answers
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption
 from bench.errors import UsageError, describe_os_error
+from bench.machine.devices import pick_device
 from bench.storage import weights
 from bench.storage.results import find_weights
 from data import Track, decode
