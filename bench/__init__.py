@@ -1,1 +1,1 @@
-"""The harness: it owns the clock, the verdict and the journal; the trainer owns the step."""
+"""The benchmark harness: clock, certificate, journal and leaderboard. The trainer, speedrun.py, stands outside it."""

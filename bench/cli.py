@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, signals, command-line parsing, progress lines."""
+"""Shared by all commands: exit codes, signals, progress lines and command-line parsing."""
 
 import contextlib
 import dataclasses
@@ -10,48 +10,42 @@ import sys
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import tyro
 
 from bench.errors import UsageError, nearest_hint
 
-EXIT_SOLVED, EXIT_NOT_SOLVED = 0, 1
+EXIT_SOLVED, EXIT_NOT_SOLVED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
 
-EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 2, 130
+T = TypeVar("T")
 
 
 # -----------------------------------------------------------------------------
-# signals
+# signals and progress
 
 
 def interrupt(signal_number: int, _: object) -> NoReturn:
-    """Raise KeyboardInterrupt once; a second signal must not disturb the filing of the first."""
+    """Raise KeyboardInterrupt once; a second signal must not disturb the filing that the first one started."""
     ignore_interrupts()
     raise KeyboardInterrupt(signal.Signals(signal_number).name)
 
 
 def ignore_interrupts() -> None:
+    """Ignore Ctrl-C and SIGTERM from now on."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def handle_interrupts() -> None:
-    """Let Ctrl-C and SIGTERM come as KeyboardInterrupt."""
+    """Raise KeyboardInterrupt on Ctrl-C and SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
 
 
-# -----------------------------------------------------------------------------
-# what is said of it
-
-
 def print_progress(line: str) -> None:
-    """A line of progress, on standard error and at once."""
+    """Print a line on standard error and flush it."""
     print(line, file=sys.stderr, flush=True)
-
-
-T = TypeVar("T")
 
 
 # -----------------------------------------------------------------------------
@@ -59,17 +53,17 @@ T = TypeVar("T")
 
 
 def option_value(arguments: Sequence[str], option: str) -> str | None:
-    """The value that the command line gives to one option, the last time it does, before all else is understood."""
-    found = None
+    """The value of one option, read before the command line is parsed; the last one if it is given several times."""
+    last = None
     for argument, following in itertools.zip_longest(arguments, arguments[1:]):
         name, equals, value = argument.partition("=")
         if name == option:
-            found = value if equals else following
-    return found
+            last = value if equals else following
+    return last
 
 
 def without_option(arguments: Sequence[str], option: str) -> list[str]:
-    """The command line less one option and its value."""
+    """The command line without one option and its value."""
     kept, skip = [], False
     for argument in arguments:
         if skip:
@@ -88,7 +82,7 @@ def parse_arguments(
     description: str = "",
     program: str | None = None,
 ) -> T:
-    """Let tyro fill `schema` from the command line, with its panels of several lines made one.
+    """Parse a command line into the dataclass `schema` with tyro, whose error panels are reduced to one line.
 
     Raises:
         UsageError: an unknown option, or a value of the wrong type.
@@ -108,17 +102,17 @@ def parse_arguments(
     except SystemExit as end:
         if not end.code:
             raise
-        raise UsageError(first_words(panel.getvalue()).removeprefix("Error parsing settings: ")) from None
+        raise UsageError(panel_message(panel.getvalue()).removeprefix("Error parsing settings: ")) from None
     if unknown:
         options = (f"--{name.replace('_', '-')}" for name in option_names(schema))
         if not unknown[0].startswith("--"):
-            raise UsageError(f"{unknown[0]!r}: this command takes nothing here")
+            raise UsageError(f"{unknown[0]!r}: unexpected argument")
         raise UsageError(f"{unknown[0]}: unknown option{nearest_hint(unknown[0].replace('_', '-'), options)}")
     return value
 
 
-def first_words(panel: str) -> str:
-    """The message of one of tyro's error panels in one line: what stands between the title and the next ruled line."""
+def panel_message(panel: str) -> str:
+    """The message of one of tyro's error panels in one line: the text between the title and the next ruled line."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", panel).splitlines()[1:]
     rows = [re.sub(r"^[│|]|[│|]$", "", line).strip() for line in plain]
 
@@ -129,16 +123,16 @@ def first_words(panel: str) -> str:
 
 
 def option_names(schema: type) -> list[str]:
-    """The fields of a dataclass, those of a field that is one itself in its place."""
+    """The field names of a dataclass; a field that is a dataclass is replaced by the fields of that one."""
     names = []
-    for field in dataclasses.fields(schema):
-        kind = typing.get_args(field.type)[0] if typing.get_origin(field.type) is Annotated else field.type
-        names += option_names(kind) if dataclasses.is_dataclass(kind) else [field.name]
+    for name, hint in typing.get_type_hints(schema, include_extras=True).items():
+        kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+        names += option_names(kind) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else [name]
     return names
 
 
-def check_positive(arguments: Any, *names: str) -> None:
-    """Raises WrongRequest when one of a command's options was given a number that is not above 0."""
+def check_positive(arguments: object, *names: str) -> None:
+    """Raise UsageError when one of the named options is given and not above 0."""
     for name in names:
         value = getattr(arguments, name)
         if value is not None and not value > 0:
@@ -147,7 +141,7 @@ def check_positive(arguments: Any, *names: str) -> None:
 
 @contextlib.contextmanager
 def reject_unwritable(results: Path) -> Iterator[None]:
-    """Make a folder that cannot be written to a wrong request, while nothing has begun yet."""
+    """Turn an OSError, while nothing has been started yet, into a UsageError about `--results`."""
     try:
         yield
     except OSError as problem:

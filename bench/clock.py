@@ -1,8 +1,7 @@
-"""Named phases on one monotonic clock, counted from the start of the process.
+"""The clock of one attempt: named phases on a monotonic clock that begins with the process.
 
-A command that starts an attempt keeps a clock of its own, the outer one: the attempt announces each edge as it crosses
-it, and the command notes when it did (bench.ear). The attempt's clock is the more exact; the outer one is out of its
-reach.
+The attempt announces each edge of a phase. A command that started the attempt timestamps these announcements on a
+clock of its own, the outer clock (bench.experiments.outer_clock): less exact, but out of the attempt's reach.
 """
 
 import os
@@ -14,21 +13,21 @@ from typing import Literal
 
 import psutil
 
-ClockName = Literal["train", "total"]  # the two that are ranked by
+ClockName = Literal["train", "total"]  # the two clocks that attempts are ranked by
 PHASES = ("import", "setup", "warmup", "train", "certify")
-MAX_WARMUP_SECONDS = 120.0  # allowed before `train`, which more of it is charged to
-OFF, ON, STOP = "off", "on", "stop"  # what is announced beside the phases
+MAX_WARMUP_SECONDS = 120.0  # a longer warm-up is charged to `train`
+OFF, ON, STOP = "off", "on", "stop"  # announced in addition to the phases
 
 
 def process_age() -> tuple[float, float]:
-    """Seconds since this process was started, and the resolution of that figure in seconds.
+    """Seconds since this process was started, and the resolution of that value in seconds.
 
-    On Linux from the start ticks of /proc/self/stat against CLOCK_BOOTTIME, which neither a suspend nor a
-    change of the wall clock disturbs; elsewhere from psutil's creation time.
+    On Linux from the start time in /proc/self/stat and CLOCK_BOOTTIME, which neither a suspend nor a change of the
+    wall clock disturbs; elsewhere from psutil's creation time.
     """
     if sys.platform == "linux":
         with open("/proc/self/stat") as stat:
-            fields = stat.read().rpartition(")")[2].split()  # the command's name may hold spaces
+            fields = stat.read().rpartition(")")[2].split()  # the command's name may contain spaces
         ticks_per_second = os.sysconf("SC_CLK_TCK")
         started = int(fields[19]) / ticks_per_second  # field 22 of proc(5), `starttime`
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started, 1 / ticks_per_second
@@ -36,9 +35,13 @@ def process_age() -> tuple[float, float]:
 
 
 class Clock:
-    """Splits the life of one attempt into phases; the device is idle at every edge.
+    """Divides the lifetime of one attempt into phases; the device is synchronized at every edge.
 
-    The first phase, `import`, begins with the process. Time spent in `off()` is on no phase and not in the total.
+    The first phase, `import`, begins with the process. Time inside `off()` counts in no phase and not in the total.
+
+    Args:
+        age: seconds since the process started, and their resolution.
+        now: the current time in seconds, monotonic.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Clock:
     ) -> None:
         self.now = now
         self.synchronize: Callable[[], None] = lambda: None  # set as soon as the device is known
-        self.announce: Callable[[str], None] = lambda edge: None  # tells the outer clock of an edge
+        self.announce: Callable[[str], None] = lambda edge: None  # reports an edge to the outer clock
         seconds_since_start, self.resolution_seconds = age()
         self.started = self.edge = now() - seconds_since_start
         self.phase: str | None = "import"
@@ -57,36 +60,35 @@ class Clock:
         self.total: float | None = None
 
     def enter(self, phase: str) -> None:
-        """End the running phase and begin `phase` at the same instant.
+        """End the current phase and begin `phase` at the same instant.
 
         Raises:
             ValueError: the phase is unknown or was entered before, or the clock has stopped.
         """
         if phase not in PHASES or self.phase in (None, phase) or self.seconds[phase] is not None:
             raise ValueError(f"cannot enter the phase {phase!r} now")
-        self._close()
-        self.phase = phase
+        self._end_phase(next_phase=phase)
         self.announce(phase)
 
     def stop(self) -> None:
-        """End the running phase and the total; a clock that has stopped stays stopped."""
-        if self.phase is not None:
-            try:
-                self._close()
-            except RuntimeError:  # a device in error cannot be waited for
-                self.synchronize = lambda: None
-                self._close()
-            self.phase = None
-            self.announce(STOP)
-            self.total = self.edge - self.started - self.off_seconds
+        """End the current phase and the total; has no effect on a clock that has stopped."""
+        if self.phase is None:
+            return
+        try:
+            self._end_phase(next_phase=None)
+        except RuntimeError:  # a failed device cannot be synchronized
+            self.synchronize = lambda: None
+            self._end_phase(next_phase=None)
+        self.announce(STOP)
+        self.total = self.edge - self.started - self.off_seconds
 
     def elapsed(self) -> float:
-        """Seconds in the running phase, read without waiting for the device."""
+        """Seconds in the current phase, read without synchronizing the device."""
         return self.now() - self.edge
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Keep what happens inside off every clock: waiting for the device's turn."""
+        """Exclude the `with` block, which waits for the device's lock, from every phase and from the total."""
         begun = self.now()
         self.announce(OFF)
         try:
@@ -97,8 +99,9 @@ class Clock:
             self.edge += waited
             self.off_seconds += waited
 
-    def _close(self) -> None:
+    def _end_phase(self, next_phase: str | None) -> None:
         self.synchronize()
         now = self.now()
-        self.seconds[self.phase] = now - self.edge
-        self.edge = now
+        if self.phase is not None:
+            self.seconds[self.phase] = now - self.edge
+        self.edge, self.phase = now, next_phase

@@ -1,8 +1,9 @@
-"""Configs: TOML files that may extend one another, checked against the trainer's settings, and the command line."""
+"""Configs: TOML files that may extend one another, checked against the trainer's settings."""
 
 import dataclasses
 import re
 import tomllib
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,13 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from bench.errors import UsageError, nearest_hint
 
 CONFIGS = Path(__file__).parent / "configs"
-SEARCH = "search"  # the table of a config that a search has found: what that took
-
-
-# -----------------------------------------------------------------------------
-# files
+SEARCH = "search"  # the table in which a config describes the search that found it
 
 
 def find_config(name: str, device_type: str) -> tuple[str, Path]:
-    """The resolved name and the file of `add3-cpu`, of `add3` on a device, or of a path.
+    """The resolved name and the file of a config, given by name (`add3-cpu`, or `add3` on a device) or by path.
 
-    A name stands for its `-cuda` config on CUDA and for its `-cpu` config elsewhere.
+    A short name resolves to its `-cuda` config on CUDA and to its `-cpu` config on other devices.
 
     Raises:
         UsageError: there is no such config.
@@ -32,21 +29,21 @@ def find_config(name: str, device_type: str) -> tuple[str, Path]:
         if not path.is_file():
             raise UsageError(f"{name!r}: there is no such config file")
         if not re.fullmatch(r"[\w.-]+", path.stem):  # it becomes part of file names and of the board
-            raise UsageError(f"{name!r}: a config's name is made of letters, digits, '.', '-' and '_'")
+            raise UsageError(f"{name!r}: a config's name consists of letters, digits, '.', '-' and '_'")
         return path.stem, path
-    known = {path.stem: path for path in CONFIGS.glob("*.toml")}
+    paths = {path.stem: path for path in CONFIGS.glob("*.toml")}
     for resolved in (name, f"{name}-{'cuda' if device_type == 'cuda' else 'cpu'}"):
-        if resolved in known:
-            return resolved, known[resolved]
-    short = {stem.rpartition("-")[0] for stem in known if stem.endswith(("-cpu", "-cuda"))}
-    raise UsageError(f"--config {name!r}: there is no such config{nearest_hint(name, {*known, *short})}")
+        if resolved in paths:
+            return resolved, paths[resolved]
+    short_names = {stem.rpartition("-")[0] for stem in paths if stem.endswith(("-cpu", "-cuda"))}
+    raise UsageError(f"--config {name!r}: there is no such config{nearest_hint(name, {*paths, *short_names})}")
 
 
 def read_config(path: Path, schema: type) -> dict[str, Any]:
-    """The values that a file sets, its bases' under its own, all of them fields of `schema`.
+    """The settings in a config file and in its bases; all keys are fields of the dataclass `schema`.
 
     Raises:
-        UsageError: not TOML, an unknown key, a value of the wrong type, or bases that go round in a circle.
+        UsageError: not TOML, an unknown key, a value of the wrong type, or bases that form a cycle.
     """
     valid = {field.name for field in dataclasses.fields(schema)}
 
@@ -63,20 +60,21 @@ def read_config(path: Path, schema: type) -> dict[str, Any]:
 def merged_values(
     path: Path,
     check: Callable[[dict[str, Any], Path], None] = lambda values, path: None,
-    seen: tuple[Path, ...] = (),
+    extended_by: tuple[Path, ...] = (),
 ) -> dict[str, Any]:
-    """The values that a file sets, its bases' under its own.
+    """The values in a config file; those of its bases apply where it sets none.
 
-    A base is a file beside the one that names it, with or without `.toml`, or one of the names in bench/configs.
+    A base is a file relative to the one that names it, with or without `.toml`, or a name in bench/configs.
 
     Args:
-        check: raises WrongRequest for values that a file may not set; called for the file, then for its bases.
-        seen: the files that extend this one.
+        path: the config file.
+        check: raises UsageError for values that are not allowed; called for the file, then for each base.
+        extended_by: the files that extend this one.
 
     Raises:
-        UsageError: not TOML, no such base, or bases that go round in a circle.
+        UsageError: not TOML, no such base, or bases that form a cycle.
     """
-    if path.resolve() in seen:
+    if path.resolve() in extended_by:
         raise UsageError(f"{path}: base: the configs extend one another in a circle")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -86,15 +84,15 @@ def merged_values(
     check(values, path)
     if base is None:
         return values
-    places = path.parent / f"{base}.toml", path.parent / str(base), CONFIGS / f"{base}.toml"
-    base_path = next((place for place in places if place.is_file()), None)
+    candidates = path.parent / f"{base}.toml", path.parent / str(base), CONFIGS / f"{base}.toml"
+    base_path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if base_path is None:
         raise UsageError(f"{path}: base: there is no config {base!r}")
-    return merged_values(base_path, check, (*seen, path.resolve())) | values
+    return merged_values(base_path, check, (*extended_by, path.resolve())) | values
 
 
 def read_search(path: Path) -> dict[str, Any] | None:
-    """What a config says of the search that found it; its bases' too, as a config that extends a found one owes to it.
+    """The description of the search that found a config or one of its bases; None if there is none.
 
     Raises:
         UsageError: see `merged_values`.
@@ -103,16 +101,15 @@ def read_search(path: Path) -> dict[str, Any] | None:
 
 
 def check_values(values: dict[str, Any], schema: type, where: str) -> None:
-    """Check the types of some of a dataclass's fields, strictly.
+    """Check the types of some of a dataclass's fields, without conversions.
 
     Raises:
-        UsageError: names the key and what it should be.
+        UsageError: a value of the wrong type; the message begins with `where` and the key.
     """
-    try:
-        # A partial dataclass cannot be built, so each value is checked against its own field's type.
-        types = {field.name: field.type for field in dataclasses.fields(schema)}
-        for key, value in values.items():
+    types = typing.get_type_hints(schema, include_extras=True)
+    for key, value in values.items():
+        try:
             TypeAdapter(types[key], config=ConfigDict(strict=True)).validate_python(value)
-    except ValidationError as problem:
-        reason = problem.errors()[0]["msg"]
-        raise UsageError(f"{where}: {key}: {reason[0].lower() + reason[1:]}, got {value!r}") from None
+        except ValidationError as problem:
+            reason = problem.errors()[0]["msg"]
+            raise UsageError(f"{where}: {key}: {reason[0].lower() + reason[1:]}, got {value!r}") from None

@@ -1,7 +1,7 @@
-"""The processes that torchrun has started for one attempt: who they are, and what they tell one another.
+"""Data-parallel training of one attempt in several processes, started by torchrun.
 
-Each holds the whole model and draws the same random numbers. What is shared out are rows: of a batch, of problems that
-are examined, of the certificate's. A process that is alone has all of them, and tells nobody.
+Each process holds the whole model and draws the same random numbers. The rows of a batch, of the evaluated problems and
+of the certificate are split between the processes. Without torchrun, one process has all rows.
 """
 
 import dataclasses
@@ -15,63 +15,74 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PATIENCE = datetime.timedelta(days=7)  # while one waits for its device; should it die, torchrun ends all the others
+from bench.errors import UnavailableHere
+
+# A process may wait this long for its device; if it dies, torchrun ends all the others.
+CONTROL_TIMEOUT = datetime.timedelta(days=7)
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class Team:
-    """This process among the others, as torchrun counts them."""
+class World:
+    """The rank of this process, and the number of processes, as set by torchrun."""
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0  # among those on this machine
+    local_rank: int = 0  # among the processes on this machine
     local_size: int = 1
 
     def device(self, kind: torch.device) -> torch.device:
-        """This process's own, of a kind; raises ValueError where there are more processes than GPUs."""
+        """The device of this process, of the given kind.
+
+        Raises:
+            UnavailableHere: there are more processes than GPUs.
+        """
         if self.size == 1 or kind.type != "cuda":
             return kind
         if self.local_size > torch.cuda.device_count():
-            raise ValueError(f"{self.local_size} processes want a GPU each, and there are {torch.cuda.device_count()}")
+            raise UnavailableHere(
+                f"{self.local_size} processes want a GPU each, and there are {torch.cuda.device_count()}"
+            )
         return torch.device("cuda", self.local_rank)
 
 
-def read_team(environment: Mapping[str, str] = os.environ) -> Team:
-    """By what torchrun has written into the environment; alone where it has not."""
+def read_world(environment: Mapping[str, str] = os.environ) -> World:
+    """Read the variables that torchrun sets; a world of one process where they are not set."""
     if "TORCHELASTIC_RUN_ID" not in environment:
-        return Team()
+        return World()
     names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
-    return Team(*(int(environment[name]) for name in names))
+    return World(*(int(environment[name]) for name in names))
 
 
 class ControlGroup:
-    """The group that waits, and tells anything but rows: on the CPU, whatever the rows are on."""
+    """The process group for barriers and Python objects: on the CPU, whatever device holds the rows."""
 
     group: dist.ProcessGroup | None = None
 
 
-def join(team: Team, device: torch.device) -> list[int]:
-    """Meet the others; the process ids of those on this machine.
+def join(world: World, device: torch.device) -> list[int]:
+    """Initialise the process groups; returns the ids of the processes on this machine, [] in a world of one.
 
     Raises:
-        RuntimeError: they do not come.
+        RuntimeError: the other processes did not connect.
     """
-    if team.size == 1:
+    if world.size == 1:
         return []
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    ControlGroup.group = dist.new_group(backend="gloo", timeout=PATIENCE)
-    own = team.rank - team.local_rank  # the first rank on this machine
-    return [process_id for machine, process_id in gather_objects((own, os.getpid())) if machine == own]
+    ControlGroup.group = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
+    first_local_rank = world.rank - world.local_rank  # identifies the machine
+    return [
+        process_id for first, process_id in gather_objects((first_local_rank, os.getpid())) if first == first_local_rank
+    ]
 
 
 def leave(status: int) -> int:
-    """The exit status, for a process that is alone; one of several ends here with it.
+    """Return the exit status in a world of one; otherwise end this process at once with it.
 
-    Taken down in order, the groups would wait for one another's threads, and for processes that have failed.
+    An orderly shutdown of the groups would wait for the threads of the other processes, some of which may have failed.
     """
     if dist.is_initialized():
         sys.stdout.flush()
@@ -81,15 +92,17 @@ def leave(status: int) -> int:
 
 
 def size() -> int:
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """The index of this process, 0..size - 1."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def barrier() -> None:
-    """Wait until all are here."""
+    """Wait for all processes to arrive here."""
     if size() > 1:
         dist.barrier(ControlGroup.group)
 
@@ -99,24 +112,24 @@ def barrier() -> None:
 
 
 def share(rows: Tensor) -> Tensor:
-    """Those of (N, ...) that are this process's: about N over the number of processes, in order; all of very few."""
+    """This process's part of rows (N, ...): about N / size consecutive rows; all of them if N < size."""
     return rows if size() == 1 or len(rows) < size() else rows.tensor_split(size())[rank()]
 
 
-def gather(own: Tensor, count: int) -> Tensor:
-    """What each process found about its share of `count` rows, as one (count, ...) that is the same everywhere."""
+def gather(part: Tensor, count: int) -> Tensor:
+    """The results (count, ...) for all rows, on every process, from the results for each process's `share`."""
     if size() == 1 or count < size():
-        return own
+        return part
     lengths = [count // size() + (rank < count % size()) for rank in range(size())]
-    sent = own.new_zeros(lengths[0], *own.shape[1:], dtype=torch.uint8 if own.dtype == torch.bool else own.dtype)
-    sent[: len(own)] = own
+    sent = part.new_zeros(lengths[0], *part.shape[1:], dtype=torch.uint8 if part.dtype == torch.bool else part.dtype)
+    sent[: len(part)] = part
     received = [torch.empty_like(sent) for _ in lengths]
     dist.all_gather(received, sent)
-    return torch.cat([part[:length] for part, length in zip(received, lengths, strict=True)]).to(own.dtype)
+    return torch.cat([rows[:length] for rows, length in zip(received, lengths, strict=True)]).to(part.dtype)
 
 
 def mean(value: Tensor) -> Tensor:
-    """Over all processes."""
+    """The mean over all processes."""
     if size() > 1:
         value = value.clone()
         dist.all_reduce(value)
@@ -125,26 +138,29 @@ def mean(value: Tensor) -> Tensor:
 
 
 # -----------------------------------------------------------------------------
-# anything else
+# Python objects
 
 
 def broadcast(content: bytes | None) -> bytes:
-    """What the first process gives, at all of them."""
-    told = [content]
+    """The bytes that rank 0 passes, on every process; the other ranks pass None."""
+    objects = [content]
     if size() > 1:
-        dist.broadcast_object_list(told, src=0, group=ControlGroup.group)
-    return told[0]
+        dist.broadcast_object_list(objects, src=0, group=ControlGroup.group)
+    (received,) = objects
+    if received is None:
+        raise ValueError("rank 0 must pass the bytes to broadcast")
+    return received
 
 
 def gather_objects(value: T) -> list[T]:
-    """What each process gives, in the order of their ranks."""
-    if size() == 1:
-        return [value]
-    told: list[T | None] = [None] * size()
-    dist.all_gather_object(told, value, group=ControlGroup.group)
-    return told
+    """The values of all processes, by rank."""
+    values = [value] * size()
+    if size() > 1:
+        dist.all_gather_object(values, value, group=ControlGroup.group)
+    return values
 
 
-def total(values: Sequence[float | None]) -> float | None:
-    """Their sum; None where one is not known."""
-    return None if None in values else sum(values)
+def sum_or_none(values: Sequence[float | None]) -> float | None:
+    """The sum; None if one of the values is None."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -1,4 +1,4 @@
-"""Where a result came from: hashes of the settings and the source, the commit, and the seed that follows from them."""
+"""Provenance of a result: hashes of settings and source, the commit, and the seed derived from the hashes."""
 
 import hashlib
 import json
@@ -11,22 +11,22 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def config_hash(settings: dict[str, Any]) -> str:
-    """The sha256 of the resolved settings, which hold neither seed nor paths, as canonical JSON."""
+    """The sha256 of the resolved settings as canonical JSON; they contain neither seed nor paths."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def source_files(root: Path = ROOT) -> list[Path]:
-    """The contestant: the trainer, the model, the tracks and whatever of ours stands beside them."""
+    """The files of the contestant: the trainer and all project modules that it imports from outside `bench/`."""
     return [path for pattern in ("*.py", "*.c", "tracks/**/*.py") for path in root.glob(pattern)]
 
 
 def harness_files(root: Path = ROOT) -> list[Path]:
-    """Everything in `bench/` that runs or renders; configs are covered by the config hash."""
+    """The code and templates in `bench/`; configs are covered by the config hash."""
     return [path for kind in ("*.py", "*.jinja") for path in (root / "bench").rglob(kind)]
 
 
 def files_sha256(paths: Iterable[Path], root: Path) -> str:
-    """One sha256 over names and contents; line ends count as \\n, so that a Windows checkout agrees."""
+    """One sha256 over names and contents. Line ends count as \\n, so that a Windows checkout has the same hash."""
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda path: path.relative_to(root).as_posix()):
         content = path.read_bytes().replace(b"\r\n", b"\n")
@@ -43,12 +43,12 @@ def harness_sha256(root: Path = ROOT) -> str:
 
 
 def first_seed(*parts: str) -> int:
-    """The first 31 bits of the sha256 of `parts`, so that nobody chooses it; a batch's: config hash, source hash."""
+    """The first 31 bits of the sha256 of `parts`, so that nobody can choose a seed; for a batch, of its two hashes."""
     return int.from_bytes(hashlib.sha256("".join(parts).encode()).digest()[:4]) >> 1
 
 
 def commit_and_dirty() -> tuple[str | None, bool | None]:
-    """The commit of this checkout, and whether anything but `results/` differs from it; None when it is none."""
+    """The commit of this checkout, and whether any file outside `results/` differs; None where there is no git."""
 
     def git(*arguments: str) -> str | None:
         try:

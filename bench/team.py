@@ -1,3 +1,3 @@
-"""The former name of `bench.distributed`, under which trainers of older records import it."""
+"""Alias of `bench.distributed`, the name under which the trainers of older records import it."""
 
 from bench.distributed import *  # noqa: F403

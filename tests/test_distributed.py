@@ -15,8 +15,8 @@ from bench import distributed
 from bench.attempt import command, worker
 from bench.attempt.plan import make_plan
 from bench.clock import Clock
-from bench.distributed import Team, read_team
-from bench.errors import UsageError
+from bench.distributed import World, read_world
+from bench.errors import UnavailableHere, UsageError
 from bench.storage.journal import Journal
 from data import get_track
 from speedrun import Settings, Trainer
@@ -73,9 +73,9 @@ def differences(own, others):
 
 
 def test_without_torchrun_a_process_is_alone():
-    assert read_team({}) == Team(rank=0, size=1, local_rank=0, local_size=1)
+    assert read_world({}) == World(rank=0, size=1, local_rank=0, local_size=1)
     told = {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    assert read_team(told) == Team(rank=3, size=4, local_rank=1, local_size=2)
+    assert read_world(told) == World(rank=3, size=4, local_rank=1, local_size=2)
     rows = torch.arange(5)
     assert distributed.share(rows) is rows
     assert distributed.gather(rows, 5) is rows
@@ -88,15 +88,15 @@ def test_without_torchrun_a_process_is_alone():
 
 
 def test_a_sum_of_what_is_not_known_is_not_known():
-    assert distributed.total([1, 2]) == 3
-    assert distributed.total([1, None]) is None
+    assert distributed.sum_or_none([1, 2]) == 3
+    assert distributed.sum_or_none([1, None]) is None
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert Team(rank=5, size=6, local_rank=1, local_size=2).device(torch.device("cuda")) == torch.device("cuda", 1)
-    with pytest.raises(ValueError, match="3 processes want a GPU each, and there are 2"):
-        Team(size=3, local_size=3).device(torch.device("cuda"))
+    assert World(rank=5, size=6, local_rank=1, local_size=2).device(torch.device("cuda")) == torch.device("cuda", 1)
+    with pytest.raises(UnavailableHere, match="3 processes want a GPU each, and there are 2"):
+        World(size=3, local_size=3).device(torch.device("cuda"))
 
 
 def test_parts_of_a_batch_make_the_update_of_the_whole():
@@ -122,7 +122,7 @@ def test_what_several_processes_cannot_do_is_refused_or_left(monkeypatch):
         return make_plan(Settings, ["--config", "yardstick", "--device", "cpu", *arguments], "")
 
     made = plan("--batch-size", "300", "--kernel", "auto", "--cuda-graph")
-    assert (made.settings.kernel, made.settings.cuda_graph, made.team.size) == ("torch", False, 3)
+    assert (made.settings.kernel, made.settings.cuda_graph, made.world.size) == ("torch", False, 3)
     assert "3 processes, 1 threads" in made.remark or os.cpu_count() > 5
     for arguments, reason in (
         (["--batch-size", "512"], "batch_size must be a multiple of 3 processes"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import kernel
+from bench.errors import UnavailableHere, UsageError
 from bench.machine import devices
 from bench.machine.devices import has_avx512_bf16, pick_kernel
 from curriculum import Curriculum
@@ -413,7 +414,7 @@ def test_other_models_are_refused(shape: dict) -> None:
 def test_bfloat16_is_refused_where_the_processor_has_none(monkeypatch) -> None:
     monkeypatch.setattr(devices, "cpuinfo", lambda: {"flags": "fpu avx512f", "vendor_id": "AuthenticAMD"})
     assert pick_kernel("auto", CPU, torch.bfloat16, None)[0] == "torch"
-    with pytest.raises(devices.Missing, match="bfloat16 products take a CPU with AVX512-BF16"):
+    with pytest.raises(UnavailableHere, match="bfloat16 products take a CPU with AVX512-BF16"):
         pick_kernel("c", CPU, torch.bfloat16, None)
     assert devices.pick_precision_and_kernel("auto", "auto", CPU, None)[:2] == (torch.float32, "c")
 
@@ -430,7 +431,7 @@ def test_a_compiler_that_fails_says_why_in_one_line(tmp_path, monkeypatch) -> No
         kernel.library.__wrapped__(V=12)
     compiler.write_text("#!/bin/sh\necho 'fatal: no math.h' >&2\nexit 1\n")
     assert pick_kernel("auto", CPU, torch.float32, None)[0] == "torch"
-    with pytest.raises(ValueError, match=r"--kernel c: .*no math\.h; use --kernel auto"):
+    with pytest.raises(UnavailableHere, match=r"--kernel c: .*no math\.h; use --kernel auto"):
         pick_kernel("c", CPU, torch.float32, None)
 
 
@@ -468,7 +469,7 @@ def test_without_a_compiler_auto_takes_torch(monkeypatch) -> None:
 )
 def test_auto_takes_torch_where_the_kernel_does_not_fit(device: str, dtype: torch.dtype, problem: str | None) -> None:
     assert pick_kernel("auto", torch.device(device), dtype, problem)[0] == "torch"
-    with pytest.raises(ValueError, match="use --kernel auto"):
+    with pytest.raises(UsageError, match="use --kernel auto"):
         pick_kernel("c", torch.device(device), dtype, problem)
 
 
@@ -476,4 +477,4 @@ def test_auto_takes_torch_where_the_kernel_does_not_fit(device: str, dtype: torc
 def test_auto_takes_the_kernel_where_it_can_be_had(monkeypatch) -> None:
     monkeypatch.delenv("CC", raising=False)
     assert pick_kernel("auto", CPU, torch.float32, None)[0] == "c"
-    assert pick_kernel("torch", CPU, torch.float32, None) == ("torch", "asked for")
+    assert pick_kernel("torch", CPU, torch.float32, None) == ("torch", "requested")

@@ -482,7 +482,7 @@ def test_a_batch_runs_every_attempt_in_a_process_of_its_own_with_seeds_in_a_row(
     status, _, errors = run("--results", str(tmp_path), "--attempts", "2", *SHORT)
     (yardstick, *runs), _ = Journal(tmp_path).read()
     assert (status, len(runs)) == (1, 2), errors
-    assert (yardstick.config, yardstick.batch.command) == ("yardstick", "yardstick")
+    assert (yardstick.config, yardstick.command) == ("yardstick", "yardstick")
     assert yardstick.batch.id == runs[0].batch.id
     assert [filed.batch.index for filed in runs] == [0, 1]
     assert {filed.batch.planned for filed in runs} == {2}

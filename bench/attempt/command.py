@@ -76,7 +76,7 @@ def run_batch(plan: AttemptPlan, arguments: Sequence[str]) -> int:
 
     def filed(run: Run) -> None:
         leaderboard.update(plan.request.results, run)
-        if run.batch.command == "speedrun":
+        if run.command == "speedrun":
             runs.append(run)
             if plan.request.json:
                 print(run.line(), flush=True)
@@ -139,11 +139,11 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
             return EXIT_SOLVED
         if plan.request.attempts is not None:
             return run_batch(plan, arguments)
-        if plan.team.rank:
+        if plan.world.rank:
             return distributed.leave(run_worker(plan, build))
         run = timed_attempt(plan, build, clock)
     except UsageError as problem:
-        if distributed.read_team().rank:
+        if distributed.read_world().rank:
             wait_for_first_process()
         print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
         return EXIT_WRONG_REQUEST

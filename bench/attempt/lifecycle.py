@@ -26,13 +26,8 @@ from bench.attempt.worker import gather_resource_use
 from bench.cli import ignore_interrupts, reject_unwritable
 from bench.clock import PHASES, Clock
 from bench.machine.energy import EnergyMeter
-from bench.machine.hardware import (
-    hardware_record,
-    machine_class,
-    peak_device_memory_bytes,
-    peak_memory_bytes,
-    software_record,
-)
+from bench.machine.hardware import hardware_record, machine_class, software_record
+from bench.machine.memory import peak_device_memory_bytes, peak_memory_bytes
 from bench.machine.noise import Noise, NoiseMonitor
 from bench.machine.peaks import launch_seconds, launches_of
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
@@ -47,7 +42,6 @@ from bench.storage.schema import (
     Outcome,
     Run,
     Seconds,
-    mark_not_clean,
     new_id,
 )
 from data import index_sets_sha256
@@ -73,7 +67,7 @@ class Attempt:
         self.lookout = lookout
         self.before, self.during = before, None  # the machine's noise; of `train`, once it has ended
         self.display = Display(f"{plan.config} seed {plan.seed}")
-        is_followed = plan.batch is not None and plan.batch.command == TUNE
+        is_followed = lost.command == TUNE
         self.watch = TrainingMonitor(
             clock, self.display, plan.settings.max_seconds, clock.announce if is_followed else None
         )
@@ -114,7 +108,8 @@ class Attempt:
             digest = weights.save(path, self.trainer.model, plan.track, plan.settings_dict)
             if self.keeps_weights:
                 found["weights"], found["weights_sha256"] = f"{folder.name}/{path.name}", digest
-            distributed.broadcast(path.read_bytes() if plan.team.size > 1 else None)
+            if plan.world.size > 1:
+                distributed.broadcast(path.read_bytes())
             model, track = weights.load(path, plan.device)
             if self.trainer.model.kernel is not None:
                 model.use_kernel(plan.settings.threads)
@@ -127,7 +122,7 @@ class Attempt:
         spent, reasons = gather_resource_use(plan, found["energy_joules"], self.during.reasons)
         found |= spent
         self.during = dataclasses.replace(self.during, reasons=reasons)
-        if plan.team.size > 1:
+        if plan.world.size > 1:
             return  # a step alone would wait for the others
         found["launch_seconds"] = launch_seconds(plan.device)
         step = getattr(self.trainer, "step", None)  # trainers of older records may have none
@@ -148,8 +143,7 @@ class Attempt:
     @property
     def keeps_weights(self) -> bool:
         """A matrix or a search keeps none: they make thousands of attempts."""
-        batch = self.plan.batch
-        return self.plan.request.journal and (batch is None or batch.command not in EXPLORATION_COMMANDS)
+        return self.plan.request.journal and self.lost.command not in EXPLORATION_COMMANDS
 
     @contextlib.contextmanager
     def weights_folder(self) -> Iterator[Path]:
@@ -202,11 +196,12 @@ class Attempt:
     def machine(self) -> Machine:
         """The machine with what was heard of others on it."""
         if self.during is None:
-            return mark_not_clean(self.lost.machine, self.before.reasons)
+            return self.lost.machine.with_reasons(self.before.reasons)
         seen = {"others_before": self.before.others, "others_train": self.during.others}
         if self.lost.machine.clean is None and None not in seen.values():
             seen["clean"] = True
-        return mark_not_clean(self.lost.machine.model_copy(update=seen), [*self.before.reasons, *self.during.reasons])
+        reasons = [*self.before.reasons, *self.during.reasons]
+        return self.lost.machine.model_copy(update=seen).with_reasons(reasons)
 
     def peak_memory(self) -> dict[str, int | None]:
         on_device = peak_device_memory_bytes(self.plan.device)
@@ -252,12 +247,12 @@ def lost_run(plan: AttemptPlan) -> Run:
         "precision": plan.settings.precision,
         "compiled": plan.settings.compile,
         "threads": plan.settings.threads,
-        "processes": plan.team.size,
+        "processes": plan.world.size,
         "seconds": dict.fromkeys((*PHASES, "total")),
         "checks": [],
         "reached": {},
         "machine": Machine(
-            class_=machine_class(hardware, software, plan.settings.threads, plan.team.size),
+            class_=machine_class(hardware, software, plan.settings.threads, plan.world.size),
             clean=False if plan.request.shared else None,
             reasons=["ran without the device's lock (--shared)"] if plan.request.shared else [],
         ),
@@ -298,10 +293,10 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
     """
     journal = Journal(plan.request.results)
     with contextlib.ExitStack() as stack:
-        lookout = NoiseMonitor(plan.device, distributed.join(plan.team, plan.device))
+        lookout = NoiseMonitor(plan.device, distributed.join(plan.world, plan.device))
         with clock.off():
             stack.enter_context(device_turn(plan))
-            before = lookout.look(QUIET_SECONDS)
+            before = lookout.observe(QUIET_SECONDS)
             distributed.barrier()  # the others have theirs
         stack.enter_context(empty_compile_caches(plan))
         clock.synchronize = synchronizer(plan.device)
@@ -317,7 +312,7 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
         except (Exception, KeyboardInterrupt) as problem:
             ignore_interrupts()  # torchrun stops a process that has just failed because another one died
             outcome, message = classify_exception(problem)
-            if plan.team.size > 1:  # the device waits for processes that are gone
+            if plan.world.size > 1:  # the device waits for processes that are gone
                 clock.synchronize = lambda: None
         finally:
             ignore_interrupts()  # what is left takes a moment, and must be filed
@@ -330,7 +325,7 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
                 traceback.print_exc()
         run = attempt.file(outcome, message)
         if plan.batch is not None:
-            mark.leave(run)  # the command that started this batch files it, with what it knows
+            mark.write(run)  # the command that started this batch files it, with what it knows
             return run
         if mark is not None:
             mark.file(run)

@@ -12,11 +12,11 @@ import tyro
 from bench.attempt.interface import Settings
 from bench.cli import option_value, parse_arguments
 from bench.config import check_values, find_config, read_config, read_search
-from bench.distributed import Team, read_team
+from bench.distributed import World, read_world
 from bench.errors import UnavailableHere, UsageError, nearest_hint
 from bench.experiments.launcher import BATCH_VARIABLE
-from bench.machine.devices import Missing, compiler_problem, pick_device, pick_precision_and_kernel
-from bench.machine.hardware import cores_usable
+from bench.machine.devices import pick_device, pick_precision_and_kernel, torch_compile_problem
+from bench.machine.hardware import usable_cores
 from bench.provenance import ROOT, config_hash, first_seed, source_sha256
 from bench.storage.schema import Batch
 from data import TRACKS, Track, controlled, get_track
@@ -62,7 +62,7 @@ class AttemptPlan:
     seed: int
     batch: Batch | None  # that this attempt was started by
     search: dict[str, Any] | None  # that found the config, and what it took
-    team: Team  # this process among those that train together
+    world: World  # this process among those that train together
 
     @property
     def settings_dict(self) -> dict[str, Any]:
@@ -77,33 +77,31 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
     """Read the command line and the config, and resolve whatever depends on the machine.
 
     Raises:
-        UsageError: in one line, what is wrong and what to do; NotHere where another machine could.
+        UsageError: in one line, what is wrong and what to do; UnavailableHere where another machine could.
         SystemExit: after `--help`.
     """
-    team = read_team()
+    world = read_world()
     try:
         config, search, request, settings = read_request(settings_type, arguments, description)
         check_request(request)
-        if team.size > 1:
+        if world.size > 1:
             check_together(request, settings)
-            settings = settings.shared_among(team.size)
-        device = team.device(pick_device(settings.device))
+            settings = settings.shared_among(world.size)
+        device = world.device(pick_device(settings.device))
         means = settings.precision, settings.kernel, device, settings.kernel_problem
         dtype, kernel, how = pick_precision_and_kernel(*means)
-    except Missing as problem:
-        raise UnavailableHere(str(problem)) from None
     except (ValueError, OSError) as problem:  # a file's name can be too long to look for
         raise UsageError(str(problem)) from None
     if settings.track not in TRACKS:
         raise UsageError(f"track: there is no track {settings.track!r}{nearest_hint(settings.track, TRACKS)}")
-    if settings.compile and (problem := compiler_problem(device)):
+    if settings.compile and (problem := torch_compile_problem(device)):
         raise UnavailableHere(f"--compile: {problem}; or run with --no-compile")
     precision = str(dtype).removeprefix("torch.")
-    cores = cores_usable() or 1
+    cores = len(usable_cores()) or 1
     if settings.threads > cores:
         raise UsageError(f"--threads {settings.threads}: there are {cores} cores; 0 takes them all")
-    threads = settings.threads or max(1, cores // team.local_size)
-    together = f"{team.size} processes, " if team.size > 1 else ""
+    threads = settings.threads or max(1, cores // world.local_size)
+    together = f"{world.size} processes, " if world.size > 1 else ""
     plan = AttemptPlan(
         request=request,
         settings=dataclasses.replace(settings, device=device.type, precision=precision, kernel=kernel, threads=threads),
@@ -115,7 +113,7 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         seed=0,
         batch=Batch.model_validate_json(os.environ[BATCH_VARIABLE]) if BATCH_VARIABLE in os.environ else None,
         search=search,
-        team=team,
+        world=world,
     )
     seed = first_seed(plan.config_hash, source_sha256()) if request.seed is None else request.seed
     try:

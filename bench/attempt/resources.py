@@ -21,12 +21,12 @@ def device_turn(plan: AttemptPlan) -> Iterator[None]:
     Of a team, one process on each machine takes the locks, always in the same order: no two teams on it wait for each
     other.
     """
-    if plan.request.shared or plan.team.local_rank:
+    if plan.request.shared or plan.world.local_rank:
         yield
         return
     devices = [plan.device]
-    if plan.team.size > 1 and plan.device.type == "cuda":
-        devices = [torch.device("cuda", index) for index in range(plan.team.local_size)]
+    if plan.world.size > 1 and plan.device.type == "cuda":
+        devices = [torch.device("cuda", index) for index in range(plan.world.local_size)]
     with contextlib.ExitStack() as held:
         for lock in sorted(map(device_lock, devices), key=lambda lock: lock.lock_file):
             try:

@@ -13,7 +13,7 @@ from bench.attempt.interface import Build
 from bench.attempt.plan import AttemptPlan
 from bench.attempt.resources import device_turn, empty_compile_caches
 from bench.machine.energy import EnergyMeter
-from bench.machine.hardware import peak_device_memory_bytes, peak_memory_bytes
+from bench.machine.memory import peak_device_memory_bytes, peak_memory_bytes
 from bench.machine.noise import NoiseMonitor
 from bench.machine.peaks import matmul_peak
 from bench.storage import weights
@@ -53,7 +53,7 @@ def run_worker(plan: AttemptPlan, build: Build) -> int:
     """The part of one process in an attempt that another one leads; exit status 0, or 1 when that one gave up."""
     restore_default_signals()
     try:
-        lookout = NoiseMonitor(plan.device, distributed.join(plan.team, plan.device))
+        lookout = NoiseMonitor(plan.device, distributed.join(plan.world, plan.device))
         with device_turn(plan), empty_compile_caches(plan):
             distributed.barrier()  # all have their devices
             trainer = build(plan.settings, plan.track, plan.device, plan.dtype, plan.seed)
@@ -64,17 +64,17 @@ def run_worker(plan: AttemptPlan, build: Build) -> int:
             trainer.train(SilentMonitor())
             joules, _ = meter.since(energy)
             heard = lookout.since(noise, "during train").reasons
-            if plan.team.local_rank:  # of this machine another one tells, but this one has a GPU of its own
+            if plan.world.local_rank:  # of this machine another one tells, but this one has a GPU of its own
                 heard = [reason for reason in heard if "GPU" in reason]
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "weights.safetensors"
                 path.write_bytes(distributed.broadcast(None))
                 model, track = weights.load(path, plan.device)
             certify(model.answerer(), track, plan.device, plan.seed)
-            gather_resource_use(plan, joules, [f"process {plan.team.rank}: {reason}" for reason in heard])
+            gather_resource_use(plan, joules, [f"process {plan.world.rank}: {reason}" for reason in heard])
     except Exception as problem:
         line = (str(problem).splitlines() or [""])[0]
-        print(f"process {plan.team.rank}: {type(problem).__name__}: {line}", file=sys.stderr)
+        print(f"process {plan.world.rank}: {type(problem).__name__}: {line}", file=sys.stderr)
         return 1
     return 0
 
@@ -83,7 +83,7 @@ def gather_resource_use(
     plan: AttemptPlan, joules: float | None, heard: list[str]
 ) -> tuple[dict[str, float | int | None], list[str]]:
     """What all processes together took, and could do at once, as it stands in the run; and what all have heard."""
-    device, add = plan.device, distributed.total
+    device, add = plan.device, distributed.sum_or_none
     # Before the peak of matrix products is measured, which would raise them.
     memory = peak_memory_bytes(), peak_device_memory_bytes(device)
     peak = matmul_peak(device, plan.dtype, plan.settings.threads)

@@ -11,8 +11,9 @@ import tyro
 from torch import Tensor
 
 from bench.attempt.certify import batch_size_for, greedy_answers
-from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption, require_device
+from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption
 from bench.errors import UsageError, describe_os_error
+from bench.machine.devices import pick_device
 from bench.storage import weights
 from bench.storage.results import find_weights
 from data import Track, decode
@@ -35,7 +36,7 @@ class Arguments:
 def main(arguments: Arguments) -> int:
     if bool(arguments.prompts) == (arguments.file is not None):
         raise UsageError("ask needs either problems or --file")
-    device = require_device(arguments.device)
+    device = pick_device(arguments.device)
     try:
         model, track = weights.load(find_weights(arguments.run, arguments.results), device)
         texts = arguments.prompts if arguments.file is None else read_lines(arguments.file)

@@ -3,9 +3,9 @@
 import dataclasses
 import json
 
-from bench.commands.options import DEFAULT_RESULTS, DeviceOption, UnusedResultsOption, require_device
-from bench.machine.devices import pick_precision_and_kernel
-from bench.machine.hardware import cores_usable, hardware_record, machine_class, software_record
+from bench.commands.options import DEFAULT_RESULTS, DeviceOption, UnusedResultsOption
+from bench.machine.devices import pick_device, pick_precision_and_kernel
+from bench.machine.hardware import hardware_record, machine_class, software_record, usable_cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +17,11 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> int:
-    device = require_device(arguments.device)
+    device = pick_device(arguments.device)
     hardware, software = hardware_record(device), software_record()
     _, _, description = pick_precision_and_kernel("auto", "auto", device, None)
     record = {
-        "class": machine_class(hardware, software, cores_usable()),
+        "class": machine_class(hardware, software, len(usable_cores())),
         "precision": description,
         "hardware": hardware.model_dump(),
         "software": software.model_dump(),

@@ -78,7 +78,7 @@ def main(arguments: Arguments) -> int:
     with open_executors(arguments.engine, arguments.address, SCRIPT) as executors:
         machine_matrices = resolve_matrix(matrix, SCRIPT, arguments.max_seconds, executors)
         with supervised(journal, f"matrix-{matrix.name}"):
-            journal.collect_left(MATRIX)
+            journal.collect_orphans(MATRIX)
             runs, _ = journal.read()
             pending = {
                 machine_matrix: pending_attempts(machine_matrix, runs, arguments.retry_failed)

@@ -139,7 +139,7 @@ def record_on(executor: Executor, arguments: Arguments) -> int:
         challenger = resolve_side(arguments.config, arguments.device, results, stack, executor)
         planned = challenger[1].planned
         check_source(planned)
-        machine_class = planned.machine.class_ or "unknown machine"
+        machine_class = planned.machine_class_name
         standing = standing_record(read_records(results)[0], planned.track, arguments.clock, machine_class)
         opponent = None
         if standing is not None:

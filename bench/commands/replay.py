@@ -120,7 +120,7 @@ def make_reproduction(
     record_runs = [
         run for run in runs if run.batch is not None and (run.batch.id, run.batch.side) == (record.batch, "a")
     ]
-    ert = result.ert_train_seconds if record.clock == "train" else result.ert_total_seconds
+    ert = result.ert_seconds(record.clock)
     interval = unpaired_ratio_interval(
         charge_attempts(replay_runs, record.clock), charge_attempts(record_runs, record.clock), plan.seeds[0]
     )

@@ -16,7 +16,7 @@ from bench.errors import UsageError
 from bench.experiments.comparison import evaluate_comparison, show_comparison
 from bench.formatting import terminal_table
 from bench.report.summary import show_summary
-from bench.stats.descriptive import flops_floor, launch_floor, utilisation
+from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
 from bench.stats.ranking import describe_standing
 from bench.storage.journal import Journal
 from bench.storage.results import find_run, is_weights_path, paired_plans_file
@@ -131,7 +131,10 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     yield "train FLOPs", value_text(run.train_flops, ".4g")
     peak = value_text(run.matmul_flops_per_second, ".4g", "FLOP/s")
     yield "utilisation", f"{value_text(utilisation(run), '.1%')} of the measured peak of {peak}"
-    by_flops, by_launches = value_text(flops_floor(run), ".3g", "s"), value_text(launch_floor(run), ".3g", "s")
+    by_flops, by_launches = (
+        value_text(matmul_bound_seconds(run), ".3g", "s"),
+        value_text(launch_bound_seconds(run), ".3g", "s"),
+    )
     launches = f"{by_launches} by launches ({value_text(run.step_launches)} a step)"
     yield "lower bounds", f"{by_flops} of train by FLOPs, {launches}"
     counter = f" ({run.energy_method})" if run.energy_method else ""

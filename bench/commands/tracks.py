@@ -8,7 +8,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from bench.commands.options import DEFAULT_RESULTS, DeviceOption, UnusedResultsOption, require_device
+from bench.commands.options import DEFAULT_RESULTS, DeviceOption, UnusedResultsOption
 from bench.config import find_config
 from bench.errors import UsageError
 from bench.formatting import terminal_table
@@ -74,6 +74,6 @@ def tracks_table(device_type: str) -> Table:
 
 
 def main(arguments: Arguments) -> int:
-    device = require_device(arguments.device)
+    device = pick_device(arguments.device)
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(tracks_table(device.type))
     return 0

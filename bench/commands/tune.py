@@ -68,7 +68,7 @@ def main(arguments: Arguments) -> int:
         with reject_unwritable(arguments.results):
             journal = Journal(arguments.results)
             journal.recover()
-            journal.collect_left(TUNE)
+            journal.collect_orphans(TUNE)
             searches = make_searches(space, arguments, journal, executors)
         studies = one_search_per_study(searches)
         try:

@@ -73,7 +73,7 @@ class LocalExecutor:
         return launcher.resolve_contestants(script, command_lines)
 
     def check_quiet(self, device: str, seconds: float) -> list[str]:
-        return NoiseMonitor(torch.device(device)).look(seconds).reasons
+        return NoiseMonitor(torch.device(device)).observe(seconds).reasons
 
     def run_attempt(
         self,

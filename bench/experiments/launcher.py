@@ -34,7 +34,7 @@ from bench.errors import UsageError
 from bench.experiments.outer_clock import CAN_LISTEN, EdgeListener, disagreements, outer_seconds
 from bench.provenance import ROOT
 from bench.storage.journal import Journal
-from bench.storage.schema import YARDSTICK, Batch, Check, Outcome, Run, Seconds, mark_not_clean, new_id
+from bench.storage.schema import YARDSTICK, Batch, Check, Outcome, Run, Seconds, new_id
 
 BATCH_VARIABLE = "ADDITION_SPEEDRUN_BATCH"
 PIPE_VARIABLE = "ADDITION_SPEEDRUN_PIPE"
@@ -279,7 +279,7 @@ def complete_run(run: Run, task: Task, outer: Mapping[str, float | None] | None)
     if outer is not None:
         update["outer_seconds"] = Seconds.model_validate(outer)
         if run.outcome != "lost":  # a lost attempt has no seconds of its own
-            update["machine"] = mark_not_clean(run.machine, disagreements(run.seconds.model_dump(), outer))
+            update["machine"] = run.machine.with_reasons(disagreements(run.seconds.model_dump(), outer))
     return run.model_copy(update=update)
 
 

@@ -80,7 +80,7 @@ class MachineMatrix:
     @property
     def machine_class(self) -> str:
         """The machine class; all of them for a matrix with an axis of devices."""
-        classes = {resolved.contestant.planned.machine.class_ or "unknown machine" for resolved in self.cells}
+        classes = {resolved.contestant.planned.machine_class_name for resolved in self.cells}
         return "; ".join(sorted(classes))
 
     def attempts(self) -> Iterator[PendingAttempt]:
@@ -112,7 +112,7 @@ def matrix_runs(runs: Iterable[Run]) -> dict[AttemptKey, list[Run]]:
     """The runs made by matrices, grouped by key, in the journal's order."""
     groups: dict[AttemptKey, list[Run]] = defaultdict(list)
     for run in runs:
-        if run.batch is not None and run.batch.command == MATRIX:
+        if run.command == MATRIX:
             groups[attempt_key(run)].append(run)
     return groups
 

@@ -237,11 +237,12 @@ def run_experiment(
 
     def print_run(run: Run) -> None:
         nonlocal num_done
-        if run.batch is None or run.batch.command != plan.command:
+        batch = run.batch_of(plan.command)
+        if batch is None:
             print_progress(f"yardstick  {attempt_line(run)}")
             return
         num_done += 1
-        side = f"pair {run.batch.index + 1}{run.batch.side}  " if plan.b is not None else ""
+        side = f"pair {batch.index + 1}{batch.side}  " if plan.b is not None else ""
         print_progress(f"{num_done}/{len(tasks)}  {side}{attempt_line(run)}")
 
     def run_task(task: Task, journal: Journal) -> tuple[Run, bool]:

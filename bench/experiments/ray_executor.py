@@ -76,7 +76,7 @@ class RayWorker:
         ]
 
     def check_quiet(self, device: str, seconds: float) -> list[str]:
-        return NoiseMonitor(torch.device(device)).look(seconds).reasons
+        return NoiseMonitor(torch.device(device)).observe(seconds).reasons
 
     def run_attempt(
         self,
@@ -227,7 +227,7 @@ class RayExecutor:
             run, weights, interrupted = self.request_attempt(task, command_line, lost, is_hopeless)
             if weights is not None and run.weights is not None:
                 replace_file(journal.results / run.weights, weights)
-            mark.leave(run)
+            mark.write(run)
             mark.file(run)
         return run, interrupted
 

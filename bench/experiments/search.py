@@ -234,7 +234,7 @@ class Search:
         return run
 
     def add_run(self, run: Run) -> None:
-        if run.batch is not None and run.batch.command == TUNE and run.outcome not in UNFINISHED | FAILED:
+        if run.command == TUNE and run.outcome not in UNFINISHED | FAILED:
             self.known[attempt_key(run)] = run
             self.early_checks.add(run)
 
@@ -291,9 +291,8 @@ class Search:
             run
             for run in self.journal.read()[0]
             if (run.source_sha256, run.machine.class_) == (self.planned.source_sha256, self.machine_class)
-            and run.batch is not None
-            and run.batch.command == TUNE
-            and run.batch.id.split("-", 2)[2].rpartition("-")[0] == f"{TUNE}-{self.space.name}"
+            and (batch := run.batch_of(TUNE)) is not None
+            and batch.id.split("-", 2)[2].rpartition("-")[0] == f"{TUNE}-{self.space.name}"
         ]
         return {
             "study": self.study_name,

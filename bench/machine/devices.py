@@ -1,4 +1,4 @@
-"""Device policy: which device, precision and kernel an attempt uses, and the device lock."""
+"""Device policy: the device, precision and kernel of an attempt, the device lock, and checks of compilers."""
 
 import os
 import shutil
@@ -10,43 +10,56 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from bench.errors import UnavailableHere, UsageError
 from bench.machine.hardware import cpuinfo
 
+# The same folder for all users, whose folders for temporary files may differ.
+LOCKS = Path(tempfile.gettempdir() if sys.platform == "win32" else "/tmp")
+
+
 # -----------------------------------------------------------------------------
-# using it
-
-
-class Missing(ValueError):
-    """This machine has not got it; another may have."""
+# the device
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `mps` to a device that is there; auto takes CUDA, else the CPU.
+    """Resolve `auto`, `cpu`, `cuda` or `mps`; `auto` is CUDA if available, else the CPU.
 
-    MPS has to be asked for: no attempt has shown yet that it pays for models as small as these.
+    MPS has to be requested: it has not been shown to be faster for models as small as these.
 
     Raises:
-        Missing: the device asked for is not on this machine.
+        UnavailableHere: this machine has no such device.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = "cuda" if there["cuda"] else "cpu"
-    if not there.get(name):
-        raise Missing(f"there is no {name} device on this machine; use --device auto or --device cpu")
+        name = "cuda" if available["cuda"] else "cpu"
+    if not available.get(name):
+        raise UnavailableHere(f"there is no {name} device on this machine; use --device auto or --device cpu")
     return torch.device(name)
 
 
+def device_lock(device: torch.device) -> FileLock:
+    """The machine-wide advisory lock of a device, held by a timed attempt; each GPU has its own."""
+    name = device.type
+    if device.type == "cuda" and torch.cuda.is_available():
+        name += f"-{torch.cuda.get_device_properties(device).uuid}"
+    return FileLock(LOCKS / f"addition-speedrun-{name}.lock", mode=0o666)
+
+
+# -----------------------------------------------------------------------------
+# precision and kernel
+
+
 def pick_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """`auto`, `bfloat16` or `float32` to a dtype, and the reason for the choice.
+    """Resolve `auto`, `bfloat16` or `float32` to the dtype of the matrix products; returns it and the reason.
 
     Raises:
-        Missing: bfloat16 was asked for on a GPU that has none.
+        UnavailableHere: bfloat16 is requested on a GPU without it.
     """
     native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else True
     if name == "bfloat16" and not native:
-        raise Missing("this GPU has no bfloat16; use --precision float32")
+        raise UnavailableHere("this GPU has no bfloat16; use --precision float32")
     if name != "auto":
-        return getattr(torch, name), "asked for"
+        return getattr(torch, name), "requested"
     if device.type == "cuda":
         return (torch.bfloat16, "tensor cores") if native else (torch.float32, "this GPU has no bfloat16")
     if device.type == "cpu":
@@ -58,117 +71,123 @@ def pick_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
     return torch.float32, f"the safe choice on {device.type}"
 
 
-# The same for all users and their environments, who may each have a folder of temporary files of their own.
-LOCKS = Path(tempfile.gettempdir() if sys.platform == "win32" else "/tmp")
-
-
-def device_lock(device: torch.device) -> FileLock:
-    """The machine-wide advisory lock that a timed attempt holds, so that two never share a device; each GPU has one."""
-    name = device.type
-    if device.type == "cuda" and torch.cuda.is_available():
-        name += f"-{torch.cuda.get_device_properties(device).uuid}"
-    return FileLock(LOCKS / f"addition-speedrun-{name}.lock", mode=0o666)
-
-
-def pick_kernel(name: str, device: torch.device, dtype: torch.dtype, problem: str | None) -> tuple[str, str]:
-    """`auto`, `c` or `torch` to what computes the step, and the reason for the choice.
+def pick_kernel(name: str, device: torch.device, dtype: torch.dtype, model_problem: str | None) -> tuple[str, str]:
+    """Resolve `auto`, `c` or `torch` to the kernel that computes the step; returns its name and the reason.
 
     Args:
-        problem: why the C kernel cannot compute such a model, if so.
+        name: the requested kernel.
+        device: of the attempt.
+        dtype: of the matrix products.
+        model_problem: why the C kernel cannot compute this model; None if it can.
 
     Raises:
-        ValueError: the C kernel was asked for and cannot be had; Missing where the machine is the reason.
+        UsageError: the C kernel is requested and unavailable; UnavailableHere if the machine is the reason.
     """
     if name == "torch":
-        return name, "asked for"
-    fault: type[ValueError] = ValueError
+        return name, "requested"
+    problem, error = model_problem, UsageError
     if device.type != "cpu":
         problem = "it computes on a CPU"
     elif sys.platform == "win32":
-        problem, fault = "it is not written for Windows", Missing
+        problem, error = "it is not written for Windows", UnavailableHere
     elif dtype == torch.bfloat16 and not has_avx512_bf16():
-        problem, fault = "its bfloat16 products take a CPU with AVX512-BF16", Missing
+        problem, error = "its bfloat16 products take a CPU with AVX512-BF16", UnavailableHere
     elif problem is None:
-        probe = BFLOAT16_PROBE if dtype == torch.bfloat16 else PROBE
-        problem, fault = compiler_fault("CC", "cc", ".c", *probe), Missing
+        source, options = BFLOAT16_SOURCE if dtype == torch.bfloat16 else PLAIN_SOURCE
+        problem, error = compiler_problem("CC", "cc", ".c", source, options), UnavailableHere
     if name == "c" and problem:
-        raise fault(f"--kernel c: {problem}; use --kernel auto")
+        raise error(f"--kernel c: {problem}; use --kernel auto")
     if problem:
         return "torch", f"no C kernel: {problem}"
-    return "c", "asked for" if name == "c" else "a CPU with a C compiler"
+    return "c", "requested" if name == "c" else "a CPU with a C compiler"
+
+
+def pick_precision_and_kernel(
+    precision: str, kernel: str, device: torch.device, model_problem: str | None
+) -> tuple[torch.dtype, str, str]:
+    """The dtype of the matrix products, the kernel, and a remark with the reasons; see the two functions above.
+
+    On a CPU the C kernel is preferred to AMX with torch: its whole step takes a fraction of the time that torch spends
+    between operations.
+    """
+    if precision == "auto" and kernel != "torch" and device.type == "cpu":
+        for dtype, dtype_reason in kernel_precisions():
+            name, reason = pick_kernel("auto", device, dtype, model_problem)
+            if name == "c":
+                reason = "requested" if kernel == "c" else reason
+                return dtype, name, describe_choice(dtype, dtype_reason, name, reason)
+    dtype, dtype_reason = pick_precision(precision, device)
+    name, reason = pick_kernel(kernel, device, dtype, model_problem)
+    return dtype, name, describe_choice(dtype, dtype_reason, name, reason)
+
+
+def describe_choice(dtype: torch.dtype, dtype_reason: str, kernel: str, kernel_reason: str) -> str:
+    """`float32 (reason), kernel c (reason)`."""
+    return f"{str(dtype).removeprefix('torch.')} ({dtype_reason}), kernel {kernel} ({kernel_reason})"
+
+
+def kernel_precisions() -> list[tuple[torch.dtype, str]]:
+    """The dtypes that the C kernel can use on this CPU, the fastest first, each with the reason."""
+    float32 = torch.float32, "the C kernel's"
+    if has_fast_avx512_bf16():
+        return [(torch.bfloat16, "AVX512-BF16, the C kernel's"), float32]
+    return [float32]
 
 
 def has_avx512_bf16() -> bool:
+    """Whether this CPU has AVX512-BF16."""
     return "avx512_bf16" in cpuinfo().get("flags", "").split()
 
 
 def has_fast_avx512_bf16() -> bool:
-    """Whether this CPU's vectors make products faster in bfloat16 than in float32.
+    """Whether AVX512-BF16 is faster than float32 on this CPU.
 
-    AMD's processors add up twice as many products of bfloat16 at a time as of float32, Intel's as many.
+    AMD's processors execute twice as many multiply-adds a cycle in bfloat16 as in float32, Intel's the same number.
     """
     return cpuinfo().get("vendor_id") == "AuthenticAMD" and has_avx512_bf16()
 
 
-def kernel_precisions() -> list[tuple[torch.dtype, str]]:
-    """What the C kernel's products may be computed in on this CPU, the fastest first, and the reason for it."""
-    plain = torch.float32, "the C kernel's"
-    if has_fast_avx512_bf16():
-        return [(torch.bfloat16, "AVX512-BF16, the C kernel's"), plain]
-    return [plain]
+# -----------------------------------------------------------------------------
+# compilers
+
+# A source that a usable compiler can compile, and the options for it.
+PLAIN_SOURCE = "#include <math.h>\nint main(void) { return 0; }\n", ""
+BFLOAT16_SOURCE = "#include <math.h>\n#ifndef __AVX512BF16__\n#error no AVX512-BF16\n#endif\n", "-march=native"
 
 
-def pick_precision_and_kernel(
-    precision: str, kernel: str, device: torch.device, problem: str | None
-) -> tuple[torch.dtype, str, str]:
-    """What the products are computed in, what computes the step, and a remark with the reasons; see those above.
-
-    On a CPU the kernel goes before AMX, which torch would use: it takes a step in a fraction of the time that torch
-    needs between its operations alone.
-    """
-
-    def means(dtype: torch.dtype, reason: str, name: str, why: str) -> tuple[torch.dtype, str, str]:
-        return dtype, name, f"{str(dtype).removeprefix('torch.')} ({reason}), kernel {name} ({why})"
-
-    if precision == "auto" and kernel != "torch" and device.type == "cpu":
-        for own in kernel_precisions():
-            name, why = pick_kernel("auto", device, own[0], problem)
-            if name == "c":
-                return means(*own, name, "asked for" if kernel == "c" else why)
-    picked = pick_precision(precision, device)
-    return means(*picked, *pick_kernel(kernel, device, picked[0], problem))
-
-
-def compiler_problem(device: torch.device) -> str | None:
-    """Why torch.compile cannot work here, or None: tries the C++ compiler that inductor would call."""
+def torch_compile_problem(device: torch.device) -> str | None:
+    """Why torch.compile cannot work on this machine; None if it can. Runs the compiler that it would call."""
     if device.type == "cuda":
         try:
             import triton  # noqa: F401
         except ImportError:
             return "triton is not installed"
-        return compiler_fault("CC", "cc", ".c", *PROBE)  # which triton calls for what launches its kernels
-    return compiler_fault("CXX", "cl" if sys.platform == "win32" else "g++", ".cpp", *PROBE)
+        return compiler_problem("CC", "cc", ".c", *PLAIN_SOURCE)  # triton compiles its launchers with it
+    return compiler_problem("CXX", "cl" if sys.platform == "win32" else "g++", ".cpp", *PLAIN_SOURCE)
 
 
-# A source for a compiler to prove itself with, and options for it.
-PROBE = "#include <math.h>\nint main(void) { return 0; }\n", ""
-BFLOAT16_PROBE = "#include <math.h>\n#ifndef __AVX512BF16__\n#error no AVX512-BF16\n#endif\n", "-march=native"
+def compiler_problem(variable: str, default: str, suffix: str, source: str, options: str) -> str | None:
+    """Why a compiler cannot compile `source`; None if it can.
 
-
-def compiler_fault(variable: str, usual: str, suffix: str, probe: str, options: str) -> str | None:
-    """What is wrong with the compiler that an environment variable names, or with the usual one; None: it works."""
+    Args:
+        variable: the environment variable that may name the compiler.
+        default: the compiler if it is not set.
+        suffix: of the source file, `.c` or `.cpp`.
+        source: a program.
+        options: for the compiler.
+    """
     language = {".c": "C", ".cpp": "C++"}[suffix]
-    compiler = os.environ.get(variable, "").strip() or usual
+    compiler = os.environ.get(variable, "").strip() or default
     if shutil.which(compiler.split()[0]) is None:
         return f"the {language} compiler {compiler!r} was not found (install one, or set {variable})"
     if sys.platform == "win32":
         return None
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "probe" + suffix), Path(folder, "probe.o")
-        source.write_text(probe)
-        command = [*compiler.split(), *options.split(), "-c", source, "-o", target]
-        answer = subprocess.run(command, capture_output=True, text=True)
-    if answer.returncode:
-        message = (answer.stderr.splitlines() or ["no message"])[0]
+        source_file, object_file = Path(folder, "probe" + suffix), Path(folder, "probe.o")
+        source_file.write_text(source)
+        command = [*compiler.split(), *options.split(), "-c", str(source_file), "-o", str(object_file)]
+        result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        message = (result.stderr.splitlines() or ["no message"])[0]
         return f"the {language} compiler {compiler!r} does not work: {message}"
     return None

@@ -127,7 +127,7 @@ def by_machine(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
     """Track -> machine class -> runs, both in order of their names; tracks with a ranked batch come first."""
     found: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in (run for run in runs if run.is_contest):
-        found[run.track][run.machine.class_ or "unknown machine"].append(run)
+        found[run.track][run.machine_class_name].append(run)
     ranked = {batch.runs[0].track for batch in group_batches(runs) if batch.ranked}
 
     def order(track: str) -> tuple[bool, list[str | int]]:
@@ -175,7 +175,7 @@ def machine_section(track: str, name: str, runs: Sequence[Run], evidence: FiledR
         "records": records,
         "comparisons": [
             comparison_row(agenda, concluded.get(agenda.id), sum(map(len, runs_by_side(agenda, runs))))
-            for agenda in reversed(evidence.agendas)
+            for agenda in reversed(evidence.paired_plans)
             if agenda.b is not None and (agenda.track, agenda.machine_class) == (track, name)
         ],
         "singles": [run_row(run) for run in sorted(singles, key=lambda run: run.started_at, reverse=True)],
@@ -210,7 +210,7 @@ def all_figures(evidence: FiledResults) -> list[Figure]:
 
 def texts(evidence: FiledResults, results: Path) -> dict[Path, str]:
     """The files that are rendered after every attempt."""
-    tried = render_tried(evidence.agendas, evidence.conclusions, evidence.records)
+    tried = render_tried(evidence.paired_plans, evidence.conclusions, evidence.records)
     return {
         results / "LEADERBOARD.md": render(evidence),
         results / "NEGATIVE.md": tried,

@@ -135,7 +135,7 @@ def run_row(run: Run, reference: Sequence[Run]) -> dict[str, str]:
         "precision": run.precision,
         "run": run.run_id,
         "changes": ", ".join(changes(run)),
-        "machine_class": escape_markdown(run.machine.class_ or "unknown machine"),
+        "machine_class": escape_markdown(run.machine_class_name),
         "train": with_ratio(run.seconds.train, [other.seconds.train for other in solved]),
         "reference": "none in this sitting",
     }

@@ -40,7 +40,7 @@ def standing_figures(runs: Sequence[Run]) -> str:
 
 def record_figures(evidence: FiledResults) -> str:
     """The history of the records as a table, newest first, with what each of them changed."""
-    why = {agenda.id: agenda.why for agenda in evidence.agendas}
+    why = {agenda.id: agenda.why for agenda in evidence.paired_plans}
     lines = [
         "| record | clock | ERT, s | to the one before | what changed | machine class |",
         "| --- | --- | ---: | ---: | --- | --- |",

@@ -8,7 +8,7 @@ from typing import Any
 from bench.formatting import changed_settings, escape_markdown, number, ratio_text, search_text
 from bench.report.leaderboard import run_row
 from bench.report.render import template_environment
-from bench.stats.descriptive import flops_floor, launch_floor, utilisation
+from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
 from bench.storage.records import RecordFolder
 from bench.storage.schema import BatchSummary, PairedPlan, Run
 
@@ -86,8 +86,8 @@ def medians_text(runs: Sequence[Run]) -> str:
         f"{median([run.examples for run in runs], ',.0f')} examples, "
         f"{median([run.train_flops for run in runs], '.3g')} FLOPs in the steps' matrix products, "
         f"utilisation {median([utilisation(run) for run in runs], '.1%')} of the measured peak; "
-        f"no less than {median([flops_floor(run) for run in runs], '.3g')} s by these FLOPs at the peak, nor than "
-        f"{median([launch_floor(run) for run in runs], '.3g')} s by the launches of torch's operations"
+        f"no less than {median([matmul_bound_seconds(run) for run in runs], '.3g')} s by these FLOPs at the peak, "
+        f"nor than {median([launch_bound_seconds(run) for run in runs], '.3g')} s by the launches of torch's operations"
     )
 
 

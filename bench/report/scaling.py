@@ -11,7 +11,7 @@ from bench.report.plots import csv_text
 from bench.report.render import template_environment
 from bench.report.scaling_families import CONFIGS, QUANTITIES, Family, ScalingAttempt, families, plotted
 from bench.stats.descriptive import overheads
-from bench.stats.power_law import FEWEST_LENGTHS
+from bench.stats.power_law import MIN_LENGTHS
 from bench.stats.ranking import CLOCKS
 from bench.storage.results import FiledResults
 from bench.storage.schema import Run
@@ -37,7 +37,7 @@ def render_scaling(found: Sequence[Family], faults: Sequence[str] = ()) -> str:
         configs=CONFIGS,
         machines=dict(machines),
         quantities=list(QUANTITIES),
-        fewest_lengths=FEWEST_LENGTHS,
+        fewest_lengths=MIN_LENGTHS,
         faults=[escape_markdown(fault) for fault in faults],
     )
 

@@ -82,7 +82,7 @@ def families(runs: Iterable[Run]) -> list[Family]:
         if run.config in CONFIGS and name and run.is_contest:
             settings = json.dumps(common_settings(run), sort_keys=True)
             order = REVERSED if name["reversed"] else FORWARDS
-            key = run.machine.class_ or "unknown machine", order, run.source_sha256, settings
+            key = run.machine_class_name, order, run.source_sha256, settings
             found[key].append(ScalingAttempt(int(name["digits"]), run))
     alike = [
         Family(machine, order, tuple(sorted(attempts, key=lambda attempt: attempt.digits)))

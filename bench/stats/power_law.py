@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-FEWEST_LENGTHS = 3  # numbers of digits that were solved, for a fit
+MIN_LENGTHS = 3  # different numbers of digits that a fit needs
 
 
 class Fit(NamedTuple):
-    """quantity = factor * digits ** exponent; the bounds are those of the exponent's 95% interval."""
+    """quantity = factor * digits ** exponent; `low` and `high` bound the 95% interval of the exponent."""
 
     exponent: float
     low: float
@@ -18,21 +18,21 @@ class Fit(NamedTuple):
 
 
 def fit(measured: Sequence[tuple[int, float]]) -> Fit | None:
-    """A power law, by ordinary least squares on the logarithms of (digits, quantity).
+    """Fit a power law to (digits, quantity) points by ordinary least squares on the logarithms.
 
-    The interval is by the t distribution. None when fewer than FEWEST_LENGTHS numbers of digits are among the points.
+    The interval is from the t distribution. None if there are fewer than MIN_LENGTHS different numbers of digits.
     """
     from scipy.stats import linregress, t  # slow to import
 
-    if len({digits for digits, _ in measured}) < FEWEST_LENGTHS:
+    if len({digits for digits, _ in measured}) < MIN_LENGTHS:
         return None
     line = linregress(*([math.log(value) for value in values] for values in zip(*measured, strict=True)))
-    error = 0.0 if math.isnan(line.stderr) else line.stderr  # not a number where the quantity never changes
+    error = 0.0 if math.isnan(line.stderr) else line.stderr  # NaN if the quantity is constant
     half = float(t.ppf(0.975, len(measured) - 2) * error)
     exponent = float(line.slope)
     return Fit(exponent, exponent - half, exponent + half, math.exp(line.intercept), len(measured))
 
 
 def exponent_text(fitted: Fit | None) -> str:
-    """`1.83 [1.50, 2.16]`; the interval covers 95%, and no zero is negative."""
+    """The exponent with its 95% interval, like `1.83 [1.50, 2.16]`, without negative zeros; `too few` without a fit."""
     return "too few" if fitted is None else f"{fitted.exponent:z.2f} [{fitted.low:z.2f}, {fitted.high:z.2f}]"

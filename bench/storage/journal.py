@@ -1,9 +1,9 @@
-"""The journal: `runs.jsonl`, one line an attempt whatever its outcome, appended and never rewritten.
+"""The journal: `runs.jsonl`, one line for each attempt whatever its outcome, appended and never rewritten.
 
-Before an attempt a start mark is written, which is the line that will stand in the journal if the attempt never
-comes back. The attempt holds a lock on its mark while it lives, so a mark whose lock is free is a lost attempt. An
-attempt that the harness started leaves its finished line in the mark, and the command that started it files that line
-together with what its own clock saw; should the command be killed, the next start files the line as it is.
+Before an attempt starts, it writes a start mark: a file with the line to be filed if its process dies. The attempt
+holds a lock on its mark while it runs, so a mark whose lock is free belongs to a dead attempt. An attempt of a batch
+leaves its finished line in the mark; the command that started the batch adds the times of the outer clock and files
+it. If that command was killed, the next command files the line as it is.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,38 +16,32 @@ from pydantic import ValidationError
 from bench.storage.jsonl import JsonLines, replace_file
 from bench.storage.schema import Batch, Run
 
-# -----------------------------------------------------------------------------
-# the file
-
 
 class Journal(JsonLines[Run]):
-    """The runs under one results folder."""
+    """The journal of one results folder."""
 
     def __init__(self, results: Path) -> None:
         super().__init__(results / "runs.jsonl", Run)
         self.results = results
         self.marks = results / "started"
 
-    # -------------------------------------------------------------------------
-    # start marks
-
     @contextmanager
-    def attempt(self, lost: Run) -> Iterator["StartMark"]:
-        """Stand a start mark while the attempt lives; `lost` is the line for when it does not come back."""
-        mark = StartMark(self, self.marks / f"{lost.run_id}.json")
-        with mark.alive:
-            mark.leave(lost)
+    def attempt(self, lost_run: Run) -> Iterator["StartMark"]:
+        """Hold a start mark for the `with` block; `lost_run` is the line to file if the process dies."""
+        mark = StartMark(self, self.marks / f"{lost_run.run_id}.json")
+        with mark.lock:
+            mark.write(lost_run)
             yield mark
-        mark.forget_lock()
+        mark.remove_lock_file()
 
     @contextmanager
     def supervise(self, batch_id: str) -> Iterator[None]:
-        """Keep the marks of one batch's attempts from being recovered by others: its command will collect them.
+        """Hold the lock of a batch for the `with` block, so that no other command recovers its attempts.
 
         Raises:
-            filelock.Timeout: another process supervises this batch.
+            filelock.Timeout: another process holds it.
         """
-        lock = self.supervisor(batch_id)
+        lock = self.batch_lock(batch_id)
         with lock.acquire(timeout=0):
             try:
                 yield
@@ -55,84 +49,95 @@ class Journal(JsonLines[Run]):
                 with suppress(OSError):
                     Path(lock.lock_file).unlink(missing_ok=True)
 
-    def supervisor(self, batch_id: str) -> FileLock:
+    def batch_lock(self, batch_id: str) -> FileLock:
+        """The lock held by the command that runs a batch."""
         self.marks.mkdir(parents=True, exist_ok=True)
         return FileLock(self.marks / f"{batch_id}.lock", is_singleton=True)
 
     def collect(self, batch: Batch, finish: Callable[[Run], Run]) -> Run | None:
-        """File what one attempt of a batch has left in its mark, after `finish` has added to it.
+        """File the line in the mark of one attempt of a batch, completed by `finish`; returns the filed run.
 
-        Waits for an attempt that is still alive. None when there is no such mark.
+        Waits for an attempt that is still running. None if there is no such mark.
         """
-        for path in sorted(self.marks.glob("*.json")):
-            with suppress(ValidationError, FileNotFoundError):
-                left = Run.model_validate_json(path.read_bytes())
-                if left.batch == batch:
-                    mark = StartMark(self, path)
-                    with mark.alive:
-                        run = finish(Run.model_validate_json(path.read_bytes()))
-                        mark.file(run)
-                    mark.forget_lock()
-                    return run
+        for mark, run in self.read_marks():
+            if run.batch == batch:
+                with mark.lock:
+                    run_at_end = mark.read()
+                    if run_at_end is None:  # another process filed it meanwhile
+                        continue
+                    finished = finish(run_at_end)
+                    mark.file(finished)
+                mark.remove_lock_file()
+                return finished
         return None
 
-    def collect_left(self, command: str) -> None:
-        """File what a command's attempts have left whose supervisor is gone; waits for those that are still alive."""
-        for path in sorted(self.marks.glob("*.json")):
-            with suppress(ValidationError, FileNotFoundError):  # a foreign file, or somebody has collected it
-                batch = Run.model_validate_json(path.read_bytes()).batch
-                if batch is not None and batch.command == command:
-                    with suppress(Timeout), self.supervise(batch.id):
-                        self.collect(batch, lambda left: left)
+    def collect_orphans(self, command: str) -> None:
+        """File the attempts of all batches of a command that are not supervised; waits for those still running."""
+        for _, run in self.read_marks():
+            batch = run.batch_of(command)
+            if batch is not None:
+                with suppress(Timeout), self.supervise(batch.id):
+                    self.collect(batch, lambda run: run)
 
     def recover(self) -> list[Run]:
-        """File the line in every mark whose attempt is dead and whose batch has nobody to collect it."""
-        filed = []
-        for path in sorted(self.marks.glob("*.json")):
-            with suppress(ValidationError, FileNotFoundError):  # a foreign file, or its attempt has just ended
-                run = Run.model_validate_json(path.read_bytes())
-                mark = StartMark(self, path)
-                locks = [mark.alive] if run.batch is None else [self.supervisor(run.batch.id), mark.alive]
-                with suppress(Timeout), hold_all(locks):
-                    run = Run.model_validate_json(path.read_bytes())
-                    if mark.file(run):
-                        filed.append(run)
-                    mark.forget_lock()
-        for draft in self.marks.glob(".*.json.*"):  # of an attempt that never began
+        """File the line of every mark whose attempt is dead and whose batch is not supervised; returns these runs."""
+        recovered = []
+        for mark, run in self.read_marks():
+            locks = [mark.lock] if run.batch is None else [self.batch_lock(run.batch.id), mark.lock]
+            with suppress(Timeout), hold_all(locks):
+                run_at_end = mark.read()
+                if run_at_end is not None and mark.file(run_at_end):
+                    recovered.append(run_at_end)
+                mark.remove_lock_file()
+        for draft in self.marks.glob(".*.json.*"):  # of an attempt that was killed while it wrote its mark
             with suppress(OSError):
                 draft.unlink()
-        return filed
+        return recovered
+
+    def read_marks(self) -> Iterator[tuple["StartMark", Run]]:
+        """All start marks, each with its line; other files are skipped."""
+        for path in sorted(self.marks.glob("*.json")):
+            mark = StartMark(self, path)
+            run = mark.read()
+            if run is not None:
+                yield mark, run
 
 
 class StartMark:
-    """The line that stands for an attempt until the journal has it; `alive` is held while it may still change."""
+    """The file that represents a running attempt; `lock` is held as long as its line may change."""
 
     def __init__(self, journal: Journal, path: Path) -> None:
         self.journal, self.path = journal, path
         journal.marks.mkdir(parents=True, exist_ok=True)
-        self.alive = FileLock(self.path.with_suffix(".lock"))
+        self.lock = FileLock(self.path.with_suffix(".lock"))
 
-    def leave(self, run: Run) -> None:
-        """Put this line into the mark, for whoever finds it."""
+    def write(self, run: Run) -> None:
+        """Replace the line in the mark."""
         replace_file(self.path, Run.model_validate(run.model_dump()).model_dump_json() + "\n")
 
+    def read(self) -> Run | None:
+        """The line in the mark; None if the mark is gone, or the file is not a mark."""
+        with suppress(ValidationError, FileNotFoundError):
+            return Run.model_validate_json(self.path.read_bytes())
+        return None
+
     def file(self, run: Run) -> bool:
-        """Move the line into the journal, unless it is there already: then False."""
+        """Append the line to the journal and remove the mark; False if the journal has the run already."""
         with self.journal.lock():
-            is_new = all(known.run_id != run.run_id for known in self.journal.read()[0])
+            is_new = all(filed.run_id != run.run_id for filed in self.journal.read()[0])
             if is_new:
                 self.journal.append(run)
             self.path.unlink(missing_ok=True)
         return is_new
 
-    def forget_lock(self) -> None:
+    def remove_lock_file(self) -> None:
         with suppress(OSError):
-            Path(self.alive.lock_file).unlink(missing_ok=True)
+            Path(self.lock.lock_file).unlink(missing_ok=True)
 
 
 @contextmanager
 def hold_all(locks: list[FileLock]) -> Iterator[None]:
-    """Hold all locks, or raise filelock.Timeout at once."""
+    """Hold all locks for the `with` block, or raise filelock.Timeout at once."""
     with ExitStack() as stack:
         for lock in locks:
             stack.enter_context(lock.acquire(timeout=0))

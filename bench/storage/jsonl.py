@@ -1,4 +1,4 @@
-"""Files of JSON lines: appended under a lock, forced to the disk, never rewritten."""
+"""JSON Lines files: appended under a lock and fsynced, never rewritten; and atomic replacement of other files."""
 
 import os
 import sys
@@ -15,11 +15,11 @@ LineT = TypeVar("LineT", bound=SchemaModel)
 
 
 class JsonLines(Generic[LineT]):
-    """One file of lines that all have one shape.
+    """One JSON Lines file.
 
     Args:
-        path: the file; it and its folder are made when the first line is written.
-        model: the shape of a line.
+        path: the file; it and its folder are created with the first line.
+        model: the type of a line.
     """
 
     def __init__(self, path: Path, model: type[LineT]) -> None:
@@ -27,15 +27,16 @@ class JsonLines(Generic[LineT]):
         self.model = model
 
     def lock(self) -> FileLock:
+        """The lock for writing; reentrant."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(f"{self.path}.lock", is_singleton=True)  # may be taken again inside itself
+        return FileLock(f"{self.path}.lock", is_singleton=True)
 
     def append(self, line: LineT) -> None:
-        """Add one line and force it to the disk.
+        """Append one line and fsync it.
 
         Raises:
-            ValidationError: the line was put together wrongly.
-            OSError: it could not be written whole; a torn line stays behind and readers pass over it.
+            ValidationError: the line is not valid.
+            OSError: it could not be written completely; readers skip the incomplete line.
         """
         text = self.model.model_validate(line.model_dump()).model_dump_json()
         with self.lock():
@@ -43,7 +44,7 @@ class JsonLines(Generic[LineT]):
             with open(self.path, "ab+") as file:
                 if file.seek(0, os.SEEK_END):
                     file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":  # somebody was killed while writing
+                    if file.read(1) != b"\n":  # a process was killed while writing
                         text = "\n" + text
                 file.write(text.encode() + b"\n")
                 file.flush()
@@ -52,8 +53,9 @@ class JsonLines(Generic[LineT]):
                 fsync_folder(self.path.parent)
 
     def read(self) -> tuple[list[LineT], list[str]]:
-        """All lines in file order, and a sentence about each that is none."""
-        lines, faults = [], []
+        """All lines in file order, and a message about each invalid line."""
+        lines: list[LineT] = []
+        faults: list[str] = []
         if not self.path.exists():
             return lines, faults
         with open(self.path, "rb") as file:
@@ -63,20 +65,25 @@ class JsonLines(Generic[LineT]):
                 try:
                     lines.append(self.model.model_validate_json(text))
                 except ValidationError as problem:
-                    first = problem.errors()[0]
-                    where = ".".join(str(part) for part in first["loc"])
-                    faults.append(f"{self.path.name}:{number}: skipped, {where and where + ': '}{first['msg']}")
+                    faults.append(f"{self.path.name}:{number}: skipped, {describe_invalid(problem)}")
         return lines, faults
 
 
+def describe_invalid(problem: ValidationError) -> str:
+    """The first invalid key and the reason, in one line."""
+    first = problem.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    return f"{key}: {first['msg']}" if key else first["msg"]
+
+
 def print_faults(faults: Iterable[str]) -> None:
-    """Say on standard error which lines were passed over."""
+    """Print the messages about skipped lines on standard error."""
     for fault in faults:
         print(fault, file=sys.stderr)
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file whole and force it to the disk: a reader finds the old one or the new one, also after a crash."""
+    """Replace a file atomically and fsync it: a reader finds the old or the new content, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with open(draft, "wb") as file:
@@ -88,7 +95,7 @@ def replace_file(path: Path, content: str | bytes) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a new name in `folder` survive a power cut, where the system can."""
+    """Make a new file name in `folder` durable; no effect where the system cannot."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,8 +1,8 @@
-"""The records: what a record's folder holds, how it is filed, and how its source is brought back.
+"""Record folders: reading and writing them, and unpacking the source of a record.
 
-`results/records/<date>-<track>-<name>/` holds `record.json`, the settings as `config.toml`, the contestant's and the
-harness's source as `source.zip`, the weights of the median attempt, a README made from all that, and, once others have
-replayed it, `reproductions.jsonl`.
+`results/records/<date>-<track>-<name>/` contains `record.json`, the settings as `config.toml`, the source of contestant
+and harness as `source.zip`, the weights of the median attempt, a generated README, and after a replay
+`reproductions.jsonl`.
 """
 
 import dataclasses
@@ -14,15 +14,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from bench.clock import ClockName
 from bench.errors import UsageError, nearest_hint
 from bench.provenance import harness_files, harness_sha256, source_files, source_sha256
-from bench.storage.jsonl import JsonLines, replace_file
+from bench.storage.jsonl import JsonLines, describe_invalid, replace_file
 from bench.storage.schema import Record, Reproduction
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordFolder:
-    """A record and the folder that it lies in."""
+    """A record and its folder."""
 
     record: Record
     folder: Path
@@ -40,86 +41,92 @@ class RecordFolder:
         return JsonLines(self.folder / "reproductions.jsonl", Reproduction)
 
     def machine_classes(self) -> set[str]:
-        """Where the record has been reached: its own machine class, and those of its reproductions."""
-        found, _ = self.reproductions.read()
-        return {self.record.machine_class} | {each.machine_class for each in found if each.reproduced}
+        """The machine class of the record, and those of its successful reproductions."""
+        reproductions, _ = self.reproductions.read()
+        return {self.record.machine_class} | {replay.machine_class for replay in reproductions if replay.reproduced}
 
 
 # -----------------------------------------------------------------------------
-# the shelf
+# reading
 
 
 def records_folder(results: Path) -> Path:
+    """The folder of all records."""
     return results / "records"
 
 
 def read_records(results: Path) -> tuple[list[RecordFolder], list[str]]:
-    """All records, the oldest first, and a sentence about each folder that holds none."""
-    filed, faults = [], []
+    """All records, the oldest first, and a message about each folder without a valid record."""
+    records, faults = [], []
     for folder in sorted(path for path in records_folder(results).glob("*") if path.is_dir()):
         try:
-            filed.append(read_record(folder))
+            records.append(read_record(folder))
         except UsageError as problem:
             faults.append(str(problem))
-    return sorted(filed, key=lambda each: each.record.started_at), faults
+    return sorted(records, key=lambda folder: folder.record.started_at), faults
 
 
 def read_record(folder: Path) -> RecordFolder:
-    """Raises WrongRequest when there is no record in the folder, or its `record.json` is none."""
+    """The record in a folder; raises UsageError if it has no valid `record.json`."""
     path = folder / "record.json"
     try:
         return RecordFolder(Record.model_validate_json(path.read_bytes()), folder)
     except OSError:
         raise UsageError(f"{folder.name}: there is no record.json in it") from None
     except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{folder.name}/record.json: {where and where + ': '}{first['msg']}") from None
+        raise UsageError(f"{folder.name}/record.json: {describe_invalid(problem)}") from None
 
 
 def is_record(name: str, results: Path) -> bool:
+    """Whether `name` is the name or the folder of a record."""
     return (Path(name) / "record.json").is_file() or (records_folder(results) / name / "record.json").is_file()
 
 
 def find_record(name: str, results: Path) -> RecordFolder:
-    """A record by its name or its folder.
+    """The record of a name or a folder.
 
     Raises:
-        UsageError: there is none; names the nearest.
+        UsageError: there is none; the message suggests the nearest.
     """
     for folder in (records_folder(results) / name, Path(name)):
         if name and folder.is_dir():
             return read_record(folder)
-    known = [filed.record.name for filed in read_records(results)[0]]
-    raise UsageError(
-        f"there is no record {name!r}{nearest_hint(name, known) if known else '; none has been filed yet'}"
-    )
+    names = [folder.record.name for folder in read_records(results)[0]]
+    hint = nearest_hint(name, names) if names else "; none has been filed yet"
+    raise UsageError(f"there is no record {name!r}{hint}")
 
 
-def standing_record(filed: Iterable[RecordFolder], track: str, clock: str, machine_class: str) -> RecordFolder | None:
-    """The latest record of a board; each beat the one before it."""
-    board = track, clock, machine_class
-    same = [each for each in filed if (each.record.track, each.record.clock, each.record.machine_class) == board]
-    return max(same, key=lambda each: each.record.started_at, default=None)
+def standing_record(
+    folders: Iterable[RecordFolder], track: str, clock: ClockName, machine_class: str
+) -> RecordFolder | None:
+    """The latest record of a board, which is the fastest, as each record beat the previous one."""
+
+    def is_on_board(record: Record) -> bool:
+        return (record.track, record.clock, record.machine_class) == (track, clock, machine_class)
+
+    on_board = [folder for folder in folders if is_on_board(folder.record)]
+    return max(on_board, key=lambda folder: folder.record.started_at, default=None)
 
 
 # -----------------------------------------------------------------------------
-# filing
+# writing
 
 
 def file_record(
     results: Path, record: Record, weights: Path, source: Path, config_note: str, readme: Callable[[RecordFolder], str]
 ) -> RecordFolder:
-    """Write a record's folder; `record.json` comes last, so that half a folder is no record.
+    """Write a record's folder; `record.json` is written last, so that an incomplete folder is not a record.
 
     Args:
-        weights: the median attempt's; copied.
-        source: the tree that is kept as `source.zip`.
-        config_note: a comment at the head of `config.toml`.
-        readme: makes the Markdown, once all else is there.
+        results: the results folder.
+        record: the record.
+        weights: file of the median attempt; copied.
+        source: root of the source tree that is packed as `source.zip`.
+        config_note: a comment for the top of `config.toml`.
+        readme: renders the README, after the other files are written.
 
     Raises:
-        ValueError: the source or the weights are not those that the record names.
+        ValueError: the hash of the source or of the weights differs from that in the record.
         OSError: the folder could not be written.
     """
     import tomli_w
@@ -129,46 +136,47 @@ def file_record(
     content = weights.read_bytes()
     if hashlib.sha256(content).hexdigest() != record.weights_sha256:
         raise ValueError(f"{weights.name}: these are not the weights of {record.median_run}")
-    filed = RecordFolder(record, folder)
-    filed.weights.write_bytes(content)
+    record_folder = RecordFolder(record, folder)
+    record_folder.weights.write_bytes(content)
     settings = {key: value for key, value in record.settings.items() if value is not None}
-    replace_file(filed.config, f"# {config_note}\n{tomli_w.dumps(settings)}")
+    replace_file(record_folder.config, f"# {config_note}\n{tomli_w.dumps(settings)}")
     pack_source(folder / "source.zip", source)
     if packed_hashes(folder / "source.zip") != (record.source_sha256, record.harness_sha256):
         raise ValueError("the source has changed since the record's attempts were made")
-    replace_file(folder / "README.md", readme(filed))
+    replace_file(folder / "README.md", readme(record_folder))
     replace_file(folder / "record.json", record.model_dump_json(indent=2) + "\n")
-    return filed
+    return record_folder
 
 
 def pack_source(archive: Path, root: Path) -> None:
-    """The contestant's and the harness's files; the same bytes for the same files."""
+    """Zip the source of contestant and harness; equal files give an equal archive."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
         for path in sorted([*source_files(root), *harness_files(root)]):
-            entry = zipfile.ZipInfo(path.relative_to(root).as_posix())  # dated 1980, for whoever packs it
+            entry = zipfile.ZipInfo(path.relative_to(root).as_posix())  # dated 1980, always
             packed.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
 def packed_hashes(archive: Path) -> tuple[str, str]:
+    """The source hash and the harness hash of a zipped source."""
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(archive).extractall(folder)
         return source_sha256(Path(folder)), harness_sha256(Path(folder))
 
 
-def unpack_source(filed: RecordFolder, folder: Path) -> Path:
-    """Bring a record's source back into an empty folder; returns its trainer's script.
+def unpack_source(record_folder: RecordFolder, folder: Path) -> Path:
+    """Unpack a record's source into an empty folder; returns the path of its trainer.
 
     Raises:
-        UsageError: the archive is missing or damaged, or holds another source than the record names.
+        UsageError: the archive is missing or damaged, or its hashes differ from those in the record.
     """
-    archive = filed.folder / "source.zip"
+    record, archive = record_folder.record, record_folder.folder / "source.zip"
     try:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)
     except (OSError, zipfile.BadZipFile) as problem:
-        raise UsageError(f"{filed.record.name}: source.zip cannot be unpacked ({problem})") from None
-    hashes = {"source": source_sha256(folder), "harness": harness_sha256(folder)}
-    for what, digest in hashes.items():
-        if digest != getattr(filed.record, f"{what}_sha256"):
-            raise UsageError(f"{filed.record.name}: source.zip holds another {what} than record.json names")
+        raise UsageError(f"{record.name}: source.zip cannot be unpacked ({problem})") from None
+    if source_sha256(folder) != record.source_sha256:
+        raise UsageError(f"{record.name}: source.zip holds another source than record.json names")
+    if harness_sha256(folder) != record.harness_sha256:
+        raise UsageError(f"{record.name}: source.zip holds another harness than record.json names")
     return folder / "speedrun.py"

@@ -1,4 +1,4 @@
-"""Everything in one results folder, read together, and lookup of runs and weights."""
+"""The contents of a results folder, and lookup of runs and weights."""
 
 import dataclasses
 import difflib
@@ -14,96 +14,107 @@ from bench.storage.schema import YARDSTICK, Conclusion, PairedPlan, Run
 
 
 def paired_plans_file(results: Path) -> JsonLines[PairedPlan]:
+    """The file of all paired plans."""
     return JsonLines(results / "agenda.jsonl", PairedPlan)
 
 
 def conclusions_file(results: Path) -> JsonLines[Conclusion]:
+    """The file of the conclusions of finished comparisons."""
     return JsonLines(results / "comparisons.jsonl", Conclusion)
 
 
 @dataclasses.dataclass(frozen=True)
 class FiledResults:
-    """Each in file order."""
+    """The contents of a results folder: runs, plans and conclusions in file order, records by date."""
 
     runs: Sequence[Run]
-    faults: Sequence[str] = ()  # sentences about what could not be read
+    faults: Sequence[str] = ()  # messages about lines and folders that could not be read
     records: Sequence[RecordFolder] = ()
-    agendas: Sequence[PairedPlan] = ()
+    paired_plans: Sequence[PairedPlan] = ()
     conclusions: Sequence[Conclusion] = ()
 
     def yardsticks(self) -> dict[str, Run]:
-        """The yardstick's run beside each batch."""
-        return {run.batch.id: run for run in self.runs if run.batch is not None and run.batch.command == YARDSTICK}
+        """The run of the yardstick in each batch, by batch id."""
+        return {batch.id: run for run in self.runs if (batch := run.batch_of(YARDSTICK)) is not None}
 
 
 def read_results(results: Path) -> FiledResults:
+    """Read a results folder; missing files are empty."""
     runs, faults = Journal(results).read()
     records, record_faults = read_records(results)
-    agendas, agenda_faults = paired_plans_file(results).read()
+    paired_plans, plan_faults = paired_plans_file(results).read()
     conclusions, conclusion_faults = conclusions_file(results).read()
-    return FiledResults(
-        runs, [*faults, *record_faults, *agenda_faults, *conclusion_faults], records, agendas, conclusions
-    )
+    faults = [*faults, *record_faults, *plan_faults, *conclusion_faults]
+    return FiledResults(runs, faults, records, paired_plans, conclusions)
 
 
-def is_weights_path(wanted: str) -> bool:
-    return Path(wanted).suffix == ".safetensors"
+def is_weights_path(reference: str) -> bool:
+    """Whether a reference to a run is a path to weights."""
+    return Path(reference).suffix == ".safetensors"
 
 
-def find_run(wanted: str, results: Path, with_weights: bool = False) -> Run:
-    """The run of an id, the latest one, or the one that ended with the weights in a file.
+def find_run(reference: str, results: Path, with_weights: bool = False) -> Run:
+    """Find a run in the journal.
 
     Args:
-        wanted: a run id, `latest`, or a path to weights.
+        reference: a run id, `latest`, or a path to the weights of the run.
         results: the folder of the journal.
-        with_weights: pass over runs that kept none.
+        with_weights: consider only runs that kept their weights.
 
     Raises:
-        UsageError: there is no such run; names the nearest.
+        UsageError: there is no such run; the message suggests the nearest id.
     """
     runs, faults = Journal(results).read()
     print_faults(faults)
     candidates = [run for run in runs if run.weights is not None or not with_weights]
     kind = "run with weights" if with_weights else "run"
-    if is_weights_path(wanted):
-        digest = weights_sha256(Path(wanted))
-        found = [run for run in candidates if run.weights_sha256 == digest]
-        if not found:
-            raise UsageError(f"no run in {results} ended with the weights in {wanted} (sha256 {digest})")
+    if is_weights_path(reference):
+        digest = weights_sha256(Path(reference))
+        matches = [run for run in candidates if run.weights_sha256 == digest]
+        if not matches:
+            raise UsageError(f"no run in {results} ended with the weights in {reference} (sha256 {digest})")
     elif not candidates:
         raise UsageError(f"there is no {kind} in {results}")
-    elif wanted == "latest":  # of those that were made for their own sake, if there are any
-        found = [run for run in candidates if run.is_contest] or candidates
+    elif reference == "latest":  # other runs only if there is no contest run
+        matches = [run for run in candidates if run.is_contest] or candidates
     else:
-        found = [run for run in candidates if run.run_id == wanted]
-        if not found:
-            (near,) = difflib.get_close_matches(wanted, [run.run_id for run in candidates], n=1, cutoff=0.0)
-            raise UsageError(f"there is no {kind} {wanted!r} in {results}; the nearest is {near!r}")
-    return max(found, key=lambda run: run.started_at)
+        matches = [run for run in candidates if run.run_id == reference]
+        if not matches:
+            (near,) = difflib.get_close_matches(reference, [run.run_id for run in candidates], n=1, cutoff=0.0)
+            raise UsageError(f"there is no {kind} {reference!r} in {results}; the nearest is {near!r}")
+    return max(matches, key=lambda run: run.started_at)
 
 
-def find_weights(wanted: str, results: Path) -> Path:
-    """The weights of a run id, of the latest run that kept any, or at a path, which needs no journal.
+def find_weights(reference: str, results: Path) -> Path:
+    """The weights file of a run; see `find_run`. A path to weights is returned as it is, without the journal.
 
     Raises:
-        UsageError: there is no such run, it kept no weights, or they are not here.
+        UsageError: there is no such run with weights, or the file is missing.
     """
-    if is_weights_path(wanted):
-        return Path(wanted)
-    run = find_run(wanted, results, with_weights=True)
-    if not (results / run.weights).exists():
+    if is_weights_path(reference):
+        return Path(reference)
+    run = find_run(reference, results, with_weights=True)
+    path = weights_path(run, results)
+    if not path.exists():
         raise UsageError(
-            f"the weights of {run.run_id} are not here: the journal travels without them; make an attempt first, or "
-            "name those of a record, results/records/NAME/weights.safetensors"
+            f"the weights of {run.run_id} are not here, because they are not committed: make an attempt first, or use "
+            "those of a record, results/records/NAME/weights.safetensors"
         )
+    return path
+
+
+def weights_path(run: Run, results: Path) -> Path:
+    """The path of a run's weights file; raises UsageError if the run kept none."""
+    if run.weights is None:
+        raise UsageError(f"{run.run_id}: this run kept no weights")
     return results / run.weights
 
 
 def weights_sha256(path: Path) -> str:
-    """Of a weights file, as the journal has it.
+    """The sha256 of a weights file.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the file cannot be read.
     """
     try:
         with open(path, "rb") as file:

@@ -1,25 +1,40 @@
-"""Every record that the project files, as pydantic models: journal lines, plans, records, conclusions."""
+"""All journalled record types, as pydantic models: runs, records and reproductions, paired plans and conclusions."""
 
+import math
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 
 from bench.clock import ClockName
 
+SCHEMA: Final = 1
+YARDSTICK, AUDIT = "yardstick", "audit"  # commands whose batches test a machine and a trainer
+MATRIX, TUNE = "matrix", "tune"  # commands whose batches explore settings
+EXPLORATION_COMMANDS = (MATRIX, TUNE)
+
+Outcome = Literal["solved", "missed", "diverged", "timeout", "interrupted", "error", "lost", "pruned"]
+SideName = Literal["a", "b"]
+Verdict = Literal["faster", "slower", "not decided"]
+SettingValues = dict[str, bool | int | FiniteFloat | str | None]
+NonNegativeSeconds = Annotated[FiniteFloat, Field(ge=0)] | None
+Interval = tuple[FiniteFloat, FiniteFloat]
+
 
 class SchemaModel(BaseModel):
-    """A part of a line; an unknown key is an error."""
+    """Base class of all record types and their parts; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
 
-class Gpu(BaseModel):
-    """One GPU, an NVIDIA one as NVML reports it; a counter that the driver does not offer is null."""
+# -----------------------------------------------------------------------------
+# hardware and software
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class Gpu(SchemaModel):
+    """One GPU, as NVML reports it; a counter that the driver does not provide is null."""
 
     name: str | None
     memory_bytes: int | None
@@ -32,10 +47,8 @@ class Gpu(BaseModel):
     energy_joules: float | None  # since the driver was loaded
 
 
-class Hardware(BaseModel):
-    """The machine; sizes in bytes, what is not known is null."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Hardware(SchemaModel):
+    """The hardware of a machine; what is not known is null."""
 
     cpu: str | None
     cpu_family: int | None
@@ -49,10 +62,8 @@ class Hardware(BaseModel):
     gpu: Gpu | None
 
 
-class Software(BaseModel):
-    """The versions that the figures depend on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Software(SchemaModel):
+    """The versions of the software that times depend on."""
 
     python: str
     torch: str
@@ -60,27 +71,22 @@ class Software(BaseModel):
     platform: str
 
 
-SCHEMA = 1
-YARDSTICK, AUDIT = "yardstick", "audit"  # commands of batches that test a machine, and a trainer
-MATRIX, TUNE = "matrix", "tune"  # and of those that look for settings
-EXPLORATION_COMMANDS = (MATRIX, TUNE)
-
-Outcome = Literal["solved", "missed", "diverged", "timeout", "interrupted", "error", "lost", "pruned"]
-NonNegativeSeconds = Annotated[FiniteFloat, Field(ge=0)] | None
+# -----------------------------------------------------------------------------
+# runs
 
 
 class Batch(SchemaModel):
-    """The command that started this attempt together with others."""
+    """The batch of an attempt, and the attempt's index in it."""
 
     id: str
-    command: str
-    planned: int = Field(ge=1)  # attempts, of each side; fixed before the first one
+    command: str  # that started the batch
+    planned: int = Field(ge=1)  # number of attempts, of each side; fixed before the first one
     index: int = Field(ge=0)
-    side: Literal["a", "b"] | None = None  # of a comparison; the attempts of one index are a pair
+    side: SideName | None = None  # of a comparison; the attempts with the same index are a pair
 
 
 class Seconds(SchemaModel):
-    """The clock's phases; null for a phase that the attempt did not reach."""
+    """Seconds of each phase of the clock; null for a phase that did not begin."""
 
     import_: NonNegativeSeconds = Field(alias="import")
     setup: NonNegativeSeconds
@@ -91,22 +97,24 @@ class Seconds(SchemaModel):
 
 
 class Check(SchemaModel):
-    """One sparse evaluation: its errors are of training problems, and so is all that can end training."""
+    """One evaluation during training; it uses training problems only, because it may end training."""
 
     step: int
     train_seconds: FiniteFloat
-    loss: FiniteFloat | None  # nats a character; null when it is not finite
+    loss: FiniteFloat | None  # nats per character; null if not finite
     errors: int | None
-    asked: int | None = None  # problems; a survey asks more than a check, and with it those it climbed to
+    asked: int | None = None  # number of problems; larger at the end of a round
 
 
 class Count(SchemaModel):
+    """The number of errors among a number of problems."""
+
     problems: NonNegativeInt
     errors: NonNegativeInt
 
 
 class Certificate(SchemaModel):
-    """The verdict on the weights that training ended with."""
+    """The result of decoding the track's problems with the final weights."""
 
     problems: NonNegativeInt
     errors: NonNegativeInt
@@ -115,28 +123,36 @@ class Certificate(SchemaModel):
     groups: dict[str, Count]
     samples: dict[str, Count]
     exhaustive: bool  # every problem of the track was decoded
-    error_rate_upper_95: FiniteFloat  # the rate itself when exhaustive
+    error_rate_upper_95: FiniteFloat  # the exact rate if exhaustive
 
 
 class Machine(SchemaModel):
+    """The machine class, and whether other processes or throttling disturbed the attempt."""
+
     class_: str | None = Field(alias="class")
-    clean: bool | None  # null: nobody looked
+    clean: bool | None  # null: not measured
     reasons: list[str]  # why it is not clean
-    others_before: FiniteFloat | None = None  # share of the cores that other processes took before the start, 0..1
-    others_train: FiniteFloat | None = None  # and during `train`
+    others_before: FiniteFloat | None = None  # share of the cores used by other processes before the start, 0..1
+    others_train: FiniteFloat | None = None  # the same during `train`
+
+    def with_reasons(self, reasons: Sequence[str]) -> "Machine":
+        """A copy that is not clean for these additional reasons; unchanged if there are none."""
+        if not reasons:
+            return self
+        return self.model_copy(update={"clean": False, "reasons": [*self.reasons, *reasons]})
 
 
 class Run(SchemaModel):
-    """One line of the journal. Units stand in the key; what is not known is null."""
+    """One attempt, a line of `runs.jsonl`. Keys name their units; what is not known is null."""
 
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     run_id: str
     batch: Batch | None
-    engine: Literal["ray"] | None = None  # that carried it to another process or machine; null for one started here
+    engine: Literal["ray"] | None = None  # that ran it on another process or machine; null if run locally
     track: str
     config: str
-    settings: dict[str, bool | int | FiniteFloat | str | None]
-    config_hash: str  # of the settings, seed and paths aside
+    settings: SettingValues
+    config_hash: str  # of the settings, without seed and paths
     seed: int
     outcome: Outcome
     message: str | None
@@ -147,23 +163,23 @@ class Run(SchemaModel):
     threads: int | None  # of each process
     processes: int = 1  # that trained together
     seconds: Seconds
-    outer_seconds: Seconds | None = None  # by the clock of the command that started it; null when none did
-    clock_resolution_seconds: FiniteFloat | None  # of the process's start
-    display_seconds: FiniteFloat | None  # processor time that the display took during `train`
+    outer_seconds: Seconds | None = None  # on the clock of the command that started the attempt, if any
+    clock_resolution_seconds: FiniteFloat | None  # of the start of the process
+    display_seconds: FiniteFloat | None  # CPU time of the progress display during `train`
     steps: int | None
     examples: int | None
     parameters: int | None
     train_flops: FiniteFloat | None  # of the matrix products of all optimizer steps
-    matmul_flops_per_second: FiniteFloat | None = None  # the machine's measured peak, in the same precision
-    step_launches: int | None = None  # operations that a step gives to torch; null where they are not counted
-    launch_seconds: FiniteFloat | None = None  # of one such operation on a single number, measured
+    matmul_flops_per_second: FiniteFloat | None = None  # the machine's measured peak at the same precision
+    step_launches: int | None = None  # torch operations of one step; null if not counted
+    launch_seconds: FiniteFloat | None = None  # measured, of one such operation on a single number
     checks: list[Check]
     reached: dict[str, FiniteFloat | None]  # target -> train seconds
     certificate: Certificate | None
     peak_memory_bytes: int | None
     peak_device_memory_bytes: int | None
     energy_joules: FiniteFloat | None  # during `train`
-    energy_method: str | None = None  # whose counter it is
+    energy_method: str | None = None  # `NVML` or `RAPL`
     machine: Machine
     hardware: Hardware | None
     software: Software | None
@@ -174,106 +190,121 @@ class Run(SchemaModel):
     dirty: bool | None
     weights: str | None
     weights_sha256: str | None
-    initial_weights_sha256: str | None = None  # of the tensors as training began from them, before the warm-up
-    warmed_weights_sha256: str | None = None  # and after it; the same when the warm-up trained nothing
+    initial_weights_sha256: str | None = None  # of the tensors before the warm-up
+    warmed_weights_sha256: str | None = None  # of the tensors after it; equal unless the warm-up trained
     search: dict[str, Any] | None
     started_at: datetime
 
     def line(self) -> str:
+        """The line of the journal, without the line end."""
         return self.model_dump_json()
 
     @property
+    def command(self) -> str | None:
+        """The command that started the batch of this run; None for a single attempt."""
+        return None if self.batch is None else self.batch.command
+
+    def batch_of(self, *commands: str) -> Batch | None:
+        """The batch of this run if one of these commands started it."""
+        return self.batch if self.command in commands else None
+
+    @property
     def is_contest(self) -> bool:
-        """Whether it was made for its own sake, not to test a trainer or a machine, nor to look for settings."""
-        command = None if self.batch is None else self.batch.command
-        return (
-            command not in (YARDSTICK, AUDIT, *EXPLORATION_COMMANDS) and self.settings.get("control", "none") == "none"
-        )
+        """Whether the run competes, rather than test a trainer or a machine, or explore settings."""
+        tests_or_explores = self.command in (YARDSTICK, AUDIT, *EXPLORATION_COMMANDS)
+        return not tests_or_explores and self.settings.get("control", "none") == "none"
+
+    @property
+    def machine_class_name(self) -> str:
+        """The machine class, or a text that says that it is not known."""
+        return self.machine.class_ or "unknown machine"
 
 
 def new_id(config: str) -> str:
-    """The name of a run or a batch; sorts by time and is unique: `20260131-235959-add3-cpu-1a2b3c`."""
+    """A unique name of a run or a batch that sorts by time, like `20260131-235959-add3-cpu-1a2b3c`."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config}-{uuid.uuid4().hex[:6]}"
 
 
-def mark_not_clean(machine: Machine, reasons: Sequence[str]) -> Machine:
-    """Not clean, for these reasons too; as it was when there are none."""
-    return machine.model_copy(update={"clean": False, "reasons": [*machine.reasons, *reasons]}) if reasons else machine
-
-
-Interval = tuple[FiniteFloat, FiniteFloat]
+# -----------------------------------------------------------------------------
+# records and reproductions
 
 
 class BatchSummary(SchemaModel):
-    """What a batch came to."""
+    """The number of attempts of a batch, and its expected time to success (ERT)."""
 
     attempts: int = Field(ge=1)
     solved: int = Field(ge=0)
     clean: int = Field(ge=0)  # attempts on a quiet machine
-    ert_train_seconds: FiniteFloat | None  # null when none solved
+    ert_train_seconds: FiniteFloat | None  # null if none solved
     ert_total_seconds: FiniteFloat | None
+
+    def ert_seconds(self, clock: ClockName) -> float | None:
+        """ERT on one clock; None if none solved."""
+        return self.ert_train_seconds if clock == "train" else self.ert_total_seconds
 
 
 class Record(SchemaModel):
-    """`record.json`: a batch that beat the standing record, or was the first, with all that is needed to check it."""
+    """`record.json`: a batch that beat the standing record, or was the first, with the data to verify it."""
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     name: str  # of the folder
     track: str
     clock: ClockName
     machine_class: str
     device: str
     config: str
-    settings: dict[str, bool | int | FiniteFloat | str | None]
+    settings: SettingValues
     config_hash: str
     source_sha256: str
     harness_sha256: str
     commit: str
-    batch: str  # its runs in the journal carry this id
+    batch: str  # id of the batch in the journal
     result: BatchSummary
-    predecessor: str | None  # the record before, null for the first
+    predecessor: str | None  # the previous record; null for the first
     predecessor_result: BatchSummary | None  # in the same pairs
-    ert_ratio: FiniteFloat | None  # to the predecessor's, in the same pairs, on the record's clock
+    ert_ratio: FiniteFloat | None  # ERT over that of the predecessor in the same pairs, on the record's clock
     ert_ratio_95: Interval | None
     p_value: FiniteFloat | None
     noisy: bool  # filed although the machine was not quiet all the time
-    median_run: str  # whose weights these are
+    median_run: str  # id of the run whose weights are filed
     weights_sha256: str
     parameters: int
     started_at: datetime
-    search: dict[str, Any] | None = None  # that found the settings, and what it took
+    search: dict[str, Any] | None = None  # the search that found the settings, and its cost
 
     @property
     def ert_seconds(self) -> float:
-        """On the record's own clock."""
-        return self.result.ert_train_seconds if self.clock == "train" else self.result.ert_total_seconds
+        """ERT on the record's clock; infinite if no attempt solved the track."""
+        seconds = self.result.ert_seconds(self.clock)
+        return math.inf if seconds is None else seconds
 
 
 class Reproduction(SchemaModel):
-    """One replay of a record."""
+    """One replay of a record, a line of `reproductions.jsonl`."""
 
     batch: str
     machine_class: str
-    harness_sha256: str  # today's, whose clock and certificate were used
+    harness_sha256: str  # of the harness that timed and certified the replay
     result: BatchSummary
-    certified: int = Field(ge=0)  # attempts that today's certificate found solved, in a process of its own
-    ert_ratio: FiniteFloat | None  # to the record's, on the record's clock; null when none solved
+    certified: int = Field(ge=0)  # attempts that the certificate, repeated in a separate process, found solved
+    ert_ratio: FiniteFloat | None  # ERT over that of the record, on the record's clock; null if none solved
     ert_ratio_95: Interval | None
     reproduced: bool
-    reason: str | None  # why not
+    reason: str | None  # why it was not reproduced
     started_at: datetime
 
 
-SideName = Literal["a", "b"]
+# -----------------------------------------------------------------------------
+# paired plans and conclusions
 
 
 class Side(SchemaModel):
-    """One contestant of an agenda."""
+    """One contestant of a paired plan."""
 
     name: str  # of the config or the record
-    record: str | None  # whose snapshot is run; null for a config of this checkout
+    record: str | None  # the record whose snapshot is run; null for a config of this checkout
     config: str
-    settings: dict[str, bool | int | FiniteFloat | str | None]
+    settings: SettingValues
     config_hash: str
     source_sha256: str
     harness_sha256: str
@@ -282,49 +313,46 @@ class Side(SchemaModel):
 
 
 class PairedPlan(SchemaModel):
-    """A line of `agenda.jsonl`."""
+    """A comparison, or a batch without an opponent, fixed before its first attempt; a line of `agenda.jsonl`."""
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
-    id: str  # of its batches
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    id: str  # of the batch
     command: Literal["compare", "record", "replay"]
-    number: int = Field(ge=1)  # in the series of comparisons that this opponent has had on this board
+    number: int = Field(ge=1)  # in the series of comparisons with this opponent on this board
     track: str
     clock: ClockName
     device: str
     machine_class: str
-    pairs: int = Field(ge=1)  # or attempts, where there is no opponent
-    seeds: list[int]  # one a pair
-    first: list[SideName]  # the side that goes first in each pair
+    pairs: int = Field(ge=1)  # attempts, if there is no opponent
+    seeds: list[int]  # one for each pair
+    first: list[SideName]  # the side that runs first, for each pair
     a: Side
-    b: Side | None  # the opponent
+    b: Side | None  # the opponent, if any
     started_at: datetime
-    why: str | None = None  # what side a tries and for what reason, in a line; null when nobody said
+    why: str | None = None  # what side a changes and why, in one line
 
     def batches(self) -> list[Batch]:
-        """All attempts, in order."""
-        ordered = []
+        """The `batch` values of all attempts, in the order in which they run."""
+        batches = []
         for index, first in enumerate(self.first):
-            sides = [first] if self.b is None else [first, "b" if first == "a" else "a"]
-            for side in sides:
-                ordered.append(Batch(id=self.id, command=self.command, planned=self.pairs, index=index, side=side))
-        return ordered
+            second: SideName = "b" if first == "a" else "a"
+            for side in [first] if self.b is None else [first, second]:
+                batches.append(Batch(id=self.id, command=self.command, planned=self.pairs, index=index, side=side))
+        return batches
 
-    def series(self) -> tuple:
-        """What the comparisons of one series have in common: the board and the opponent."""
+    def series(self) -> tuple[str, ClockName, str, tuple[str, str] | None]:
+        """The key of a series of comparisons: the board (track, clock, machine class) and the opponent's hashes."""
         opponent = None if self.b is None else (self.b.config_hash, self.b.source_sha256)
         return self.track, self.clock, self.machine_class, opponent
 
 
-Verdict = Literal["faster", "slower", "not decided"]
-
-
 class Conclusion(SchemaModel):
-    """A line of `comparisons.jsonl`: what a finished comparison came to; `compared` finds it again in the journal."""
+    """The result of a finished comparison, a line of `comparisons.jsonl`; it can be recomputed from the journal."""
 
-    id: str  # of the agenda
-    verdict: Verdict  # about side a, on the agenda's clock
+    id: str  # of the paired plan
+    verdict: Verdict  # about side a, on the plan's clock
     p_value: FiniteFloat
-    ert_ratio: FiniteFloat | None  # a to b; null when one of them never solved
+    ert_ratio: FiniteFloat | None  # ERT of a over that of b; null if one of them never solved
     ert_ratio_95: Interval | None
     drift: FiniteFloat | None
     pairs_needed: int | None

@@ -1,4 +1,4 @@
-"""Weights as safetensors, with the settings inside; nothing is ever unpickled."""
+"""Weights as safetensors files with the settings in the metadata; nothing is ever unpickled."""
 
 import dataclasses
 import hashlib
@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from data import Permuted, Track, get_track
 from model import ModelConfig, Transformer
 
 
 def save(path: Path, model: Transformer, track: Track, settings: dict[str, Any]) -> str:
-    """Write the weights with what is needed to use them; returns the file's sha256."""
+    """Write the weights with the metadata that `load` needs; returns the file's sha256."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {
         "format": "addition-speedrun-1",
@@ -29,44 +30,54 @@ def save(path: Path, model: Transformer, track: Track, settings: dict[str, Any])
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def load(path: Path, device: torch.device) -> tuple[Transformer, Track]:
+    """The model, in evaluation mode on `device`, and its track.
+
+    Raises:
+        ValueError: the file is missing, truncated, of another project, or of an unknown track.
+    """
+    metadata, state = read_file(path)
+    try:
+        model, track = build_model(metadata, state)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
+        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise ValueError(f"{path}: these are not weights of this project ({reason})") from None
+    return model.to(device).eval().requires_grad_(False), track
+
+
+def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a safetensors file; raises ValueError if it cannot be read."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such weights file") from None
+    except (SafetensorError, OSError) as problem:
+        raise ValueError(f"{path}: not a whole safetensors file ({problem})") from None
+
+
+def build_model(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[Transformer, Track]:
+    """The model and the track that a file describes; raises various exceptions for metadata of other projects."""
+    track = get_track(metadata["track"])
+    if metadata["vocabulary"] != track.vocabulary:
+        track = Permuted(track, metadata["vocabulary"])
+    config = ModelConfig(**json.loads(metadata["model"]))
+    if (config.vocab_size, config.block_size) != (len(track.vocabulary), track.block_size):
+        raise ValueError(f"a model of another shape than {track.name} needs")
+    model = Transformer(config, getattr(torch, metadata["dtype"]))
+    model.load_state_dict(state)
+    return model, track
+
+
+def tensor_sizes(path: Path) -> dict[str, int]:
+    """The number of elements of each tensor in a file."""
+    with safe_open(path, framework="pt", device="cpu") as file:
+        return {name: file.get_tensor(name).numel() for name in file.keys()}  # noqa: SIM118, not a dict
+
+
 def state_sha256(model: Transformer) -> str:
     """One sha256 over the names and values of all weights."""
     digest = hashlib.sha256()
     for name, weight in model.state_dict().items():
         digest.update(name.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def tensor_sizes(path: Path) -> dict[str, int]:
-    """The tensors in a file, and how many numbers each holds."""
-    with safe_open(path, framework="pt", device="cpu") as file:
-        return {name: file.get_tensor(name).numel() for name in file.keys()}  # noqa: SIM118, not a dict
-
-
-def load(path: Path, device: torch.device) -> tuple[Transformer, Track]:
-    """The model, in evaluation mode on `device`, and its track.
-
-    Raises:
-        ValueError: no such file, a truncated or foreign one, or one of another track than this version knows.
-    """
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such weights file") from None
-    except (SafetensorError, OSError) as problem:
-        raise ValueError(f"{path}: not a whole safetensors file ({problem})") from None
-    try:
-        track = get_track(metadata["track"])
-        if metadata["vocabulary"] != track.vocabulary:
-            track = Permuted(track, metadata["vocabulary"])
-        config = ModelConfig(**json.loads(metadata["model"]))
-        if (config.vocab_size, config.block_size) != (len(track.vocabulary), track.block_size):
-            raise ValueError(f"a model of another shape than {track.name} needs")
-        model = Transformer(config, getattr(torch, metadata["dtype"]))
-        model.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise ValueError(f"{path}: these are not weights of this project ({reason})") from None
-    return model.to(device).eval().requires_grad_(False), track

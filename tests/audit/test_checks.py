@@ -206,7 +206,7 @@ def test_the_honest_trainer_passes_all_checks(audits) -> None:
 def test_what_an_audit_makes_is_journalled_each_attempt_in_a_place_of_its_own(audits) -> None:
     honest = audits["honest"]
     made = [run for run in Journal(honest.results).read()[0] if run.run_id != honest.run.run_id]
-    assert {other.batch.command for other in made} == {"audit"}
+    assert {other.command for other in made} == {"audit"}
     assert [other.batch.index for other in made] == list(range(len(made)))
     assert {other.settings["control"] for other in made} == {"permute", "shuffle", "poison"}
     assert all(other.outer_seconds is not None for other in made)

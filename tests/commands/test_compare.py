@@ -61,7 +61,7 @@ def test_both_sides_of_a_pair_have_one_seed_and_the_order_within_it_is_drawn(are
 def test_the_yardstick_runs_once_beside_it(arena):
     ask(arena, pairs=2)
     runs, _ = arena.journal.read()
-    assert [run.batch.command for run in runs] == ["yardstick", *["compare"] * 4]
+    assert [run.command for run in runs] == ["yardstick", *["compare"] * 4]
     assert len({run.batch.id for run in runs}) == 1
 
 

@@ -47,7 +47,7 @@ def test_every_cell_is_run_with_every_seed_and_ranked(arena, ask, capsys):
     assert len(runs) == 12
     cells = {(run.settings["--batch-size"], run.settings["--rate"], run.seed) for run in runs}
     assert len(cells) == 12
-    assert {run.batch.command for run in runs} == {"matrix"}
+    assert {run.command for run in runs} == {"matrix"}
     assert not any(run.is_contest for run in runs)
     told = capsys.readouterr()
     assert "4 cells, 3 seeds: 12 attempts, 0 done, 12 to run" in told.err

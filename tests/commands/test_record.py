@@ -141,7 +141,7 @@ def test_a_tree_with_changes_is_refused(arena):
 
 
 def test_a_noisy_machine_is_refused_unless_told_otherwise_and_the_record_then_says_so(arena, monkeypatch):
-    monkeypatch.setattr(NoiseMonitor, "look", lambda self, seconds: Noise(0.3, 0.0, ["other processes took 30%"]))
+    monkeypatch.setattr(NoiseMonitor, "observe", lambda self, seconds: Noise(0.3, 0.0, ["other processes took 30%"]))
     with pytest.raises(UsageError, match=r"not quiet: other processes took 30%.*--noisy"):
         file(arena)
     assert arena.calls() == []

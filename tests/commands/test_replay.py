@@ -110,7 +110,7 @@ def test_settings_that_are_not_the_record_s_are_refused(arena, first):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"config_hash": "0" * 64}))
     with pytest.raises(UsageError, match=r"the settings in config\.toml differ"):
         again(arena, first)
-    assert all(run.batch.command != "replay" for run in arena.attempts())
+    assert all(run.command != "replay" for run in arena.attempts())
 
 
 def test_an_unknown_record_or_no_attempts_are_refused(arena, first):

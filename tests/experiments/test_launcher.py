@@ -94,7 +94,7 @@ def test_an_attempt_that_its_command_left_behind_is_collected_not_repeated(arena
     first, second = tasks(arena, 2)
     left = example_run(run_id="orphan", batch=first.batch, seed=first.seed)
     with arena.journal.attempt(left.model_copy(update={"outcome": "lost"})) as mark:
-        mark.leave(left)
+        mark.write(left)
     heard = carry_out(arena, [first, second])
     assert [one.run_id == "orphan" for one in heard] == [True, False]
     assert arena.journal.recover() == []

@@ -1,7 +1,6 @@
-"""Counters in a folder made by hand, an NVML that is not there, and products that take the time they are told to."""
+"""Energy from RAPL counters in a temporary folder and from a fake NVML."""
 
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -9,9 +8,7 @@ import pytest
 import torch
 
 from bench.machine import energy as energy_module
-from bench.machine import peaks
 from bench.machine.energy import EnergyMeter
-from bench.machine.peaks import matmul_peak
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -33,7 +30,7 @@ def make_zone(folder: Path, name: str, joules: float, range_joules: float = 262_
     return folder
 
 
-def test_the_energy_of_a_cpu_is_what_its_packages_took(powercap: Path) -> None:
+def test_the_energy_of_a_cpu_is_the_sum_over_its_packages(powercap: Path) -> None:
     make_zone(powercap / "intel-rapl:0", "package-0", 100.0)
     make_zone(powercap / "intel-rapl:1", "package-1", 7.0)
     energy = EnergyMeter(CPU)
@@ -43,7 +40,7 @@ def test_the_energy_of_a_cpu_is_what_its_packages_took(powercap: Path) -> None:
     assert energy.since(begin) == (pytest.approx(15.5), "RAPL")
 
 
-def test_parts_of_a_package_and_what_contains_it_are_not_counted_again(powercap: Path) -> None:
+def test_parts_of_a_package_and_zones_that_contain_it_are_not_counted_again(powercap: Path) -> None:
     make_zone(powercap / "intel-rapl:0", "package-0", 1.0)
     make_zone(powercap / "intel-rapl:0:0", "core", 2.0)
     make_zone(powercap / "intel-rapl:0:1", "package-of-a-package", 4.0)
@@ -52,7 +49,7 @@ def test_parts_of_a_package_and_what_contains_it_are_not_counted_again(powercap:
     assert EnergyMeter(CPU).reading() == [1.0]
 
 
-def test_a_counter_that_starts_again_at_zero_is_followed(powercap: Path) -> None:
+def test_a_counter_that_wraps_around_is_handled(powercap: Path) -> None:
     make_zone(powercap / "intel-rapl:0", "package-0", 990.0, range_joules=1000.0)
     make_zone(powercap / "intel-rapl:1", "package-1", 10.0, range_joules=1000.0)
     energy = EnergyMeter(CPU)
@@ -71,7 +68,7 @@ def test_a_machine_without_counters_has_no_energy(powercap: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("refused", ["energy_uj", "max_energy_range_uj", "name"])
-def test_counters_that_only_root_may_read_are_no_energy(
+def test_counters_that_only_root_may_read_give_no_energy(
     refused: str, powercap: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_zone(powercap / "intel-rapl:0", "package-0", 1.0)
@@ -89,7 +86,7 @@ def test_counters_that_only_root_may_read_are_no_energy(
     assert energy.since(energy.reading()) == (None, None)
 
 
-def test_a_counter_that_goes_away_leaves_no_energy(powercap: Path) -> None:
+def test_a_counter_that_disappears_gives_no_energy(powercap: Path) -> None:
     zone = make_zone(powercap / "intel-rapl:0", "package-0", 1.0)
     energy = EnergyMeter(CPU)
     begin = energy.reading()
@@ -108,7 +105,7 @@ class NVMLError_NotSupported(Exception):  # noqa: N801, pynvml's own naming
 
 @pytest.fixture
 def nvml(powercap: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """An NVML whose counter stands at `millijoules`, or that refuses where it is None; RAPL counts beside it."""
+    """An NVML with the counter `millijoules`, not supported if None; RAPL counters are present as well."""
     make_zone(powercap / "intel-rapl:0", "package-0", 1.0)
     module = ModuleType("pynvml")
     module.millijoules = 5_000
@@ -125,14 +122,14 @@ def nvml(powercap: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_the_energy_of_a_gpu_is_what_nvml_counted(nvml: ModuleType) -> None:
+def test_the_energy_of_a_gpu_is_nvml_s(nvml: ModuleType) -> None:
     energy = EnergyMeter(CUDA)
     begin = energy.reading()
     nvml.millijoules = 7_250
     assert energy.since(begin) == (pytest.approx(2.25), "NVML")
 
 
-def test_a_count_that_was_not_renewed_is_unknown_and_not_nothing(nvml: ModuleType) -> None:
+def test_a_counter_that_was_not_updated_gives_unknown_and_not_zero(nvml: ModuleType) -> None:
     energy = EnergyMeter(CUDA)
     assert energy.since(energy.reading()) == (None, None)
 
@@ -158,70 +155,3 @@ def test_without_nvml_the_energy_of_the_cpu_does_not_stand_for_the_gpu(
     for device in (CUDA, torch.device("mps")):
         energy = EnergyMeter(device)
         assert energy.since(energy.reading()) == (None, None)
-
-
-# -----------------------------------------------------------------------------
-# the peak
-
-
-class FakeProducts:
-    """Products that take one over `flops_per_second` of their FLOPs, every other one twice as long, on a fake clock."""
-
-    def __init__(self, flops_per_second: float) -> None:
-        self.flops_per_second = flops_per_second
-        self.now = 0.0
-        self.sizes: list[int] = []
-
-    def matrices(self, n: int, device: torch.device, dtype: torch.dtype) -> int:
-        return n
-
-    def product_seconds(self, n: int) -> float:
-        self.sizes.append(n)
-        seconds = 2 * n**3 / self.flops_per_second * (1 + len(self.sizes) % 2)
-        self.now += seconds
-        return seconds
-
-
-@pytest.mark.parametrize(
-    ("device", "flops_per_second", "largest"),
-    [(CPU, 5e8, 256), (CPU, 5e10, 1024), (CPU, 1e13, 2048), (CUDA, 1e12, 4096), (CUDA, 1e15, 8192)],
-)
-def test_the_peak_is_the_best_product_of_a_third_of_a_second(
-    device: torch.device, flops_per_second: float, largest: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = FakeProducts(flops_per_second)
-    monkeypatch.setattr(peaks, "square_matrices", fake.matrices)
-    monkeypatch.setattr(peaks, "product_seconds", fake.product_seconds)
-    monkeypatch.setattr(time, "perf_counter", lambda: fake.now)
-    assert matmul_peak(device, torch.float32, threads=1) == pytest.approx(flops_per_second)
-    assert max(fake.sizes) == largest
-    assert fake.now < 0.7
-    assert len(fake.sizes) > 3
-
-
-def test_on_an_accelerator_the_clock_waits_for_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    events: list[str] = []
-    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: events.append("synchronize"))
-    monkeypatch.setattr(torch, "mm", lambda a, b, out: events.append("product"))
-    monkeypatch.setattr(time, "perf_counter", lambda: events.append("clock") or 0.0)
-    peaks.product_seconds([torch.empty(2, 2, device="meta")] * 3)
-    assert events == ["synchronize", "clock", "product", "synchronize", "clock"]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_real_peak_is_plausible_and_leaves_threads_and_random_state_alone(dtype: torch.dtype) -> None:
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    begun = time.perf_counter()
-    peak = matmul_peak(CPU, dtype, threads=1)
-    assert time.perf_counter() - begun < 10
-    assert 1e6 < peak < 1e15
-    assert torch.get_num_threads() == threads
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_the_peak_runs_on_the_threads_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peaks, "PEAK_SECONDS", 0.0)
-    seen: list[int] = []
-    monkeypatch.setattr(peaks, "product_seconds", lambda operands: seen.append(torch.get_num_threads()) or 1.0)
-    matmul_peak(CPU, torch.float32, threads=3)
-    assert set(seen) == {3}

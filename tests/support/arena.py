@@ -100,7 +100,7 @@ def arena(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "CONFIGS", built.root / "bench" / "configs")
     for draw in ("draw_solved", "draw_records"):  # which takes a second; test_plots.py looks at the pictures
         monkeypatch.setattr(plots, draw, lambda rows, place: "<svg></svg>")
-    monkeypatch.setattr(NoiseMonitor, "look", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are not quiet
+    monkeypatch.setattr(NoiseMonitor, "observe", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are not quiet
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield built
     for number, handler in kept.items():  # a command heeds interrupts in its own way

@@ -1,0 +1,100 @@
+"""Charged seconds and expected time to success, against values by hand."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.stats.expected_time import attempt_costs, expected_time_to_success
+from bench.storage.schema import Run
+from tests.support.examples import example_run, example_seconds
+
+
+def attempt(outcome: str, train: float | None, total: float | None = None) -> Run:
+    return example_run(outcome=outcome, seconds=example_seconds(train=train, total=total))
+
+
+seconds = st.floats(0.0, 1e4)
+outcomes = st.sampled_from(["missed", "diverged", "timeout", "error", "lost", "interrupted"])
+attempts = st.lists(
+    st.one_of(
+        st.builds(attempt, st.just("solved"), seconds, seconds),
+        st.builds(attempt, outcomes, st.none() | seconds, st.none() | seconds),
+    ),
+    max_size=8,
+)
+
+
+def test_an_interrupted_attempt_is_charged_like_a_killed_one() -> None:
+    limit = {"settings": {"max_seconds": 120.0}}
+    stopped = [attempt("solved", 20.0, 26.5), attempt("interrupted", 21.0, 27.5).model_copy(update=limit)]
+    assert attempt_costs(stopped, "train") == [20.0, 120.0]
+    assert attempt_costs(stopped, "total") == [26.5, 120.0]
+    late = attempt("interrupted", 130.0, 140.0).model_copy(update=limit)
+    assert attempt_costs([late], "train") == [130.0]
+
+
+def test_a_warm_up_beyond_its_limit_is_charged_to_train() -> None:
+    runs = [example_run(seconds=example_seconds(warmup=warmup, train=20.0)) for warmup in (119.0, 120.0, 150.0)]
+    assert attempt_costs(runs, "train") == [20.0, 20.0, 50.0]
+    assert attempt_costs(runs, "total") == [run.seconds.total for run in runs]
+
+
+def test_if_all_attempts_solve_the_expected_time_is_the_mean() -> None:
+    runs = [attempt("solved", train) for train in (10.0, 20.0, 60.0)]
+    assert expected_time_to_success(runs, "train") == 30.0
+
+
+def test_a_miss_adds_its_time_and_no_success() -> None:
+    runs = [attempt("solved", 10.0), attempt("missed", 20.0), attempt("solved", 30.0), attempt("timeout", 60.0)]
+    assert expected_time_to_success(runs, "train") == (10 + 20 + 30 + 60) / 2
+
+
+def test_each_clock_has_its_own_expected_time() -> None:
+    runs = [attempt("solved", 10.0, total=15.0), attempt("missed", 20.0, total=35.0)]
+    assert expected_time_to_success(runs, "train") == 30.0
+    assert expected_time_to_success(runs, "total") == 50.0
+
+
+def test_unknown_seconds_are_charged_as_the_limit_or_those_of_the_slowest_attempt() -> None:
+    runs = [attempt("solved", 10.0), attempt("lost", None), attempt("missed", 40.0), attempt("error", None)]
+    assert attempt_costs(runs, "train") == [10.0, 40.0, 40.0, 40.0]
+    assert expected_time_to_success(runs, "train") == 130.0
+    limited = [run.model_copy(update={"settings": {"max_seconds": 60.0}}) for run in runs]
+    assert attempt_costs(limited, "train") == [10.0, 60.0, 40.0, 60.0]
+
+
+def test_killing_a_slow_attempt_does_not_improve_the_expected_time() -> None:
+    limit = {"settings": {"max_seconds": 120.0}}
+    finished = [attempt("solved", 20.0), attempt("missed", 100.0)]
+    killed = [attempt("solved", 20.0), attempt("lost", None).model_copy(update=limit)]
+    assert expected_time_to_success(killed, "train") >= expected_time_to_success(finished, "train")
+
+
+@pytest.mark.parametrize("runs", [[], [attempt("missed", 10.0)], [attempt("lost", None), attempt("error", 1.0)]])
+def test_without_a_success_the_expected_time_is_infinite(runs: list[Run]) -> None:
+    assert expected_time_to_success(runs, "train") == math.inf
+
+
+@given(attempts, outcomes, st.none() | seconds)
+def test_another_missed_attempt_never_improves_the_expected_time(
+    runs: list[Run], outcome: str, train: float | None
+) -> None:
+    more = [*runs, attempt(outcome, train)]
+    assert expected_time_to_success(more, "train") >= expected_time_to_success(runs, "train")
+
+
+@given(attempts, st.integers(0, 7))
+def test_turning_a_success_into_a_miss_never_improves_the_expected_time(runs: list[Run], index: int) -> None:
+    missed = [
+        run.model_copy(update={"outcome": "missed"}) if i == index and run.outcome == "solved" else run
+        for i, run in enumerate(runs)
+    ]
+    assert expected_time_to_success(missed, "train") >= expected_time_to_success(runs, "train")
+
+
+@given(attempts)
+def test_the_expected_time_does_not_depend_on_the_order_of_the_attempts(runs: list[Run]) -> None:
+    forward, backward = expected_time_to_success(runs, "train"), expected_time_to_success(runs[::-1], "train")
+    assert forward == pytest.approx(backward, rel=1e-12)

@@ -1,0 +1,152 @@
+"""JSON Lines files with incomplete and invalid lines, and with two writers at once; the journal is the example."""
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from bench.storage.journal import Journal
+from bench.storage.schema import Run
+from tests.support.examples import example_run
+from tests.support.processes import start_process
+
+junk = st.one_of(
+    st.binary(max_size=60),
+    st.text(max_size=40).map(str.encode),
+    st.integers(1, 900).map(lambda length: example_run().line().encode()[:length]),  # incomplete
+    st.sampled_from([b"{}", b"null", b'{"schema": 2}', b"<<<<<<< HEAD", b"\xff\xfe"]),
+).filter(lambda line: b"\n" not in line)
+
+
+def test_runs_are_read_in_the_order_they_were_filed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "results")
+    filed = [example_run(run_id=name) for name in ("c", "a", "b")]
+    for run in filed:
+        journal.append(run)
+    assert journal.read() == (filed, [])
+    assert (tmp_path / "results" / "runs.jsonl").read_text(encoding="utf-8") == "".join(
+        run.line() + "\n" for run in filed
+    )
+
+
+def test_a_line_after_an_incomplete_one_starts_on_a_new_line(tmp_path: Path) -> None:
+    journal, run = Journal(tmp_path), example_run()
+    torn = run.line()[:100].encode()
+    journal.path.write_bytes(torn)
+    journal.append(run)
+    journal.append(run)
+    assert journal.path.read_bytes() == torn + b"\n" + 2 * (run.line().encode() + b"\n")
+    found, faults = journal.read()
+    assert found == [run, run]
+    (fault,) = faults
+    assert fault.startswith("runs.jsonl:1: skipped, ")
+    assert "\n" not in fault
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.one_of(junk, st.text(min_size=1).map(lambda name: example_run(note=name))), max_size=6), st.booleans()
+)
+def test_an_invalid_line_is_skipped_and_reported_and_never_altered(lines: list, is_torn: bool) -> None:
+    content = b"\n".join(line.line().encode() if isinstance(line, Run) else line for line in lines)
+    content += b"" if is_torn else b"\n"
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder))
+        journal.path.write_bytes(content)
+        found, faults = journal.read()
+        assert found == [line for line in lines if isinstance(line, Run)]
+        numbers = [n for n, line in enumerate(lines, start=1) if not isinstance(line, Run) and line.strip()]
+        assert [int(fault.split(":")[1]) for fault in faults] == numbers
+        assert journal.path.read_bytes() == content
+        run = example_run(run_id="the next one")
+        journal.append(run)
+        assert journal.path.read_bytes().startswith(content)
+        assert journal.read()[0] == [*found, run]
+
+
+def test_a_fault_names_the_invalid_key(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    line = json.loads(example_run().line())
+    line["certificate"]["errors"] = "many"
+    journal.path.write_text(f"{example_run().line()}\n{json.dumps(line)}\n")
+    found, (fault,) = journal.read()
+    assert len(found) == 1
+    assert fault.startswith("runs.jsonl:2: skipped, certificate.errors: ")
+
+
+def test_a_line_is_fsynced_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, run, sizes = Journal(tmp_path), example_run(), []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+    journal.append(run)
+    assert len(run.line().encode()) + 1 in sizes
+
+
+def test_an_invalid_run_is_not_appended(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    wrong = example_run().model_copy(update={"outcome": "won"})
+    with pytest.raises(ValidationError):
+        journal.append(wrong)
+    assert not journal.path.exists()
+
+
+def test_a_copy_with_a_number_that_is_not_finite_is_not_appended(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    wrong = example_run().model_copy(update={"energy_joules": math.inf})  # a copy is not validated
+    with pytest.raises((ValidationError, ValueError)):
+        journal.append(wrong)
+    assert not journal.path.exists()
+
+
+# -----------------------------------------------------------------------------
+# two processes
+
+APPEND_TWENTY = """
+import sys, time
+from pathlib import Path
+from tests.support.examples import example_run
+from bench.storage import jsonl as module
+from bench.storage.journal import Journal
+
+class SlowFile:  # writes a line in two halves, between which another writer must not write
+    def __init__(self, *arguments):
+        self.file = open(*arguments)
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        self.file.close()
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+    def write(self, line):
+        self.file.write(line[:100])
+        self.file.flush()
+        time.sleep(0.002)
+        self.file.write(line[100:])
+
+module.open = SlowFile
+name, journal = sys.argv[1], Journal(Path(sys.argv[2]))
+print("ready", flush=True)
+input()
+for i in range(20):
+    journal.append(example_run(run_id=f"{name}-{i}"))
+"""
+
+
+def test_two_processes_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
+    writers = [start_process(APPEND_TWENTY, name, tmp_path) for name in ("left", "right")]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:  # both have finished their imports
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    assert [writer.communicate(timeout=60) and writer.returncode for writer in writers] == [0, 0]
+    found, faults = Journal(tmp_path).read()
+    assert faults == []
+    for name in ("left", "right"):
+        own = [run.run_id for run in found if run.run_id.startswith(name)]
+        assert own == [f"{name}-{i}" for i in range(20)]
