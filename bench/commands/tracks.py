@@ -12,6 +12,7 @@ from bench.commands.options import DEFAULT_RESULTS, DeviceOption, UnusedResultsO
 from bench.config import find_config
 from bench.errors import UsageError
 from bench.formatting import terminal_table
+from bench.machine.devices import pick_device
 from tracks.descriptions import TRACKS, TrackDescription
 
 NO_CONFIG = "-"
