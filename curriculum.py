@@ -54,7 +54,7 @@ class Curriculum:
         self.device = device = generator.device
         self.draw_steps = min(settings.check_every, settings.num_steps)  # steps for which texts are drawn at once
         self.batch_sampler = track.sampler(settings.level_share, device)
-        self.evaluation_sampler = track.sampler(0.0, device) if settings.survey_as_exam else self.batch_sampler
+        self.evaluation_sampler = track.sampler(0.0, device) if settings.evaluation_uniform else self.batch_sampler
         self.windows = Windows(track, device) if track.is_stream else None
         self.samples: dict[str, Tensor] = {}
         if track.exhaustive:  # the samples of other tracks are held-out problems
@@ -74,7 +74,7 @@ class Curriculum:
             return self.windows.draw(steps, batch_size, self.generator)
         num_replayed = 0
         if len(self.hard_examples):  # at least one problem of each batch is drawn
-            num_replayed = min(round(batch_size * self.settings.drill_share), batch_size - 1)
+            num_replayed = min(round(batch_size * self.settings.replay_share), batch_size - 1)
         problems = self.batch_sampler.draw(steps, batch_size - num_replayed, self.generator)
         if num_replayed:
             shape = steps, num_replayed
@@ -108,9 +108,9 @@ class Curriculum:
 
     def evaluate_round(self) -> tuple[Evaluation, dict[str, bool]]:
         """As `check`, at the end of a round: on more problems, and with those of the hard-example search."""
-        problems = self.evaluation_sampler.draw_distinct(self.settings.survey_problems, self.generator)
+        problems = self.evaluation_sampler.draw_distinct(self.settings.evaluation_problems, self.generator)
         evaluation, reached = self.evaluate_drawn(problems)
-        if self.settings.survey_climbs and self.settings.stop_at == "survey":
+        if self.settings.hard_search_steps and self.settings.stop_at == "evaluation":
             evaluation = evaluation.joined(self.search_hard_examples(evaluation))
         return evaluation, reached
 
@@ -125,7 +125,7 @@ class Curriculum:
         This is a beam search: each iteration evaluates the neighbours of the hardest problems so far. It works because
         neighbouring problems have similar losses.
         """
-        for _ in range(self.settings.survey_climbs):
+        for _ in range(self.settings.hard_search_steps):
             evaluation = self.evaluate(self.batch_sampler.nearby(evaluation.hardest(SEARCH_BEAM)))
         return evaluation
 
@@ -136,7 +136,7 @@ class Curriculum:
         """Return whether an evaluation meets the criterion of the setting `stop_at`."""
         if self.settings.stop_at == "99%":
             return evaluation.is_99_percent
-        return evaluation.num_errors == 0 and float(evaluation.losses.amax()) <= self.settings.survey_loss
+        return evaluation.num_errors == 0 and float(evaluation.losses.amax()) <= self.settings.evaluation_max_loss
 
     def must_restart(self, evaluation: Evaluation) -> bool:
         """Return whether a round ended with so many errors that training is unlikely to recover."""
@@ -147,5 +147,5 @@ class Curriculum:
         if self.must_restart(evaluation):
             self.hard_examples = self.hard_examples[:0]
             return 0
-        self.hard_examples = evaluation.hardest(self.settings.drill_problems)
+        self.hard_examples = evaluation.hardest(self.settings.replay_problems)
         return self.settings.resume_at if self.settings.resume_at < self.settings.num_steps else 0

@@ -66,22 +66,22 @@ class Settings:
     """Sequential parts into which each process splits its share of a batch; more parts need less memory."""
     level_share: float = 0.65
     """Share of the drawn problems that is spread evenly over the track's levels of difficulty, 0..1."""
-    survey_problems: int = 100_000
+    evaluation_problems: int = 100_000
     """Training problems drawn for an end-of-round evaluation."""
-    survey_as_exam: bool = False
+    evaluation_uniform: bool = False
     """Whether to draw them uniformly, as for a test set, instead of by levels as for a batch."""
-    survey_climbs: int = 0
+    hard_search_steps: int = 0
     """Iterations of the hard-example search at the end of a round; 0 disables it."""
-    survey_loss: float = 0.1
+    evaluation_max_loss: float = 0.1
     """An end-of-round evaluation is passed with no error and no character's loss above this, nats."""
-    drill_problems: int = 2048
+    replay_problems: int = 2048
     """Number of hard examples kept for replay: those with the largest losses in the end-of-round evaluation."""
-    drill_share: float = 0.25
+    replay_share: float = 0.25
     """Share of each batch that replays hard examples, 0..1, below 1."""
     loss_on: Literal["answer", "all"] = "answer"
     """Characters that contribute to the loss: those of the answer, or all but the first of a text."""
-    stop_at: Literal["survey", "99%"] = "survey"
-    """Stop after a round that passes its evaluation (survey), or at the first check with at most 1% errors (99%)."""
+    stop_at: Literal["evaluation", "99%"] = "evaluation"
+    """Stop after a round that passes its evaluation, or at the first check with at most 1% errors (99%)."""
 
     matrix_optimizer: Literal["muon", "adamw"] = "muon"
     """Optimizer of the blocks' matrices; embeddings, gains and the head always use AdamW."""
@@ -119,23 +119,27 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a value that no training run can have."""
-        counts = (
-            "num_steps max_rounds batch_size micro_batches survey_problems drill_problems check_every check_problems"
-        )
-        self.check(f"{counts} muon_iterations max_seconds", lambda value: 0 < value < 2**31, "above 0 and below 2**31")
+        counts = "num_steps max_rounds batch_size micro_batches evaluation_problems replay_problems check_every"
         self.check(
-            "threads resume_at start_over_above warmup_steps survey_climbs",
+            f"{counts} check_problems muon_iterations max_seconds",
+            lambda value: 0 < value < 2**31,
+            "above 0 and below 2**31",
+        )
+        self.check(
+            "threads resume_at start_over_above warmup_steps hard_search_steps",
             lambda value: 0 <= value < 2**31,
             "in 0..2**31",
         )
-        amounts = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay decay_power survey_loss"
+        amounts = (
+            "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay decay_power evaluation_max_loss"
+        )
         self.check(f"{amounts} clip_norm", lambda value: 0 <= value < float("inf"), "finite and at least 0")
         self.shared_among(processes=1)
         track = TRACKS.get(self.track)
         if track is not None and track.is_stream and self.loss_on != "all":
             raise ValueError(f"loss_on: a window of {self.track} can start anywhere and has no answer; set it to all")
         self.check("level_share decay_to", lambda value: 0 <= value <= 1, "in 0..1")
-        self.check("drill_share muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
+        self.check("replay_share muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
         self.model_config(vocab_size=1, block_size=1)
 
     def check(self, names: str, is_valid: Callable[[float], bool], requirement: str) -> None:

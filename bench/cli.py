@@ -8,12 +8,13 @@ import re
 import signal
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
 import tyro
 
+from bench.config import RENAMED_SETTINGS, RENAMED_VALUES
 from bench.errors import UsageError, nearest_hint
 
 EXIT_SOLVED, EXIT_NOT_SOLVED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -73,6 +74,25 @@ def without_option(arguments: Sequence[str], option: str) -> list[str]:
         elif not argument.startswith(f"{option}="):
             kept.append(argument)
     return kept
+
+
+def with_current_option_names(arguments: Sequence[str]) -> list[str]:
+    """The command line with options and values of renamed settings under their present names."""
+    current: list[str] = []
+    renamed_values: Mapping[str, str] = {}  # of the option before, whose value may be the next argument
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        negation = "no-" if name.startswith("--no-") else ""
+        key = name.removeprefix("--").removeprefix(negation).replace("-", "_")
+        if name.startswith("--"):
+            renamed = RENAMED_SETTINGS.get(key)
+            name = name if renamed is None else f"--{negation}{renamed.replace('_', '-')}"
+            renamed_values = RENAMED_VALUES.get(key, {})
+            current.append(f"{name}={renamed_values.get(value, value)}" if equals else name)
+        else:
+            current.append(renamed_values.get(argument, argument))
+            renamed_values = {}
+    return current
 
 
 def parse_arguments(

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import tomllib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,18 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from bench.errors import UsageError, nearest_hint
 
 CONFIGS = Path(__file__).parent / "configs"
+# Settings that were renamed, former name -> present name, and values of settings likewise. Old configs, journal lines
+# and command lines use the former ones. Config hashes are taken over them, so that no old run changes its identity.
+RENAMED_SETTINGS = {
+    "survey_problems": "evaluation_problems",
+    "survey_as_exam": "evaluation_uniform",
+    "survey_climbs": "hard_search_steps",
+    "survey_loss": "evaluation_max_loss",
+    "drill_problems": "replay_problems",
+    "drill_share": "replay_share",
+}
+RENAMED_VALUES = {"stop_at": {"survey": "evaluation"}}
+
 SEARCH = "search"  # the table in which a config describes the search that found it
 
 
@@ -39,6 +51,31 @@ def find_config(name: str, device_type: str) -> tuple[str, Path]:
     raise UsageError(f"--config {name!r}: there is no such config{nearest_hint(name, {*paths, *short_names})}")
 
 
+def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under their present names."""
+    return {
+        RENAMED_SETTINGS.get(key, key): RENAMED_VALUES.get(key, {}).get(value, value)
+        if isinstance(value, str)
+        else value
+        for key, value in settings.items()
+    }
+
+
+def former_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under their first names, over which config hashes are taken."""
+    names = {new: old for old, new in RENAMED_SETTINGS.items()}
+    values = {key: {new: old for old, new in renamed.items()} for key, renamed in RENAMED_VALUES.items()}
+    return {
+        names.get(key, key): values.get(key, {}).get(value, value) if isinstance(value, str) else value
+        for key, value in settings.items()
+    }
+
+
+def knows_current_names(schema: type) -> bool:
+    """Whether a trainer's settings have the present names; those of older records have the former ones."""
+    return {field.name for field in dataclasses.fields(schema)}.issuperset(RENAMED_SETTINGS.values())
+
+
 def read_config(path: Path, schema: type) -> dict[str, Any]:
     """The settings in a config file and in its bases; all keys are fields of the dataclass `schema`.
 
@@ -47,19 +84,34 @@ def read_config(path: Path, schema: type) -> dict[str, Any]:
     """
     valid = {field.name for field in dataclasses.fields(schema)}
 
-    def check(values: dict[str, Any], path: Path) -> None:
+    def prepare(values: dict[str, Any], path: Path) -> dict[str, Any]:
         if not isinstance(values.pop(SEARCH, {}), dict):
             raise UsageError(f"{path}: {SEARCH}: must be a table")
+        if knows_current_names(schema):
+            values = with_current_names(values, path)
         for key in sorted(values.keys() - valid):
             raise UsageError(f"{path}: unknown key {key!r}{nearest_hint(key, valid | {'base'})}")
         check_values(values, schema, str(path))
+        return values
 
-    return merged_values(path, check)
+    return merged_values(path, prepare)
+
+
+def with_current_names(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The values of one config file, with settings under their present names.
+
+    Raises:
+        UsageError: a setting is given under its former and its present name.
+    """
+    for former, present in RENAMED_SETTINGS.items():
+        if former in values and present in values:
+            raise UsageError(f"{path}: {former} is the former name of {present}, which is set too; keep {present}")
+    return current_names(values)
 
 
 def merged_values(
     path: Path,
-    check: Callable[[dict[str, Any], Path], None] = lambda values, path: None,
+    prepare: Callable[[dict[str, Any], Path], dict[str, Any]] = lambda values, path: values,
     extended_by: tuple[Path, ...] = (),
 ) -> dict[str, Any]:
     """The values in a config file; those of its bases apply where it sets none.
@@ -68,7 +120,7 @@ def merged_values(
 
     Args:
         path: the config file.
-        check: raises UsageError for values that are not allowed; called for the file, then for each base.
+        prepare: checks or changes the values of one file; called for the file, then for each base.
         extended_by: the files that extend this one.
 
     Raises:
@@ -81,14 +133,14 @@ def merged_values(
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
         raise UsageError(f"{path}: {problem}") from None
     base = values.pop("base", None)
-    check(values, path)
+    values = prepare(values, path)
     if base is None:
         return values
     candidates = path.parent / f"{base}.toml", path.parent / str(base), CONFIGS / f"{base}.toml"
     base_path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if base_path is None:
         raise UsageError(f"{path}: base: there is no config {base!r}")
-    return merged_values(base_path, check, (*extended_by, path.resolve())) | values
+    return merged_values(base_path, prepare, (*extended_by, path.resolve())) | values
 
 
 def read_search(path: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from bench.config import current_names
 from bench.stats.descriptive import spread
 from bench.stats.expected_time import expected_time_to_success
 from bench.storage.schema import Interval, Run, Side
@@ -75,7 +76,8 @@ def escape_markdown(text: str) -> str:
 
 
 def settings_changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, before, after) of the settings that differ; None where a side does not have the key."""
+    """(key, before, after) of the settings that differ, under present names; None where a side lacks the key."""
+    before, after = current_names(before), current_names(after)
     keys = sorted({*before, *after})
     return [(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
 

@@ -7,12 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bench.config import former_names
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def config_hash(settings: dict[str, Any]) -> str:
-    """The sha256 of the resolved settings as canonical JSON; they contain neither seed nor paths."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """The sha256 of the resolved settings, under their first names, as canonical JSON; no seed and no path is in it."""
+    return hashlib.sha256(
+        json.dumps(former_names(settings), sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
 
 
 def source_files(root: Path = ROOT) -> list[Path]:

@@ -1,6 +1,7 @@
 """Configs from small files, and requests that are wrong, each in one line."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import config
-from bench.cli import option_value, parse_arguments
-from bench.config import check_values, find_config, read_config
+from bench.cli import option_value, parse_arguments, with_current_option_names
+from bench.config import RENAMED_SETTINGS, check_values, current_names, find_config, read_config
 from bench.errors import UsageError, nearest_hint
+from bench.provenance import config_hash
 from data import TRACKS
 from speedrun import Settings as TrainerSettings
+from tests.support.examples import ROOT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +219,62 @@ def test_every_config_of_ours_is_valid() -> None:
 )
 def test_nearest_names_one_or_all(word: str, ending: str) -> None:
     assert nearest_hint(word, {"track", "batch-size"}) == ending
+
+
+# -----------------------------------------------------------------------------
+# renamed settings
+
+
+@dataclasses.dataclass(frozen=True)
+class FormerSettings:
+    """The settings of a trainer from before the renaming."""
+
+    survey_problems: int = 1
+    stop_at: Literal["survey", "99%"] = "survey"
+
+
+def test_every_renamed_setting_has_a_field_under_its_present_name_alone() -> None:
+    fields = {field.name for field in dataclasses.fields(TrainerSettings)}
+    assert fields.issuperset(RENAMED_SETTINGS.values())
+    assert not fields & RENAMED_SETTINGS.keys()
+
+
+def test_a_file_may_use_the_former_names_of_settings(tmp_path: Path) -> None:
+    write(tmp_path / "base.toml", "evaluation_problems = 5\nreplay_share = 0.5\n")
+    path = write(tmp_path / "mine.toml", 'base = "base"\nsurvey_problems = 7\nstop_at = "survey"\n')
+    expected = {"evaluation_problems": 7, "replay_share": 0.5, "stop_at": "evaluation"}
+    assert read_config(path, TrainerSettings) == expected
+
+
+def test_a_file_with_both_names_of_a_setting_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.toml", "survey_problems = 7\nevaluation_problems = 7\n")
+    assert "survey_problems is the former name of evaluation_problems" in refused(read_config, path, TrainerSettings)
+
+
+def test_a_trainer_from_before_the_renaming_reads_the_former_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.toml", 'survey_problems = 7\nstop_at = "survey"\n')
+    assert read_config(path, FormerSettings) == {"survey_problems": 7, "stop_at": "survey"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "current"),
+    [
+        ("--survey-problems 7 --seed 1", "--evaluation-problems 7 --seed 1"),
+        ("--drill_share=0.5", "--replay-share=0.5"),
+        ("--no-survey-as-exam", "--no-evaluation-uniform"),
+        ("--stop-at survey --note survey", "--stop-at evaluation --note survey"),
+        ("--stop-at=survey", "--stop-at=evaluation"),
+    ],
+)
+def test_the_command_line_may_use_the_former_names_of_settings(arguments: str, current: str) -> None:
+    assert with_current_option_names(arguments.split()) == current.split()
+
+
+def test_settings_have_one_hash_under_either_name() -> None:
+    """Every run in the journal keeps its identity."""
+    for line in (ROOT / "results" / "runs.jsonl").read_text(encoding="utf-8").splitlines():
+        run = json.loads(line)
+        assert config_hash(run["settings"]) == config_hash(current_names(run["settings"])) == run["config_hash"]
 
 
 # -----------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def test_no_training_batch_holds_a_held_out_problem():
 
 
 def test_after_few_errors_the_next_round_resumes_and_replays_the_hardest_of_the_evaluation(monkeypatch):
-    settings = replace(SMALL, max_rounds=2, drill_share=0.5)
+    settings = replace(SMALL, max_rounds=2, replay_share=0.5)
     evaluations = record_evaluations(monkeypatch)
     batches = batches_of(build(settings))
     problems, losses, _ = next(each for each in evaluations if len(each.problems) > SMALL.check_problems)
@@ -65,7 +65,7 @@ def test_a_round_that_ends_before_the_step_to_resume_at_is_taken_whole_again(mon
 
 def test_however_much_is_replayed_a_drawn_problem_is_in_each_batch(monkeypatch):
     fake_evaluations(monkeypatch, 1, 1.0, 2.0)
-    trainer = build(replace(SMALL, batch_size=2, max_rounds=2, drill_share=0.9))
+    trainer = build(replace(SMALL, batch_size=2, max_rounds=2, replay_share=0.9))
     assert all(len(batch) == 2 for batch in batches_of(trainer))
     assert trainer.steps == SMALL.num_steps + 2
     curriculum = curriculum_of(trainer)
@@ -138,7 +138,7 @@ def test_an_evaluation_uses_no_dropout():
 def test_an_end_of_round_evaluation_is_drawn_as_the_batches_or_uniformly(uniformly, nines, monkeypatch):
     """Of the five places above the units', all levels alike have half sum to 9, a uniform problem a tenth."""
     evaluations = record_evaluations(monkeypatch)
-    settings = replace(SMALL, level_share=1.0, survey_as_exam=uniformly, survey_problems=4000)
+    settings = replace(SMALL, level_share=1.0, evaluation_uniform=uniformly, evaluation_problems=4000)
     build(settings, track=get_track("add6")).train(Monitor())
     drawn = [each.problems for each in evaluations]
     means = [(problems[:, :5] + problems[:, 6:11] == 9).sum(1).float().mean() for problems in drawn]
@@ -159,7 +159,7 @@ def test_hard_example_search_finds_the_hardest_problem_without_drawing_it(monkey
         return Evaluation(problems, num_equal / 10, int((num_equal == TRACK.problem_width).sum()))
 
     monkeypatch.setattr(Curriculum, "evaluate", evaluate)
-    curriculum = curriculum_of(build(replace(SMALL, survey_climbs=6)))
+    curriculum = curriculum_of(build(replace(SMALL, hard_search_steps=6)))
     last = curriculum.search_hard_examples(curriculum.evaluate(drawn))
     assert last.num_errors == 1
     assert last.problems[last.losses.argmax()].tolist() == hardest.tolist()
@@ -173,14 +173,14 @@ def test_hard_example_search_finds_the_hardest_problem_without_drawing_it(monkey
 @pytest.mark.parametrize(("errors", "loss", "stops"), [(0, 0.1, True), (0, 0.2, False), (1, 0.1, False)])
 def test_training_stops_after_an_evaluation_without_an_error_or_a_large_loss(errors, loss, stops, monkeypatch):
     fake_evaluations(monkeypatch, errors, 0.0, loss)
-    trainer = build(replace(SMALL, max_rounds=2, survey_loss=0.12))
+    trainer = build(replace(SMALL, max_rounds=2, evaluation_max_loss=0.12))
     trainer.train(Monitor())
     assert trainer.steps == SMALL.num_steps + (0 if stops else 2)
 
 
 def test_the_decision_to_stop_reads_training_problems_alone(monkeypatch):
     evaluations = record_evaluations(monkeypatch)
-    build(replace(SMALL, max_rounds=2, survey_problems=20_000)).train(Monitor())
+    build(replace(SMALL, max_rounds=2, evaluation_problems=20_000)).train(Monitor())
     assert max(len(each.problems) for each in evaluations) > NUM_TRAINING // 2
     for problems, *_ in evaluations:
         assert not TRACK.is_heldout(problems).any()
@@ -191,17 +191,17 @@ def test_the_problems_of_the_search_count_in_the_decision_and_are_replayed(monke
     fake_evaluations(monkeypatch, 0, 0.0, 0.0)
     searched = Evaluation(TRACK.sets["train"][:30], torch.full((30,), 9.0), 1)
     monkeypatch.setattr(Curriculum, "search_hard_examples", lambda curriculum, evaluation: searched)
-    batches = batches_of(build(replace(SMALL, max_rounds=2, survey_climbs=1)))
+    batches = batches_of(build(replace(SMALL, max_rounds=2, hard_search_steps=1)))
     assert len(batches) == SMALL.num_steps + 2
     hardest = set(TRACK.number(TRACK.sets["train"][:30]).tolist())
-    num_replayed = round(SMALL.batch_size * SMALL.drill_share)
+    num_replayed = round(SMALL.batch_size * SMALL.replay_share)
     assert set(problems_in([batches[-1][-num_replayed:]]).tolist()) <= hardest
 
 
 def test_99_percent_is_of_the_drawn_problems_and_starts_no_search(monkeypatch):
     fake_evaluations(monkeypatch, 1, 0.0, 0.0)  # too many errors for a check, not for an end-of-round evaluation
     monkeypatch.setattr(Curriculum, "search_hard_examples", lambda *_: pytest.fail("it searches"))
-    trainer = build(replace(SMALL, survey_climbs=1, stop_at="99%", max_rounds=2))
+    trainer = build(replace(SMALL, hard_search_steps=1, stop_at="99%", max_rounds=2))
     trainer.train(Monitor())
     assert trainer.steps == SMALL.num_steps
 

@@ -32,7 +32,7 @@ SMALL = {
     "batch_size": 24,
     "check_every": 5,
     "check_problems": 100,
-    "survey_problems": 301,  # two processes cannot share them out evenly
+    "evaluation_problems": 301,  # two processes cannot share them out evenly
     "max_rounds": 1,
     "warmup_steps": 1,
     "matrix_optimizer": "adamw",

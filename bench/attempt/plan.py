@@ -10,8 +10,8 @@ import torch
 import tyro
 
 from bench.attempt.interface import Settings
-from bench.cli import option_value, parse_arguments
-from bench.config import check_values, find_config, read_config, read_search
+from bench.cli import option_value, parse_arguments, with_current_option_names
+from bench.config import check_values, find_config, knows_current_names, read_config, read_search
 from bench.distributed import World, read_world
 from bench.errors import UnavailableHere, UsageError, nearest_hint
 from bench.experiments.launcher import BATCH_VARIABLE
@@ -138,6 +138,8 @@ def read_request(
         [("request", tyro.conf.OmitArgPrefixes[Request]), ("settings", tyro.conf.OmitArgPrefixes[settings_type])],
         frozen=True,
     )
+    if knows_current_names(settings_type):  # those of older records have the former ones
+        arguments = with_current_option_names(arguments)
     if option_value(arguments, "--results") == "":
         raise UsageError("--results: the folder's name is empty")
     name = option_value(arguments, "--config") or Request.config

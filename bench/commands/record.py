@@ -15,7 +15,7 @@ from bench.commands import board
 from bench.commands.executor_options import AddressOption, EngineOption
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption, WhyOption
 from bench.commands.paired_experiment import Participant, conclude_comparison, run_paired_experiment
-from bench.config import CONFIGS, find_config, merged_values
+from bench.config import CONFIGS, find_config, merged_values, with_current_names
 from bench.errors import UsageError
 from bench.experiments.comparison import Comparison, evaluate_comparison, summarize_batch
 from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, open_executors
@@ -311,7 +311,7 @@ def make_default(config: str, record: Record) -> None:
         return
     import tomli_w
 
-    values = merged_values(find_config(config, record.device)[1])
+    values = merged_values(find_config(config, record.device)[1], with_current_names)
     kept = {key: value for key, value in values.items() if key not in RESOLVED_BY_MACHINE}
     if kept.get("kernel") == "c":
         kept["kernel"] = "auto"  # a default config has to run on machines without a compiler

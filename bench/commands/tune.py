@@ -9,7 +9,7 @@ import tyro
 from bench.cli import EXIT_INTERRUPTED, check_positive, handle_interrupts, print_progress, reject_unwritable
 from bench.commands.executor_options import AddressOption, EngineOption
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption
-from bench.config import SEARCH, find_config, merged_values
+from bench.config import SEARCH, current_names, find_config, merged_values, with_current_names
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments.executors import (
     EXIT_UNFINISHED,
@@ -136,7 +136,8 @@ def config_text(search: Search, best: "FrozenTrial", cost: Mapping[str, Any]) ->
     import tomli_w
 
     space, planned = search.space, search.planned
-    values = merged_values(find_config(space.base, planned.device)[1]) | best.params
+    base = merged_values(find_config(space.base, planned.device)[1], with_current_names)
+    values = base | current_names(best.params)
     values.pop(SEARCH, None)
     header = (
         f"# Found by a search of {space.path.name} from {space.base}: trial {best.number} of "

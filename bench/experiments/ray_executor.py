@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bench.cli import handle_interrupts, ignore_interrupts, option_value, print_progress, without_option
-from bench.config import merged_values
+from bench.config import merged_values, with_current_names
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments import launcher
 from bench.experiments.launcher import PATIENCE_SECONDS, Contestant, Refusal, Task
@@ -146,7 +146,8 @@ def make_portable(script: Path, arguments: Sequence[str], home: Path) -> tuple[s
         import tomli_w
 
         portable_config = f"carried/{Path(config).name}"
-        files[portable_config] = tomli_w.dumps(merged_values(Path(config))).encode()  # its base may not be on the node
+        prepare = with_current_names if root == home else lambda values, path: values  # a record's source has its own
+        files[portable_config] = tomli_w.dumps(merged_values(Path(config), prepare)).encode()  # without a base
         portable_arguments = ["--config", portable_config, *without_option(arguments, "--config")]
     return portable_script, portable_arguments, files
 

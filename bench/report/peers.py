@@ -10,7 +10,7 @@ from datetime import timedelta
 from statistics import median
 from typing import Any
 
-from bench.config import CONFIGS, find_config, merged_values
+from bench.config import CONFIGS, current_names, find_config, merged_values, with_current_names
 from bench.formatting import changed_settings, escape_markdown, number
 from bench.report.render import template_environment
 from bench.storage.schema import Run
@@ -100,14 +100,15 @@ def sitting(run: Run, runs: Sequence[Run]) -> list[Run]:
 
 def config_settings(name: str) -> dict[str, Any]:
     """What a config of ours sets, its bases' values under its own."""
-    return merged_values(CONFIGS / f"{name}.toml")
+    return merged_values(CONFIGS / f"{name}.toml", with_current_names)
 
 
 def changes(run: Run) -> list[str]:
     """In what a run's settings differ from its config's; how long it might have taken is none of it."""
     wanted = config_settings(run.config)
     wanted.pop("max_seconds", None)
-    return changed_settings(wanted, {key: run.settings.get(key) for key in wanted})
+    settings = current_names(run.settings)
+    return changed_settings(wanted, {key: settings.get(key) for key in wanted})
 
 
 def with_ratio(seconds: float | None, reference: Sequence[float | None]) -> str:

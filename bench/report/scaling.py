@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.config import current_names
 from bench.formatting import changed_settings, commit_text, escape_markdown, middle, number, spread_text
 from bench.report import scaling_plot
 from bench.report.plots import csv_text
@@ -163,7 +164,7 @@ def processes_figures(runs: Sequence[Run]) -> str:
     """Attempts of several processes beside those of one, with the same settings but for the threads of each."""
 
     def key(run: Run) -> tuple:
-        settings = {name: value for name, value in run.settings.items() if name != "threads"}
+        settings = {name: value for name, value in current_names(run.settings).items() if name != "threads"}
         machine = run.hardware and (run.hardware.cpu, run.hardware.gpu and run.hardware.gpu.name)
         return run.track, run.config, run.source_sha256, machine, tuple(sorted(settings.items()))
 

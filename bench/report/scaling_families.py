@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from bench.config import current_names
 from bench.stats.power_law import exponent_text, fit
 from bench.storage.schema import Run
 
@@ -67,7 +68,7 @@ class Family(NamedTuple):
 
 
 def common_settings(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in run.settings.items() if key not in OWN_SETTINGS}
+    return {key: value for key, value in current_names(run.settings).items() if key not in OWN_SETTINGS}
 
 
 def families(runs: Iterable[Run]) -> list[Family]:

@@ -18,8 +18,8 @@ HONEST = {
     "batch_size": 256,
     "num_steps": 200,
     "resume_at": 100,
-    "survey_problems": 9000,
-    "drill_problems": 256,
+    "evaluation_problems": 9000,
+    "replay_problems": 256,
     "check_every": 100,
     "check_problems": 1024,
 }

@@ -19,8 +19,8 @@ SMALL = speedrun.Settings(
     check_problems=64,
     resume_at=4,
     start_over_above=10**6,
-    survey_problems=500,
-    drill_problems=20,
+    evaluation_problems=500,
+    replay_problems=20,
 )
 # What other published trainers have: several layers, gains, tied weights, a stream, clipping.
 PEER = replace(
