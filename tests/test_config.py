@@ -1,4 +1,4 @@
-"""Configs from small files, and requests that are wrong, each in one line."""
+"""Config files and command lines; every invalid one is refused in one line."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from tests.support.examples import ROOT
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A trainer's settings in small."""
+    """A small version of the trainer's settings."""
 
     track: str = "add3"
     activation: Literal["gelu", "silu"] = "gelu"
@@ -51,7 +51,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def refused(function, *arguments) -> str:
-    """The one line that a wrong request ends with."""
+    """The message of the UsageError, which is one line."""
     with pytest.raises(UsageError) as problem:
         function(*arguments)
     message = str(problem.value)
@@ -64,49 +64,49 @@ def refused(function, *arguments) -> str:
 # files
 
 
-def test_a_file_sets_what_it_says_and_nothing_else(tmp_path: Path) -> None:
+def test_a_file_gives_only_the_values_that_it_sets(tmp_path: Path) -> None:
     path = write(tmp_path / "a.toml", '# why\nactivation = "silu"\nbatch_size = 64\nrate = 1.5\ncompile = true\n')
     assert read_config(path, Settings) == {"activation": "silu", "batch_size": 64, "rate": 1.5, "compile": True}
     assert read_config(write(tmp_path / "b.toml", ""), Settings) == {}
 
 
-def test_a_file_stands_over_its_base_and_that_over_its_own(tmp_path: Path) -> None:
+def test_the_values_of_a_file_override_those_of_its_bases(tmp_path: Path) -> None:
     write(tmp_path / "ground.toml", 'track = "add2"\nbatch_size = 1\nrate = 0.1\n')
     write(tmp_path / "middle.toml", 'base = "ground"\nbatch_size = 2\nactivation = "silu"\n')
     path = write(tmp_path / "top.toml", 'base = "middle"\nbatch_size = 3\n')
     assert read_config(path, Settings) == {"track": "add2", "rate": 0.1, "activation": "silu", "batch_size": 3}
 
 
-def test_a_base_may_be_a_path_from_the_file_that_names_it(tmp_path: Path) -> None:
+def test_a_base_may_be_a_path_relative_to_the_file_that_names_it(tmp_path: Path) -> None:
     write(tmp_path / "ground.toml", "batch_size = 1\n")
     path = write(tmp_path / "folder" / "top.toml", 'base = "../ground.toml"\n')
     assert read_config(path, Settings) == {"batch_size": 1}
 
 
-def test_a_base_may_be_a_name_of_a_config_that_comes_with_the_project(tmp_path: Path, monkeypatch) -> None:
+def test_a_base_may_be_the_name_of_a_config_of_the_project(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
     write(tmp_path / "configs" / "ground.toml", "batch_size = 1\nrate = 0.1\n")
     path = write(tmp_path / "top.toml", 'base = "ground"\nrate = 0.2\n')
     assert read_config(path, Settings) == {"batch_size": 1, "rate": 0.2}
-    write(tmp_path / "ground.toml", "batch_size = 2\n")  # one beside it comes first
+    write(tmp_path / "ground.toml", "batch_size = 2\n")  # a file in the same folder takes precedence
     assert read_config(path, Settings) == {"batch_size": 2, "rate": 0.2}
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
-def test_configs_that_extend_one_another_in_a_circle_are_refused(length: int, tmp_path: Path) -> None:
+def test_a_cycle_of_bases_is_refused(length: int, tmp_path: Path) -> None:
     for i in range(length):
         write(tmp_path / f"{i}.toml", f'base = "{(i + 1) % length}"\n')
     assert "in a circle" in refused(read_config, tmp_path / "0.toml", Settings)
 
 
-def test_two_ways_to_one_base_are_no_circle(tmp_path: Path) -> None:
+def test_two_configs_may_share_a_base(tmp_path: Path) -> None:
     write(tmp_path / "ground.toml", "batch_size = 1\n")
     for name in ("left", "right"):
         path = write(tmp_path / f"{name}.toml", 'base = "ground"\n')
         assert read_config(path, Settings) == {"batch_size": 1}
 
 
-def test_a_base_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_base_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.toml", 'base = "nowhere"\n')
     assert refused(read_config, path, Settings) == f"{path}: base: there is no config 'nowhere'"
 
@@ -119,12 +119,12 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(key: str, meant: str, tm
     assert refused(read_config, path, Settings) == f"{path}: unknown key '{key}'; the nearest is '{meant}'"
 
 
-def test_an_unknown_key_like_no_other_is_refused_with_all_there_are(tmp_path: Path) -> None:
+def test_an_unknown_key_without_a_similar_one_is_refused_with_all_valid_keys(tmp_path: Path) -> None:
     path = write(tmp_path / "a.toml", "zzz = 1\n")
     assert "there are activation, base, batch_size, compile, rate, track" in refused(read_config, path, Settings)
 
 
-def test_an_unknown_key_of_a_base_is_refused_in_the_name_of_the_base(tmp_path: Path) -> None:
+def test_the_message_about_an_unknown_key_of_a_base_names_the_base(tmp_path: Path) -> None:
     base = write(tmp_path / "ground.toml", "zzz = 1\n")
     path = write(tmp_path / "a.toml", 'base = "ground"\n')
     assert refused(read_config, path, Settings).startswith(f"{base}: unknown key 'zzz'")
@@ -144,21 +144,21 @@ def test_an_unknown_key_of_a_base_is_refused_in_the_name_of_the_base(tmp_path: P
         ("[track]\nname = 1", "track"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused_by_its_key(line: str, key: str, tmp_path: Path) -> None:
+def test_the_message_about_a_value_of_the_wrong_type_names_its_key(line: str, key: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.toml", f"{line}\n")
     message = refused(read_config, path, Settings)
     assert message.startswith(f"{path}: {key}: input should be ")
     assert ", got " in message
 
 
-def test_a_whole_number_will_do_for_a_float(tmp_path: Path) -> None:
+def test_an_integer_is_accepted_as_a_float(tmp_path: Path) -> None:
     assert read_config(write(tmp_path / "a.toml", "rate = 2\n"), Settings) == {"rate": 2}
 
 
 @pytest.mark.parametrize(
     "content", [b"batch_size =", b"= 1", b"[a\n\n[b", b"a = 1\na = 2", b"\xff\xfe\x00", b'a = """']
 )
-def test_what_is_not_toml_is_refused_by_its_file(content: bytes, tmp_path: Path) -> None:
+def test_the_message_about_invalid_toml_names_the_file(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_bytes(content)
     assert refused(read_config, path, Settings).startswith(f"{path}: ")
@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.text(min_size=1), st.one_of(st.text(), st.integers(), st.lists(st.integers(), max_size=2)))
-def test_a_wrong_value_is_refused_in_one_line_whatever_it_holds(where: str, value: object) -> None:
+def test_any_invalid_value_is_refused_in_one_line(where: str, value: object) -> None:
     where = " ".join(where.split())
     message = refused(check_values, {"activation": value}, Settings, where)
     assert message.startswith(f"{where}: activation: ")
@@ -179,7 +179,7 @@ def test_a_wrong_value_is_refused_in_one_line_whatever_it_holds(where: str, valu
 # names
 
 
-def test_a_name_is_resolved_by_the_device(configs: Path) -> None:
+def test_a_short_name_is_resolved_by_the_device(configs: Path) -> None:
     for name in ("add3-cpu", "add3-cuda", "tiny"):
         write(configs / f"{name}.toml", "")
     assert find_config("add3", "cpu") == ("add3-cpu", configs / "add3-cpu.toml")
@@ -189,24 +189,24 @@ def test_a_name_is_resolved_by_the_device(configs: Path) -> None:
     assert find_config("tiny", "cuda") == ("tiny", configs / "tiny.toml")
 
 
-def test_a_path_is_taken_as_it_is(configs: Path, tmp_path: Path) -> None:
+def test_a_path_to_a_config_needs_no_resolution(configs: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "elsewhere" / "mine.toml", "")
     assert find_config(str(path), "cpu") == ("mine", path)
 
 
-def test_a_file_that_is_not_there_is_refused(configs: Path) -> None:
+def test_a_missing_file_is_refused(configs: Path) -> None:
     missing = configs / "mine.toml"
     assert refused(find_config, str(missing), "cpu") == f"{str(missing)!r}: there is no such config file"
 
 
-def test_a_name_that_is_not_there_is_refused_with_the_nearest_one(configs: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_one(configs: Path) -> None:
     write(configs / "add3-cpu.toml", "")
     assert refused(find_config, "ad3", "cpu") == "--config 'ad3': there is no such config; the nearest is 'add3'"
     message = refused(find_config, "zzzzzz", "cpu")
     assert message == "--config 'zzzzzz': there is no such config; there are add3, add3-cpu"
 
 
-def test_every_config_of_ours_is_valid() -> None:
+def test_every_config_of_the_project_is_valid() -> None:
     paths = sorted(config.CONFIGS.glob("*.toml"))
     assert paths
     for path in paths:
@@ -217,7 +217,7 @@ def test_every_config_of_ours_is_valid() -> None:
 @pytest.mark.parametrize(
     ("word", "ending"), [("batchsize", "; the nearest is 'batch-size'"), ("x", "; there are batch-size, track")]
 )
-def test_nearest_names_one_or_all(word: str, ending: str) -> None:
+def test_the_hint_names_the_nearest_word_or_all(word: str, ending: str) -> None:
     assert nearest_hint(word, {"track", "batch-size"}) == ending
 
 
@@ -293,16 +293,16 @@ def test_settings_have_one_hash_under_either_name() -> None:
         (["--config"], None),
     ],
 )
-def test_an_option_is_found_before_the_rest_is_understood(arguments: list[str], value: str | None) -> None:
+def test_an_option_is_read_before_the_command_line_is_parsed(arguments: list[str], value: str | None) -> None:
     assert option_value(arguments, "--config") == value
 
 
-def test_of_an_option_given_twice_the_same_value_counts_early_and_late() -> None:
+def test_of_an_option_given_twice_the_early_reading_and_the_parser_take_the_same_value() -> None:
     arguments = ["--track", "a", "--track=b"]
     assert option_value(arguments, "--track") == parse_arguments(Settings, arguments, Settings()).track
 
 
-def test_the_command_line_stands_over_the_config() -> None:
+def test_the_command_line_overrides_the_config() -> None:
     default = Settings(batch_size=64, rate=0.25)
     parsed = parse_arguments(Settings, ["--batch-size", "8", "--compile", "--track=a=b"], default)
     assert parsed == Settings(batch_size=8, rate=0.25, compile=True, track="a=b")
@@ -315,7 +315,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_one() -> None:
     assert message == "--batchsize: unknown option; the nearest is '--batch-size'"
 
 
-def test_options_of_a_part_are_suggested_too() -> None:
+def test_options_of_a_nested_dataclass_are_suggested() -> None:
     message = refused(parse_arguments, Whole, ["--batchsize", "8"], Whole(Settings()))
     assert message == "--batchsize: unknown option; the nearest is '--batch-size'"
 
@@ -331,14 +331,14 @@ def test_options_of_a_part_are_suggested_too() -> None:
         (["--compile", "yes"], ["'yes'"]),
     ],
 )
-def test_a_wrong_command_line_is_refused_in_one_line(arguments: list[str], mentions: list[str]) -> None:
+def test_an_invalid_command_line_is_refused_in_one_line(arguments: list[str], mentions: list[str]) -> None:
     message = refused(parse_arguments, Settings, arguments, Settings())
     assert all(part in message for part in mentions)
     assert "│" not in message
     assert "─" not in message
 
 
-def test_names_that_hold_a_line_break_are_refused_in_one_line(configs: Path) -> None:
+def test_names_with_a_line_break_are_refused_in_one_line(configs: Path) -> None:
     refused(parse_arguments, Settings, ["--x\ny"], Settings())
     refused(find_config, "add3\nadd4", "cpu")
     refused(find_config, "add3\n.toml", "cpu")

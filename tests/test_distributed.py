@@ -1,4 +1,4 @@
-"""Several processes as one trainer: what they share out and put together, and real ones that torchrun starts."""
+"""Data-parallel training: sharing and gathering in two processes, and attempts that torchrun starts."""
 
 import json
 import os
@@ -55,27 +55,33 @@ class Watch:
 
 
 def trained(**changes):
-    """A trainer after its few steps, and its checks."""
+    """A trainer after training, and its checks."""
     trainer, watch = Trainer(Settings(**(SMALL | changes)), get_track("add2"), CPU, torch.float32, 7), Watch()
     trainer.warm_up()
     trainer.train(watch)
     return trainer, watch.checks
 
 
-def differences(own, others):
-    """The largest of each weight, relative to its largest value."""
-    for name, weight in own.model.state_dict().items():
+def differences(trainer, others):
+    """The largest difference of each weight, relative to its largest value."""
+    for name, weight in trainer.model.state_dict().items():
         yield float((weight - others[name]).abs().max() / weight.abs().max())
 
 
 # -----------------------------------------------------------------------------
-# alone
+# one process
 
 
-def test_without_torchrun_a_process_is_alone():
+def test_without_torchrun_there_is_a_world_of_one_process():
     assert read_world({}) == World(rank=0, size=1, local_rank=0, local_size=1)
-    told = {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    assert read_world(told) == World(rank=3, size=4, local_rank=1, local_size=2)
+    environment = {
+        "TORCHELASTIC_RUN_ID": "none",
+        "RANK": "3",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    assert read_world(environment) == World(rank=3, size=4, local_rank=1, local_size=2)
     rows = torch.arange(5)
     assert distributed.share(rows) is rows
     assert distributed.gather(rows, 5) is rows
@@ -87,7 +93,7 @@ def test_without_torchrun_a_process_is_alone():
     )
 
 
-def test_a_sum_of_what_is_not_known_is_not_known():
+def test_the_sum_with_an_unknown_value_is_unknown():
     assert distributed.sum_or_none([1, 2]) == 3
     assert distributed.sum_or_none([1, None]) is None
 
@@ -99,7 +105,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         World(size=3, local_size=3).device(torch.device("cuda"))
 
 
-def test_parts_of_a_batch_make_the_update_of_the_whole():
+def test_micro_batches_give_the_update_of_the_whole_batch():
     whole, checks = trained()
     parts, other_checks = trained(micro_batches=4)
     assert max(differences(whole, parts.model.state_dict())) < 1e-4
@@ -108,12 +114,12 @@ def test_parts_of_a_batch_make_the_update_of_the_whole():
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 30, "micro_batches": 4}, {"micro_batches": 0}])
-def test_a_batch_that_cannot_be_parted_evenly_is_refused(changes):
+def test_a_batch_that_cannot_be_divided_evenly_is_refused(changes):
     with pytest.raises(ValueError, match=r"batch_size must be a multiple|micro_batches must be above 0"):
         Settings(**changes)
 
 
-def test_what_several_processes_cannot_do_is_refused_or_left(monkeypatch):
+def test_options_that_several_processes_do_not_support_are_refused_or_turned_off(monkeypatch):
     for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("RANK", "0"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
@@ -140,7 +146,7 @@ def test_what_several_processes_cannot_do_is_refused_or_left(monkeypatch):
 
 
 def in_two(target, *arguments):
-    """What a function of this file returns in the first of two processes."""
+    """The result of a function of this file, run in two processes, on rank 0."""
     context = torch.multiprocessing.get_context("spawn")
     answers = context.Queue()
     port = context.Value("i", 0)
@@ -168,7 +174,7 @@ def run_one(rank, port, answers, target, arguments):
     dist.destroy_process_group()
 
 
-def shared_out():
+def share_and_gather():
     rows = torch.arange(14).view(7, 2)
     own = distributed.share(rows)
     few = distributed.gather(distributed.share(rows[:1]) * 2, 1)
@@ -188,8 +194,8 @@ def weights_and_checks(changes):
     return state, checks, everywhere[0] == everywhere[1], trainer.step_flops
 
 
-def test_rows_are_shared_out_and_come_back_in_order():
-    found = in_two(shared_out)
+def test_rows_are_shared_and_gathered_in_order():
+    found = in_two(share_and_gather)
     assert found == (
         (torch.arange(14).view(7, 2) * 2).tolist(),
         4,
@@ -206,7 +212,7 @@ def test_rows_are_shared_out_and_come_back_in_order():
 def test_two_processes_take_the_steps_of_one(changes):
     alone, checks = trained(**changes)
     state, together, is_same_everywhere, flops = in_two(weights_and_checks, changes)
-    assert is_same_everywhere, "the processes went apart"
+    assert is_same_everywhere, "the weights of the processes differ"
     assert max(differences(alone, {name: torch.tensor(values) for name, values in state.items()})) < 1e-4
     assert [(step, errors) for step, _, errors in together] == [(step, errors) for step, _, errors in checks]
     assert [loss for _, loss, _ in together] == pytest.approx([loss for _, loss, _ in checks], rel=1e-4)
@@ -227,19 +233,19 @@ def torchrun(results, *arguments):
 
 
 def test_torchrun_makes_one_attempt_and_one_line(tmp_path):
-    asked = ["--seed", "3", *options(num_steps=5)]
-    process = torchrun(tmp_path / "two", "--json", *asked)
-    out, told = process.communicate(timeout=300)
+    arguments = ["--seed", "3", *options(num_steps=5)]
+    process = torchrun(tmp_path / "two", "--json", *arguments)
+    out, errors = process.communicate(timeout=300)
     (run,), faults = Journal(tmp_path / "two").read()
     assert faults == []
-    assert json.loads(out.splitlines()[-1])["run_id"] == run.run_id, told
+    assert json.loads(out.splitlines()[-1])["run_id"] == run.run_id, errors
     assert (run.outcome, run.processes, run.examples) == ("missed", 2, 5 * 24)
     assert run.machine.class_.endswith(", 2 processes")
-    assert told.count("  setup, cpu, 2 processes") == 1, "one process speaks"
+    assert errors.count("  setup, cpu, 2 processes") == 1, "only one process prints"
     assert (tmp_path / "two" / run.weights).is_file()
     assert not list((tmp_path / "two" / "started").glob("*.json"))
 
-    command = [sys.executable, "speedrun.py", "--shared", "--device", "cpu", "--kernel", "torch", *asked]
+    command = [sys.executable, "speedrun.py", "--shared", "--device", "cpu", "--kernel", "torch", *arguments]
     subprocess.run([*command, "--results", str(tmp_path / "one")], cwd=ROOT, capture_output=True, timeout=120)
     (alone,), _ = Journal(tmp_path / "one").read()
     assert run.certificate.problems == alone.certificate.problems == 10_000
@@ -249,10 +255,10 @@ def test_torchrun_makes_one_attempt_and_one_line(tmp_path):
 
 def test_a_time_limit_ends_all_processes_and_is_filed(tmp_path):
     process = torchrun(tmp_path, *options(num_steps=100_000), "--max-seconds", "1")
-    _, told = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     (run,), _ = Journal(tmp_path).read()
-    assert run.outcome == "timeout", told
+    assert run.outcome == "timeout", errors
 
 
 LATE = """
@@ -265,44 +271,50 @@ runpy.run_path("speedrun.py", run_name="__main__")
 
 
 @pytest.mark.parametrize("late", ["0", "1"])
-def test_a_wrong_request_is_told_once_whoever_comes_late(tmp_path, late):
+def test_an_invalid_request_is_reported_once_even_if_one_process_starts_late(tmp_path, late):
     script = tmp_path / "late.py"
     script.write_text(LATE)
-    asked = ["--device", "cpu", "--results", str(tmp_path), *options(batch_size=25)]
-    command = [*TORCHRUN, str(script), late, *asked]
+    arguments = ["--device", "cpu", "--results", str(tmp_path), *options(batch_size=25)]
+    command = [*TORCHRUN, str(script), late, *arguments]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert process.returncode == 1
     assert process.stderr.count("batch_size must be a multiple of 2 processes") == 1
     assert not (tmp_path / "runs.jsonl").exists()
 
 
-def test_a_request_that_is_wrong_at_one_process_only_is_told_by_it(monkeypatch, capsys):
+def test_a_request_that_is_invalid_in_one_process_only_is_reported_by_it(monkeypatch, capsys):
     monkeypatch.setattr(worker, "UNHEARD_SECONDS", 0.0)
-    told = {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    for name, value in told.items():
+    environment = {
+        "TORCHELASTIC_RUN_ID": "none",
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    heeded = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         status = command.main(Settings, Trainer, Clock(), ["--device", "cpu", *options(batch_size=25)], "")
     finally:
-        for number, handler in heeded.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     assert status == 2
     assert "batch_size must be a multiple of 2 processes" in capsys.readouterr().err
 
 
-def test_a_process_that_dies_ends_the_attempt_in_a_line(tmp_path):
+def test_an_attempt_with_a_killed_process_is_filed(tmp_path):
     process = torchrun(tmp_path, *options(num_steps=100_000))
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("started/*.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(4.0)
-    follower = next(child for child in children(process.pid) if read_environment(child).get("RANK") == "1")
-    os.kill(follower, signal.SIGKILL)
-    _, told = process.communicate(timeout=120)
+    time.sleep(4.0)  # most likely in training by now; the outcome is the same in an earlier phase
+    worker_id = next(child for child in children(process.pid) if read_environment(child).get("RANK") == "1")
+    os.kill(worker_id, signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     (run,), _ = Journal(tmp_path).read()
-    assert run.outcome in ("error", "interrupted"), told
+    assert run.outcome in ("error", "interrupted"), errors
 
 
 def children(process_id):

@@ -1,4 +1,4 @@
-"""Hashes recomputed by hand, and commits in repositories made for the purpose."""
+"""Hashes against values by hand, and commits in temporary repositories."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from bench.provenance import commit_and_dirty, config_hash, files_sha256, first_
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small checkout in the place of ours."""
+    """A small checkout in place of the real one."""
     root = tmp_path / "checkout"
     for name in ("speedrun.py", "model.py", "bench/clock.py", "bench/board.md.jinja", "results/LEADERBOARD.md"):
         path = root / name
@@ -35,7 +35,7 @@ def git(root: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def commit(root: Path) -> str:
-    """The same, committed."""
+    """The hash of a commit of all files in `root`."""
     git(root, "init", "--quiet")
     git(root, "add", ".")
     git(root, "commit", "--quiet", "--no-verify", "-m", "first")
@@ -97,7 +97,7 @@ def test_the_order_of_the_files_makes_no_difference(root: Path) -> None:
         ("README.md", False, False),
     ],
 )
-def test_a_change_is_seen_by_the_hash_that_it_belongs_to(
+def test_a_file_changes_only_the_hash_that_covers_it(
     name: str, changes_source: bool, changes_harness: bool, root: Path
 ) -> None:
     source, harness = source_sha256(root), harness_sha256(root)
@@ -106,13 +106,13 @@ def test_a_change_is_seen_by_the_hash_that_it_belongs_to(
     assert (source_sha256(root) != source, harness_sha256(root) != harness) == (changes_source, changes_harness)
 
 
-def test_a_renamed_file_is_another_source(root: Path) -> None:
+def test_renaming_a_file_changes_the_hash(root: Path) -> None:
     before = source_sha256(root)
     (root / "model.py").rename(root / "net.py")
     assert source_sha256(root) != before
 
 
-def test_what_moves_from_one_file_into_the_next_is_another_source(root: Path) -> None:
+def test_moving_text_between_files_changes_the_hash(root: Path) -> None:
     (root / "model.py").write_text("ab")
     (root / "speedrun.py").write_text("c")
     before = source_sha256(root)
@@ -136,17 +136,17 @@ def test_a_change_of_the_source_is_dirty(name: str, root: Path, commit: str) -> 
 
 
 @pytest.mark.parametrize("name", ["results/LEADERBOARD.md", "results/runs.jsonl", "results/records/new/run.json"])
-def test_a_change_of_the_results_is_not(name: str, root: Path, commit: str) -> None:
+def test_a_change_of_the_results_is_not_dirty(name: str, root: Path, commit: str) -> None:
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_text("changed\n")
     assert commit_and_dirty() == (commit, False)
 
 
-def test_what_is_no_checkout_has_no_commit(root: Path) -> None:
+def test_a_folder_outside_a_checkout_has_no_commit(root: Path) -> None:
     assert commit_and_dirty() == (None, None)
 
 
-def test_a_folder_in_somebody_elses_checkout_has_no_commit(root: Path) -> None:
+def test_a_folder_inside_another_checkout_has_no_commit(root: Path) -> None:
     git(root.parent, "init", "--quiet")
     git(root.parent, "add", ".")
     git(root.parent, "commit", "--quiet", "--no-verify", "-m", "not ours")

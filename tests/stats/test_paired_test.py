@@ -1,4 +1,4 @@
-"""Paired comparisons, by hand and against naive loops in exact arithmetic."""
+"""Paired comparisons, against values by hand and naive loops in exact arithmetic."""
 
 import itertools
 import math
@@ -32,7 +32,7 @@ from tests.support.examples import example_run, example_seconds
 
 
 def attempts(*costs: float) -> ChargedAttempts:
-    """Of one side; negative seconds stand for a miss that cost as much."""
+    """The attempts of one side; negative seconds mean a miss of that cost."""
     return ChargedAttempts(np.abs(np.array(costs, dtype=float)), np.array([cost > 0 for cost in costs], dtype=bool))
 
 
@@ -41,7 +41,7 @@ def exchanged(pairs: Pairs) -> Pairs:
 
 
 def random_pairs(num_pairs: int, ratio: float, noise: float, seed: int = 0) -> Pairs:
-    """Without misses; `noise` is the standard deviation of log seconds."""
+    """Pairs without misses; `noise` is the standard deviation of the log seconds."""
     generator = np.random.default_rng(seed)
     costs_a, costs_b = np.exp(noise * generator.normal(size=(2, num_pairs)))
     return Pairs(attempts(*(20.0 * ratio * costs_a)), attempts(*(20.0 * costs_b)))
@@ -68,7 +68,7 @@ def lists_of_pairs(min_size: int, max_size: int) -> st.SearchStrategy[Pairs]:
 # from runs to pairs
 
 
-def test_the_sides_are_charged_apart_by_the_rules_of_a_batch() -> None:
+def test_each_side_is_charged_by_the_rules_of_a_batch() -> None:
     pairs = pair_runs(
         [attempt("solved", 10.0, seed=1), attempt("lost", None, seed=2), attempt("missed", 30.0, seed=3)],
         [attempt("lost", None, seed=1), attempt("solved", 50.0, seed=2), attempt("solved", 70.0, seed=3)],
@@ -81,20 +81,20 @@ def test_the_sides_are_charged_apart_by_the_rules_of_a_batch() -> None:
     assert pairs.b.solved.tolist() == [False, True, True]
 
 
-def test_each_clock_makes_its_own_comparison() -> None:
+def test_each_clock_has_its_own_costs() -> None:
     runs = [example_run(seconds=example_seconds(train=10.0, total=25.0))]
     assert charge_attempts(runs, "train").costs.tolist() == [10.0]
     assert charge_attempts(runs, "total").costs.tolist() == [25.0]
 
 
-def test_runs_of_other_seeds_are_no_pairs() -> None:
+def test_runs_with_different_seeds_are_refused() -> None:
     runs = [attempt("solved", 10.0, seed=seed) for seed in (1, 2, 3)]
     for others in (runs[::-1], runs[:2], []):
         with pytest.raises(ValueError, match="seeds differ"):
             pair_runs(runs, others, "train")
 
 
-def test_no_pairs_at_all_decide_and_promise_nothing() -> None:
+def test_a_comparison_without_pairs_has_no_result() -> None:
     pairs = pair_runs([], [], "train")
     assert log_ert_ratio(pairs) == 0.0
     assert swap_test(pairs, 0) == 1.0
@@ -105,20 +105,20 @@ def test_no_pairs_at_all_decide_and_promise_nothing() -> None:
 
 
 # -----------------------------------------------------------------------------
-# the number that is compared
+# the statistic
 
 
-def test_the_log_ratio_is_that_of_the_two_expected_times() -> None:
+def test_the_log_ratio_is_that_of_the_expected_times() -> None:
     pairs = Pairs(attempts(10.0, 20.0), attempts(5.0, 5.0))
     assert log_ert_ratio(pairs) == pytest.approx(math.log(15 / 5))
 
 
-def test_a_miss_costs_its_side_its_time_and_a_success() -> None:
+def test_a_miss_adds_its_time_and_no_success() -> None:
     pairs = Pairs(attempts(10.0, -20.0, 30.0), attempts(10.0, 20.0, 30.0))
     assert log_ert_ratio(pairs) == pytest.approx(math.log(30 / 20))
 
 
-def test_who_never_solves_is_infinitely_slower() -> None:
+def test_a_side_that_never_solves_is_infinitely_slower() -> None:
     never, always = attempts(-1.0, -1.0), attempts(100.0, 100.0)
     assert log_ert_ratio(Pairs(never, always)) == math.inf
     assert log_ert_ratio(Pairs(always, never)) == -math.inf
@@ -136,7 +136,7 @@ runs_of_one_side = st.lists(st.builds(attempt, kinds, st.floats(0.01, 1e4)), min
 
 
 @given(runs_of_one_side, runs_of_one_side)
-def test_it_is_what_the_board_s_expected_times_give(runs_a: list[Run], runs_b: list[Run]) -> None:
+def test_the_log_ratio_agrees_with_the_expected_times_of_the_board(runs_a: list[Run], runs_b: list[Run]) -> None:
     ert_a, ert_b = (expected_time_to_success(runs, "train") for runs in (runs_a, runs_b))
     right = 0.0 if ert_a == ert_b else math.log(ert_a / ert_b) if ert_a and math.isfinite(ert_b) else -math.inf
     assert log_ert_ratio(pair_runs(runs_a, runs_b, "train")) == pytest.approx(right, abs=1e-9)
@@ -171,18 +171,18 @@ def test_six_clear_pairs_are_the_fewest_that_decide() -> None:
     assert verdict(five, 0) == "not decided"
 
 
-def test_one_pair_against_the_others_undoes_a_close_decision() -> None:
+def test_one_contrary_pair_reverses_a_close_decision() -> None:
     assert verdict(Pairs(attempts(*[9.0] * 6), attempts(*[10.0] * 6)), 0) == "faster"
     assert verdict(Pairs(attempts(*[9.0] * 5, 11.0), attempts(*[10.0] * 6)), 0) == "not decided"
 
 
 def test_swaps_stay_within_their_pairs() -> None:
-    """Pairs as unlike each other as can be, and still always the same side ahead."""
+    """The pairs differ by orders of magnitude, but side b is always faster."""
     b = np.array([1.0, 10.0, 100.0, 1e3, 1e4, 1e5])
     assert swap_test(Pairs(attempts(*(1.01 * b)), attempts(*b)), 0) == 2 / 64
 
 
-def test_misses_alone_decide_too() -> None:
+def test_misses_alone_can_decide() -> None:
     always, seldom = attempts(*[10.0] * 10), attempts(10.0, *[-10.0] * 9)
     assert verdict(Pairs(always, seldom), 0) == "faster"
 
@@ -193,14 +193,14 @@ def test_a_single_success_decides_nothing() -> None:
     assert verdict(Pairs(never, never), 0) == "not decided"
 
 
-def test_alike_sides_give_one_for_a_p_value_whatever_the_rounding() -> None:
+def test_equal_sides_have_a_p_value_of_one_despite_rounding() -> None:
     for num_pairs in (1, 6, 12, 13, 20):
         costs = [0.1 * index + 0.3 for index in range(num_pairs)]
         assert swap_test(Pairs(attempts(*costs), attempts(*reversed(costs))), 0) == 1.0
 
 
 def naive_swap_test(pairs: Pairs) -> Fraction:
-    """Every swap in a loop, in fractions of whole seconds; how far is told by the larger of ratio and reciprocal."""
+    """All swaps in a loop, in exact fractions; the distance is the larger of the ratio and its reciprocal."""
 
     def distance(side_a: list[tuple[int, bool]], side_b: list[tuple[int, bool]]) -> Fraction | float:
         num_solved = [sum(solved for _, solved in side) for side in (side_a, side_b)]
@@ -233,19 +233,19 @@ def whole_seconds(num_pairs: int, miss_rate: float, seed: int) -> Pairs:
 
 
 @pytest.mark.parametrize(("num_pairs", "miss_rate"), [(1, 0.0), (6, 0.0), (6, 0.9), (9, 0.4), (12, 0.0), (12, 0.2)])
-def test_trying_all_swaps_is_what_a_naive_loop_in_exact_arithmetic_gives(num_pairs: int, miss_rate: float) -> None:
+def test_the_enumerated_test_agrees_with_a_naive_loop_in_exact_arithmetic(num_pairs: int, miss_rate: float) -> None:
     pairs = whole_seconds(num_pairs, miss_rate, seed=num_pairs)
     assert swap_test(pairs, 0) == naive_swap_test(pairs)
 
 
-def test_random_swaps_come_close_to_all_swaps() -> None:
+def test_random_swaps_approximate_all_swaps() -> None:
     pairs = whole_seconds(13, 0.2, seed=5)
     exact = float(naive_swap_test(pairs))
     assert 0.05 < exact < 0.95
     assert swap_test(pairs, 0) == pytest.approx(exact, abs=0.02)
 
 
-def test_random_swaps_are_fair_and_follow_from_the_seed() -> None:
+def test_random_swaps_are_fair_and_depend_on_the_seed() -> None:
     drawn = swaps(20, seed=3)
     assert drawn.shape == (10_000, 20)
     assert np.abs(drawn.mean(0) - 0.5).max() < 0.025
@@ -273,7 +273,7 @@ def test_less_than_six_pairs_never_decide(pairs: Pairs, seed: int) -> None:
 
 
 # -----------------------------------------------------------------------------
-# by how much
+# intervals of the ratio
 
 
 def test_a_ratio_that_is_the_same_in_every_pair_has_no_spread() -> None:
@@ -281,7 +281,7 @@ def test_a_ratio_that_is_the_same_in_every_pair_has_no_spread() -> None:
     assert ratio_interval(Pairs(attempts(*(1.1 * b)), attempts(*b)), 0) == pytest.approx((1.1, 1.1))
 
 
-def test_batches_that_ran_apart_are_resampled_apart() -> None:
+def test_unpaired_batches_are_resampled_independently() -> None:
     b = np.array([1.0, 10.0, 100.0, 1e3, 1e4, 1e5])
     low, high = unpaired_ratio_interval(attempts(*(1.1 * b)), attempts(*b), 0)
     assert low < 0.5 < 2.0 < high
@@ -300,26 +300,26 @@ def naive_interval(pairs: Pairs) -> tuple[float, float]:
     return ratios[50], ratios[-51]
 
 
-def test_the_interval_is_what_a_naive_loop_over_resamples_gives() -> None:
+def test_the_interval_agrees_with_a_naive_bootstrap() -> None:
     pairs = whole_seconds(20, 0.2, seed=1)
     assert ratio_interval(pairs, 0) == pytest.approx(naive_interval(pairs), rel=0.05)
 
 
-def test_batches_of_unlike_size_have_an_interval() -> None:
+def test_batches_of_different_sizes_have_an_interval() -> None:
     new, old = random_pairs(30, 1.5, 0.1).a, random_pairs(10, 1.0, 0.1).b
     low, high = unpaired_ratio_interval(new, old, 0)
     assert 1.3 < low < math.exp(log_ert(new) - log_ert(old)) < high < 1.7
 
 
 @pytest.mark.parametrize("miss_rate", [0.0, 0.1, 0.3])
-def test_the_interval_holds_the_observed_ratio(miss_rate: float) -> None:
+def test_the_interval_contains_the_observed_ratio(miss_rate: float) -> None:
     for seed in range(20):
         pairs = whole_seconds(10, miss_rate, seed)
         low, high = ratio_interval(pairs, seed)
         assert low < math.exp(log_ert_ratio(pairs)) < high
 
 
-def test_the_interval_follows_from_the_seed_and_turns_over_with_the_sides() -> None:
+def test_the_interval_depends_on_the_seed_and_inverts_with_the_sides() -> None:
     pairs = whole_seconds(10, 0.2, seed=0)
     low, high = ratio_interval(pairs, 3)
     assert ratio_interval(pairs, 3) == (low, high)
@@ -352,7 +352,7 @@ def test_resamples_in_which_neither_side_solved_bound_nothing() -> None:
 
 
 # -----------------------------------------------------------------------------
-# planning the next one
+# planning
 
 
 def test_the_pairs_needed_grow_with_the_noise_and_shrink_with_the_difference() -> None:
@@ -369,12 +369,12 @@ def bell_shaped_pairs(num_pairs: int, log_ratio: float) -> Pairs:
     return Pairs(attempts(*costs_a), attempts(*[20.0] * num_pairs))
 
 
-def test_the_pairs_needed_are_those_of_a_paired_difference() -> None:
+def test_the_number_of_pairs_needed_is_that_of_a_paired_difference() -> None:
     """By hand: (1.96 + 0.84)² × (0.01 / 0.00627)² is 20, and 1.96² / 2 more are for the spread being estimated."""
     assert pairs_needed(bell_shaped_pairs(1_000, 0.00627), 0) == pytest.approx(22, abs=1)
 
 
-def test_a_small_comparison_does_not_plan_with_too_little_spread() -> None:
+def test_the_plan_of_a_small_comparison_corrects_the_bootstrap_s_spread() -> None:
     log_seconds = np.log(bell_shaped_pairs(6, 0.001).a.costs).tolist()
     right = (1.96 + 0.84) ** 2 * variance(log_seconds) / 0.001**2
     assert pairs_needed(bell_shaped_pairs(6, 0.001), 0) == pytest.approx(right, rel=0.15)
@@ -385,14 +385,14 @@ def test_a_plan_has_at_least_six_pairs() -> None:
     assert pairs_needed(Pairs(attempts(*[2.0] * 6), attempts(*[1.0] * 6)), 0) == 6
 
 
-def test_there_is_no_plan_for_no_difference() -> None:
+def test_there_is_no_plan_without_a_difference() -> None:
     same = random_pairs(10, 1.0, 0.1).a
     assert pairs_needed(Pairs(same, same), 0) is None
     reversed_costs = same.at(np.arange(10)[::-1])
     assert pairs_needed(Pairs(same, reversed_costs), 0) is None
 
 
-def test_there_is_no_plan_when_it_is_unknown_or_beyond_reach() -> None:
+def test_there_is_no_plan_with_an_unknown_or_too_large_number_of_pairs() -> None:
     once, always = attempts(10.0, *[-10.0] * 5), attempts(*[10.0] * 6)
     assert pairs_needed(Pairs(once, always), 0) is None
     nearly_alike = Pairs(attempts(10.001, 30.001, 20.0), attempts(30.0, 10.0, 20.0))
@@ -400,7 +400,7 @@ def test_there_is_no_plan_when_it_is_unknown_or_beyond_reach() -> None:
 
 
 # -----------------------------------------------------------------------------
-# the machine meanwhile
+# drift
 
 
 def test_drift_is_the_change_from_the_first_pair_to_the_last() -> None:
@@ -410,11 +410,11 @@ def test_drift_is_the_change_from_the_first_pair_to_the_last() -> None:
     assert drift(Pairs(attempts(*[20.0] * 3), attempts(*[35.0] * 3))) == pytest.approx(0.0)
 
 
-def test_sides_that_go_apart_are_no_drift() -> None:
+def test_opposite_trends_of_the_sides_are_no_drift() -> None:
     growth = 1.2 ** np.linspace(0.0, 1.0, 10)
     assert drift(Pairs(attempts(*(20 * growth)), attempts(*(20 / growth)))) == pytest.approx(0.0)
 
 
-def test_drift_takes_three_pairs_and_some_time() -> None:
+def test_drift_needs_three_pairs_and_positive_seconds() -> None:
     assert drift(Pairs(attempts(1.0, 2.0), attempts(1.0, 2.0))) is None
     assert drift(Pairs(attempts(1.0, 0.0, 3.0), attempts(1.0, 2.0, 3.0))) is None

@@ -1,14 +1,14 @@
-"""Batches, from runs made by hand."""
+"""Batches, entries and leaders of hand-written runs."""
 
 from bench.stats import ranking
 from tests.support.examples import batch_runs, example_run
 
 
-def test_the_runs_of_a_batch_stand_by_index_and_batches_in_file_order():
+def test_runs_are_ordered_by_index_and_batches_as_in_the_file():
     runs = batch_runs("b", [1.0, 2.0, 3.0])[::-1] + batch_runs("a", [4.0])
-    found = ranking.group_batches([*runs, example_run(batch=None)])
-    assert [batch.id for batch in found] == ["b", "a"]
-    assert [run.run_id for run in found[0].runs] == ["b-0", "b-1", "b-2"]
+    batches = ranking.group_batches([*runs, example_run(batch=None)])
+    assert [batch.id for batch in batches] == ["b", "a"]
+    assert [run.run_id for run in batches[0].runs] == ["b-0", "b-1", "b-2"]
 
 
 def test_only_finished_batches_of_enough_attempts_are_ranked():
@@ -16,18 +16,18 @@ def test_only_finished_batches_of_enough_attempts_are_ranked():
     assert [batch.ranked for batch in ranking.group_batches(runs)] == [False, False, True]
 
 
-def test_the_attempts_of_other_commands_are_no_batches_of_the_board():
+def test_batches_of_other_commands_are_not_on_the_board():
     assert not ranking.group_batches(batch_runs("matrix", [1.0] * 10, command="matrix"))
 
 
-def test_attempts_of_unlike_sources_are_not_one_batch():
+def test_a_batch_with_different_sources_is_split():
     runs = batch_runs("a", [1.0] * 10)
     runs[5:] = [run.model_copy(update={"source_sha256": "other"}) for run in runs[5:]]
     assert sorted(len(batch.runs) for batch in ranking.group_batches(runs)) == [5, 5]
     assert not any(batch.ranked for batch in ranking.group_batches(runs))
 
 
-def test_the_leader_is_the_ranked_and_solved_one_with_the_least_expected_time():
+def test_the_leader_is_the_ranked_entry_with_the_least_expected_time():
     runs = [
         *batch_runs("small", [1.0] * 9),
         *batch_runs("hopeless", [1.0] * 10, outcome=lambda i: "missed"),
@@ -38,7 +38,7 @@ def test_the_leader_is_the_ranked_and_solved_one_with_the_least_expected_time():
     assert [entry.id for entry in ranking.leaders(runs, "train")] == ["sure", "elsewhere"]
 
 
-def test_who_repeats_a_batch_is_ranked_by_all_of_its_attempts():
+def test_repeated_batches_are_ranked_by_all_of_their_attempts():
     one = {"config_hash": "one"}
     lucky, unlucky = batch_runs("first", [1.0] * 10, **one), batch_runs("second", [3.0] * 10, **one)
     cut = batch_runs("third", [8.0] * 4, outcome=lambda i: "missed", planned=20, **one)
@@ -51,14 +51,14 @@ def test_who_repeats_a_batch_is_ranked_by_all_of_its_attempts():
     assert [first.id for first in ranking.leaders([*lucky, *unlucky, *cut, *rival], "train")] == ["rival"]
 
 
-def test_nobody_is_ranked_by_many_batches_that_are_too_small():
+def test_many_batches_that_are_too_small_are_not_ranked():
     one = {"config_hash": "one"}
     runs = [*batch_runs("a", [1.0] * 9, **one), *batch_runs("b", [1.0] * 9, **one)]
     (entry,) = ranking.group_entries(ranking.group_batches(runs))
     assert not entry.ranked
 
 
-def test_where_an_attempt_stands_is_said_in_a_line():
+def test_the_standing_of_an_attempt_is_one_line():
     runs = batch_runs("a", [1.0] * 10)
     single = example_run(run_id="single", batch=None)
     assert "not ranked" in ranking.describe_standing(single, [single])

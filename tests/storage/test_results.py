@@ -1,4 +1,4 @@
-"""What RUN means, in a journal of three runs."""
+"""Lookup of runs and weights in a journal of three runs."""
 
 from datetime import UTC, datetime
 
@@ -29,37 +29,37 @@ def test_a_run_is_found_by_its_id(results):
     assert find_run("first", results).run_id == "first"
 
 
-def test_latest_is_the_one_that_started_last(results):
+def test_latest_is_the_run_that_started_last(results):
     assert find_run("latest", results).run_id == "third"
     assert find_run("latest", results, with_weights=True).run_id == "second"
     assert find_weights("latest", results) == results / "weights" / "second.safetensors"
 
 
-def test_weights_lead_to_the_run_that_ended_with_them_wherever_they_lie(results, tmp_path_factory):
+def test_a_run_is_found_by_a_copy_of_its_weights(results, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "copy.safetensors"
     elsewhere.write_bytes(b"first")
     assert find_run(str(elsewhere), results).run_id == "first"
 
 
-def test_weights_that_are_not_here_are_a_wrong_request_with_a_way_out(results):
+def test_missing_weights_are_an_error_with_a_remedy(results):
     (results / "weights" / "second.safetensors").unlink()
     with pytest.raises(UsageError, match=r"weights of second are not here.*make an attempt first"):
         find_weights("latest", results)
 
 
-def test_lines_that_cannot_be_read_are_reported(results, capsys):
+def test_invalid_lines_are_reported(results, capsys):
     with open(Journal(results).path, "a") as file:
         file.write("torn\n")
     assert find_run("first", results).run_id == "first"
     assert "runs.jsonl:4: skipped" in capsys.readouterr().err
 
 
-def test_a_path_to_weights_is_taken_as_it_is(tmp_path):
+def test_a_path_to_weights_needs_no_journal(tmp_path):
     assert find_weights(str(tmp_path / "any.safetensors"), tmp_path) == tmp_path / "any.safetensors"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "named"),
+    ("reference", "named"),
     [
         ("secnod", "'second'"),
         ("x", "the nearest is"),
@@ -67,29 +67,29 @@ def test_a_path_to_weights_is_taken_as_it_is(tmp_path):
         ("no-such-file.safetensors", "no-such-file"),
     ],
 )
-def test_an_unknown_run_is_a_wrong_request_that_names_the_nearest(results, wanted, named):
+def test_the_message_about_an_unknown_run_names_the_nearest(results, reference, named):
     with pytest.raises(UsageError, match=named):
-        find_run(wanted, results)
+        find_run(reference, results)
 
 
-def test_a_run_that_kept_no_weights_is_none_where_weights_are_needed(results):
+def test_a_run_without_weights_is_refused_where_weights_are_needed(results):
     with pytest.raises(UsageError, match="no run with weights 'third'"):
         find_weights("third", results)
 
 
-def test_weights_of_no_run_are_a_wrong_request(results):
+def test_weights_of_no_run_in_the_journal_are_refused(results):
     (results / "weights" / "third.safetensors").write_bytes(b"foreign")
     with pytest.raises(UsageError, match="no run in"):
         find_run(str(results / "weights" / "third.safetensors"), results)
 
 
-@pytest.mark.parametrize("wanted", ["latest", "first"])
-def test_without_a_journal_there_is_no_run(tmp_path, wanted):
+@pytest.mark.parametrize("reference", ["latest", "first"])
+def test_without_a_journal_there_is_no_run(tmp_path, reference):
     with pytest.raises(UsageError, match="there is no run in"):
-        find_run(wanted, tmp_path)
+        find_run(reference, tmp_path)
 
 
-def test_the_latest_run_is_none_that_tested_a_trainer_or_a_machine(tmp_path):
+def test_the_latest_run_is_not_a_test_of_a_trainer_or_a_machine(tmp_path):
     journal = Journal(tmp_path)
     for day, (command, control) in enumerate((("speedrun", "none"), ("yardstick", "none"), ("audit", "shuffle")), 1):
         batch = {"id": "batch", "command": command, "planned": 3, "index": 0}

@@ -1,4 +1,4 @@
-"""Weights written and read again, and files that are no weights."""
+"""Round trips of weights, and invalid files."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ def rewrite(path: Path, **metadata: str | None) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_loaded_is_what_was_saved_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_loaded_weights_equal_the_saved_ones_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
     model = saved(tmp_path / "w.safetensors", n_layer=2, n_head=4, activation="silu", dtype=dtype)
     loaded, track = weights.load(tmp_path / "w.safetensors", CPU)
     assert track is TRACK
@@ -53,20 +53,20 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(dtype: torch.dtype, tmp_pa
     assert torch.equal(loaded(idx), model(idx))
 
 
-def test_loaded_weights_are_for_asking_and_not_for_training(tmp_path: Path) -> None:
+def test_a_loaded_model_is_in_evaluation_mode_without_gradients(tmp_path: Path) -> None:
     saved(tmp_path / "w.safetensors")
     loaded, _ = weights.load(tmp_path / "w.safetensors", CPU)
     assert not loaded.training
     assert not any(weight.requires_grad for weight in loaded.parameters())
 
 
-def test_save_makes_the_folder_and_returns_the_hash_of_the_file(tmp_path: Path) -> None:
+def test_save_creates_the_folder_and_returns_the_hash_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "results" / "weights" / "w.safetensors"
     digest = weights.save(path, random_model(), TRACK, SETTINGS)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_the_file_says_what_it_is(tmp_path: Path) -> None:
+def test_the_metadata_describe_track_settings_and_model(tmp_path: Path) -> None:
     model = saved(tmp_path / "w.safetensors")
     with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
         metadata = file.metadata()
@@ -76,11 +76,11 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
 
 
 # -----------------------------------------------------------------------------
-# files that are no weights
+# invalid files
 
 
 def refused(path: Path) -> str:
-    """The one line that `load` refuses a file with."""
+    """The message with which `load` refuses a file, one line."""
     with pytest.raises(ValueError, match=r"\A[^\n]+\Z") as problem:
         weights.load(path, CPU)
     assert str(problem.value).startswith(f"{path}: ")
@@ -101,7 +101,7 @@ def test_a_truncated_file_is_refused(kept: float, tmp_path: Path) -> None:
 
 
 class Trap:
-    """Unpickling this leaves a folder behind."""
+    """Unpickling this creates a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -116,7 +116,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     assert refused(path).startswith("not a whole safetensors file")
     assert not trap.path.exists()
     pickle.loads(path.read_bytes())
-    assert trap.path.exists()  # it would have sprung
+    assert trap.path.exists()  # the trap works
 
 
 def test_a_checkpoint_of_torch_is_refused(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"track": "add3"}])
-def test_safetensors_of_somebody_else_are_refused(metadata: dict | None, tmp_path: Path) -> None:
+def test_safetensors_of_other_projects_are_refused(metadata: dict | None, tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2, 2)}, tmp_path / "w.safetensors", metadata)
     assert refused(tmp_path / "w.safetensors").startswith("these are not weights of this project")
 
@@ -153,7 +153,7 @@ def test_weights_of_an_unknown_track_are_refused(tmp_path: Path) -> None:
         {"dtype": "float99"},
     ],
 )
-def test_metadata_that_make_no_sense_are_refused(metadata: dict, tmp_path: Path) -> None:
+def test_invalid_metadata_are_refused(metadata: dict, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     saved(path)
     rewrite(path, **metadata)
@@ -174,6 +174,6 @@ def test_weights_that_do_not_fit_their_model_are_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("sizes", [{"vocab_size": 5}, {"block_size": 4}])
-def test_a_model_that_cannot_write_the_track_is_refused(sizes: dict, tmp_path: Path) -> None:
+def test_a_model_with_the_wrong_vocabulary_or_length_is_refused(sizes: dict, tmp_path: Path) -> None:
     saved(tmp_path / "w.safetensors", **sizes)
     assert refused(tmp_path / "w.safetensors")
