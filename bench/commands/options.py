@@ -13,5 +13,5 @@ ResultsOption = Annotated[Path, tyro.conf.arg(help="Folder of the journal, the w
 UnusedResultsOption = Annotated[Path, tyro.conf.arg(help="Every command accepts this option; this one ignores it.")]
 DeviceOption = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or mps.")]
 WhyOption = Annotated[
-    str | None, tyro.conf.arg(help="What the first contestant changes, and why, in a line; filed in NEGATIVE.md.")
+    str | None, tyro.conf.arg(help="What is changed and why, in one line; for NEGATIVE.md and a record's README.")
 ]

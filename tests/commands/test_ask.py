@@ -1,8 +1,9 @@
-"""Asking a model, with random weights: what is tested is the way there and back, not the arithmetic."""
+"""`python -m bench ask`, with models of random weights."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def naive_answer(seed, text):
     return decode(TRACK, ids[len(text) :])
 
 
-def test_answers_come_one_a_line_from_the_model_alone(results, capsys):
+def test_answers_are_printed_one_a_line(results, capsys):
     prompts = ("123+456=", "000+000=", "999+999=")
     assert answers(capsys, run="first", prompts=prompts, results=results) == [naive_answer(1, p) for p in prompts]
 
@@ -53,12 +54,12 @@ def test_latest_is_the_latest_run_that_kept_weights(results, capsys):
     assert answers(capsys, run="latest", prompts=("123+456=",), results=results) == [naive_answer(2, "123+456=")]
 
 
-def test_a_path_needs_no_journal(results, capsys, tmp_path):
+def test_weights_at_a_path_need_no_journal(results, capsys, tmp_path):
     path = str(results / "weights" / "first.safetensors")
     assert answers(capsys, run=path, prompts=("123+456=",), results=tmp_path) == [naive_answer(1, "123+456=")]
 
 
-def test_a_file_is_answered_a_line_each_in_its_order(results, capsys, tmp_path):
+def test_a_file_is_answered_line_by_line(results, capsys, tmp_path):
     numbers = list(range(0, 1_000_000, 37))
     file = tmp_path / "problems.txt"
     file.write_text("".join(f"{n // 1000:03}+{n % 1000:03}=\n" for n in numbers))
@@ -72,13 +73,13 @@ def test_a_file_is_answered_a_line_each_in_its_order(results, capsys, tmp_path):
 @pytest.mark.parametrize(
     "text", ["", "1", "12+3456=", "123+456", "123-456=", "abc+def=", "=23+456=", "123+45\u0666=", "123+456=0"]
 )
-def test_what_is_no_problem_of_the_track_is_refused_in_one_line(results, text):
+def test_a_prompt_that_is_not_a_problem_of_the_track_is_an_error_of_one_line(results, text):
     with pytest.raises(UsageError, match="not a problem of add3") as refused:
         ask.main(ask.Arguments(run="first", prompts=("123+456=", text), results=results))
     assert "\n" not in str(refused.value)
 
 
-def test_a_bad_line_of_a_file_is_named_by_its_number(results, tmp_path):
+def test_an_error_in_a_file_names_the_line(results, tmp_path):
     file = tmp_path / "problems.txt"
     file.write_text("123+456=\n123+4567=\n")
     with pytest.raises(UsageError, match=r"problems\.txt:2: '123\+4567='"):
@@ -92,20 +93,16 @@ def test_a_bad_line_of_a_file_is_named_by_its_number(results, tmp_path):
         {"run": "no-such-run", "prompts": ("123+456=",)},
         {"run": "no-such-file.safetensors", "prompts": ("123+456=",)},
         {"run": "first"},
-        {"run": "first", "file": "no-such-file.txt"},
+        {"run": "first", "file": Path("no-such-file.txt")},
     ],
 )
-def test_a_wrong_request_is_refused(results, arguments):
-    from pathlib import Path
-
-    if "file" in arguments:
-        arguments = arguments | {"file": Path(arguments["file"])}
+def test_missing_runs_files_and_problems_are_errors_of_one_line(results, arguments):
     with pytest.raises(UsageError) as refused:
         ask.main(ask.Arguments(results=results, **arguments))
     assert "\n" not in str(refused.value)
 
 
-def test_a_truncated_weights_file_is_one_line_and_exit_2(results):
+def test_a_truncated_weights_file_is_an_error_of_one_line(results):
     path = results / "weights" / "first.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     command = [sys.executable, "-m", "bench", "ask", str(path), "123+456="]

@@ -1,4 +1,4 @@
-"""The journal as a table: every value comes back as it stood in its line."""
+"""`python -m bench export`."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ GPU = Gpu.model_validate(
 
 
 def runs():
-    """Runs that have and lack all that a run may lack."""
+    """A run with every value, and a run without the optional ones."""
     full = example_run(
         run_id="full",
         batch=Batch(id="batch", command="compare", planned=10, index=3, side="b"),
@@ -75,7 +75,7 @@ def exported(results, capsys, **arguments):
     return capsys.readouterr().out
 
 
-def test_csv_has_a_row_a_run_and_every_value_of_it(results, capsys):
+def test_csv_has_a_row_for_each_run_with_every_value(results, capsys):
     rows = list(csv.DictReader(io.StringIO(exported(results, capsys), newline="")))
     assert len(rows) == 2
     for run, row in zip(runs(), rows, strict=True):
@@ -90,7 +90,7 @@ def test_csv_has_a_row_a_run_and_every_value_of_it(results, capsys):
                 assert json.loads(row[name]) == value
 
 
-def test_columns_stand_in_the_order_of_the_journals_keys():
+def test_columns_are_in_the_order_of_the_journals_keys():
     names = [column.name for column in export.columns_of(runs())]
     assert len(names) == len(set(names))
     wanted = [name for name in leaves(json.loads(runs()[0].line())) if name in names]
@@ -100,7 +100,7 @@ def test_columns_stand_in_the_order_of_the_journals_keys():
     assert names.index("settings.new") + 1 == names.index("config_hash")
 
 
-def test_columns_do_not_depend_on_what_the_runs_know():
+def test_columns_do_not_depend_on_the_values_of_the_runs():
     known = [column.name for column in export.columns_of(runs()[:1])]
     none = [column.name for column in export.columns_of([])]
     assert set(none) <= set(known)
@@ -112,7 +112,7 @@ def test_json_is_the_list_of_the_journals_lines(results, capsys):
     assert shown == [json.loads(line) for line in (results / "runs.jsonl").read_text("utf-8").splitlines()]
 
 
-def test_parquet_comes_back_with_its_types(results):
+def test_parquet_keeps_types_and_values(results):
     parquet = pytest.importorskip("pyarrow.parquet")
     path = results / "runs.parquet"
     assert export.main(export.Arguments(format="parquet", output=path, results=results)) == 0
@@ -127,7 +127,7 @@ def test_parquet_comes_back_with_its_types(results):
     }
     assert types["settings.share"] == "double"  # once 1, once 0.5
     assert types["settings.mixed"] == "string"
-    assert types["energy_joules"] == "double"  # although nobody knows it
+    assert types["energy_joules"] == "double"  # without a value, by the annotation
     for column in export.columns_of(runs()):
         assert table[column.name].to_pylist() == column.values
     assert table["started_at"].to_pylist()[1] == datetime(2026, 1, 31, 23, 59, 59, 123456, tzinfo=UTC)
@@ -142,13 +142,13 @@ def test_an_empty_journal_has_a_header_and_no_rows(tmp_path, capsys):
     assert export.main(export.Arguments(format="parquet", output=tmp_path / "empty.parquet", results=tmp_path)) == 0
 
 
-def test_a_file_holds_what_would_have_been_printed(results, capsys):
+def test_an_output_file_has_the_printed_content(results, capsys):
     printed = exported(results, capsys)
     assert exported(results, capsys, output=results / "runs.csv") == ""
     assert (results / "runs.csv").read_bytes() == printed.encode()
 
 
-def test_lines_that_could_not_be_read_are_reported_and_passed_over(results, capsys):
+def test_unreadable_lines_are_reported_and_skipped(results, capsys):
     with open(results / "runs.jsonl", "a") as file:
         file.write('{"torn":')
     assert export.main(export.Arguments(results=results)) == 0
@@ -158,12 +158,12 @@ def test_lines_that_could_not_be_read_are_reported_and_passed_over(results, caps
 
 
 @pytest.mark.parametrize("place", ["no-such-folder/runs.csv", "."])
-def test_an_output_that_cannot_be_written_is_a_wrong_request(results, place):
+def test_an_output_that_cannot_be_written_is_an_error(results, place):
     with pytest.raises(UsageError, match="--output"):
         export.main(export.Arguments(output=results / place, results=results))
 
 
-def test_parquet_is_not_printed_and_needs_pyarrow(results, monkeypatch):
+def test_parquet_needs_an_output_file_and_pyarrow(results, monkeypatch):
     with pytest.raises(UsageError, match="--output FILE"):
         export.main(export.Arguments(format="parquet", results=results))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -172,13 +172,13 @@ def test_parquet_is_not_printed_and_needs_pyarrow(results, monkeypatch):
     assert not (results / "runs.parquet").exists()
 
 
-def test_a_folder_without_a_journal_is_a_wrong_request(tmp_path):
+def test_a_folder_without_a_journal_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="no journal"):
         export.main(export.Arguments(results=tmp_path / "results"))
     assert list(Path(tmp_path).iterdir()) == []
 
 
-def test_a_reader_that_has_seen_enough_is_no_failure(results):
+def test_a_closed_pipe_is_not_an_error(results):
     journal = results / "runs.jsonl"
     journal.write_text(journal.read_text("utf-8") * 200, "utf-8")  # more than a pipe holds
     command = [sys.executable, "-m", "bench", "export", "--results", str(results)]

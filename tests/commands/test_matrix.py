@@ -1,4 +1,4 @@
-"""A matrix as a user runs it, with a trainer that only pretends; what is resumed, repeated and reported."""
+"""`python -m bench matrix`, with a fake trainer."""
 
 import contextlib
 import csv
@@ -25,7 +25,7 @@ rate = [0.1, 0.2]
 
 
 @pytest.fixture
-def ask(arena, monkeypatch):
+def run_matrix(arena, monkeypatch):
     def run(text=TWO_BY_TWO, **changes):
         path = arena.root / "some.toml"
         path.write_text(text)
@@ -40,31 +40,31 @@ def table(arena):
         return list(csv.DictReader(file))
 
 
-def test_every_cell_is_run_with_every_seed_and_ranked(arena, ask, capsys):
+def test_every_cell_runs_with_every_seed_and_is_ranked(arena, run_matrix, capsys):
     arena.behave(fast={"train": 9.0, "when": {"--batch-size 1024": {"train": 3.0}, "--rate 0.2": {"solves": 0.0}}})
-    assert ask() == 0
+    assert run_matrix() == 0
     runs = arena.attempts()
     assert len(runs) == 12
     cells = {(run.settings["--batch-size"], run.settings["--rate"], run.seed) for run in runs}
     assert len(cells) == 12
     assert {run.command for run in runs} == {"matrix"}
     assert not any(run.is_contest for run in runs)
-    told = capsys.readouterr()
-    assert "4 cells, 3 seeds: 12 attempts, 0 done, 12 to run" in told.err
+    output = capsys.readouterr()
+    assert "4 cells, 3 seeds: 12 attempts, 0 done, 12 to run" in output.err
     rows = table(arena)
     assert [row["solved"] for row in rows] == ["3", "3", "0", "0"]
     assert (rows[0]["batch_size"], rows[0]["rate"]) == ("1024", "0.1")
     assert rows[0]["outcomes"] == ""
     assert (rows[2]["outcomes"], rows[2]["train_ert_seconds"]) == ("missed=3", "inf")
-    wanted = {"--batch-size": "512", "--rate": "0.1"}
-    own = [run.seconds.train for run in runs if wanted.items() <= run.settings.items()]
-    assert float(rows[1]["train_ert_seconds"]) == pytest.approx(sum(own) / 3)
+    settings = {"--batch-size": "512", "--rate": "0.1"}
+    seconds = [run.seconds.train for run in runs if settings.items() <= run.settings.items()]
+    assert float(rows[1]["train_ert_seconds"]) == pytest.approx(sum(seconds) / 3)
     assert (arena.results / "matrix" / "some.svg").read_text().startswith("<?xml")
-    assert "1024" in told.out.splitlines()[1]
+    assert "1024" in output.out.splitlines()[1]
 
 
-def test_the_seeds_come_one_after_the_other_and_the_cells_in_new_orders(arena, ask):
-    ask()
+def test_attempts_run_seed_by_seed_with_the_cells_shuffled(arena, run_matrix):
+    run_matrix()
     seeds = [run.seed for run in arena.attempts()]
     assert seeds == sorted(seeds)
     orders = {
@@ -74,33 +74,33 @@ def test_the_seeds_come_one_after_the_other_and_the_cells_in_new_orders(arena, a
     assert len(orders) > 1
 
 
-def test_what_is_finished_is_never_made_again(arena, ask, capsys):
-    ask()
-    assert ask() == 0
+def test_finished_attempts_are_not_repeated(arena, run_matrix, capsys):
+    run_matrix()
+    assert run_matrix() == 0
     assert len(arena.calls()) == 12
     assert "12 done, nothing to run" in capsys.readouterr().err
-    ask(TWO_BY_TWO.replace("[1, 2, 3]", "[1, 2, 3, 4]"))
+    run_matrix(TWO_BY_TWO.replace("[1, 2, 3]", "[1, 2, 3, 4]"))
     assert len(arena.calls()) == 16
 
 
-def test_a_miss_stays_and_a_lost_attempt_is_made_again_only_when_asked(arena, ask, capsys):
+def test_lost_attempts_are_repeated_on_request_and_misses_never(arena, run_matrix, capsys):
     lost = {"when": {"--batch-size 512": {"dies": "late"}, "--rate 0.2": {"solves": 0.0}}}
     arena.behave(fast=lost)
-    ask(TWO_BY_TWO.replace("[1, 2, 3]", "[1]"))
+    run_matrix(TWO_BY_TWO.replace("[1, 2, 3]", "[1]"))
     assert sorted(run.outcome for run in arena.attempts()) == ["lost", "lost", "missed", "solved"]
     arena.behave(fast={"when": {"--rate 0.2": {"solves": 0.0}}})
-    ask(TWO_BY_TWO.replace("[1, 2, 3]", "[1]"))
+    run_matrix(TWO_BY_TWO.replace("[1, 2, 3]", "[1]"))
     assert len(arena.attempts()) == 4
-    ask(TWO_BY_TWO.replace("[1, 2, 3]", "[1]"), retry_failed=True)
+    run_matrix(TWO_BY_TWO.replace("[1, 2, 3]", "[1]"), retry_failed=True)
     outcomes = [run.outcome for run in arena.attempts()]
     assert len(outcomes) == 6
     assert outcomes.count("lost") == 2
     assert sum(int(row["repeated"]) for row in table(arena)) == 2
-    ask(TWO_BY_TWO.replace("[1, 2, 3]", "[1]"), retry_failed=True)
-    assert len(arena.attempts()) == 6, "the misses were made again"
+    run_matrix(TWO_BY_TWO.replace("[1, 2, 3]", "[1]"), retry_failed=True)
+    assert len(arena.attempts()) == 6, "the misses were repeated"
 
 
-def test_after_a_kill_the_same_command_goes_on_and_loses_one_attempt_at_the_most(arena, ask):
+def test_after_a_kill_the_same_command_resumes_and_at_most_one_attempt_is_lost(arena, run_matrix):
     arena.behave(fast={"sleep": 0.3})
     path = arena.root / "some.toml"
     path.write_text(TWO_BY_TWO)
@@ -111,8 +111,8 @@ def test_after_a_kill_the_same_command_goes_on_and_loses_one_attempt_at_the_most
     process.kill()
     process.communicate()
     arena.behave(fast={"sleep": 0.0})
-    time.sleep(0.5)  # the attempt that was under way lives on for a moment, or has died
-    assert ask() == 0
+    time.sleep(0.5)  # until the attempt of the killed command has ended
+    assert run_matrix() == 0
     runs = arena.attempts()
     keys = [(run.config_hash, run.seed) for run in runs]
     assert len(keys) == len(set(keys)) == 12
@@ -120,8 +120,8 @@ def test_after_a_kill_the_same_command_goes_on_and_loses_one_attempt_at_the_most
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of a process")
-def test_when_the_disk_is_full_it_says_so_and_the_same_command_goes_on(arena, ask):
-    """As far as a file is concerned, one that may not grow is on a full disk."""
+def test_a_full_disk_is_an_error_and_the_same_command_resumes(arena, run_matrix):
+    """A limit on the size of files stands in for the full disk."""
     path = arena.root / "some.toml"
     path.write_text(TWO_BY_TWO)
     code = f"import resource, runpy, sys; sys.argv = ['bench', 'matrix', {str(path)!r}]; "
@@ -134,14 +134,14 @@ def test_when_the_disk_is_full_it_says_so_and_the_same_command_goes_on(arena, as
     assert "Traceback" not in done.stderr
     filed = [run.run_id for run in arena.journal.read()[0]]
     assert 0 < len(filed) < 12
-    assert ask() == 0
+    assert run_matrix() == 0
     runs, faults = arena.journal.read()
     assert [run.run_id for run in runs][: len(filed)] == filed
     assert len({(run.config_hash, run.seed) for run in runs}) == len(runs) == 12
-    assert len(faults) <= 1, "the line that was cut off"
+    assert len(faults) <= 1, "one line was cut off"
 
 
-def test_an_interrupted_matrix_says_what_is_left_and_goes_on(arena, ask):
+def test_an_interrupted_matrix_prints_the_attempts_left_and_resumes(arena, run_matrix):
     arena.behave(fast={"sleep": 0.3})
     path = arena.root / "some.toml"
     path.write_text(TWO_BY_TWO)
@@ -150,47 +150,47 @@ def test_an_interrupted_matrix_says_what_is_left_and_goes_on(arena, ask):
     while len(arena.calls()) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    assert "attempts are left; run the same command again to resume" in told
-    assert ask() == 0
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "attempts are left; run the same command again to resume" in stderr
+    assert run_matrix() == 0
     assert {row["attempts"] for row in table(arena)} == {"3"}
 
 
-def test_another_machine_class_starts_anew_and_is_told_so(arena, ask, capsys):
-    ask()
+def test_attempts_on_another_machine_class_do_not_count(arena, run_matrix, capsys):
+    run_matrix()
     arena.behave(fast={"class": "Other CPU"})
-    ask()
+    run_matrix()
     assert len(arena.attempts()) == 24
     assert "12 attempts were run on another machine class" in capsys.readouterr().err
 
 
-def test_it_stops_when_its_minutes_are_over(arena, ask, capsys):
-    assert ask(max_minutes=1e-9) == 0
+def test_no_attempt_starts_after_max_minutes(arena, run_matrix, capsys):
+    assert run_matrix(max_minutes=1e-9) == 0
     assert len(arena.attempts()) == 0
     assert "minutes are over: 12 attempts are left" in capsys.readouterr().err
     assert {row["attempts"] for row in table(arena)} == {"0"}
 
 
-def test_a_limit_of_seconds_is_a_setting_of_each_attempt(arena, ask):
-    ask(max_seconds=5.0)
+def test_max_seconds_is_a_setting_of_each_attempt(arena, run_matrix):
+    run_matrix(max_seconds=5.0)
     assert {run.settings["--max-seconds"] for run in arena.attempts()} == {"5.0"}
 
 
-def test_what_this_machine_has_not_got_is_left_out_and_what_is_wrong_is_refused(arena, ask, capsys):
+def test_cells_that_this_machine_cannot_run_are_left_out_and_wrong_cells_are_errors(arena, run_matrix, capsys):
     arena.behave(fast={"when": {"--rate 0.2": {"refused": "there is no GPU on this machine"}}})
-    ask()
+    run_matrix()
     assert len(arena.attempts()) == 6
     assert "2 cells cannot run here and are left out: there is no GPU on this machine" in capsys.readouterr().err
     arena.behave(fast={"when": {"--rate 0.2": {"refused": "rate must be small"}}})
     with pytest.raises(UsageError, match=r"some\.toml: batch_size=512 rate=0\.2: rate must be small"):
-        ask()
+        run_matrix()
     arena.behave(fast={"refused": "there is no GPU on this machine"})
     with pytest.raises(UsageError, match="no cell can run here: there is no GPU"):
-        ask()
+        run_matrix()
 
 
-def test_what_two_kinds_of_machines_have_in_common_is_made_once(arena, ask, monkeypatch):
+def test_cells_that_two_machine_matrices_share_run_once(arena, run_matrix, monkeypatch):
     class WithoutGpu(LocalExecutor):
         def resolve_all(self, script, command_lines):
             answers = super().resolve_all(script, command_lines)
@@ -201,7 +201,7 @@ def test_what_two_kinds_of_machines_have_in_common_is_made_once(arena, ask, monk
 
     monkeypatch.setattr(matrix, "open_executors", lambda *_: contextlib.nullcontext([LocalExecutor(), WithoutGpu()]))
     arena.behave(fast={"sleep": 0.05})
-    assert ask() == 0
+    assert run_matrix() == 0
     runs = arena.attempts()
     assert len({(run.config_hash, run.seed) for run in runs}) == len(runs) == 12
     assert {row["repeated"] for row in table(arena)} == {"0"}
@@ -209,34 +209,34 @@ def test_what_two_kinds_of_machines_have_in_common_is_made_once(arena, ask, monk
     assert (arena.results / "matrix" / "some-2.svg").exists()
 
 
-def test_an_absurdly_large_matrix_needs_a_yes_and_is_not_even_counted(ask):
+def test_a_huge_matrix_needs_yes_and_is_refused_without_counting_its_cells(run_matrix):
     digits = ", ".join(map(str, range(60)))
     huge = 'base = "fast"\nseeds = [1]\n[axes]\n' + "".join(f"a{i} = [{digits}]\n" for i in range(9))
     begun = time.monotonic()
     with pytest.raises(UsageError, match="are more than 500; --yes runs them nevertheless"):
-        ask(huge)
+        run_matrix(huge)
     assert time.monotonic() - begun < 2.0
 
 
 @pytest.mark.parametrize("changes", [{"max_minutes": 0.0}, {"max_seconds": -1.0}])
-def test_a_limit_that_makes_no_sense_is_refused(ask, changes):
+def test_limits_must_be_positive(run_matrix, changes):
     with pytest.raises(UsageError, match="must be above 0"):
-        ask(**changes)
+        run_matrix(**changes)
 
 
-def test_cells_that_come_to_the_same_are_refused(arena, ask):
+def test_cells_with_the_same_settings_are_an_error(arena, run_matrix):
     arena.behave(fast={})
     same = TWO_BY_TWO.replace("rate = [0.1, 0.2]", "rate = [0.1, '0.1']")
     with pytest.raises(UsageError, match="have the same settings"):
-        ask(same)
+        run_matrix(same)
 
 
-def test_a_matrix_without_cells_is_refused(ask):
+def test_a_matrix_without_cells_is_an_error(run_matrix):
     with pytest.raises(UsageError, match="no cell is left"):
-        ask(TWO_BY_TWO.replace("[0.1, 0.2]", "[0.1]") + "[[exclude]]\nrate = 0.1\n")
+        run_matrix(TWO_BY_TWO.replace("[0.1, 0.2]", "[0.1]") + "[[exclude]]\nrate = 0.1\n")
 
 
-def test_two_commands_do_not_run_the_same_matrix_at_once(arena, ask):
+def test_two_processes_cannot_run_the_same_matrix(arena, run_matrix):
     arena.behave(fast={"sleep": 0.5})
     (arena.root / "some.toml").write_text(TWO_BY_TWO)
     process = arena.start("matrix", str(arena.root / "some.toml"))
@@ -244,6 +244,6 @@ def test_two_commands_do_not_run_the_same_matrix_at_once(arena, ask):
     while not arena.calls() and time.monotonic() < deadline:
         time.sleep(0.02)
     with pytest.raises(UsageError, match="another process"):
-        ask()
+        run_matrix()
     process.terminate()
     process.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""Records: what is filed, against what, and what is refused. With a trainer that only pretends."""
+"""`python -m bench record`, with a fake trainer."""
 
 import hashlib
 import json
@@ -14,35 +14,35 @@ from bench.machine.noise import Noise, NoiseMonitor
 from bench.storage.records import find_record, read_records
 
 
-def file(arena, config="fast", clock="train", **changes):
+def run_record(arena, config="fast", clock="train", **changes):
     return record.main(record.Arguments(config=config, clock=clock, results=arena.results, **changes))
 
 
-def filed(arena):
+def records(arena):
     found, faults = read_records(arena.results)
     assert faults == []
     return found
 
 
-def test_the_first_record_of_a_board_needs_no_opponent(arena, capsys):
-    assert file(arena) == 0
-    (first,) = filed(arena)
+def test_the_first_record_needs_no_opponent(arena, capsys):
+    assert run_record(arena) == 0
+    (first,) = records(arena)
     assert first.record.predecessor is None
     assert (first.record.result.attempts, first.record.result.solved, first.record.result.clean) == (10, 10, 10)
     assert "record " + first.record.name in capsys.readouterr().out
 
 
-def test_its_seeds_are_those_that_follow_from_config_and_source(arena):
-    file(arena)
+def test_the_seeds_follow_from_config_and_source(arena):
+    run_record(arena)
     runs = arena.attempts()
     digest = hashlib.sha256((runs[0].config_hash + runs[0].source_sha256).encode()).digest()
     first = int.from_bytes(digest[:4]) >> 1
     assert [run.seed for run in runs] == [first + index for index in range(10)]
 
 
-def test_its_folder_holds_all_that_is_needed_to_check_it(arena):
-    file(arena)
-    (first,) = filed(arena)
+def test_the_folder_holds_everything_needed_to_check_the_record(arena):
+    run_record(arena)
+    (first,) = records(arena)
     assert {path.name for path in first.folder.iterdir()} == {
         "record.json", "config.toml", "source.zip", "weights.safetensors", "README.md",
     }  # fmt: skip
@@ -60,18 +60,18 @@ def test_its_folder_holds_all_that_is_needed_to_check_it(arena):
         assert packed.read("speedrun.py") == arena.script.read_bytes()
 
 
-def test_its_weights_are_those_of_the_median_attempt(arena):
-    file(arena)
-    (first,) = filed(arena)
+def test_the_weights_are_those_of_the_median_attempt(arena):
+    run_record(arena)
+    (first,) = records(arena)
     runs = sorted(arena.attempts(), key=lambda run: run.seconds.train)
     assert first.record.median_run == runs[4].run_id
-    assert first.weights.read_text() == runs[4].run_id  # what the pretender writes into them
+    assert first.weights.read_text() == runs[4].run_id
 
 
 def test_a_faster_config_beats_the_standing_record_in_pairs(arena):
-    file(arena, "slow")
-    assert file(arena, "fast") == 0
-    old, new = filed(arena)
+    run_record(arena, "slow")
+    assert run_record(arena, "fast") == 0
+    old, new = records(arena)
     assert new.record.predecessor == old.record.name
     assert new.record.ert_ratio == pytest.approx(0.75, abs=0.03)
     assert new.record.ert_ratio_95[0] < new.record.ert_ratio < new.record.ert_ratio_95[1]
@@ -86,10 +86,10 @@ def test_a_faster_config_beats_the_standing_record_in_pairs(arena):
 
 
 @pytest.mark.slow
-def test_the_reason_stands_in_its_readme_and_in_the_history(arena):
-    file(arena, "slow")
-    assert file(arena, "fast", why="a * b") == 0
-    _, new = filed(arena)
+def test_the_reason_is_in_the_readme_and_in_the_history(arena):
+    run_record(arena, "slow")
+    assert run_record(arena, "fast", why="a * b") == 0
+    _, new = records(arena)
     assert r"a \* b" in (new.folder / "README.md").read_text()
     faster = (arena.results / "NEGATIVE.md").read_text().split("## Faster")[1]
     assert r"a \* b" in faster
@@ -97,78 +97,78 @@ def test_the_reason_stands_in_its_readme_and_in_the_history(arena):
     assert f"against the standing record {new.record.predecessor}" in faster
 
 
-def test_what_is_not_faster_is_no_record(arena, capsys):
-    file(arena, "fast")
-    assert file(arena, "slow", why="too good to be true") == 1
+def test_a_slower_batch_is_not_a_record(arena, capsys):
+    run_record(arena, "fast")
+    assert run_record(arena, "slow", why="too good to be true") == 1
     assert "too good to be true" in (arena.results / "NEGATIVE.md").read_text().split("## Faster")[0]
-    assert len(filed(arena)) == 1
+    assert len(records(arena)) == 1
     assert "no record: the verdict against the standing record is" in capsys.readouterr().out
 
 
-def test_a_batch_that_solved_nothing_is_no_record(arena, capsys):
+def test_a_batch_that_solved_nothing_is_not_a_record(arena, capsys):
     arena.behave(hopeless={"solves": 0.0})
-    assert file(arena, "hopeless") == 1
-    assert filed(arena) == []
+    assert run_record(arena, "hopeless") == 1
+    assert records(arena) == []
     assert "no attempt solved the track" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_standing_record_that_does_not_run_any_more_is_not_beaten_by_that(arena, capsys):
-    file(arena, "slow")
+def test_a_standing_record_that_no_longer_runs_is_not_beaten(arena, capsys):
+    run_record(arena, "slow")
     arena.behave(slow={"dies": "late"})
-    assert file(arena, "fast") == 1
+    assert run_record(arena, "fast") == 1
     assert "the standing record solved nothing here" in capsys.readouterr().out
 
 
-def test_the_clocks_and_the_machine_classes_have_records_of_their_own(arena):
-    file(arena, "fast", "train")
+def test_each_clock_and_machine_class_has_its_own_record(arena):
+    run_record(arena, "fast", "train")
     arena.behave(elsewhere={"train": 20.0, "class": "Another CPU"})
-    file(arena, "elsewhere", "total")
-    assert [each.record.predecessor for each in filed(arena)] == [None, None]
-    assert len({each.record.name for each in filed(arena)}) == 2
+    run_record(arena, "elsewhere", "total")
+    assert [each.record.predecessor for each in records(arena)] == [None, None]
+    assert len({each.record.name for each in records(arena)}) == 2
 
 
 # -----------------------------------------------------------------------------
-# what is refused
+# errors
 
 
-def test_a_tree_with_changes_is_refused(arena):
+def test_uncommitted_source_is_an_error(arena):
     template = json.loads((arena.root / "template.json").read_text())
     (arena.root / "template.json").write_text(json.dumps(template | {"dirty": True}))
     with pytest.raises(UsageError, match="has changes that are not committed"):
-        file(arena)
+        run_record(arena)
     assert arena.calls() == []
 
 
-def test_a_noisy_machine_is_refused_unless_told_otherwise_and_the_record_then_says_so(arena, monkeypatch):
+def test_a_noisy_machine_needs_noisy_and_the_record_says_so(arena, monkeypatch):
     monkeypatch.setattr(NoiseMonitor, "observe", lambda self, seconds: Noise(0.3, 0.0, ["other processes took 30%"]))
     with pytest.raises(UsageError, match=r"not quiet: other processes took 30%.*--noisy"):
-        file(arena)
+        run_record(arena)
     assert arena.calls() == []
     template = json.loads((arena.root / "template.json").read_text())
     machine = template["machine"] | {"clean": False, "reasons": ["other processes took 30% during train"]}
     (arena.root / "template.json").write_text(json.dumps(template | {"machine": machine}))
-    assert file(arena, noisy=True) == 0
-    (first,) = filed(arena)
+    assert run_record(arena, noisy=True) == 0
+    (first,) = records(arena)
     assert first.record.noisy
     assert "The machine was not quiet: 10 of 10" in (first.folder / "README.md").read_text()
     assert "| 0/10 (noisy) |" in (arena.results / "LEADERBOARD.md").read_text()
 
 
-def test_a_machine_that_became_noisy_meanwhile_is_refused_until_told_otherwise(arena, capsys):
+def test_a_batch_that_became_noisy_is_filed_by_the_same_command_with_noisy(arena, capsys):
     template = json.loads((arena.root / "template.json").read_text())
     machine = template["machine"] | {"clean": False, "reasons": ["other processes took 30% during train"]}
     (arena.root / "template.json").write_text(json.dumps(template | {"machine": machine}))
-    assert file(arena) == 1
+    assert run_record(arena) == 1
     assert "10 of 10 attempts ran on a machine that was not quiet" in capsys.readouterr().out
     calls = arena.calls()
-    assert file(arena, noisy=True) == 0
-    assert arena.calls() == calls, "the same attempts are filed"
-    assert len(filed(arena)) == 1
+    assert run_record(arena, noisy=True) == 0
+    assert arena.calls() == calls, "no attempt is repeated"
+    assert len(records(arena)) == 1
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"pairs": 9}, "at least 10"),
         ({"config": "faster"}, "'faster'"),
@@ -176,36 +176,36 @@ def test_a_machine_that_became_noisy_meanwhile_is_refused_until_told_otherwise(a
         ({"why": " "}, "--why"),
     ],
 )
-def test_a_wrong_request_is_refused_and_leaves_nothing(arena, changes, told):
-    with pytest.raises(UsageError, match=told):
-        file(arena, **changes)
+def test_a_usage_error_leaves_no_files(arena, changes, message):
+    with pytest.raises(UsageError, match=message):
+        run_record(arena, **changes)
     assert not arena.results.exists()
 
 
-def test_a_record_is_not_made_a_record_again(arena):
-    file(arena)
-    (first,) = filed(arena)
+def test_a_record_cannot_be_recorded_again(arena):
+    run_record(arena)
+    (first,) = records(arena)
     with pytest.raises(UsageError, match="is a record already"):
-        file(arena, first.record.name)
+        run_record(arena, first.record.name)
     with pytest.raises(UsageError, match="are the standing record"):
-        file(arena)
+        run_record(arena)
 
 
 # -----------------------------------------------------------------------------
-# what follows from it
+# the default config and the board
 
 
-def test_a_record_by_total_becomes_the_default_and_one_by_train_does_not(arena, capsys):
+def test_a_record_by_total_becomes_the_default_config_and_one_by_train_does_not(arena, capsys):
     default = arena.root / "bench" / "configs" / "add3-cpu.toml"
     before = default.read_text()
-    file(arena, "slow", "train")
+    run_record(arena, "slow", "train")
     assert default.read_text() == before
-    file(arena, "fast", "total")
+    run_record(arena, "fast", "total")
     assert tomllib.loads(default.read_text()) == {"track": "add3", "note": "fast"}
     assert "add3-cpu.toml is now fast" in capsys.readouterr().out
 
 
-def test_a_new_default_leaves_the_kernel_to_the_machine(tmp_path, monkeypatch):
+def test_a_new_default_config_leaves_the_kernel_to_the_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "CONFIGS", tmp_path)
     monkeypatch.setattr(record, "find_config", lambda name, device: (name, tmp_path / "mine.toml"))
     monkeypatch.setattr(record, "merged_values", lambda path: {"track": "add3", "kernel": "c", "threads": 2})
@@ -215,9 +215,9 @@ def test_a_new_default_leaves_the_kernel_to_the_machine(tmp_path, monkeypatch):
 
 
 def test_the_board_shows_records_with_predecessor_gain_and_interval(arena):
-    file(arena, "slow")
-    file(arena, "fast")
-    old, new = filed(arena)
+    run_record(arena, "slow")
+    run_record(arena, "fast")
+    old, new = records(arena)
     text = (arena.results / "LEADERBOARD.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith(f"| [{new.record.name}]")]
     low, high = new.record.ert_ratio_95
@@ -227,26 +227,26 @@ def test_the_board_shows_records_with_predecessor_gain_and_interval(arena):
     assert board.main(board.Arguments(results=arena.results, check=True)) == 0
 
 
-def test_the_record_s_batch_is_ranked_like_any_other(arena):
-    file(arena)
+def test_the_batch_of_a_record_is_ranked(arena):
+    run_record(arena)
     assert "| 1 | fast |" in (arena.results / "LEADERBOARD.md").read_text()
 
 
-def test_a_damaged_archive_is_not_run(arena):
-    file(arena, "slow")
-    (first,) = filed(arena)
+def test_a_damaged_snapshot_is_an_error(arena):
+    run_record(arena, "slow")
+    (first,) = records(arena)
     with zipfile.ZipFile(first.folder / "source.zip", "a") as packed:
         packed.writestr("optim.py", "print('not ours')\n")
     with pytest.raises(UsageError, match="holds another source"):
-        file(arena, "fast")
+        run_record(arena, "fast")
     (first.folder / "source.zip").write_bytes(b"not a zip")
     with pytest.raises(UsageError, match="cannot be unpacked"):
-        file(arena, "fast")
+        run_record(arena, "fast")
 
 
-def test_a_record_is_found_by_its_name_and_its_folder_and_an_unknown_one_by_the_nearest(arena):
-    file(arena)
-    (first,) = filed(arena)
+def test_a_record_is_found_by_name_and_by_folder_and_an_error_names_the_nearest(arena):
+    run_record(arena)
+    (first,) = records(arena)
     assert find_record(first.record.name, arena.results) == find_record(str(first.folder), arena.results) == first
     with pytest.raises(UsageError, match=f"nearest is '{first.record.name}'"):
         find_record(first.record.name[:-1], arena.results)

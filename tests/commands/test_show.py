@@ -1,4 +1,4 @@
-"""What is shown of a run."""
+"""`python -m bench show`."""
 
 import json
 import tomllib
@@ -16,35 +16,35 @@ from tests.support.examples import example_run, example_seconds, random_model
 INSIDE = {"import": 2.0, "setup": 1.0, "warmup": 0.5, "train": 20.0, "certify": 3.0}
 
 
-def shown(capsys, tmp_path, *runs, wanted=None, **arguments):
-    """What is printed about the last of some runs, or about another."""
+def shown(capsys, tmp_path, *runs, name=None, **arguments):
+    """File some runs; the output for the last one, or for the run called `name`."""
     journal = Journal(tmp_path)
     for run in runs:
         journal.append(run)
-    assert show.main(show.Arguments(run=wanted or runs[-1].run_id, results=tmp_path, **arguments)) == 0
+    assert show.main(show.Arguments(run=name or runs[-1].run_id, results=tmp_path, **arguments)) == 0
     return capsys.readouterr().out
 
 
 def fact(text, label):
-    """What stands behind a label."""
-    (found,) = [line for line in text.splitlines() if line[:14].rstrip() == label]
-    return found[14:]
+    """The text behind a label."""
+    (line,) = [line for line in text.splitlines() if line[:14].rstrip() == label]
+    return line[14:]
 
 
 def cells(text, heading, name):
     """The cells of one row of the table that begins with a heading."""
     table = text[text.index(f"\n{heading} ") + 1 :].split("\n\n")[0]
-    (found,) = [line for line in table.splitlines() if line.split()[:1] == [name]]
-    return found.split()[1:]
+    (line,) = [line for line in table.splitlines() if line.split()[:1] == [name]]
+    return line.split()[1:]
 
 
-def test_the_summary_stands_first_and_says_where_the_run_stands(capsys, tmp_path):
+def test_the_summary_comes_first_and_includes_the_standing(capsys, tmp_path):
     text = shown(capsys, tmp_path, example_run())
     assert text.startswith("\nsolved  0 errors in 1,000,000  add3-cpu, seed 7")
     assert "a single attempt, not ranked" in text
 
 
-def test_the_facts_say_what_the_run_was_made_from(capsys, tmp_path):
+def test_the_facts_list_the_inputs_of_the_run(capsys, tmp_path):
     batch = Batch(id="the-batch", command="compare", planned=10, index=2, side="b")
     text = shown(capsys, tmp_path, example_run(batch=batch, dirty=True, note="[bold]a note[/bold]"))
     assert fact(text, "run") == "20260131-235959-add3-cpu-1a2b3c"
@@ -59,7 +59,7 @@ def test_the_facts_say_what_the_run_was_made_from(capsys, tmp_path):
     assert fact(text, "note") == "[bold]a note[/bold]"
 
 
-def test_a_machine_is_clean_or_it_is_said_why_not(capsys, tmp_path):
+def test_a_machine_that_was_not_clean_is_shown_with_the_reasons(capsys, tmp_path):
     machine = {"class": "Example CPU", "clean": False, "reasons": ["shared", "busy"], "others_train": 0.25}
     text = shown(capsys, tmp_path, example_run(machine=machine))
     assert fact(text, "machine") == "Example CPU"
@@ -69,7 +69,7 @@ def test_a_machine_is_clean_or_it_is_said_why_not(capsys, tmp_path):
     assert fact(shown(capsys, tmp_path, clean), "clean") == "yes"
 
 
-def test_the_two_clocks_stand_side_by_side(capsys, tmp_path):
+def test_the_two_clocks_are_shown_side_by_side(capsys, tmp_path):
     outer = example_seconds(**INSIDE | {"import": 2.25, "certify": None, "total": None})
     text = shown(capsys, tmp_path, example_run(seconds=example_seconds(**INSIDE), outer_seconds=outer))
     assert cells(text, "phase", "import") == ["2.000", "2.250", "+0.250"]
@@ -85,12 +85,12 @@ def test_utilisation_is_of_the_measured_peak(capsys, tmp_path):
     assert fact(text, "energy") == "1,234.5 J (RAPL)"
 
 
-def test_the_floors_are_what_flops_and_launches_alone_would_take(capsys, tmp_path):
+def test_the_lower_bounds_follow_from_flops_and_launches(capsys, tmp_path):
     run = example_run(train_flops=5e11, matmul_flops_per_second=1e11, steps=200, step_launches=50, launch_seconds=1e-5)
     assert fact(shown(capsys, tmp_path, run), "lower bounds") == "5 s of train by FLOPs, 0.1 s by launches (50 a step)"
 
 
-def test_floors_of_what_nobody_measured_are_unknown(capsys, tmp_path):
+def test_lower_bounds_without_measurements_are_unknown(capsys, tmp_path):
     run = example_run(train_flops=5e11, matmul_flops_per_second=None, step_launches=None, launch_seconds=1e-5)
     assert fact(shown(capsys, tmp_path, run), "lower bounds") == "— of train by FLOPs, — by launches (— a step)"
 
@@ -104,12 +104,12 @@ def test_floors_of_what_nobody_measured_are_unknown(capsys, tmp_path):
         {"seconds": example_seconds(train=0.0)},
     ],
 )
-def test_utilisation_is_unknown_when_a_part_of_it_is(changes, capsys, tmp_path):
+def test_utilisation_is_unknown_when_one_of_its_factors_is(changes, capsys, tmp_path):
     run = example_run(**{"train_flops": 1e12, "matmul_flops_per_second": 1e11} | changes)
     assert fact(shown(capsys, tmp_path, run), "utilisation").startswith("— of the measured peak of ")
 
 
-def test_what_is_not_known_is_a_dash_and_never_a_zero(capsys, tmp_path):
+def test_unknown_values_are_dashes_and_not_zeros(capsys, tmp_path):
     nothing = dict.fromkeys(
         """threads steps examples parameters train_flops certificate peak_memory_bytes peak_device_memory_bytes
         energy_joules hardware software data_sha256 commit dirty weights weights_sha256""".split()
@@ -144,41 +144,41 @@ def test_many_checks_are_thinned_and_the_last_is_kept(capsys, tmp_path):
     assert table[-1].split() == ["104", "10.40", "not", "finite", "—", "—"]
 
 
-def test_settings_are_a_config_of_the_same_settings(capsys, tmp_path):
+def test_settings_are_printed_as_a_config(capsys, tmp_path):
     run = example_run()
     assert tomllib.loads(shown(capsys, tmp_path, run, settings=True)) == run.settings
 
 
-def test_json_is_the_journals_line(capsys, tmp_path):
+def test_json_is_the_line_of_the_journal(capsys, tmp_path):
     run = example_run()
     text = shown(capsys, tmp_path, run, json=True)
     assert text == run.line() + "\n"
     assert json.loads(text)["run_id"] == run.run_id
 
 
-def test_weights_lead_to_their_run_and_speak_for_themselves_where_it_is_not_known(capsys, tmp_path):
+def test_a_weights_file_is_shown_as_its_run_or_by_its_metadata(capsys, tmp_path):
     path = tmp_path / "weights" / "a.safetensors"
     digest = weights.save(path, random_model(), get_track("add3"), {"batch_size": 512, "seed": None})
-    text = shown(capsys, tmp_path, wanted=str(path))
+    text = shown(capsys, tmp_path, name=str(path))
     assert {"track add3", "model.n_embd 16", "settings.batch_size 512", "settings.seed —"} <= {
         " ".join(line.split()) for line in text.splitlines()
     }
     assert f"no run in {tmp_path} ended with the weights" in text
     with pytest.raises(UsageError, match="no run in"):
         show.main(show.Arguments(run=str(path), json=True, results=tmp_path))
-    text = shown(capsys, tmp_path, example_run(weights_sha256=digest), wanted=str(path))
+    text = shown(capsys, tmp_path, example_run(weights_sha256=digest), name=str(path))
     assert fact(text, "weights hash") == digest
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x02\0\0\0\0\0\0\0{}"])
-def test_a_file_that_is_no_weights_is_a_wrong_request(tmp_path, content):
+def test_a_file_without_weights_is_an_error(tmp_path, content):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(UsageError, match="not weights of this project"):
         show.main(show.Arguments(run=str(path), results=tmp_path))
 
 
-def test_an_unknown_run_is_a_wrong_request_that_names_the_nearest(tmp_path):
+def test_the_error_for_an_unknown_run_names_the_nearest(tmp_path):
     Journal(tmp_path).append(example_run())
     with pytest.raises(UsageError, match="the nearest is '20260131-235959-add3-cpu-1a2b3c'"):
         show.main(show.Arguments(run="20260131-add3-cpu", results=tmp_path))

@@ -22,7 +22,7 @@ def test_a_track_is_shown_with_an_example_its_size_and_its_config(capsys) -> Non
     assert rows["add1-reversed"] == ["3+3=60", "100", "0", "every problem", tracks.NO_CONFIG]
 
 
-def test_every_track_is_in_one_row_and_the_long_ones_share_theirs() -> None:
+def test_every_track_is_in_one_row_and_long_ones_share_rows() -> None:
     families = tracks.families("cpu")
     assert [track for family in families for track in family] == list(TRACKS.values())
     assert len(families) <= 12
@@ -31,7 +31,7 @@ def test_every_track_is_in_one_row_and_the_long_ones_share_theirs() -> None:
         assert len({track.name.endswith("-reversed") for track in family}) == 1
 
 
-def test_a_long_track_that_has_a_config_has_a_row_of_its_own(capsys, monkeypatch) -> None:
+def test_a_long_track_with_a_config_has_its_own_row(capsys, monkeypatch) -> None:
     usual = tracks.default_config
     monkeypatch.setattr(
         tracks, "default_config", lambda track, device: "add6-cpu" if track.name == "add6" else usual(track, device)
@@ -41,10 +41,10 @@ def test_a_long_track_that_has_a_config_has_a_row_of_its_own(capsys, monkeypatch
     assert {"add4 … add5", "add7 … add20", "add4-reversed … add20-reversed"} <= set(rows)
 
 
-def test_sizes_are_written_out_as_long_as_they_can_be_read(capsys) -> None:
+def test_large_counts_are_printed_in_scientific_notation(capsys) -> None:
     assert [tracks.count_text(number) for number in (0, 99_771, 10**8, 10**40)] == ["0", "99,771", "1e+08", "1e+40"]
 
 
-def test_a_device_that_is_not_there_is_a_wrong_request(capsys) -> None:
+def test_a_missing_device_is_an_error(capsys) -> None:
     assert commands.main(["tracks", "--device", "tpu"]) == 2
     assert "tpu" in capsys.readouterr().err

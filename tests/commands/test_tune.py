@@ -1,4 +1,4 @@
-"""A search as a user runs it, with a trainer that only pretends: what it finds and costs, and what a crash leaves."""
+"""`python -m bench tune`, with a fake trainer."""
 
 import functools
 import signal
@@ -22,7 +22,7 @@ rate = { choices = [1, 2, 3] }
 
 
 @pytest.fixture
-def ask(arena, monkeypatch):
+def run_tune(arena, monkeypatch):
     def run(text=SPACE, **changes):
         path = arena.root / "some.toml"
         path.write_text(text)
@@ -32,9 +32,9 @@ def ask(arena, monkeypatch):
     monkeypatch.setattr(tune, "SCRIPT", arena.script)
     import optuna
 
-    # Left to chance, a test's few trials may never draw the fastest, or draw it last, when nothing is out of the race.
-    drawn_alike = functools.partial(optuna.samplers.TPESampler, seed=0)
-    monkeypatch.setattr(optuna.samplers, "TPESampler", drawn_alike)
+    # Without a seed, the few trials of a test may never draw the fastest settings, or draw them last.
+    seeded_sampler = functools.partial(optuna.samplers.TPESampler, seed=0)
+    monkeypatch.setattr(optuna.samplers, "TPESampler", seeded_sampler)
     arena.behave(
         fast={
             "noise": 0.0,
@@ -44,16 +44,16 @@ def ask(arena, monkeypatch):
     return run
 
 
-def found(arena):
+def best_config(arena):
     return tomllib.loads((arena.results / "tune" / "some.toml").read_text())
 
 
-def test_it_finds_the_fastest_and_writes_it_with_what_it_took(arena, ask, capsys):
-    assert ask() == 0
+def test_the_fastest_settings_are_written_with_the_cost_of_the_search(arena, run_tune, capsys):
+    assert run_tune() == 0
     runs = arena.attempts()
-    assert found(arena)["rate"] == 2
-    assert found(arena)["track"] == "add3"
-    cost = found(arena)["search"]
+    assert best_config(arena)["rate"] == 2
+    assert best_config(arena)["track"] == "add3"
+    cost = best_config(arena)["search"]
     assert cost["trials"] == 8
     assert cost["attempts"] == len(runs)
     assert cost["seconds"] == pytest.approx(sum(run.seconds.total for run in runs), abs=0.1)
@@ -64,13 +64,13 @@ def test_it_finds_the_fastest_and_writes_it_with_what_it_took(arena, ask, capsys
     assert read_search(path) == cost
 
 
-def test_its_seeds_are_the_same_for_all_trials_and_none_that_a_record_draws(arena, ask):
-    ask()
+def test_all_trials_use_the_same_seeds_and_records_cannot_draw_them(arena, run_tune):
+    run_tune()
     assert {run.seed for run in arena.attempts()} == {2**31, 2**31 + 1, 2**31 + 2, 2**31 + 3}
 
 
-def test_a_trial_that_is_out_of_the_race_makes_no_more_attempts(arena, ask):
-    ask()
+def test_a_pruned_trial_runs_no_more_attempts(arena, run_tune):
+    run_tune()
     made = {}
     for run in arena.attempts():
         made[run.settings["--rate"]] = made.get(run.settings["--rate"], 0) + 1
@@ -79,30 +79,30 @@ def test_a_trial_that_is_out_of_the_race_makes_no_more_attempts(arena, ask):
     assert sum(made.values()) < 12
 
 
-def test_the_same_settings_are_not_tried_twice(arena, ask):
-    ask(trials=20)
+def test_the_same_settings_are_not_tried_twice(arena, run_tune):
+    run_tune(trials=20)
     keys = [(run.config_hash, run.seed) for run in arena.attempts()]
     assert len(keys) == len(set(keys))
 
 
-def test_it_goes_on_with_the_same_study(arena, ask):
-    ask(trials=3)
+def test_the_same_command_resumes_the_study(arena, run_tune):
+    run_tune(trials=3)
     made = len(arena.calls())
-    ask(trials=3)
+    run_tune(trials=3)
     assert len(arena.calls()) == made
-    ask(trials=12)
-    assert found(arena)["search"]["trials"] == 12
+    run_tune(trials=12)
+    assert best_config(arena)["search"]["trials"] == 12
 
 
-def test_what_solves_nothing_is_no_result(arena, ask, capsys):
+def test_a_search_that_solves_nothing_writes_no_config(arena, run_tune, capsys):
     arena.behave(fast={"solves": 0.0})
-    assert ask(trials=2) == 0
+    assert run_tune(trials=2) == 0
     assert "no trial has solved the track yet" in capsys.readouterr().out
     assert not (arena.results / "tune" / "some.toml").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_after_a_kill_it_goes_on_where_it_stopped(arena, ask, number):
+def test_after_a_kill_the_search_resumes(arena, run_tune, number):
     arena.behave(fast={"sleep": 0.2, "noise": 0.0})
     path = arena.root / "some.toml"
     path.write_text(SPACE)
@@ -111,53 +111,53 @@ def test_after_a_kill_it_goes_on_where_it_stopped(arena, ask, number):
     while len(arena.calls()) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == (-9 if number == signal.SIGKILL else 130), told
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130), stderr
     time.sleep(0.4)
-    ask(trials=3)
+    run_tune(trials=3)
     runs = arena.attempts()
     keys = [(run.config_hash, run.seed) for run in runs if run.outcome == "solved"]
     assert len(keys) == len(set(keys))
     assert len(runs) - len(keys) <= 1
-    assert found(arena)["search"]["trials"] == 3
+    assert best_config(arena)["search"]["trials"] == 3
 
 
-def test_several_processes_share_one_study(arena, ask):
+def test_several_processes_share_one_study(arena, run_tune):
     arena.behave(fast={"sleep": 0.05, "noise": 0.0})
     path = arena.root / "some.toml"
     path.write_text(SPACE)
     workers = [arena.start("tune", str(path), "--trials", "6", "--device", "cpu") for _ in range(2)]
-    told = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], told
-    assert all("trial" in each for each in told), "one of them did everything"
-    numbers = [line.split()[1] for each in told for line in each.splitlines() if "rate=" in line]
+    outputs = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    assert all("trial" in each for each in outputs), "one of them did everything"
+    numbers = [line.split()[1] for each in outputs for line in each.splitlines() if "rate=" in line]
     assert len(numbers) == len(set(numbers))
 
 
-def test_settings_that_do_not_go_together_are_no_reason_to_stop(arena, ask, capsys):
+def test_settings_that_the_trainer_refuses_do_not_stop_the_search(arena, run_tune, capsys):
     arena.behave(fast={"when": {"--rate 1": {"refused": "rate is odd"}}})
-    assert ask(trials=12) == 0
+    assert run_tune(trials=12) == 0
     assert "some.toml: rate=1: rate is odd" in capsys.readouterr().err
-    assert found(arena)["rate"] != 1
-    assert found(arena)["search"]["trials"] == 12
+    assert best_config(arena)["rate"] != 1
+    assert best_config(arena)["search"]["trials"] == 12
     arena.behave(fast={"refused": "there is no GPU on this machine"})
     with pytest.raises(UsageError, match=r"this machine is left out: .*there is no GPU"):
-        ask(trials=12)
+        run_tune(trials=12)
     with pytest.raises(UsageError, match="must be above 0"):
-        ask(trials=0)
+        run_tune(trials=0)
 
 
-def test_another_base_or_limit_is_another_study(arena, ask):
-    ask(trials=2)
+def test_another_limit_starts_another_study(arena, run_tune):
+    run_tune(trials=2)
     made = len(arena.calls())
-    ask(trials=2, max_seconds=50.0)
+    run_tune(trials=2, max_seconds=50.0)
     assert len(arena.calls()) > made
 
 
-def test_the_cost_is_that_of_one_search(arena, ask):
-    ask(trials=2)
+def test_the_cost_is_that_of_one_search(arena, run_tune):
+    run_tune(trials=2)
     made = len(arena.calls())
     (arena.root / "some-other.toml").write_text(SPACE)
     tune.main(tune.Arguments(space=str(arena.root / "some-other.toml"), results=arena.results, trials=2, device="cpu"))
-    ask(trials=2)
-    assert found(arena)["search"]["attempts"] == made
+    run_tune(trials=2)
+    assert best_config(arena)["search"]["attempts"] == made

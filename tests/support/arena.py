@@ -1,4 +1,4 @@
-"""A project of its own in a folder, whose trainer only pretends; commands run in it as they would in ours."""
+"""A copy of the project with a fake trainer, in which commands run as they do in the real one."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 
 from bench import config
 from bench.commands import record
-from bench.experiments import paired_plan as agenda
+from bench.experiments import paired_plan
 from bench.machine.noise import Noise, NoiseMonitor
 from bench.provenance import source_files
 from bench.report import plots
@@ -40,21 +40,21 @@ class Arena:
         return Journal(self.results)
 
     def behave(self, **configs: dict[str, Any]) -> None:
-        """What the attempts of each config do, see fake_speedrun.py."""
+        """Set the behaviour of the attempts of each config; see fake_speedrun.py."""
         path = self.root / "behaviours.json"
         known = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps(known | configs))
-        for name in configs:  # the harness looks the names up, the trainer does not read the files
+        for name in configs:  # for the harness, which looks up the names; the fake trainer does not read them
             (self.root / "bench" / "configs" / f"{name}.toml").write_text(f'track = "add3"\nnote = "{name}"\n')
 
     def calls(self) -> list[str]:
-        """The ids of all attempts that were ever started, in order, the yardstick's left out."""
+        """The ids of all attempts that were started, in order, without the yardstick."""
         path = self.results / "calls.txt"
         lines = path.read_text().splitlines() if path.exists() else []
         return [line for line in lines if "yardstick" not in line]
 
     def attempts(self) -> list[Run]:
-        """The journal without the yardstick's."""
+        """The runs of the journal, without the yardstick."""
         runs, faults = self.journal.read()
         assert faults == []
         return [run for run in runs if run.config != "yardstick"]
@@ -62,7 +62,7 @@ class Arena:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "bench", *arguments]
 
-    def start(self, *arguments: str) -> subprocess.Popen:
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.root,
@@ -74,7 +74,7 @@ class Arena:
 
 
 def build_arena(folder: Path) -> Arena:
-    """The arena, with the configs `fast` and `slow` (a third slower), and `yardstick`."""
+    """An arena with the configs `fast`, `slow` (a third slower) and `yardstick`."""
     root = folder / "project"
     for package in ("bench", "tracks"):
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -91,17 +91,17 @@ def build_arena(folder: Path) -> Arena:
 
 @pytest.fixture
 def arena(tmp_path, monkeypatch):
-    """An arena whose trainer the commands of this process start instead of ours."""
+    """An arena whose fake trainer the commands of this process start."""
     built = build_arena(tmp_path)
     monkeypatch.setenv("ARENA", str(built.root))
-    for module in (agenda, record):
+    for module in (paired_plan, record):
         monkeypatch.setattr(module, "SCRIPT", built.script)
     for module in (config, record):
         monkeypatch.setattr(module, "CONFIGS", built.root / "bench" / "configs")
-    for draw in ("draw_solved", "draw_records"):  # which takes a second; test_plots.py looks at the pictures
+    for draw in ("draw_solved", "draw_records"):  # drawing takes a second; test_plots.py tests it
         monkeypatch.setattr(plots, draw, lambda rows, place: "<svg></svg>")
-    monkeypatch.setattr(NoiseMonitor, "observe", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are not quiet
+    monkeypatch.setattr(NoiseMonitor, "observe", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are load
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield built
-    for number, handler in kept.items():  # a command heeds interrupts in its own way
+    for number, handler in kept.items():  # which commands replace
         signal.signal(number, handler)
