@@ -1,19 +1,47 @@
-"""What the rendered pages have in common."""
+"""Values as text."""
 
-import pytest
+import math
 
-from bench.formatting import changed_settings, commit_text, middle, number, spread_text, terminal_table
-from bench.report.render import write_or_check
+from bench.formatting import (
+    attempt_line,
+    batch_line,
+    changed_settings,
+    commit_text,
+    contestant_text,
+    duration,
+    markdown_table,
+    middle,
+    number,
+    ratio_text,
+    search_text,
+    seconds_text,
+    spread_text,
+    terminal_table,
+)
+from tests.support.examples import batch_runs, example_certificate, example_run, example_seconds, example_side
 
 
-def test_what_is_not_known_is_a_dash_and_what_never_happens_says_so():
+def test_an_unknown_number_is_a_dash_and_infinity_is_never():
     assert [number(value) for value in (None, float("inf"), 1234.4)] == ["—", "never", "1,234"]
     assert (middle([], ".2f"), spread_text([], ".2f"), commit_text(None, True)) == ("—", "—", "—")
 
 
-def test_figures_are_median_and_extremes():
+def test_seconds_have_two_decimals_and_their_unit():
+    assert [seconds_text(value) for value in (1.5, None, math.inf)] == ["1.50 s", "unknown", "never"]
+
+
+def test_a_duration_has_the_unit_that_suits_it():
+    assert [duration(seconds) for seconds in (45.0, 720.0, 12_600.0)] == ["45 s", "12 min", "3.5 h"]
+
+
+def test_a_spread_is_median_and_extremes():
     assert spread_text([3.0, 1.0, 2.0, 9.0], ".1f") == "2.5 (1.0 … 9.0)"
     assert middle([3.0, 1.0, 2.0, 9.0], ".1f") == "2.5"
+
+
+def test_a_ratio_has_its_interval_in_brackets():
+    assert ratio_text(0.9124, (0.88, 0.95)) == "0.912 [0.880, 0.950]"
+    assert [ratio_text(value, None) for value in (None, math.nan, math.inf, 1.0)] == ["—", "—", "∞", "1.000"]
 
 
 def test_a_commit_is_short_and_tells_of_changes():
@@ -21,37 +49,53 @@ def test_a_commit_is_short_and_tells_of_changes():
         *["0123456789"] * 2,
         "0123456789 + changes",
     ]
+    assert contestant_text(example_side("new", dirty=True)) == "new (ffffffffff + changes)"
+    assert contestant_text(example_side("new", commit=None)) == "new (no commit)"
 
 
-def test_settings_that_differ_are_told_as_old_and_new():
+def test_settings_that_differ_are_shown_as_old_and_new():
     old, new = {"a": 1, "b": True, "c": "x", "d": 0.5}, {"a": 1, "b": False, "c": "y", "e": 1e-5}
     assert changed_settings(old, new) == ["`b: true → false`", "`c: x → y`", "`d: 0.5 → —`", "`e: — → 1e-05`"]
 
 
-@pytest.fixture
-def files(tmp_path):
-    return {tmp_path / "PAGE.md": "text\n"}, {tmp_path / "plots" / "picture.png": lambda: b"\x89\r\n"}
+def test_the_cost_of_a_search_is_a_phrase():
+    assert search_text(None) is None
+    cost = {"trials": 50, "attempts": 600, "seconds": 7200.0, "flops": 1.5e14}
+    assert search_text(cost) == "found by a search of 50 trials, 600 attempts, 2.0 h, 1.5e+14 training FLOPs"
+    assert search_text({"trials": 50}) == "found by a search of 50 trials, — attempts"
 
 
-def test_texts_and_pictures_are_written_as_they_are(files, tmp_path):
-    assert write_or_check(*files, check=False, command="board") == 0
-    assert (tmp_path / "PAGE.md").read_bytes() == b"text\n"
-    assert (tmp_path / "plots" / "picture.png").read_bytes() == b"\x89\r\n"
-    assert len(list(tmp_path.rglob("*.*"))) == 2, "no draft is left behind"
+def test_an_attempt_in_one_line_tells_errors_and_seconds_or_why_it_failed():
+    run = example_run(certificate=example_certificate(1), outcome="missed")
+    assert attempt_line(run) == "seed 7  missed  1 error  train 20.00 s  total 26.50 s"
+    lost = example_run(
+        outcome="lost",
+        message="it was killed",
+        seconds=example_seconds(train=None, total=None),
+        machine={"class": "Example CPU", "clean": False, "reasons": ["noise", "heat"]},
+    )
+    line = "seed 7  lost  it was killed  train unknown  total unknown  not clean: noise; heat"
+    assert attempt_line(lost) == line
 
 
-def test_the_check_names_what_is_missing_or_stale_draws_nothing_and_writes_nothing(files, tmp_path, capsys):
-    texts, pictures = files
-    undrawable = dict.fromkeys(pictures, lambda: 1 / 0)
-    assert write_or_check(texts, undrawable, check=True, command="board") == 1
-    assert capsys.readouterr().err.splitlines() == [
-        f"{name} does not say what the journal says; run `python -m bench board`" for name in ("PAGE.md", "picture.png")
-    ]
-    assert list(tmp_path.iterdir()) == []
-    write_or_check(texts, pictures, check=False, command="board")
-    assert write_or_check(texts, undrawable, check=True, command="board") == 0
+def test_a_batch_in_one_line_has_both_clocks():
+    runs = batch_runs("a", [1.0, 3.0], outcome=lambda i: "missed" if i else "solved")
+    assert batch_line(runs) == (
+        "batch a: solved 1/2; train median 2.00 s (1.00 … 3.00), ERT 4.00 s; "
+        "total median 7.00 s (6.00 … 8.00), ERT 14.00 s"
+    )
+    assert batch_line(runs[1:]).endswith("ERT never")
 
 
 def test_a_terminal_table_aligns_text_to_the_left_and_numbers_to_the_right():
     table = terminal_table(("name", "count"), text=("name",), no_wrap=("name",))
     assert [(column.justify, column.no_wrap) for column in table.columns] == [("left", True), ("right", False)]
+
+
+def test_a_markdown_table_aligns_text_to_the_left_and_numbers_to_the_right():
+    assert markdown_table(("name", "count"), [["a", 1], ["b", 2]], text=("name",)).splitlines() == [
+        "| name | count |",
+        "| --- | ---: |",
+        "| a | 1 |",
+        "| b | 2 |",
+    ]

@@ -5,49 +5,54 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.clock import PHASES
-from bench.formatting import errors_in_words, terminal_table
-from bench.storage.schema import Run
+from bench.formatting import errors_in_words, seconds_text, terminal_table
+from bench.storage.schema import Certificate, Run
 
 COLORS = dict(zip(PHASES, ("blue", "cyan", "magenta", "green", "yellow"), strict=True))
 OUTCOME_STYLES = {"solved": "bold green", "missed": "bold yellow"}
 
 
 def phase_bar(run: Run, width: int) -> Group:
-    """The phases as one bar, a colour each, with a legend in seconds; phases that were not reached are absent."""
+    """The phases as one coloured bar with a legend in seconds; phases that were not reached are left out."""
     seconds = run.seconds.model_dump()
     known = {phase: seconds[phase] for phase in PHASES if seconds[phase] is not None}
-    total = "" if run.seconds.total is None else f" total {run.seconds.total:.2f} s"
+    total = "" if run.seconds.total is None else f" total {seconds_text(run.seconds.total)}"
     whole = sum(known.values()) or 1.0
     columns = max(1, width - len(total))
     bar, legend, done = Text(), Text(), 0.0
     for phase, value in known.items():
         done += value
         bar.append("━" * (round(columns * done / whole) - len(bar)), style=COLORS[phase])
-        legend.append(f"{phase} {value:.2f} s  ", style=COLORS[phase])
+        legend.append(f"{phase} {seconds_text(value)}  ", style=COLORS[phase])
     bar.append(total, style="bold")
     return Group(bar, legend)
 
 
-def certificate_table(run: Run) -> Table:
+def certificate_table(certificate: Certificate) -> Table:
+    """Problems and errors of all problems, the held-out ones, and each group and sample."""
     table = terminal_table(("certificate", "problems", "errors", "right"), text=("certificate",))
-    certificate = run.certificate
     rows = {
         "all": (certificate.problems, certificate.errors),
         "held out": (certificate.heldout_problems, certificate.heldout_errors),
-        **{
-            name: (c.problems, c.errors) for name, c in (certificate.groups | certificate.samples).items() if c.problems
-        },
     }
+    for name, count in (certificate.groups | certificate.samples).items():
+        if count.problems:
+            rows[name] = count.problems, count.errors
     for name, (problems, errors) in rows.items():
         right = 1 - errors / problems if problems else 1.0
-        # Rounding must not turn one error in a million into 100%.
+        # One error in a million must not be rounded to 100%.
         percent = "100%" if not errors else f"{min(right, 0.999999):.4%}"
         table.add_row(name, f"{problems:,}", f"{errors:,}", percent, style=None if errors else "green")
     return table
 
 
 def show_summary(run: Run, sentences: list[str], standing: str, console: Console | None = None) -> None:
-    """The end of an attempt: verdict, phases, certificate, first mistakes, and where it stands on the board."""
+    """Print the result of an attempt: verdict, phases, certificate and the place on the leaderboard.
+
+    Args:
+        sentences: the first mistakes of the model, as sentences.
+        standing: the line that says where the attempt stands.
+    """
     console = console or Console(stderr=True, highlight=False)
     verdict = Text(run.outcome, style=OUTCOME_STYLES.get(run.outcome, "bold red"))
     if run.certificate is not None:
@@ -61,7 +66,7 @@ def show_summary(run: Run, sentences: list[str], standing: str, console: Console
     console.print(verdict, trained, sep="", soft_wrap=True, markup=False)
     console.print(phase_bar(run, min(console.width, 100)))
     if run.certificate is not None:
-        console.print(certificate_table(run))
+        console.print(certificate_table(run.certificate))
     for reason in run.machine.reasons:
         console.print(f"not clean: {reason}", style="yellow", soft_wrap=True, markup=False)
     for sentence in sentences:
