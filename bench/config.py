@@ -26,6 +26,8 @@ RENAMED_SETTINGS = {
 RENAMED_VALUES = {"stop_at": {"survey": "evaluation"}}
 
 SEARCH = "search"  # the table in which a config describes the search that found it
+PEER = "peer"  # the table in which a config describes the published trainer that it reproduces
+TABLES = (SEARCH, PEER)  # of a config, beside its settings
 
 
 def find_config(name: str, device_type: str) -> tuple[str, Path]:
@@ -85,8 +87,9 @@ def read_config(path: Path, schema: type) -> dict[str, Any]:
     valid = {field.name for field in dataclasses.fields(schema)}
 
     def prepare(values: dict[str, Any], path: Path) -> dict[str, Any]:
-        if not isinstance(values.pop(SEARCH, {}), dict):
-            raise UsageError(f"{path}: {SEARCH}: must be a table")
+        for table in TABLES:
+            if not isinstance(values.pop(table, {}), dict):
+                raise UsageError(f"{path}: {table}: must be a table")
         if knows_current_names(schema):
             values = with_current_names(values, path)
         for key in sorted(values.keys() - valid):
@@ -134,6 +137,7 @@ def merged_values(
         raise UsageError(f"{path}: {problem}") from None
     base = values.pop("base", None)
     values = prepare(values, path)
+    values.pop(PEER, None)  # describes this file, not the configs that extend it
     if base is None:
         return values
     candidates = path.parent / f"{base}.toml", path.parent / str(base), CONFIGS / f"{base}.toml"

@@ -1,97 +1,80 @@
-"""Other people's trainers: `PEERS.md`, their configs' runs in the journal beside our reference config's.
+"""Published trainers of others, `PEERS.md`: the runs of their configs, beside runs of the reference config.
 
-They are trained on problems that the rules of `add3` hold out, or write the answer in another order, so that they have
-tracks of their own and are never ranked with it.
+A config with a table `[peer]` reproduces such a trainer. It trains on problems that the rules of `add3` hold out, or
+writes the answer in another order; it therefore has a track of its own and is never ranked with `add3`.
 """
 
 import dataclasses
+import tomllib
 from collections.abc import Sequence
 from datetime import timedelta
 from statistics import median
 from typing import Any
 
-from bench.config import CONFIGS, current_names, find_config, merged_values, with_current_names
+from bench.config import CONFIGS, PEER, current_names, find_config, merged_values, with_current_names
 from bench.formatting import changed_settings, escape_markdown, number
+from bench.report.main_track import MAIN_TRACK
 from bench.report.render import template_environment
 from bench.storage.schema import Run
 
-REFERENCE = "add3"  # the track whose default config on a device the peers are held against
-SITTING = timedelta(hours=3)  # at most between a peer's run and a reference run of the same sitting
-TARGETS = {"99%": "99%", "sample80": "sample80", "solved": "0 errors"}  # in a run's `reached`: its column
-
-THE_REPORT = "Arithmetic Training Speedrun: Final Report"
+SESSION = timedelta(hours=3)  # at most between a peer's run and a reference run of the same session
+TARGETS = {"99%": "99%", "sample80": "sample80", "solved": "0 errors"}  # key of a run's `reached` -> column
 
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """A config that stands for somebody else's trainer."""
+    """A config that reproduces a published trainer; all but `config` is from its table `[peer]`."""
 
     config: str
-    track: str
-    what: str
-    published: str | None = None  # its figure as its author gave it
-    source: str | None = None  # where
+    track: str  # the config's own unless the table names another one
+    what: str  # the trainer in a few words
+    published: str | None = None  # the result as its author stated it
+    source: str | None = None  # the publication
 
 
-PEERS = (
-    Peer("report-1", "add3-report", "nanoGPT, 4 layers x 256", "about 180 s; 7.5% of 80, by sampling", THE_REPORT),
-    Peer("report-2", "add3-report", "the same, 3e-3, 8000 steps", "about 240 s, 80 of 80", THE_REPORT),
-    Peer("report-3", "add3-report", "the same, batches of 512", "120 s, 80 of 80", THE_REPORT),
-    Peer(
-        "report-4",
-        "add3-report",
-        "nanoGPT, 3 layers x 192",
-        "110 s on a consumer GPU, wall time of its training process, 80 of 80",
-        THE_REPORT,
-    ),
-    Peer(
-        "report-4-bf16",
-        "add3-report",
-        "the same in bfloat16, as it was published; before commit af3fbd4 the residual stream was bfloat16 too, which "
-        "nanoGPT keeps in float32; before commit ba2ba2c torch's own attention trained it, which a CPU goes back "
-        "through more slowly",
-    ),
-    Peer("later", "add3-reversed", "its author's later trainer, 2 layers x 96, stops at 99%"),
-    Peer(
-        "later-4",
-        "add4-reversed",
-        "the same on four digits",
-        "12.6 s, mean of five, four digits, stop at 99%",
-        "the benchmark of its author's later trainer",
-    ),
-    Peer("mingpt", "add3-mingpt", "minGPT's adder, 3 layers x 48"),
-)
+def read_peers() -> list[Peer]:
+    """The peers among the configs, by track.
+
+    Raises:
+        TypeError: a table `[peer]` lacks `what` or has an unknown key.
+    """
+    peers = []
+    for path in CONFIGS.glob("*.toml"):
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get(PEER)
+        if table is not None:
+            peers.append(Peer(**{"config": path.stem, "track": merged_values(path)["track"]} | table))
+    return sorted(peers, key=lambda peer: (peer.track, peer.config))
 
 
 # -----------------------------------------------------------------------------
-# sittings
+# sessions
 
 
-def gap(run: Run, other: Run) -> timedelta:
-    """From the end of the earlier of two runs to the start of the later one; none where they overlap."""
-    earlier, later = sorted((run, other), key=lambda each: each.started_at)
-    ended = earlier.started_at + timedelta(seconds=earlier.seconds.total or 0.0)
-    return max(timedelta(), later.started_at - ended)
+def time_between(run: Run, other: Run) -> timedelta:
+    """From the end of the earlier of two runs to the start of the later one; zero where they overlap."""
+    earlier, later = sorted((run, other), key=lambda run: run.started_at)
+    end = earlier.started_at + timedelta(seconds=earlier.seconds.total or 0.0)
+    return max(timedelta(), later.started_at - end)
 
 
-def sitting(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """The reference runs of the same sitting: those within SITTING of it, on a machine of its class.
+def reference_runs(run: Run, runs: Sequence[Run]) -> list[Run]:
+    """The reference runs of the same session: within SESSION of a peer's run, on the same machine class.
 
-    They have the settings and the source of the one that is nearest in time.
+    All of them have the settings and the source of the one that is nearest in time.
     """
-    config, _ = find_config(REFERENCE, run.device)
+    config, _ = find_config(MAIN_TRACK, run.device)
     near = [
         other
         for other in runs
-        if (other.track, other.config, other.machine.class_) == (REFERENCE, config, run.machine.class_)
+        if (other.track, other.config, other.machine.class_) == (MAIN_TRACK, config, run.machine.class_)
         and other.is_contest
-        and gap(run, other) <= SITTING
+        and time_between(run, other) <= SESSION
     ]
     if not near:
         return []
-    nearest = min(near, key=lambda other: (gap(run, other), other.started_at, other.run_id))
-    same = nearest.config_hash, nearest.source_sha256
-    return [other for other in near if (other.config_hash, other.source_sha256) == same]
+    nearest = min(near, key=lambda other: (time_between(run, other), other.started_at, other.run_id))
+    identity = nearest.config_hash, nearest.source_sha256
+    return [other for other in near if (other.config_hash, other.source_sha256) == identity]
 
 
 # -----------------------------------------------------------------------------
@@ -99,28 +82,27 @@ def sitting(run: Run, runs: Sequence[Run]) -> list[Run]:
 
 
 def config_settings(name: str) -> dict[str, Any]:
-    """What a config of ours sets, its bases' values under its own."""
+    """The settings in a config and its bases."""
     return merged_values(CONFIGS / f"{name}.toml", with_current_names)
 
 
 def changes(run: Run) -> list[str]:
-    """In what a run's settings differ from its config's; how long it might have taken is none of it."""
-    wanted = config_settings(run.config)
-    wanted.pop("max_seconds", None)
-    settings = current_names(run.settings)
-    return changed_settings(wanted, {key: settings.get(key) for key in wanted})
+    """The differences between a run's settings and its config, the time limit aside."""
+    settings, run_settings = config_settings(run.config), current_names(run.settings)
+    settings.pop("max_seconds", None)
+    return changed_settings(settings, {key: run_settings.get(key) for key in settings})
 
 
 def with_ratio(seconds: float | None, reference: Sequence[float | None]) -> str:
-    """`6,226.0 (× 288.9)`: the seconds, and how many times the reference's median they are."""
+    """`6,226.0 (× 288.9)`: seconds, and their ratio to the median of the reference."""
     if seconds is None:
         return number(None)
     known = [value for value in reference if value]
     return f"{seconds:,.1f}" + (f" (× {seconds / median(known):,.1f})" if known else "")
 
 
-def errors_left(run: Run) -> str:
-    """Of the problems that the certificate asked; without one, how the run ended."""
+def errors_text(run: Run) -> str:
+    """The errors in the certificate; without a certificate, the outcome."""
     if run.certificate is None:
         return run.outcome
     return f"{run.certificate.errors:,} of {run.certificate.problems:,}"
@@ -130,7 +112,7 @@ def run_row(run: Run, reference: Sequence[Run]) -> dict[str, str]:
     solved = [other for other in reference if other.outcome == "solved"]
     row = {
         "config": run.config,
-        "errors": errors_left(run),
+        "errors": errors_text(run),
         "steps": number(run.steps),
         "parameters": number(run.parameters),
         "precision": run.precision,
@@ -138,28 +120,31 @@ def run_row(run: Run, reference: Sequence[Run]) -> dict[str, str]:
         "changes": ", ".join(changes(run)),
         "machine_class": escape_markdown(run.machine_class_name),
         "train": with_ratio(run.seconds.train, [other.seconds.train for other in solved]),
-        "reference": "none in this sitting",
+        "reference": "none in this session",
     }
     for target in TARGETS:
-        met = with_ratio(run.reached.get(target), [other.reached.get(target) for other in solved])
-        row[target] = "never" if run.reached.get(target, 0.0) is None else met  # what nobody asked for is a dash
+        seconds = run.reached.get(target, 0.0)  # absent where the track lacks the target, None where it was not reached
+        others = [other.reached.get(target) for other in solved]
+        row[target] = "never" if seconds is None else with_ratio(run.reached.get(target), others)
     if reference:
-        seconds = f"{median(other.seconds.train for other in solved):,.2f} s, " if solved else ""
-        row["reference"] = f"{seconds}{len(solved)} of {len(reference)} solved"
+        trains = [other.seconds.train for other in solved if other.seconds.train is not None]
+        row["reference"] = f"{f'{median(trains):,.2f} s, ' if trains else ''}{len(solved)} of {len(reference)} solved"
     return row
 
 
 def peer_rows(peer: Peer, runs: Sequence[Run]) -> list[dict[str, str]]:
-    """One for each of its runs, the earliest first."""
-    own = [run for run in runs if (run.config, run.track) == (peer.config, peer.track) and run.is_contest]
-    return [run_row(run, sitting(run, runs)) for run in sorted(own, key=lambda run: (run.started_at, run.run_id))]
+    """One row for each run of a peer, the earliest first."""
+    peer_runs = [run for run in runs if (run.config, run.track) == (peer.config, peer.track) and run.is_contest]
+    peer_runs.sort(key=lambda run: (run.started_at, run.run_id))
+    return [run_row(run, reference_runs(run, runs)) for run in peer_runs]
 
 
 def render_peers(runs: Sequence[Run]) -> str:
     """The page as Markdown."""
+    peers = read_peers()
     tracks = {
-        track: [(peer, peer_rows(peer, runs)) for peer in PEERS if peer.track == track]
-        for track in dict.fromkeys(peer.track for peer in PEERS)
+        track: [(peer, peer_rows(peer, runs)) for peer in peers if peer.track == track]
+        for track in dict.fromkeys(peer.track for peer in peers)
     }
     return (
         template_environment()
@@ -167,8 +152,8 @@ def render_peers(runs: Sequence[Run]) -> str:
         .render(
             tracks=tracks,
             targets=TARGETS,
-            reference=REFERENCE,
-            hours=SITTING // timedelta(hours=1),
-            published=[peer for peer in PEERS if peer.published],
+            reference=MAIN_TRACK,
+            hours=SESSION // timedelta(hours=1),
+            published=[peer for peer in peers if peer.published],
         )
     )

@@ -5,12 +5,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bench.config import read_config
-from bench.report.peers import PEERS, config_settings, render_peers, sitting
+from bench.report import peers
+from bench.report.peers import config_settings, read_peers, reference_runs, render_peers
 from data import get_track
 from speedrun import Settings
 from tests.support.examples import ROOT, example_certificate, example_run, example_seconds
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+PEERS = read_peers()
 
 
 def reference(hours=0.0, train=20.0, name="reference", **changes):
@@ -81,21 +83,21 @@ def test_a_run_without_a_certificate_says_how_it_ended():
     assert rows(lost, reference())["report-4"][:6] == ["—", "—", "—", "—", "lost", "—"]
 
 
-def test_ratios_need_a_reference_in_the_same_sitting():
+def test_ratios_need_a_reference_in_the_same_session():
     cells = rows(peer(), reference(9.0))["report-4"]
-    assert (cells[0], cells[3], cells[-1]) == ("3,000.0", "4,000.0", "none in this sitting")
+    assert (cells[0], cells[3], cells[-1]) == ("3,000.0", "4,000.0", "none in this session")
     unsolved = rows(peer(), reference(outcome="missed"))["report-4"]
     assert (unsolved[0], unsolved[-1]) == ("3,000.0", "0 of 1 solved")
 
 
 @pytest.mark.parametrize(("hours", "is_near"), [(-3.02, False), (-2.99, True), (0.5, True), (4.1, True), (4.2, False)])
-def test_a_sitting_reaches_three_hours_before_a_run_and_three_after_its_end(hours, is_near):
+def test_a_session_reaches_three_hours_before_a_run_and_three_after_its_end(hours, is_near):
     run = peer(seconds=example_seconds(train=4000.0, total=4000.0))  # an hour and 400 s
     other = reference(hours, seconds=example_seconds(total=36.0))
-    assert sitting(run, [run, other]) == ([other] if is_near else [])
+    assert reference_runs(run, [run, other]) == ([other] if is_near else [])
 
 
-def test_a_sitting_is_on_one_machine_class_and_device_and_of_the_nearest_source_and_settings():
+def test_a_session_is_on_one_machine_class_and_device_and_of_the_nearest_source_and_settings():
     run, near, same = peer(), reference(0.1), reference(-2.0)
     others = [
         reference(0.05, machine={"class": "Another", "clean": None, "reasons": []}),
@@ -105,7 +107,7 @@ def test_a_sitting_is_on_one_machine_class_and_device_and_of_the_nearest_source_
         reference(-1.5, name="older", source_sha256="e" * 64),
         reference(-1.5, name="other", config_hash="e" * 64),
     ]
-    assert sitting(run, [*others, same, near]) == [same, near]
+    assert reference_runs(run, [*others, same, near]) == [same, near]
 
 
 def test_a_peers_run_on_another_track_or_for_a_test_is_none():
@@ -116,8 +118,8 @@ def test_a_peers_run_on_another_track_or_for_a_test_is_none():
 def test_what_differs_from_the_config_is_told():
     text = render_peers([peer(settings=config_settings("report-4") | {"num_steps": 5, "max_seconds": 1.0})])
     (line,) = [line for line in text.splitlines() if line.startswith("  - `report-4-run`")]
-    assert line.endswith("; not as the config: `num_steps: 5000 → 5`")
-    assert "not as the config" not in render_peers([peer()])
+    assert line.endswith("; differs from the config: `num_steps: 5000 → 5`")
+    assert "differs from the config" not in render_peers([peer()])
 
 
 def test_published_figures_stand_apart_with_their_source():
@@ -137,15 +139,37 @@ def test_the_same_runs_make_the_same_page_in_any_order():
 
 
 @pytest.mark.parametrize("each", PEERS, ids=lambda each: each.config)
-def test_a_peer_is_a_config_of_ours_on_its_track_that_runs_its_schedule_once(each):
+def test_a_peer_has_a_track_of_its_own_and_runs_its_schedule_once(each):
     path = ROOT / "bench" / "configs" / f"{each.config}.toml"
     values = read_config(path, Settings)
     settings = Settings(**values)
     assert values == config_settings(each.config)
+    assert each.what
+    assert each.published is None or each.source
     assert settings.track == each.track != "add3"
     assert get_track(each.track).is_stream == (settings.loss_on == "all")
     assert (settings.max_rounds, settings.matrix_optimizer, settings.level_share) == (1, "adamw", 0.0)
     assert path.read_text().startswith("#")
+
+
+def test_the_peers_are_the_configs_with_a_table_of_their_own():
+    report = {"report-1", "report-2", "report-3", "report-4", "report-4-bf16"}
+    assert {each.config for each in PEERS} == report | {"later", "later-4", "mingpt"}
+
+
+def test_a_config_that_extends_a_peer_is_none(tmp_path, monkeypatch):
+    base = (ROOT / "bench" / "configs" / "report-4.toml").read_text()
+    (tmp_path / "report-4.toml").write_text(base)
+    (tmp_path / "mine.toml").write_text('base = "report-4"\nnum_steps = 5\n')
+    monkeypatch.setattr(peers, "CONFIGS", tmp_path)
+    assert [each.config for each in read_peers()] == ["report-4"]
+    assert "peer" not in read_config(tmp_path / "mine.toml", Settings)
+
+
+def test_a_table_may_name_another_track(tmp_path, monkeypatch):
+    (tmp_path / "some.toml").write_text('track = "add3"\n[peer]\nwhat = "a trainer"\ntrack = "add3-report"\n')
+    monkeypatch.setattr(peers, "CONFIGS", tmp_path)
+    assert read_peers() == [peers.Peer("some", "add3-report", "a trainer")]
 
 
 def test_the_stages_of_the_report_are_those_that_it_tells_of():

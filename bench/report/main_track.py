@@ -1,0 +1,72 @@
+"""The main track's record of today and its leading default config, in one sentence each."""
+
+from collections.abc import Iterable, Sequence
+
+from bench.formatting import commit_text, middle
+from bench.stats.ranking import Entry, leaders
+from bench.storage.records import RecordFolder
+from bench.storage.schema import Record, Run
+
+MAIN_TRACK = "add3"
+FIRST_OF_CLASS = "first of its class, compared with nothing"
+
+
+def record_of_today(folders: Iterable[RecordFolder]) -> Record | None:
+    """The fastest standing record of the main track by `total`, over all machine classes.
+
+    A record that won in pairs comes before one that had no predecessor, whatever their seconds.
+    """
+    standing: dict[str, Record] = {}  # by machine class
+    for record in sorted((folder.record for folder in folders), key=lambda record: record.started_at):
+        if (record.track, record.clock) == (MAIN_TRACK, "total"):
+            standing[record.machine_class] = record
+    return min(standing.values(), key=lambda record: (record.predecessor is None, record.ert_seconds), default=None)
+
+
+def record_sentence(folders: Iterable[RecordFolder]) -> str:
+    """Today's record as one bold line of Markdown."""
+    record = record_of_today(folders)
+    if record is None:
+        return f"No record of `{MAIN_TRACK}` by `total` yet."
+    result = record.result
+    return (
+        f"**Record today: `{record.track}` in {result.ert_train_seconds:.2f} s of training, "
+        f"{result.ert_total_seconds:.2f} s from process start to proof "
+        f"(ERT, {result.solved} of {result.attempts} solved) on {record.machine_class}, {record.started_at:%Y-%m-%d}"
+        f"{'' if record.predecessor else f' ({FIRST_OF_CLASS})'}**"
+    )
+
+
+def leading_default(runs: Sequence[Run], folders: Iterable[RecordFolder] = ()) -> Entry | None:
+    """The leading entry by `total` of the main track's default configs, on the machine class of today's record.
+
+    Without a record, the fastest over all machine classes; None when no default config is ranked.
+    """
+    record = record_of_today(folders)
+    entries = leaders(
+        [run for run in runs if run.track == MAIN_TRACK and run.config == f"{run.track}-{run.device}"], "total"
+    )
+    here = [entry for entry in entries if record and entry.runs[0].machine.class_ == record.machine_class]
+    return next(iter(here or entries), None)
+
+
+def claim_sentence(runs: Sequence[Run], folders: Iterable[RecordFolder]) -> str:
+    """What the leading default config achieves, as one sentence of Markdown."""
+    entry = leading_default(runs, folders)
+    if entry is None:
+        return "No ranked batch yet."
+    first = entry.runs[0]
+    train, total = (middle(entry.values(read), ".2f") for read in (train_seconds, total_seconds))
+    return (
+        f"`{first.config}` learns `{first.track}` in **{train} s** of training and proves it **{total} s** after the "
+        f"process started (medians; {entry.num_solved} of {len(entry.runs)} attempts solved the track, on "
+        f"{first.machine.class_}, {first.started_at:%Y-%m-%d}, commit {commit_text(first.commit, first.dirty)})."
+    )
+
+
+def train_seconds(run: Run) -> float | None:
+    return run.seconds.train
+
+
+def total_seconds(run: Run) -> float | None:
+    return run.seconds.total
