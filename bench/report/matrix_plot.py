@@ -1,4 +1,4 @@
-"""A matrix as a picture: a map of two of its axes, or a line along one."""
+"""The plot of a matrix: a map of two of its axes, or a line along one."""
 
 import math
 import textwrap
@@ -8,72 +8,74 @@ from typing import Any
 from bench.clock import ClockName
 from bench.experiments.matrix_file import Matrix, label
 from bench.experiments.matrix_results import CellResult
-from bench.report.plots import COLORS, SOFT_COLOR, style, svg_text
+from bench.report.plot_style import COLORS, SOFT_COLOR, TEXT_COLOR, blank_canvas, style, svg_text
 from bench.stats.descriptive import spread
 
-# matplotlib is imported where it is used, as in plots.py.
-
-LONGEST_LABEL = 18  # characters in a line of an axis's label
+LONGEST_LABEL = 18  # characters of a line of a tick label
 
 
-def draw_matrix(results: Sequence[CellResult], grid: Matrix, title: str, subtitle: str) -> str:
-    """SVG. Where there are more axes than are drawn, each place shows the best of its cells."""
+def draw_matrix(results: Sequence[CellResult], matrix: Matrix, title: str, subtitle: str) -> str:
+    """The plot as SVG. Where the matrix has further axes, each position shows its best cell."""
     with style():
-        return svg_text(matrix_canvas(results, grid, title, subtitle))
+        return svg_text(matrix_canvas(results, matrix, title, subtitle))
 
 
-def matrix_canvas(results: Sequence[CellResult], grid: Matrix, title: str, subtitle: str) -> Any:
-    """The picture as a matplotlib Figure, made without pyplot, which would keep state."""
-    from matplotlib.figure import Figure as Canvas
+def matrix_canvas(results: Sequence[CellResult], matrix: Matrix, title: str, subtitle: str) -> Any:
+    """The plot as a matplotlib Figure."""
+    if len(matrix.plot) < len([axis for axis, choices in matrix.axes.items() if len(choices) > 1]):
+        subtitle += "; each position shows its best cell"
+    is_map = len(matrix.plot) == 2
+    columns = tick_labels(matrix, matrix.plot[0])
+    rows = tick_labels(matrix, matrix.plot[1]) if is_map else [""]
+    best = best_cells(results, matrix)
 
-    if len(grid.plot) < len([axis for axis, choices in grid.axes.items() if len(choices) > 1]):
-        subtitle += "; each place shows the best of its cells"
-    along = labels_of(grid, grid.plot[0])
-    up = labels_of(grid, grid.plot[1]) if len(grid.plot) == 2 else [""]
-    places: dict[tuple[str, str], list[CellResult]] = {}
-    for result in results:
-        own = result.cell.labels()
-        places.setdefault((own[grid.plot[0]], own[grid.plot[1]] if len(grid.plot) == 2 else ""), []).append(result)
-    best = {place: best_of(there, grid.clock) for place, there in places.items()}
-
-    longest = max(len(line) for text in up for line in wrapped(text).splitlines() or [""])
-    tallest = max(len(wrapped(text).splitlines()) for text in (*along, *up))
-    width = max(6.4, 2.6 + 1.15 * len(along) + 0.08 * longest)  # inches
+    longest = max(len(line) for text in rows for line in wrapped(text).splitlines() or [""])
+    tallest = max(len(wrapped(text).splitlines()) for text in (*columns, *rows))
+    width = max(6.4, 2.6 + 1.15 * len(columns) + 0.08 * longest)  # inches
     lines = textwrap.wrap(subtitle, round(14 * width))
     head = 0.5 + 0.18 * len(lines)
-    height = head + 1.2 + (max(0.62, 0.2 * tallest) * len(up) if len(grid.plot) == 2 else 2.6) + 0.18 * tallest
-    canvas = Canvas(figsize=(width, height), layout="constrained")
-    # What stands above is no part of the axes: the layout would make room for its whole length beside them.
-    canvas.get_layout_engine().set(w_pad=0.14, h_pad=0.1, rect=(0, 0, 1, 1 - head / height))
+    height = head + 1.2 + (max(0.62, 0.2 * tallest) * len(rows) if is_map else 2.6) + 0.18 * tallest
+    # The title is not a part of the axes, or the layout would reserve its whole length beside them.
+    canvas = blank_canvas(width, height, w_pad=0.14, h_pad=0.1, rect=(0, 0, 1, 1 - head / height))
     canvas.text(0.14 / width, 1 - 0.12 / height, title, fontsize=13, fontweight="bold", va="top")
     canvas.text(0.14 / width, 1 - 0.4 / height, "\n".join(lines), fontsize=9, color=SOFT_COLOR, va="top")
     axes = canvas.add_subplot()
-    axes.set_xlabel(grid.plot[0])
-    axes.set_xticks(range(len(along)), [wrapped(text) for text in along])
-    if len(grid.plot) == 2:
-        axes.set_ylabel(grid.plot[1])
-        draw_map(canvas, axes, along, up, best, grid.clock)
+    axes.set_xlabel(matrix.plot[0])
+    axes.set_xticks(range(len(columns)), [wrapped(text) for text in columns])
+    if is_map:
+        axes.set_ylabel(matrix.plot[1])
+        draw_map(canvas, axes, columns, rows, best, matrix.clock)
     else:
-        draw_line(axes, along, best, grid.clock)
+        draw_line(axes, columns, best, matrix.clock)
     return canvas
 
 
-def labels_of(grid: Matrix, axis: str) -> list[str]:
-    return [label(axis, choice) for choice in grid.axes[axis]]
+def best_cells(results: Sequence[CellResult], matrix: Matrix) -> dict[tuple[str, str], CellResult]:
+    """(label on the first axis, on the second axis or "") -> the best cell at that position."""
+    positions: dict[tuple[str, str], list[CellResult]] = {}
+    for result in results:
+        labels = result.cell.labels()
+        second = labels[matrix.plot[1]] if len(matrix.plot) == 2 else ""
+        positions.setdefault((labels[matrix.plot[0]], second), []).append(result)
+    return {position: best_of(there, matrix.clock) for position, there in positions.items()}
+
+
+def tick_labels(matrix: Matrix, axis: str) -> list[str]:
+    return [label(axis, choice) for choice in matrix.axes[axis]]
 
 
 def wrapped(text: str) -> str:
-    """A label in lines; of settings that change together, each has its own."""
+    """A tick label in several lines; settings that change together have a line each."""
     return text.replace(" ", "\n") if "=" in text else "\n".join(textwrap.wrap(text, LONGEST_LABEL))
 
 
 def best_of(results: Sequence[CellResult], clock: ClockName) -> CellResult:
-    """The lowest ERT; one that was tried rather than one that was not."""
+    """The cell with the lowest ERT; among cells without one, a cell with attempts."""
     return min(results, key=lambda result: (math.inf if (ert := result.ert(clock)) is None else ert, not result.runs))
 
 
-def words(result: CellResult | None, clock: ClockName) -> str:
-    """What a place of the map says: the ERT and how many solved."""
+def cell_text(result: CellResult | None, clock: ClockName) -> str:
+    """The text at a position of the map: the ERT and the number of solved attempts."""
     if result is None:
         return "left out"
     if not result.runs:
@@ -83,55 +85,67 @@ def words(result: CellResult | None, clock: ClockName) -> str:
 
 
 def draw_map(
-    canvas: Any, axes: Any, along: Sequence[str], up: Sequence[str], best: dict[tuple[str, str], CellResult], clock: str
+    canvas: Any,
+    axes: Any,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    best: dict[tuple[str, str], CellResult],
+    clock: ClockName,
 ) -> None:
-    """A square for each pair of choices, the darker the slower; each says its figures, so that colour is no need."""
+    """A square for each pair of choices with its ERT as text; darker is slower."""
     import numpy as np
     from matplotlib.colors import LogNorm
 
-    values = np.full((len(up), len(along)), np.nan)
-    for row, second in enumerate(up):
-        for column, first in enumerate(along):
+    values = np.full((len(rows), len(columns)), np.nan)
+    for row, second in enumerate(rows):
+        for column, first in enumerate(columns):
             result = best.get((first, second))
             if result is not None and result.num_solved:
                 values[row, column] = result.ert(clock)
     known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (1.0, 1.0)
+    norm = LogNorm(low, high if high > low else low * 1.01)
     axes.set_facecolor("#ececec")
     axes.grid(False)
     if known.size:
-        low, high = float(known.min()), float(known.max())
-        norm = LogNorm(low, high if high > low else low * 1.01)
         image = axes.imshow(values, norm=norm, cmap="viridis_r", aspect="auto", origin="lower")
-        bar = canvas.colorbar(image, ax=axes, label=f"ERT by {clock}, s")
-        bar.ax.minorticks_off()
-        bar.set_ticks([low, high] if high > low else [low], labels=[f"{value:.3g}" for value in sorted({low, high})])
+        add_color_bar(canvas.colorbar(image, ax=axes, label=f"ERT by {clock}, s"), low, high)
     else:
-        axes.set_xlim(-0.5, len(along) - 0.5)
-        axes.set_ylim(-0.5, len(up) - 0.5)
-    for row, second in enumerate(up):
-        for column, first in enumerate(along):
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(-0.5, len(rows) - 0.5)
+    for row, second in enumerate(rows):
+        for column, first in enumerate(columns):
             value = values[row, column]
-            is_dark = np.isfinite(value) and norm(value) > 0.55
-            color = "white" if is_dark else "#222222"
-            axes.text(
-                column, row, words(best.get((first, second)), clock), ha="center", va="center", fontsize=9, color=color
-            )
-    axes.set_yticks(range(len(up)), [wrapped(text) for text in up])
+            color = "white" if np.isfinite(value) and norm(value) > 0.55 else TEXT_COLOR
+            text = cell_text(best.get((first, second)), clock)
+            axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
+    axes.set_yticks(range(len(rows)), [wrapped(text) for text in rows])
 
 
-def draw_line(axes: Any, along: Sequence[str], best: dict[tuple[str, str], CellResult], clock: str) -> None:
-    """ERT along one axis, with each attempt as a point."""
-    known = [(i, best[text, ""]) for i, text in enumerate(along) if (text, "") in best]
+def add_color_bar(bar: Any, low: float, high: float) -> None:
+    """Label the ends of a colour bar with seconds, and with `faster` and `slower`."""
+    bar.ax.minorticks_off()
+    if high == low:
+        bar.set_ticks([low], labels=[f"{low:.3g}"])
+        return
+    bar.set_ticks([low, high], labels=[f"{low:.3g}", f"{high:.3g}"])
+    for height, va, word in ((-0.03, "top", "faster"), (1.03, "bottom", "slower")):
+        bar.ax.text(0.5, height, word, transform=bar.ax.transAxes, ha="center", va=va, fontsize=9, color=SOFT_COLOR)
+
+
+def draw_line(axes: Any, columns: Sequence[str], best: dict[tuple[str, str], CellResult], clock: ClockName) -> None:
+    """ERT along one axis, with a mark for each attempt."""
+    known = [(i, best[text, ""]) for i, text in enumerate(columns) if (text, "") in best]
     solved = [(i, result) for i, result in known if result.num_solved]
     axes.plot([i for i, _ in solved], [result.ert(clock) for _, result in solved], "o-", color=COLORS[0], linewidth=2)
     for i, result in known:
         seconds = result.seconds(clock)
         axes.plot([i] * len(seconds), seconds, "_", color=COLORS[0], alpha=0.5, markersize=12)
         spot = spread(seconds)
-        text = words(result, clock)
+        text = cell_text(result, clock)
         at = (i, result.ert(clock) if result.num_solved else spot.median if spot else 0.0)
         axes.annotate(text, at, (9, 4), textcoords="offset points", fontsize=9)
-    axes.set_xlim(-0.5, len(along) - 0.3)
+    axes.set_xlim(-0.5, len(columns) - 0.3)
     axes.set_ylim(bottom=0)
     axes.margins(y=0.2)
     axes.set_ylabel(f"ERT by {clock}, s")

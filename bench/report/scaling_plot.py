@@ -1,4 +1,4 @@
-"""The picture of how learning grows with the number of digits, as PNG: a row a machine class, a panel a quantity.
+"""The plot of quantities against the number of digits, as PNG: a row for each machine class, a panel for each quantity.
 
 A row shows the families of one machine class, at most one in each order of the answer's digits.
 """
@@ -11,17 +11,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bench.report.plots import COLORS, DASHES, SOFT_COLOR, show_plain_numbers, style
+from bench.report.plot_style import COLORS, DASHES, SOFT_COLOR, blank_canvas, show_plain_numbers, style
 from bench.report.scaling_families import ORDERS, QUANTITIES, Family, ScalingAttempt, points
 from bench.stats.power_law import exponent_text, fit
 
-# matplotlib is imported where it is used, as in bench/plots.py.
-
-DOTS_PER_INCH = 200  # of print
-STRIP = 0.2  # share of a panel's height, at its top, for the attempts that did not solve
+DOTS_PER_INCH = 200
+STRIP = 0.2  # share of a panel's height, at its top, for unsolved attempts
 NARROWEST = 8.0  # largest over smallest value that a quantity's axis shows
 LABELS = {
-    "seconds": "seconds of train",
+    "seconds": "train seconds",
     "steps": "optimizer steps",
     "FLOPs": "FLOPs of the steps",
 }
@@ -29,7 +27,7 @@ MARKERS = dict(zip(ORDERS, "o^", strict=True))
 
 
 def draw_scaling(families: Sequence[Family]) -> bytes:
-    """A PNG with a row for each machine class; the families of one come one after the other."""
+    """The plot as PNG; families of one machine class must be adjacent."""
     with style():
         picture = io.BytesIO()
         scaling_canvas(families).savefig(picture, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
@@ -38,43 +36,43 @@ def draw_scaling(families: Sequence[Family]) -> bytes:
 
 def scaling_canvas(families: Sequence[Family]) -> Any:
     """The rows as a matplotlib Figure."""
-    from matplotlib.figure import Figure as Canvas
-
-    rows = [list(its) for _, its in itertools.groupby(families, key=lambda family: family.machine_class)]
-    canvas = Canvas(figsize=(12.6, 0.5 + 5.1 * len(rows)), layout="constrained")
-    canvas.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches
+    rows = [list(group) for _, group in itertools.groupby(families, key=lambda family: family.machine_class)]
+    canvas = blank_canvas(12.6, 0.5 + 5.1 * len(rows), w_pad=0.1, h_pad=0.08)
     canvas.suptitle(
-        "What it takes to learn addition, by the number of digits", x=0.012, ha="left", fontsize=13, fontweight="bold"
+        "Cost of learning addition, by the number of digits", x=0.012, ha="left", fontsize=13, fontweight="bold"
     )
-    for row, its in zip(canvas.subfigures(len(rows), squeeze=False)[:, 0], rows, strict=True):
-        row.suptitle(textwrap.fill(its[0].machine_class, 150), x=0.012, ha="left", fontsize=9, color=SOFT_COLOR)
+    for row, row_families in zip(canvas.subfigures(len(rows), squeeze=False)[:, 0], rows, strict=True):
+        row.suptitle(
+            textwrap.fill(row_families[0].machine_class, 150), x=0.012, ha="left", fontsize=9, color=SOFT_COLOR
+        )
         above, below = row.subplots(2, len(QUANTITIES), height_ratios=(5, 1.25))  # the panels, their legends
         for axes, legend_axes, quantity in zip(above, below, QUANTITIES, strict=True):
-            add_legend(legend_axes, *draw_panel(axes, its, quantity))
+            add_legend(legend_axes, *draw_panel(axes, row_families, quantity))
     return canvas
 
 
 def draw_panel(axes: Any, families: Sequence[Family], quantity: str) -> tuple[list[Any], list[str]]:
     """One quantity against the number of digits, both logarithmic.
 
-    A point for each solved attempt, a line through each order's, and a hollow point at the top where attempts did not
-    solve, with their number where there are several. The two orders' points stand a little to the left and right.
+    Each solved attempt is a point, each order has a fitted line; unsolved attempts are hollow points at the top, with
+    their number where there are several. The points of the two orders are shifted a little to the left and right.
 
     Returns:
-        The handles and labels of its legend.
+        The handles and labels of the legend.
     """
     from matplotlib.lines import Line2D
 
     attempts = [attempt for family in families for attempt in family.attempts]
     lengths = sorted({attempt.digits for attempt in attempts})
     width = math.log(max(lengths[-1] / lengths[0], 2.0))
-    has_missed = not all(attempt.solved for attempt in attempts)
-    set_up_axes(axes, lengths, width, [value for _, value in points(attempts, quantity)], has_missed)
+    has_unsolved = not all(attempt.solved for attempt in attempts)
+    set_up_axes(axes, lengths, width, [value for _, value in points(attempts, quantity)], has_unsolved)
     axes.set_ylabel(LABELS[quantity])
-    handles, labels = [], []
+    handles: list[Any] = []
+    labels: list[str] = []
     for family in families:
         place, measured = ORDERS.index(family.order), points(family.attempts, quantity)
-        look = {"color": COLORS[place], "marker": MARKERS[family.order], "markersize": 6}
+        look: dict[str, Any] = {"color": COLORS[place], "marker": MARKERS[family.order], "markersize": 6}
         shift = math.exp((2 * place - 1) * 0.012 * width)
         axes.plot(
             [digits * shift for digits, _ in measured],
@@ -92,15 +90,15 @@ def draw_panel(axes: Any, families: Sequence[Family], quantity: str) -> tuple[li
             axes.plot(ends, ys, color=COLORS[place], linestyle=DASHES[place], linewidth=1.8)
         handles.append(Line2D([], [], linestyle=DASHES[place] if fitted else "none", linewidth=1.8, **look))
         labels.append(f"{family.order}: {exponent_text(fitted)}")
-        mark_missed(axes, [attempt for attempt in family.attempts if not attempt.solved], place, shift)
-    if has_missed:
+        mark_unsolved(axes, [attempt for attempt in family.attempts if not attempt.solved], place, shift)
+    if has_unsolved:
         handles.append(Line2D([], [], linestyle="none", marker="o", markersize=6, **hollow(SOFT_COLOR)))
         labels.append("attempts that did not solve the track")
     return handles, labels
 
 
 def add_legend(axes: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """In axes of its own, so that it neither covers a panel nor narrows it."""
+    """A legend in separate axes, so that it neither covers nor narrows a panel."""
     axes.set_axis_off()
     legend = axes.legend(
         handles,
@@ -119,8 +117,8 @@ def add_legend(axes: Any, handles: Sequence[Any], labels: Sequence[str]) -> None
     legend.set_in_layout(False)
 
 
-def set_up_axes(axes: Any, lengths: Sequence[int], width: float, values: Sequence[float], has_missed: bool) -> None:
-    """Logarithmic axes that hold these numbers of digits and these values, with a strip for what was missed."""
+def set_up_axes(axes: Any, lengths: Sequence[int], width: float, values: Sequence[float], has_unsolved: bool) -> None:
+    """Logarithmic axes for these lengths and values, with a strip at the top for unsolved attempts."""
     from matplotlib.patches import Rectangle
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -135,15 +133,15 @@ def set_up_axes(axes: Any, lengths: Sequence[int], width: float, values: Sequenc
     margin = max((high / low) ** 0.06, (NARROWEST * low / high) ** 0.5)
     bottom, top = low / margin, high * margin
     show_plain_numbers(axes.yaxis, bottom, top)
-    # Fixed, so that the strip has none: what was missed has no value.
+    # Fixed, so that the strip for unsolved attempts, which have no value, has no ticks.
     ticks = [tick for tick in axes.yaxis.get_major_locator().tick_values(bottom, top) if bottom <= tick <= top]
     axes.yaxis.set_major_locator(FixedLocator(ticks if values else []))
     axes.yaxis.set_minor_locator(NullLocator())
     if not values:
-        axes.text(0.5, 0.4, "nothing known", ha="center", color=SOFT_COLOR, transform=axes.transAxes)
-    if has_missed:
+        axes.text(0.5, 0.4, "no data", ha="center", color=SOFT_COLOR, transform=axes.transAxes)
+    if has_unsolved:
         top = bottom * (top / bottom) ** (1 / (0.98 - STRIP))
-        strip = {"transform": axes.transAxes, "facecolor": "#f1f1f1", "linewidth": 0, "zorder": 0}
+        strip: dict[str, Any] = {"transform": axes.transAxes, "facecolor": "#f1f1f1", "linewidth": 0, "zorder": 0}
         axes.add_patch(Rectangle((0, 1 - STRIP), 1, STRIP, **strip))
         at = (0.02, 1 - STRIP / 2)
         axes.text(*at, "not solved", va="center", fontsize=9, color=SOFT_COLOR, transform=axes.transAxes, zorder=1)
@@ -151,7 +149,7 @@ def set_up_axes(axes: Any, lengths: Sequence[int], width: float, values: Sequenc
 
 
 def spread_out(lengths: Sequence[int], apart: float) -> list[int]:
-    """As many of the ascending numbers as leave room for their labels: their logarithms are so far apart."""
+    """A subset of ascending numbers whose logarithms are at least `apart` apart, so that their labels have room."""
     kept = [lengths[-1]]
     for digits in reversed(lengths[:-1]):
         if math.log(kept[0] / digits) >= apart:
@@ -159,10 +157,10 @@ def spread_out(lengths: Sequence[int], apart: float) -> list[int]:
     return kept
 
 
-def mark_missed(axes: Any, missed: Sequence[ScalingAttempt], place: int, shift: float) -> None:
-    """Hollow points in the strip, each order in a line of its own."""
+def mark_unsolved(axes: Any, unsolved: Sequence[ScalingAttempt], place: int, shift: float) -> None:
+    """Hollow points in the strip, one line for each order."""
     height = 1 - STRIP * (0.4 if place == 0 else 0.78)
-    for digits, count in Counter(attempt.digits for attempt in missed).items():
+    for digits, count in Counter(attempt.digits for attempt in unsolved).items():
         at = (digits * shift, height)
         look = hollow(COLORS[place])
         axes.plot(*at, MARKERS[ORDERS[place]], markersize=6, transform=axes.get_xaxis_transform(), zorder=3, **look)

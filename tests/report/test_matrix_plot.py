@@ -57,6 +57,16 @@ def test_a_map_says_what_each_cell_has_come_to(read):
     assert label.get_text() == "matrix_optimizer=muon\nmuon_learning_rate=0.15\nadam_learning_rate=0.08"
 
 
+def test_the_colour_bar_of_a_map_says_which_end_is_faster(read):
+    grid = read(LINKED)
+    canvas = matrix_canvas(results(grid), grid, "some", "Example CPU")
+    _, bar = canvas.axes
+    heights = {text.get_text(): text.get_position()[1] for text in bar.texts}
+    assert set(heights) == {"faster", "slower"}
+    assert heights["faster"] < heights["slower"], "and the colour bar rises with the seconds"
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["10", "40"]
+
+
 def test_one_axis_makes_a_line(read):
     grid = read('base = "fast"\nseeds = [1]\n[axes]\ncompile = [true, false]\n')
     canvas = matrix_canvas(results(grid), grid, "some", "Example CPU")
@@ -69,5 +79,5 @@ def test_an_axis_that_is_not_drawn_shows_its_best(read):
     grid = read('base = "fast"\nseeds = [1]\nplot = ["a"]\n[axes]\na = [1, 2]\nb = [1, 2]\n')
     canvas = matrix_canvas(results(grid), grid, "some", "Example CPU")
     assert texts(canvas) == ["10.00\n1 of 1", "20.00\n1 of 1"]
-    assert "each place shows the best of its cells" in " ".join(text.get_text() for text in canvas.texts)
+    assert "each position shows its best cell" in " ".join(text.get_text() for text in canvas.texts)
     assert draw_matrix(results(grid), grid, "some", "Example CPU").startswith("<?xml")

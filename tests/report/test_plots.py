@@ -1,4 +1,4 @@
-"""The figures: their data against a naive count, and their pictures as far as a program can see them."""
+"""The leaderboard's figures: their data against a naive count, and the texts in their pictures."""
 
 import csv
 import io
@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.report import plots
+from bench.report import plot_style, plots
 from bench.report.plots import Category, RecordPoint
 from bench.stats.ranking import RunBatch, group_entries
 from bench.storage.schema import Batch
 from tests.support.examples import example_run, example_seconds
 
-PLACE = Category("add3", "Example CPU (6/143/8), with AMX-BF16, 2 cores, 2 threads, torch 2.13", "train")
+CATEGORY = Category("add3", "Example CPU (6/143/8), with AMX-BF16, 2 cores, 2 threads, torch 2.13", "train")
 
 
 def batch_of(name, trains, solved=lambda i: True, **changes):
@@ -109,14 +109,14 @@ def test_records_stand_in_order_of_their_dates():
 
 def test_csv_reads_back_and_leaves_the_unknown_empty():
     rows = plots.solved_rows(group_entries([batch_of('a "quoted", name', [1 / 3, 2.0])]), "train")
-    read = list(csv.DictReader(io.StringIO(plots.csv_text(rows))))
+    read = list(csv.DictReader(io.StringIO(plot_style.csv_text(rows))))
     assert [row["config"] for row in read] == ['a "quoted", name'] * len(rows)
     assert [row["seconds"] for row in read] == ["0.000000", "0.333333", "2.000000"]
     assert [int(row["solved"]) for row in read] == [0, 1, 2]
-    (read,) = csv.DictReader(io.StringIO(plots.csv_text(records(1.5, high_seconds=math.inf))))
+    (read,) = csv.DictReader(io.StringIO(plot_style.csv_text(records(1.5, high_seconds=math.inf))))
     assert read["date"] == "2026-01-31T12:00:00+00:00"
     assert (read["ert_seconds"], read["low_seconds"], read["high_seconds"]) == ("1.500000", "", "inf")
-    assert plots.csv_text([]) == ""
+    assert plot_style.csv_text([]) == ""
 
 
 # -----------------------------------------------------------------------------
@@ -127,27 +127,27 @@ NAMES = st.builds(Category, st.text(), st.text(), st.sampled_from(("train", "tot
 
 
 @given(NAMES)
-def test_a_file_name_is_safe_everywhere(place):
-    assert re.fullmatch(r"[a-z0-9-]{1,80}", plots.file_stem(place, "solved"))
+def test_a_file_name_is_safe_everywhere(category):
+    assert re.fullmatch(r"[a-z0-9-]{1,80}", plots.file_stem(category, "solved"))
 
 
 @given(NAMES, NAMES)
-def test_different_places_have_different_files(place, other):
-    names = {plots.file_stem(place, "solved"), plots.file_stem(other, "solved")}
-    assert len(names) == (1 if place == other else 2)
+def test_different_categories_have_different_files(category, other):
+    names = {plots.file_stem(category, "solved"), plots.file_stem(other, "solved")}
+    assert len(names) == (1 if category == other else 2)
 
 
 def test_a_file_name_is_stable_and_can_be_read():
-    assert plots.file_stem(PLACE, "solved") == "add3-example-cpu-6-143-8-with-amx-bf16-2-3279e8f4-train-solved"
+    assert plots.file_stem(CATEGORY, "solved") == "add3-example-cpu-6-143-8-with-amx-bf16-2-3279e8f4-train-solved"
 
 
-def test_there_is_no_figure_of_what_there_is_nothing_of():
-    assert plots.figures(PLACE, [], []) == []
-    assert plots.figures(PLACE, [batch_of("small", [1.0] * 9)], []) == []
-    shown = plots.figures(PLACE, [batch_of("a", [1.0] * 10, lambda i: i > 0)], records(2.0))
-    assert [figure.name for figure in shown] == [plots.file_stem(PLACE, kind) for kind in ("solved", "records")]
-    assert "a 9 of 10" in shown[0].alt
-    assert "record-0 with ERT 2.00 s" in shown[1].alt
+def test_a_category_without_a_ranked_batch_or_record_has_no_figure():
+    assert plots.category_figures(CATEGORY, [], []) == []
+    assert plots.category_figures(CATEGORY, [batch_of("small", [1.0] * 9)], []) == []
+    shown = plots.category_figures(CATEGORY, [batch_of("a", [1.0] * 10, lambda i: i > 0)], records(2.0))
+    assert [figure.name for figure in shown] == [plots.file_stem(CATEGORY, kind) for kind in ("solved", "records")]
+    assert shown[0].alt == "Share of attempts that solved add3, against train seconds"
+    assert shown[1].alt == "Records of add3 by train over time"
     header, first, *_ = shown[0].csv().splitlines()
     assert header == "batches,config,seconds,solved,attempts,fraction,low,high"
     assert first.startswith("batch-a,a,0.000000,0,10,")
@@ -204,66 +204,67 @@ HISTORIES = {
 @pytest.mark.parametrize("name", CURVES)
 def test_solved_curves_can_be_drawn_whatever_they_are(name):
     rows = plots.solved_rows(group_entries(CURVES[name]), "train")
-    with plots.style():
-        canvas = plots.solved_canvas(rows, PLACE)
+    with plot_style.style():
+        canvas = plots.solved_canvas(rows, CATEGORY)
         read = texts(canvas)
         assert not hidden(canvas)
     assert "seconds on the train clock" in read
-    ElementTree.fromstring(plots.draw_solved(rows, PLACE))
+    ElementTree.fromstring(plots.draw_solved(rows, CATEGORY))
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", HISTORIES)
 def test_histories_can_be_drawn_whatever_they_are(name):
-    with plots.style():
-        canvas = plots.records_canvas(HISTORIES[name], PLACE)
+    with plot_style.style():
+        canvas = plots.records_canvas(HISTORIES[name], CATEGORY)
         read = texts(canvas)
         assert not hidden(canvas)
     assert {"ERT, seconds on the train clock", "date (UTC)"} <= set(read)
-    ElementTree.fromstring(plots.draw_records(HISTORIES[name], PLACE))
+    ElementTree.fromstring(plots.draw_records(HISTORIES[name], CATEGORY))
 
 
 def test_the_legend_says_how_many_solved_of_how_many():
     batches = [batch_of("a", [5.0] * 10, lambda i: i > 2), batch_of("b", [9.0] * 12)]
     rows = plots.solved_rows(group_entries(batches), "train")
-    with plots.style():
-        read = texts(plots.solved_canvas(rows, PLACE))
+    with plot_style.style():
+        read = texts(plots.solved_canvas(rows, CATEGORY))
     assert "1. a: 7 of 10 solved, batch batch-a" in read
     assert "2. b: 12 of 12 solved, batch batch-b" in read
 
 
 def test_a_long_history_names_its_latest_records():
-    with plots.style():
-        read = texts(plots.records_canvas(records(*range(40, 20, -1)), PLACE))
+    with plot_style.style():
+        read = texts(plots.records_canvas(records(*range(40, 20, -1)), CATEGORY))
     named = [text for text in read if "ERT" in text and "solved" in text]
     assert len(named) == plots.MOST_NAMES
     assert named[-1] == "20. record-19: ERT 21.00 s, 10 of 10 solved"
 
 
 def test_very_different_seconds_have_a_logarithmic_axis_with_plain_numbers():
-    with plots.style():
-        (axes,) = plots.solved_canvas(plots.solved_rows(group_entries(CURVES["very different"]), "train"), PLACE).axes
+    with plot_style.style():
+        rows = plots.solved_rows(group_entries(CURVES["very different"]), "train")
+        (axes,) = plots.solved_canvas(rows, CATEGORY).axes
         assert axes.get_xscale() == "log"
         assert "1,000" in [label.get_text() for label in axes.get_xticklabels()]
-        (axes,) = plots.solved_canvas(plots.solved_rows(group_entries(CURVES["equal seconds"]), "train"), PLACE).axes
+        (axes,) = plots.solved_canvas(plots.solved_rows(group_entries(CURVES["equal seconds"]), "train"), CATEGORY).axes
         assert axes.get_xscale() == "linear"
 
 
 def test_a_curve_of_several_batches_says_so():
     batches = [batch_of(name, [5.0] * 10, config_hash="one") for name in ("a", "b", "c")]
-    with plots.style():
-        read = texts(plots.solved_canvas(plots.solved_rows(group_entries(batches), "train"), PLACE))
+    with plot_style.style():
+        read = texts(plots.solved_canvas(plots.solved_rows(group_entries(batches), "train"), CATEGORY))
     assert "1. a: 30 of 30 solved, batch batch-a and 2 more" in read
 
 
 def test_eight_curves_differ_in_colour_and_in_dashes():
-    assert len(set(plots.COLORS)) == len(set(plots.DASHES)) == plots.MOST_CURVES
+    assert len(set(plot_style.COLORS)) == len(set(plot_style.DASHES)) == plots.MOST_CURVES
 
 
 def test_the_same_data_make_the_same_picture_whatever_the_users_settings(monkeypatch):
     import matplotlib
 
-    (figure,) = plots.figures(PLACE, [batch_of("a", [float(i) for i in range(1, 11)])], [])
+    (figure,) = plots.category_figures(CATEGORY, [batch_of("a", [float(i) for i in range(1, 11)])], [])
     picture = figure.svg()
     with matplotlib.rc_context({"figure.facecolor": "black", "font.size": 30.0, "svg.fonttype": "none"}):
         assert figure.svg() == picture

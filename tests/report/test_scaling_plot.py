@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from bench.report import plots, scaling_plot
+from bench.report import plot_style, scaling_plot
 from bench.report.scaling_families import families
 from tests.support.sweep import attempt, sweep
 
@@ -31,7 +31,7 @@ SWEEPS = {
 
 
 def canvas_of(runs):
-    with plots.style():
+    with plot_style.style():
         canvas = scaling_plot.scaling_canvas(families(runs))
         canvas.draw_without_rendering()
     return canvas
@@ -71,7 +71,7 @@ def test_legends_neither_overlap_one_another_nor_the_panels():
 
 def test_the_three_panels_show_seconds_steps_and_flops_on_logarithmic_axes():
     shown = panels(canvas_of(sweep(2.0)))
-    assert [axes.get_ylabel() for axes, _ in shown] == ["seconds of train", "optimizer steps", "FLOPs of the steps"]
+    assert [axes.get_ylabel() for axes, _ in shown] == ["train seconds", "optimizer steps", "FLOPs of the steps"]
     for axes, labels in shown:
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
         assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "3", "4"]
