@@ -1,4 +1,4 @@
-"""What grows, and what attempts take beside themselves: the figures of docs/SCALING.md, from the journal alone."""
+"""`SCALING.md`: how the cost of an attempt grows with digits, attempts, machines and processes."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.config import current_names
-from bench.formatting import changed_settings, commit_text, escape_markdown, middle, number, spread_text
+from bench.formatting import changed_settings, commit_text, escape_markdown, markdown_table, middle, number, spread_text
 from bench.report import scaling_plot
-from bench.report.plots import csv_text
+from bench.report.plot_style import csv_text
 from bench.report.render import template_environment
 from bench.report.scaling_families import CONFIGS, QUANTITIES, Family, ScalingAttempt, families, plotted
 from bench.stats.descriptive import overheads
@@ -21,17 +21,17 @@ from bench.storage.schema import Run
 # the page
 
 
-def render_scaling(found: Sequence[Family], faults: Sequence[str] = ()) -> str:
+def render_scaling(runs: Sequence[Run], faults: Sequence[str] = ()) -> str:
     """The whole page as Markdown.
 
     Args:
-        found: as `families` gives them.
         faults: sentences about what could not be read.
     """
-    first = {(family.machine_class, family.order): family for family in plotted(found)}
+    all_families = families(runs)
+    shown = {(family.machine_class, family.order): family for family in plotted(all_families)}
     machines: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for family in found:
-        section = family_section(family, first[family.machine_class, family.order])
+    for family in all_families:
+        section = family_section(family, shown[family.machine_class, family.order])
         machines[escape_markdown(family.machine_class)].append(section)
     template = template_environment().get_template("scaling.md.jinja")
     return template.render(
@@ -39,12 +39,15 @@ def render_scaling(found: Sequence[Family], faults: Sequence[str] = ()) -> str:
         machines=dict(machines),
         quantities=list(QUANTITIES),
         fewest_lengths=MIN_LENGTHS,
+        digits=digits_table(runs),
+        overhead=overhead_table(runs),
+        processes=processes_table(runs),
         faults=[escape_markdown(fault) for fault in faults],
     )
 
 
 def family_section(family: Family, shown: Family) -> dict[str, Any]:
-    """What the page says of one family; `shown` is the first of its machine class and order, which the plot shows."""
+    """One family on the page; `shown` is the family of the same machine class and order that the plot shows."""
     runs = [attempt.run for attempt in family.attempts]
     days = sorted({f"{run.started_at:%Y-%m-%d}" for run in runs})
     changes = changed_settings(shown.settings, family.settings)
@@ -69,7 +72,7 @@ def family_section(family: Family, shown: Family) -> dict[str, Any]:
 
 
 def length_row(digits: int, attempts: Sequence[ScalingAttempt]) -> dict[str, Any]:
-    """A family's attempts at one number of digits."""
+    """The attempts of a family at one number of digits."""
     solved = [attempt.run for attempt in attempts if attempt.solved]
     unsolved = [attempt.run for attempt in attempts if not attempt.solved]
     certificates = [run.certificate for run in unsolved if run.certificate is not None]
@@ -120,14 +123,13 @@ def rows_of(shown: Sequence[Family]) -> list[Row]:
 # the files
 
 
-def scaling_files(evidence: FiledResults, results: Path) -> tuple[dict[Path, str], dict[Path, Callable[[], bytes]]]:
-    """The page, the plot's data and the plot, each as (path, content); none without an attempt of the configs."""
-    found = families(evidence.runs)
-    if not found:
+def scaling_files(results_data: FiledResults, results: Path) -> tuple[dict[Path, str], dict[Path, Callable[[], bytes]]]:
+    """Path -> text of the page and of the plot's data, path -> plot; empty without an attempt of the configs."""
+    shown = plotted(families(results_data.runs))
+    if not shown:
         return {}, {}
-    shown = plotted(found)
     texts = {
-        results / "SCALING.md": render_scaling(found, evidence.faults),
+        results / "SCALING.md": render_scaling(results_data.runs, results_data.faults),
         results / "plots" / "scaling.csv": csv_text(rows_of(shown)),
     }
     return texts, {results / "plots" / "scaling.png": lambda: scaling_plot.draw_scaling(shown)}
@@ -137,49 +139,53 @@ def scaling_files(evidence: FiledResults, results: Path) -> tuple[dict[Path, str
 # tables
 
 
-def digits_figures(runs: Sequence[Run]) -> str:
-    """The exponents in the number of digits, of each machine class's first family in either order, as a table."""
-    shown = plotted(families(runs))
-    lines = [
-        f"| machine class | digits of the answer | config | solved | exponent of {' | of '.join(QUANTITIES)} |",
-        f"| --- | --- | --- | ---: |{' ---: |' * len(QUANTITIES)}",
+def digits_table(runs: Sequence[Run]) -> str:
+    """The exponents in the number of digits, for each machine class's first family in either order."""
+    rows = [
+        [
+            escape_markdown(family.machine_class),
+            family.order,
+            family.config,
+            f"{family.num_solved}/{len(family.attempts)}",
+            *family.exponents,
+        ]
+        for family in plotted(families(runs))
     ]
-    for family in shown:
-        solved = f"{family.num_solved}/{len(family.attempts)}"
-        lines.append(
-            f"| {' | '.join([family.machine_class, family.order, family.config, solved, *family.exponents])} |"
-        )
-    return "\n".join(lines) if shown else "Not measured yet."
+    text = ("machine class", "digits of the answer", "config")
+    headings = (*text, "solved", f"exponent of {next(iter(QUANTITIES))}", *(f"of {name}" for name in [*QUANTITIES][1:]))
+    return markdown_table(headings, rows, text) if rows else "Not measured yet."
 
 
-def overhead_figures(runs: Sequence[Run]) -> str:
-    """The overhead of an attempt by engine and machine class, as a table."""
-    lines = ["| engine | machine class | attempts | overhead of an attempt, s |", "| --- | --- | ---: | ---: |"]
-    for (engine, machine_class), gaps in overheads(runs).items():
-        lines.append(f"| {engine} | {machine_class} | {len(gaps)} | {spread_text(gaps, '.2f')} |")
-    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+def overhead_table(runs: Sequence[Run]) -> str:
+    """The overhead of an attempt by engine and machine class."""
+    text = ("engine", "machine class")
+    rows = [
+        [engine, escape_markdown(machine_class), len(gaps), spread_text(gaps, ".2f")]
+        for (engine, machine_class), gaps in overheads(runs).items()
+    ]
+    return markdown_table((*text, "attempts", "overhead of an attempt, s"), rows, text) if rows else "Not measured yet."
 
 
-def processes_figures(runs: Sequence[Run]) -> str:
-    """Attempts of several processes beside those of one, with the same settings but for the threads of each."""
+def processes_table(runs: Sequence[Run]) -> str:
+    """Attempts by several processes beside those by one, with equal settings apart from the number of threads."""
 
-    def key(run: Run) -> tuple:
+    def key(run: Run) -> tuple[object, ...]:
         settings = {name: value for name, value in current_names(run.settings).items() if name != "threads"}
         machine = run.hardware and (run.hardware.cpu, run.hardware.gpu and run.hardware.gpu.name)
         return run.track, run.config, run.source_sha256, machine, tuple(sorted(settings.items()))
 
-    together = {key(run) for run in runs if run.processes > 1}
-    groups: dict[tuple, list[Run]] = defaultdict(list)
+    compared = {key(run) for run in runs if run.processes > 1}
+    groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
-        if key(run) in together:
+        if key(run) in compared:
             groups[run.track, run.config, run.machine.class_, run.processes, run.threads].append(run)
-    lines = [
-        "| track | config | machine class | processes | threads of each | solved | `train`, s | `total`, s |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for (track, config, machine_class, processes, threads), its in sorted(groups.items()):
-        solved = [run for run in its if run.outcome == "solved"]
-        train, total = (spread_text([getattr(run.seconds, clock) for run in solved], ".2f") for clock in CLOCKS)
-        cells = track, config, machine_class, processes, threads, f"{len(solved)}/{len(its)}", train, total
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
+    text = ("track", "config", "machine class")
+    headings = (*text, "processes", "threads of each", "solved", *(f"`{clock}`, s" for clock in CLOCKS))
+    rows = []
+    for group, its_runs in sorted(groups.items()):
+        solved = [run for run in its_runs if run.outcome == "solved"]
+        seconds = [spread_text([getattr(run.seconds, clock) for run in solved], ".2f") for clock in CLOCKS]
+        track, config, machine_class, processes, threads = group
+        cells = [track, config, escape_markdown(machine_class), processes, threads]
+        rows.append([*cells, f"{len(solved)}/{len(its_runs)}", *seconds])
+    return markdown_table(headings, rows, text) if rows else "Not measured yet."

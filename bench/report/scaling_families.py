@@ -1,9 +1,8 @@
-"""How learning to add grows with the number of digits: the attempts of a config on tracks of every length.
+"""Families of attempts at addition tracks of different lengths, from which scaling exponents are estimated.
 
-A config's name stays the same when settings are changed on the command line, so that the name alone does not tell which
-attempts are alike. Those of one family have the order of the answer's digits, the source, the machine class and all
-settings in common but the track and the limit of seconds. Families are never pooled, and none of their attempts is left
-out.
+The attempts of a family agree in the order of the answer's digits, the source, the machine class and all settings
+except the track and the time limit. A config's name does not suffice, as the command line can override settings.
+Families are never pooled, and none of their attempts is left out.
 """
 
 import json
@@ -19,10 +18,10 @@ from bench.storage.schema import Run
 CONFIGS = ("scaling", "scaling-forwards")
 TRACK = re.compile(r"add(?P<digits>\d+)(?P<reversed>-reversed)?")
 FORWARDS, REVERSED = "most significant first", "reversed"
-ORDERS = (FORWARDS, REVERSED)  # in which the digits of an answer are written
-OWN_SETTINGS = ("track", "max_seconds")  # in which the attempts of one family may differ
+ORDERS = (FORWARDS, REVERSED)  # of the digits of an answer
+VARIED_SETTINGS = ("track", "max_seconds")  # in which the attempts of one family may differ
 
-# What grows, each with what it is in a run: null where it is not known.
+# Name of a quantity -> its value in a run, None where it is unknown.
 QUANTITIES: dict[str, Callable[[Run], float | None]] = {
     "seconds": lambda run: run.seconds.train,
     "steps": lambda run: run.steps,
@@ -31,7 +30,7 @@ QUANTITIES: dict[str, Callable[[Run], float | None]] = {
 
 
 class ScalingAttempt(NamedTuple):
-    """A run of one of the configs, and what its track asks."""
+    """A run of one of the configs, and the length of its track."""
 
     digits: int  # of each operand
     run: Run
@@ -54,7 +53,7 @@ class Family(NamedTuple):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those that all attempts have in common."""
+        """The settings that all attempts have in common."""
         return common_settings(self.attempts[0].run)
 
     @property
@@ -63,44 +62,44 @@ class Family(NamedTuple):
 
     @property
     def exponents(self) -> list[str]:
-        """Those of all QUANTITIES in words."""
+        """The exponent of each of the QUANTITIES as text."""
         return [exponent_text(fit(points(self.attempts, quantity))) for quantity in QUANTITIES]
 
 
 def common_settings(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in current_names(run.settings).items() if key not in OWN_SETTINGS}
+    return {key: value for key, value in current_names(run.settings).items() if key not in VARIED_SETTINGS}
 
 
 def families(runs: Iterable[Run]) -> list[Family]:
-    """The configs' attempts on `addN` and `addN-reversed`.
+    """The attempts of the configs on `addN` and `addN-reversed`.
 
-    Machine classes in alphabetical order; on each either order, with that family first that was asked most tracks,
-    whether it solved them or not, and of several the one with the latest attempt.
+    Sorted by machine class and order of digits; within these the family with the most tracks, solved or not, comes
+    first, then the one with the latest attempt.
     """
-    found: dict[tuple[str, str, str, str], list[ScalingAttempt]] = defaultdict(list)
+    grouped: dict[tuple[str, str, str, str], list[ScalingAttempt]] = defaultdict(list)
     for run in runs:
         name = TRACK.fullmatch(run.track)
         if run.config in CONFIGS and name and run.is_contest:
             settings = json.dumps(common_settings(run), sort_keys=True)
             order = REVERSED if name["reversed"] else FORWARDS
             key = run.machine_class_name, order, run.source_sha256, settings
-            found[key].append(ScalingAttempt(int(name["digits"]), run))
-    alike = [
+            grouped[key].append(ScalingAttempt(int(name["digits"]), run))
+    result = [
         Family(machine, order, tuple(sorted(attempts, key=lambda attempt: attempt.digits)))
-        for (machine, order, _, _), attempts in found.items()
+        for (machine, order, _, _), attempts in grouped.items()
     ]
-    alike.sort(key=lambda family: max(attempt.run.started_at for attempt in family.attempts), reverse=True)
-    alike.sort(key=lambda family: len({attempt.run.track for attempt in family.attempts}), reverse=True)
-    return sorted(alike, key=lambda family: (family.machine_class, ORDERS.index(family.order)))
+    result.sort(key=lambda family: max(attempt.run.started_at for attempt in family.attempts), reverse=True)
+    result.sort(key=lambda family: len({attempt.run.track for attempt in family.attempts}), reverse=True)
+    return sorted(result, key=lambda family: (family.machine_class, ORDERS.index(family.order)))
 
 
-def plotted(found: Sequence[Family]) -> list[Family]:
-    """The first family of each machine class and order: those that are shown."""
-    return list({(family.machine_class, family.order): family for family in reversed(found)}.values())[::-1]
+def plotted(all_families: Sequence[Family]) -> list[Family]:
+    """The first family of each machine class and order."""
+    return list({(family.machine_class, family.order): family for family in reversed(all_families)}.values())[::-1]
 
 
 def points(attempts: Sequence[ScalingAttempt], quantity: str) -> list[tuple[int, float]]:
-    """(digits, quantity) of the solved attempts; one whose quantity is not known has no point."""
+    """(digits, quantity) of the solved attempts whose quantity is known."""
     read = QUANTITIES[quantity]
     solved = [(attempt.digits, read(attempt.run)) for attempt in attempts if attempt.solved]
     return [(digits, value) for digits, value in solved if value]

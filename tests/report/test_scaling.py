@@ -1,4 +1,4 @@
-"""`python -m bench scaling`: the page, from journals made by hand; and the files that the command writes."""
+"""`SCALING.md`, from journals made by hand, and the files that `bench board` writes."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ ELSEWHERE = {"class": "Another CPU", "clean": True, "reasons": []}
 
 
 def page(runs):
-    return scaling.render_scaling(families(runs))
+    return scaling.render_scaling(runs)
 
 
 def tables(text):
@@ -66,7 +66,7 @@ def test_two_lengths_are_too_few_for_an_exponent():
 def test_machine_classes_are_apart_and_a_special_character_in_one_does_no_harm():
     odd = {"class": "Odd | CPU", "clean": False, "reasons": ["noise"]}
     text = page([*sweep(), *sweep(machine=ELSEWHERE), *sweep(machine=odd)])
-    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["On Another CPU", "On Example CPU", r"On Odd \| CPU"]
+    assert re.findall(r"^### (.*)$", text, re.MULTILINE) == ["On Another CPU", "On Example CPU", r"On Odd \| CPU"]
     assert "4 attempts, 4 on a quiet machine." in text
     assert "4 attempts, 0 on a quiet machine." in text
 
@@ -74,7 +74,7 @@ def test_machine_classes_are_apart_and_a_special_character_in_one_does_no_harm()
 def test_attempts_with_other_settings_or_source_are_shown_apart_and_say_in_what_they_differ():
     other = attempt("add9", settings={"num_steps": 900}, source_sha256="e" * 64)
     text = page([other, *sweep()])
-    assert "Not in the figure; against what is shown there: `num_steps: 700 → 900`, the source." in text
+    assert "Not in the figure. Differences from the family shown there: `num_steps: 700 → 900`, the source." in text
     assert text.index("4 attempts") < text.index("1 attempt,")
     assert "| most significant first | 2.00 [2.00, 2.00] |" in text
 
@@ -131,7 +131,7 @@ def test_the_check_fails_when_file_and_journal_disagree_and_writes_nothing(resul
     capsys.readouterr()
     assert run_command(results, "--check") == 1
     told = capsys.readouterr().err.splitlines()
-    assert {line.split()[0] for line in told} == {"LEADERBOARD.md", "SCALING.md", "scaling.csv"}
+    assert {line.split()[0] for line in told} == {"LEADERBOARD.md", "SCALING.md", "scaling.csv", "add9.md"}
     assert all("run `python -m bench board`" in line for line in told)
 
 

@@ -1,10 +1,10 @@
-"""What the engines cost, by lines of a journal made by hand."""
+"""The tables of `SCALING.md`, from journals made by hand."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bench.report.scaling import digits_figures, overhead_figures, processes_figures
+from bench.report.scaling import digits_table, overhead_table, processes_table
 from bench.stats.descriptive import overheads
 from tests.support.examples import example_run, example_seconds
 
@@ -20,7 +20,7 @@ def attempt(index, at, total=10.0, command="matrix", batch="b", **changes):
 def test_the_overhead_is_what_lies_between_two_attempts():
     runs = [attempt(1, 12.5), attempt(0, 0.0), attempt(2, 24.5)]
     assert overheads(runs) == {("local", "Example CPU"): [pytest.approx(2.5), pytest.approx(2.0)]}
-    assert "| local | Example CPU | 2 | 2.25 (2.00 … 2.50) |" in overhead_figures(runs)
+    assert "| local | Example CPU | 2 | 2.25 (2.00 … 2.50) |" in overhead_table(runs)
 
 
 def test_engines_and_batches_are_kept_apart():
@@ -32,7 +32,7 @@ def test_engines_and_batches_are_kept_apart():
 def test_attempts_of_several_nodes_tell_nothing():
     runs = [attempt(0, 0.0), attempt(1, 1.0), attempt(2, 13.0)]
     assert overheads(runs) == {}
-    assert overhead_figures(runs) == "Not measured yet."
+    assert overhead_table(runs) == "Not measured yet."
 
 
 def test_neither_does_what_was_killed_or_interrupted_nor_what_no_matrix_made():
@@ -55,11 +55,11 @@ def test_the_exponents_are_those_of_the_solved_lengths():
         for digits in (1, 2, 4, 8)
     ]
     runs.append(runs[-1].model_copy(update={"track": "add9", "outcome": "missed"}))
-    row = digits_figures(runs).splitlines()[2]
+    row = digits_table(runs).splitlines()[2]
     assert row.startswith(
         "| Example CPU | most significant first | scaling | 4/5 | 2.00 [2.00, 2.00] | 1.00 [1.00, 1.00] | 0.00"
     )
-    assert digits_figures([]) == "Not measured yet."
+    assert digits_table([]) == "Not measured yet."
 
 
 def test_processes_stand_beside_one_with_the_same_settings():
@@ -71,9 +71,9 @@ def test_processes_stand_beside_one_with_the_same_settings():
         example_run(**two, settings=settings | {"threads": 1}, outcome="missed"),
         example_run(threads=2, settings=settings | {"threads": 2, "batch_size": 7}),
     ]
-    table = processes_figures(runs).splitlines()[2:]
+    table = processes_table(runs).splitlines()[2:]
     assert [row.split(" | ")[3:7] for row in table] == [
         ["1", "2", "1/1", "20.00 (20.00 … 20.00)"],
         ["2", "1", "1/2", "30.00 (30.00 … 30.00)"],
     ]
-    assert processes_figures(runs[:1]) == "Not measured yet."
+    assert processes_table(runs[:1]) == "Not measured yet."
