@@ -1,4 +1,4 @@
-"""The figures of README and docs, which stand between markers: from the evidence alone, as the board."""
+"""The generated blocks of README, between `<!-- figures: NAME -->` and `<!-- end of figures -->`."""
 
 import io
 import re
@@ -6,86 +6,105 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from bench.formatting import commit_text, escape_markdown, middle, number, ratio_text, spread_text
-from bench.report.scaling import digits_figures, overhead_figures, processes_figures
+from bench.formatting import markdown_table, number, ratio_text
+from bench.report.main_track import FIRST_OF_CLASS, MAIN_TRACK, claim_sentence, leading_default, record_sentence
+from bench.report.rows import clean_text
 from bench.report.summary import show_summary
-from bench.stats.descriptive import peak_memory
 from bench.stats.expected_time import expected_time_to_success
-from bench.stats.ranking import describe_standing, leaders
+from bench.stats.ranking import CLOCKS, Entry, describe_standing, group_batches, group_entries
+from bench.storage.records import RecordFolder
 from bench.storage.results import FiledResults
 from bench.storage.schema import Run
 
-PAGES = ("README.md", "docs/SCALING.md")
+PAGE = "README.md"
 MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+MOST_ROWS = 6  # of the table of leaders
+NEWEST_RECORDS = 2  # a clock
 
 
-def standing_figures(runs: Sequence[Run]) -> str:
-    """The leaders by `total` as a table."""
-    lines = [
-        "| track | config | machine class | solved | ERT `total`, s | `train`, s | `certify`, s | `total`, s "
-        "| peak memory, MiB | date | commit |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
-    ]
-    for entry in leaders(runs, "total"):
+def standing_table(runs: Sequence[Run]) -> str:
+    """The leader by `total` on each track and machine class, the main track and the fastest class first."""
+    entries = sorted(newest_leaders(runs), key=lambda entry: (entry.runs[0].track != MAIN_TRACK, *entry.order("total")))
+    rows = []
+    for entry in entries[:MOST_ROWS]:
         first = entry.runs[0]
-        cells = [first.track, first.config, first.machine.class_, f"{entry.num_solved}/{len(entry.runs)}"]
-        cells.append(f"{expected_time_to_success(entry.runs, 'total'):.2f}")
-        for phase in ("train", "certify", "total"):
-            cells.append(spread_text(entry.values(lambda run, phase=phase: getattr(run.seconds, phase)), ".2f"))
-        cells.append(middle([value / 2**20 for value in entry.values(peak_memory)], ",.0f"))
-        cells += [f"{first.started_at:%Y-%m-%d}", commit_text(first.commit, first.dirty)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(
+            [
+                first.track,
+                first.config,
+                first.machine_class_name,
+                f"{entry.num_solved}/{len(entry.runs)}",
+                clean_text(entry.runs),
+                *(number(expected_time_to_success(entry.runs, clock), ".2f") for clock in CLOCKS),
+                f"{first.started_at:%Y-%m-%d}",
+            ]
+        )
+    headings = ("track", "config", "machine class", "solved", "clean", "ERT `train`, s", "ERT `total`, s", "date")
+    text = ("track", "config", "machine class", "date")
+    return markdown_table(headings, rows, text) if rows else "No ranked batch yet."
 
 
-def record_figures(evidence: FiledResults) -> str:
-    """The history of the records as a table, newest first, with what each of them changed."""
-    why = {agenda.id: agenda.why for agenda in evidence.paired_plans}
-    lines = [
-        "| record | clock | ERT, s | to the one before | what changed | machine class |",
-        "| --- | --- | ---: | ---: | --- | --- |",
-    ]
-    for filed in sorted(evidence.records, key=lambda filed: filed.record.started_at, reverse=True):
-        record = filed.record
-        reason = why.get(record.batch) or ("—" if record.predecessor else "the first of its kind")
-        cells = [
-            f"[{record.name}](results/records/{record.name}/README.md)",
-            f"`{record.clock}`",
-            number(record.ert_seconds, ".2f"),
-            ratio_text(record.ert_ratio, record.ert_ratio_95),
-            escape_markdown(reason),
-            record.machine_class,
+def newest_leaders(runs: Sequence[Run]) -> list[Entry]:
+    """For each track and machine class the fastest ranked entry by `total` of the source that was ranked last."""
+    classes: dict[tuple[str, str | None], list[Entry]] = {}
+    for entry in group_entries(group_batches(runs)):
+        if entry.ranked:
+            classes.setdefault((entry.runs[0].track, entry.runs[0].machine.class_), []).append(entry)
+    leaders = []
+    for entries in classes.values():
+        newest = max(entries, key=lambda entry: max(run.started_at for run in entry.runs)).runs[0].source_sha256
+        same_source = [entry for entry in entries if entry.runs[0].source_sha256 == newest]
+        leaders.append(min(same_source, key=lambda entry: entry.order("total")))
+    return leaders
+
+
+def records_table(folders: Sequence[RecordFolder]) -> str:
+    """The newest records of the main track on each clock."""
+    rows = []
+    for clock in CLOCKS:
+        records = [
+            folder.record for folder in folders if (folder.record.track, folder.record.clock) == (MAIN_TRACK, clock)
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) if evidence.records else "No record yet."
+        for record in sorted(records, key=lambda record: record.started_at, reverse=True)[:NEWEST_RECORDS]:
+            rows.append(
+                [
+                    f"[{record.name}](results/records/{record.name}/README.md)",
+                    f"`{clock}`",
+                    number(record.ert_seconds, ".2f"),
+                    ratio_text(record.ert_ratio, record.ert_ratio_95) if record.predecessor else FIRST_OF_CLASS,
+                    f"{record.started_at:%Y-%m-%d}",
+                ]
+            )
+    headings = ("record", "clock", "ERT, s", "ERT to the record before", "date")
+    return markdown_table(headings, rows, ("record", "clock", "date")) if rows else "No record yet."
 
 
-def example_figures(runs: Sequence[Run]) -> str:
-    """The summary of the first attempt by which the default config leads, as if it had been a single one."""
-    best = leaders([run for run in runs if run.config == f"{run.track}-{run.device}"], "total")
-    if not best:
+def example_text(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) -> str:
+    """The terminal summary of an attempt by the leading default config, as of a single attempt."""
+    entry = leading_default(runs, folders)
+    if entry is None:
         return "No ranked batch yet."
-    console = Console(file=io.StringIO(), width=100, highlight=False, color_system=None)
-    run = best[0].runs[0].model_copy(update={"batch": None})
-    show_summary(run, [], describe_standing(run, runs), console)
-    text = console.file.getvalue().strip("\n")
-    return "```\n" + "\n".join(line.rstrip() for line in text.splitlines()) + "\n```"
+    output = io.StringIO()
+    run = entry.runs[0].model_copy(update={"batch": None})
+    show_summary(
+        run, [], describe_standing(run, runs), Console(file=output, width=100, highlight=False, color_system=None)
+    )
+    return "```\n" + "\n".join(line.rstrip() for line in output.getvalue().strip("\n").splitlines()) + "\n```"
 
 
 FIGURES: dict[str, Callable[[FiledResults], str]] = {
-    "standing": lambda evidence: standing_figures(evidence.runs),
-    "records": record_figures,
-    "example": lambda evidence: example_figures(evidence.runs),
-    "digits": lambda evidence: digits_figures(evidence.runs),
-    "overhead": lambda evidence: overhead_figures(evidence.runs),
-    "processes": lambda evidence: processes_figures(evidence.runs),
+    "claim": lambda results_data: claim_sentence(results_data.runs, results_data.records),
+    "record": lambda results_data: record_sentence(results_data.records),
+    "standing": lambda results_data: standing_table(results_data.runs),
+    "records": lambda results_data: records_table(results_data.records),
+    "example": lambda results_data: example_text(results_data.runs, results_data.records),
 }
 
 
-def fill_page(text: str, evidence: FiledResults) -> str:
-    """A page with what stands between its markers made anew.
+def fill_page(text: str, results_data: FiledResults) -> str:
+    """A page with the text between its markers generated anew; a page may lack any of the blocks.
 
     Raises:
-        KeyError: a marker asks for figures that there are none of.
+        KeyError: a marker names an unknown block.
     """
-    return MARKED.sub(lambda found: f"{found[1]}{FIGURES[found['name']](evidence)}\n{found[3]}", text)
+    return MARKED.sub(lambda match: f"{match[1]}{FIGURES[match['name']](results_data)}\n{match[3]}", text)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.formatting import changed_settings, escape_markdown, number, ratio_text, search_text
-from bench.report.leaderboard import run_row
 from bench.report.render import template_environment
+from bench.report.rows import run_row
 from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
 from bench.storage.records import RecordFolder
 from bench.storage.schema import BatchSummary, PairedPlan, Run

@@ -1,7 +1,8 @@
 """Jinja templates, and writing or checking rendered pages."""
 
+import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -9,33 +10,39 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from bench.storage.jsonl import replace_file
 
 
+@functools.cache  # compiling a template takes longer than rendering it
 def template_environment() -> Environment:
-    """The templates beside this file."""
+    """The templates in the folder beside this file."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Markdown; what others have typed goes through `plain`
+        autoescape=False,  # Markdown; text typed by users goes through `escape_markdown`
     )
 
 
 def write_or_check(
-    texts: Mapping[Path, str], pictures: Mapping[Path, Callable[[], str | bytes]], check: bool, command: str
+    texts: Mapping[Path, str],
+    pictures: Mapping[Path, Callable[[], str | bytes]],
+    check: bool,
+    command: str,
+    stale: Iterable[Path] = (),
 ) -> int:
-    """Write what a command has rendered, or check what lies there.
+    """Write rendered files, or check the files on disk against them.
 
-    A picture's bytes depend on the version that drew it, so that the check asks only whether it is there.
+    The bytes of a picture depend on the version of the library that drew it; the check only requires that it exists.
 
     Args:
-        texts: what each file should say.
-        pictures: what draws each picture.
+        texts: path -> text.
+        pictures: path -> function that draws the picture.
         check: write nothing.
-        command: whose name the check's advice gives.
+        command: name of the command that the message of a failed check recommends.
+        stale: generated files that should no longer exist; deleted when writing.
 
     Returns:
-        The exit status: 1 when the check finds a file that says something else; a line on standard error for each.
+        The exit status: 1 when the check fails; one line on standard error for each file.
 
     Raises:
         OSError: a file could not be written.
@@ -45,9 +52,12 @@ def write_or_check(
             replace_file(path, draw())
         for path, text in texts.items():
             replace_file(path, text)
+        for path in stale:
+            path.unlink()
         return 0
-    stale = [path.name for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
-    stale += [path.name for path in pictures if not path.exists()]
-    for name in stale:
-        print(f"{name} does not say what the journal says; run `python -m bench {command}`", file=sys.stderr)
-    return 1 if stale else 0
+    differing = [path.name for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
+    differing += [path.name for path in pictures if not path.exists()]
+    differing += [path.name for path in stale]
+    for name in differing:
+        print(f"{name} does not agree with the journal; run `python -m bench {command}`", file=sys.stderr)
+    return 1 if differing else 0

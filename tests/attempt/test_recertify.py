@@ -78,7 +78,7 @@ def test_the_harness_and_the_tracks_are_today_s_and_all_else_is_the_contestant_s
         "tracks/addition.py",
         "bench/attempt/certify.py",
         "bench/attempt/lifecycle.py",
-        "bench/report/templates/board.md.jinja",
+        "bench/report/templates/leaderboard.md.jinja",
     ):
         assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
     assert not (folder / "tracks/more.py").exists()

@@ -55,7 +55,7 @@ def test_the_folder_holds_everything_needed_to_check_the_record(arena):
             "model.py",
             "data.py",
             "bench/attempt/lifecycle.py",
-            "bench/report/templates/board.md.jinja",
+            "bench/report/templates/leaderboard.md.jinja",
         } <= names
         assert packed.read("speedrun.py") == arena.script.read_bytes()
 

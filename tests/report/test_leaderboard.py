@@ -1,31 +1,41 @@
-"""The board, from journals made by hand."""
+"""The leaderboard, from journals made by hand."""
 
 import re
 import subprocess
 import sys
-from pathlib import Path
+import time
 
 import pytest
 
-from bench.commands import board
-from bench.errors import UsageError
 from bench.report import leaderboard
+from bench.report.leaderboard import render_leaderboard
 from bench.storage.journal import Journal
+from bench.storage.results import FiledResults, read_results
 from bench.storage.schema import Machine
 from tests.support.examples import ROOT, batch_runs, example_record, example_run, example_seconds
 
+MOST_BYTES = 25_000  # of the project's own leaderboard
 
-def table(text, clock):
+
+def table(text, clock, title="#### by `{}`"):
     """The rows of the first table by a clock, as lists of cells."""
-    part = text.split(f"### by `{clock}`")[1].split("###")[0]
-    rows = [line for line in part.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows[2:]]
+    _, _, below = text.partition(title.format(clock))
+    lines = below.strip("\n").split("\n\n")[0].splitlines() if below.startswith("\n\n|") else []
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in lines[2:]]
+
+
+def render(runs, **parts):
+    return render_leaderboard(FiledResults(runs, **parts))
+
+
+# -----------------------------------------------------------------------------
+# the ranking
 
 
 def test_batches_are_ranked_by_expected_time_to_success():
     fast_but_unsure = batch_runs("unsure", [6.0] * 10, outcome=lambda i: "solved" if i % 2 else "missed")
     slow_and_sure = batch_runs("sure", [10.0] * 10)
-    rows = table(leaderboard.render(leaderboard.FiledResults(fast_but_unsure + slow_and_sure)), "train")
+    rows = table(render(fast_but_unsure + slow_and_sure), "train")
     assert [(row[0], row[1], row[2], row[3]) for row in rows] == [
         ("1", "sure", "10.00", "10/10"),
         ("2", "unsure", "12.00", "5/10"),
@@ -37,77 +47,123 @@ def test_the_two_clocks_are_ranked_apart():
         example_run(batch=run.batch, config="b", seconds=example_seconds(train=9.0, total=30.0))
         for run in batch_runs("b", [9.0] * 10)
     ]
-    text = leaderboard.render(leaderboard.FiledResults(runs))
+    text = render(runs)
     assert [row[1] for row in table(text, "train")] == ["b", "a"]
     assert [row[1] for row in table(text, "total")] == ["a", "b"]
 
 
-def test_a_batch_that_solved_nothing_ranks_last_and_small_or_unfinished_ones_have_no_rank():
+def test_a_batch_that_solved_nothing_ranks_last_and_small_or_unfinished_ones_are_absent():
     runs = [
         *batch_runs("small", [1.0] * 9),
         *batch_runs("unfinished", [1.0] * 10, planned=11),
         *batch_runs("hopeless", [1.0] * 10, outcome=lambda i: "missed"),
         *batch_runs("good", [20.0] * 10),
     ]
-    rows = table(leaderboard.render(leaderboard.FiledResults(runs)), "train")
-    assert [(row[0], row[1]) for row in rows[:2]] == [("1", "good"), ("2", "hopeless")]
+    rows = table(render(runs), "train")
+    assert [(row[0], row[1]) for row in rows] == [("1", "good"), ("2", "hopeless")]
     assert rows[1][2] == "never"
-    assert {(row[0], row[1]) for row in rows[2:]} == {("—", "small"), ("—", "unfinished")}
-    assert next(row for row in rows if row[1] == "unfinished")[3] == "10/10 of 11 planned"
 
 
 def test_median_and_extremes_are_shown_in_seconds():
-    rows = table(
-        leaderboard.render(
-            leaderboard.FiledResults(batch_runs("a", [3.0, 1.0, 2.0, 5.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0]))
-        ),
-        "train",
-    )
+    rows = table(render(batch_runs("a", [3.0, 1.0, 2.0, 5.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0])), "train")
     assert rows[0][4] == "5.50 (1.00 … 10.00)"
 
 
 def test_a_search_or_a_matrix_never_stands_on_the_board():
-    text = leaderboard.render(leaderboard.FiledResults(batch_runs("matrix", [1.0] * 10, command="matrix")))
+    text = render(batch_runs("matrix", [1.0] * 10, command="matrix"))
     assert "No attempt yet." in text
     assert "matrix-0" not in text
 
 
-def test_machine_classes_have_tables_of_their_own():
-    runs = batch_runs("a", [1.0] * 10)
-    other = Machine(class_="another machine", clean=None, reasons=[])
-    text = leaderboard.render(leaderboard.FiledResults(runs + batch_runs("b", [2.0] * 10, machine=other)))
-    assert text.count("### by `train`") == 2
-    assert "on another machine" in text
+def test_machine_classes_have_tables_of_their_own_the_fastest_first():
+    other = Machine(class_="A slower machine", clean=None, reasons=[])
+    text = render(batch_runs("b", [2.0] * 10, machine=other) + batch_runs("a", [1.0] * 10))
+    assert re.findall(r"^### (.*)$", text, re.MULTILINE) == ["add3 on Example CPU", "add3 on A slower machine"]
+    assert text.count("#### by `train`") == 2
 
 
-def test_single_attempts_stand_below_unranked_newest_first():
-    runs = [
-        example_run(run_id=f"single-{day}", batch=None, started_at=f"2026-01-{day}T00:00:00Z") for day in (11, 13, 12)
-    ]
-    part = leaderboard.render(leaderboard.FiledResults(runs)).split("### single attempts")[1]
-    places = [part.index(f"single-{day}") for day in (13, 12, 11)]
-    assert places == sorted(places)
+def test_a_machine_class_without_a_ranked_batch_has_no_section():
+    other = Machine(class_="Another machine", clean=None, reasons=[])
+    text = render([*batch_runs("a", [1.0] * 10), example_run(run_id="single", machine=other)])
+    assert "Another machine" not in text
+    assert "single" not in text
 
 
-def test_every_row_leads_to_its_runs():
-    text = leaderboard.render(leaderboard.FiledResults(batch_runs("a", [1.0] * 10)))
-    assert "(#a)" in text
-    assert '<a id="a"></a>' in text
-    assert all(f"| a-{i} |" in text for i in range(10))
+def test_every_row_leads_to_its_attempts_on_the_page_of_the_track():
+    runs = [run for name in ("a", "b") for run in batch_runs(name, [1.0] * 10, config_hash="one")]
+    assert table(render(runs), "train")[0][-1] == "[20 in 2 batches](tracks/add3.md#a)"
+    assert table(render(runs[:10]), "train")[0][-1] == "[10](tracks/add3.md#a)"
 
 
-def test_tracks_with_a_ranked_batch_come_first_the_others_in_order_of_their_digits():
+def test_the_index_has_tracks_with_a_ranked_batch_first_the_others_in_order_of_their_digits():
     singles = [example_run(run_id=name, batch=None, track=name) for name in ("add10", "add2", "add4-reversed")]
-    text = leaderboard.render(leaderboard.FiledResults([*singles, *batch_runs("a", [1.0] * 10)]))
-    assert re.findall(r"^# (add.*)$", text, re.MULTILINE) == ["add3", "add2", "add4-reversed", "add10"]
-    links = "[add3](#add3), [add2](#add2), [add4-reversed](#add4-reversed), [add10](#add10)."
-    assert links in text
+    text = render([*singles, *batch_runs("a", [1.0] * 10)])
+    assert re.findall(r"^- (\[add.*)$", text, re.MULTILINE) == [
+        "[add3](#add3): fastest a, ERT 6.00 s by `total`; 10 attempts, 10 solved ([all attempts](tracks/add3.md))",
+        "[add2](tracks/add2.md): no ranked batch; 1 attempt, 1 solved",
+        "[add4-reversed](tracks/add4-reversed.md): no ranked batch; 1 attempt, 1 solved",
+        "[add10](tracks/add10.md): no ranked batch; 1 attempt, 1 solved",
+    ]
+    assert re.findall(r"^## (add.*)$", text, re.MULTILINE) == ["add3"]
 
 
 def test_lines_that_could_not_be_read_are_shown():
-    assert "runs.jsonl:3: skipped" in leaderboard.render(
-        leaderboard.FiledResults([], ["runs.jsonl:3: skipped, it is torn"])
-    )
+    assert "runs.jsonl:3: skipped" in render([], faults=["runs.jsonl:3: skipped, it is torn"])
+
+
+# -----------------------------------------------------------------------------
+# the records
+
+
+def test_a_record_without_predecessor_stands_apart_from_those_that_won():
+    first = example_record()
+    won = example_record(name="won", predecessor=first.record.name, ert_ratio=0.9, ert_ratio_95=(0.8, 1.0))
+    text = render(batch_runs("a", [1.0] * 10), records=[first, won])
+    (beaten,) = table(text, "train", "Records by `{}` that won in pairs, newest first:")
+    assert beaten[:4] == ["[won](records/won/README.md)", "20.00", "0.900 [0.800, 1.000]", first.record.name]
+    (alone,) = table(text, "train", "Record by `{}`, first of its class, compared with nothing:")
+    assert alone[:2] == [f"[{first.record.name}](records/{first.record.name}/README.md)", "20.00"]
+
+
+def test_the_record_of_today_stands_at_the_top():
+    record = example_record(name="fast", clock="total", predecessor="slow")
+    lines = render(batch_runs("a", [1.0] * 10), records=[record]).splitlines()
+    assert lines[2].startswith("**Record today: `add3` in 20.00 s of training, 27.00 s from process start to proof")
+    assert lines[2].endswith("** ([the record](records/fast/README.md))")
+    assert render([]).splitlines()[2] == "No record of `add3` by `total` yet."
+
+
+# -----------------------------------------------------------------------------
+# the figures
+
+
+def pictures(text):
+    """The names of the pictures that a page shows, without folder and suffix."""
+    return re.findall(r"!\[[^\]]+\]\(plots/([^)]+)\.svg\)", text)
+
+
+def test_every_ranking_shows_its_figure_and_leads_to_the_data():
+    text = render(batch_runs("a", [1.0] * 10))
+    train, total = pictures(text)
+    assert train.endswith("-train-solved")
+    assert total.endswith("-total-solved")
+    assert text.index("#### by `train`") < text.index(train) < text.index("#### by `total`") < text.index(total)
+    assert f"(plots/{train}.csv)" in text
+
+
+def test_no_figure_is_shown_before_a_batch_is_ranked():
+    assert not pictures(render(batch_runs("small", [1.0] * 9)))
+
+
+def test_records_have_figures_of_their_own():
+    results_data = FiledResults(batch_runs("a", [1.0] * 10), records=[example_record()])
+    shown = pictures(render_leaderboard(results_data))
+    assert [name.rpartition("-")[2] for name in shown] == ["records", "solved", "records", "solved"]
+    assert [figure.name for figure in leaderboard.all_figures(results_data)] == shown
+
+
+# -----------------------------------------------------------------------------
+# after an attempt
 
 
 @pytest.fixture
@@ -118,101 +174,30 @@ def results(tmp_path):
     return tmp_path
 
 
-def test_the_check_fails_when_file_and_journal_disagree(results, capsys):
-    check, write = board.Arguments(results=results, check=True), board.Arguments(results=results)
-    assert board.main(check) == 1
-    assert "LEADERBOARD.md" in capsys.readouterr().err
-    assert board.main(write) == 0
-    assert board.main(check) == 0
-    (results / "LEADERBOARD.md").write_text(
-        (results / "LEADERBOARD.md").read_text("utf-8").replace("1.00", "0.90"), "utf-8"
-    )
-    assert board.main(check) == 1
-    board.main(write)
-    Journal(results).append(example_run(run_id="new", batch=None))
-    assert board.main(check) == 1
-
-
-def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path):
-    for path in (tmp_path / "typo", Path(__file__)):
-        with pytest.raises(UsageError, match="there is no such folder"):
-            board.main(board.Arguments(results=path))
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_check_writes_nothing(results):
-    before = sorted(path.name for path in results.iterdir())
-    board.main(board.Arguments(results=results, check=True))
-    assert sorted(path.name for path in results.iterdir()) == before
-
-
-def test_updating_after_an_attempt_renders_the_whole_board(results):
-    single = example_run(run_id="single", batch=None)
-    board.main(board.Arguments(results=results))  # draws the plots, which a single attempt leaves as they are
+def test_updating_after_an_attempt_renders_the_leaderboard_and_the_page_of_its_track(results):
+    single = example_run(run_id="single", batch=None, track="add2")
     Journal(results).append(single)
     leaderboard.update(results, single)
-    assert board.main(board.Arguments(results=results, check=True)) == 0
-    assert "single" in (results / "LEADERBOARD.md").read_text("utf-8")
+    assert "[add2](tracks/add2.md)" in (results / "LEADERBOARD.md").read_text("utf-8")
+    assert "single" in (results / "tracks" / "add2.md").read_text("utf-8")
+    assert (results / "tracks" / "add3.md").exists()
 
 
-# -----------------------------------------------------------------------------
-# the plots
-
-
-def pictures(text):
-    """The names of the pictures that the board shows, without folder and suffix."""
-    return re.findall(r"!\[[^\]]+\]\(plots/([^)]+)\.svg\)", text)
-
-
-def test_every_ranking_shows_its_plot_and_leads_to_the_data():
-    text = leaderboard.render(leaderboard.FiledResults(batch_runs("a", [1.0] * 10)))
-    train, total = pictures(text)
-    assert train.endswith("-train-solved")
-    assert total.endswith("-total-solved")
-    assert text.index("### by `train`") < text.index(train) < text.index("### by `total`") < text.index(total)
-    assert f"(plots/{train}.csv)" in text
-
-
-def test_no_plot_is_shown_before_a_batch_is_ranked():
-    assert not pictures(leaderboard.render(leaderboard.FiledResults(batch_runs("small", [1.0] * 9))))
-
-
-def test_records_have_a_plot_of_their_own():
-    runs = batch_runs("a", [1.0] * 10)
-    evidence = leaderboard.FiledResults(runs, records=[example_record()])
-    shown = pictures(leaderboard.render(evidence))
-    assert [name.rpartition("-")[2] for name in shown] == ["solved", "records", "solved"]
-    assert [figure.name for figure in leaderboard.all_figures(evidence)] == shown
-
-
-def test_the_board_writes_the_plots_it_shows(results):
-    board.main(board.Arguments(results=results))
-    shown = pictures((results / "LEADERBOARD.md").read_text("utf-8"))
-    written = sorted(path.name for path in (results / "plots").iterdir())
-    assert written == sorted(f"{name}.{suffix}" for name in shown for suffix in ("csv", "svg"))
-    assert all("</svg>" in path.read_text("utf-8") for path in (results / "plots").glob("*.svg"))
-
-
-def test_the_check_compares_the_data_of_a_plot_and_not_its_picture(results, capsys):
-    check = board.Arguments(results=results, check=True)
-    board.main(board.Arguments(results=results))
-    data, picture = sorted((results / "plots").glob("*train*"))
-    picture.write_text("drawn by another version", "utf-8")
-    assert board.main(check) == 0
-    picture.unlink()
-    assert board.main(check) == 1
-    board.main(board.Arguments(results=results))
-    data.write_text(data.read_text("utf-8").replace("1.000000", "0.900000", 1), "utf-8")
-    capsys.readouterr()
-    assert board.main(check) == 1
-    assert data.name in capsys.readouterr().err
+def test_updating_writes_no_page_that_stays_as_it_was(results):
+    leaderboard.refresh(results)
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*.md")}
+    single = example_run(run_id="single", batch=None, track="add2")
+    Journal(results).append(single)
+    leaderboard.update(results, single)
+    changed = {path.name for path in results.rglob("*.md") if before.get(path) != path.stat().st_mtime_ns}
+    assert changed == {"LEADERBOARD.md", "add2.md"}
 
 
 def test_after_an_attempt_nothing_is_drawn_and_nothing_heavy_is_imported(results):
     code = (
-        "import sys; from pathlib import Path; from bench.report import leaderboard as board;"
+        "import sys; from pathlib import Path; from bench.report import leaderboard;"
         "from bench.storage.journal import Journal;"
-        "results = Path(sys.argv[1]); board.update(results, Journal(results).read()[0][0]);"
+        "results = Path(sys.argv[1]); leaderboard.update(results, Journal(results).read()[0][0]);"
         "print([name for name in ('matplotlib', 'scipy') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(results)]
@@ -220,3 +205,33 @@ def test_after_an_attempt_nothing_is_drawn_and_nothing_heavy_is_imported(results
     assert shown.strip() == "[]"
     assert pictures((results / "LEADERBOARD.md").read_text("utf-8"))
     assert not (results / "plots").exists()
+
+
+# -----------------------------------------------------------------------------
+# the project's own journal
+
+
+@pytest.fixture(scope="module")
+def own():
+    return read_results(ROOT / "results")
+
+
+def test_the_project_s_leaderboard_stays_small(own):
+    assert len(render_leaderboard(own).encode()) <= MOST_BYTES
+
+
+def test_every_link_of_the_project_s_leaderboard_leads_to_an_anchor(own):
+    pages = leaderboard.rendered_pages(own, ROOT / "results")
+    text = pages[ROOT / "results" / "LEADERBOARD.md"]
+    links = re.findall(r"\((tracks/[^)#]+)#?([^)]*)\)", text)
+    assert links
+    for path, anchor in links:
+        page = pages[ROOT / "results" / path]
+        assert not anchor or f'<a id="{anchor}"></a>' in page
+
+
+def test_the_project_s_pages_are_rendered_in_a_fraction_of_a_second(own):
+    leaderboard.rendered_pages(own, ROOT / "results")  # imports and compiles the templates
+    began = time.process_time()
+    leaderboard.rendered_pages(own, ROOT / "results")
+    assert time.process_time() - began < 0.3

@@ -42,13 +42,13 @@ def page(*tried, records=()):
 
 def entries(part):
     """Each entry's lines, without their bullets."""
-    found = re.findall(r"^- .*(?:\n  - .*)*", part, re.MULTILINE)
+    found = re.findall(r"^- \*\*.*(?:\n  - .*)*", part, re.MULTILINE)
     return [[line.strip().removeprefix("- ") for line in entry.splitlines()] for entry in found]
 
 
 def test_an_empty_history_says_so():
     (text,) = page()
-    assert "no comparison has come to its end" in text
+    assert "no comparison is finished" in text
     assert entries(text) == []
 
 
@@ -73,14 +73,14 @@ def test_what_is_not_decided_is_not_faster():
     others, faster = page(*[(each, conclusion(each, verdict)) for each, verdict in zip(ended, verdicts, strict=True)])
     assert [lines[2].split(":")[0] for lines in entries(others)] == ["not decided", "slower"]
     assert [lines[2].split(":")[0] for lines in entries(faster)] == ["faster"]
-    assert "3 tried, 1 faster, of which 0 are records." in others
+    assert "3 tried, 1 faster, of which 0 became records." in others
 
 
 def test_a_broken_off_comparison_and_a_batch_without_opponent_are_not_listed():
     alone = agenda(2, command="record", b=None)
     broken = agenda(1)
     (text,) = page((broken, None), (alone, None))
-    assert "no comparison has come to its end" in text
+    assert "no comparison is finished" in text
     assert broken.id not in text
 
 
@@ -105,7 +105,7 @@ def test_tracks_and_clocks_are_told_apart_and_stand_in_the_order_of_their_number
 def test_a_line_that_nobody_gave_a_reason_for_is_listed_all_the_same():
     silent = agenda()
     others, _ = page((silent, conclusion(silent)))
-    assert entries(others)[0][0] == "**2026-01-01: nobody said why**"
+    assert entries(others)[0][0] == "**2026-01-01: no reason was given**"
 
 
 def test_a_line_of_the_agenda_from_before_there_were_reasons_still_reads(tmp_path):
@@ -136,7 +136,7 @@ def test_another_source_is_told_with_both_commits():
 def test_a_contestant_against_itself_has_changed_nothing():
     same = agenda(a=side())
     others, _ = page((same, conclusion(same, "not decided")))
-    assert entries(others)[0][1] == "nothing changed: the same settings and the same source"
+    assert entries(others)[0][1] == "nothing changed: same settings, same source"
 
 
 def test_a_ratio_that_there_is_none_of_is_a_dash():
@@ -149,7 +149,7 @@ def test_the_standing_record_is_named_as_such_and_a_record_that_was_made_is_link
     made = agenda(command="record", b=side("old-record", record="old-record"))
     record = example_record(batch=made.id, name="new-record")
     others, faster = page((made, conclusion(made, "faster")), records=[record])
-    assert "1 tried, 1 faster, of which 1 is a record." in others
+    assert "1 tried, 1 faster, of which 1 became a record." in others
     assert entries(faster)[0][3:] == [
         "filed as the record [new-record](records/new-record/README.md)",
         "new (ffffffffff) against the standing record old-record (ffffffffff); `comparison-1` on Example CPU",

@@ -17,7 +17,7 @@ from bench.commands import record
 from bench.experiments import paired_plan
 from bench.machine.noise import Noise, NoiseMonitor
 from bench.provenance import source_files
-from bench.report import plots
+from bench.report import plots, records_plot
 from bench.storage.journal import Journal
 from bench.storage.schema import Run
 from tests.support.examples import ROOT, example_run
@@ -99,7 +99,8 @@ def arena(tmp_path, monkeypatch):
     for module in (config, record):
         monkeypatch.setattr(module, "CONFIGS", built.root / "bench" / "configs")
     for draw in ("draw_solved", "draw_records"):  # drawing takes a second; test_plots.py tests it
-        monkeypatch.setattr(plots, draw, lambda rows, place: "<svg></svg>")
+        monkeypatch.setattr(plots, draw, lambda rows, category: "<svg></svg>")
+    monkeypatch.setattr(records_plot, "draw_history", lambda rows: "<svg></svg>")
     monkeypatch.setattr(NoiseMonitor, "observe", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are load
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield built
