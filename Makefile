@@ -1,8 +1,9 @@
-# Two commands do everything on a fresh machine with Python 3.11 or newer:
-#   make speedrun    one timed attempt
-#   make test        the tests, in under five minutes
-# and `make test-all` the slow ones too: audits of real cheats, the proof of the comparison, plain decoding of everything,
-# batches, comparisons that are broken off; and those of `bench tune` and of Ray, which it installs first
+# make speedrun    one timed attempt
+# make test        the tests; about five minutes of processor time
+# make lint        ruff and mypy
+# make test-all    also the slow tests (audits of real cheats, exhaustive decoding, interrupted commands) and
+#                  those of the extras (Optuna, Ray), which it installs
+# Each target creates the virtual environment first. Python 3.11 or newer is required.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
@@ -26,6 +27,7 @@ test-all: test test-slow test-extras
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 board: $(VENV)/installed
 	$(RUN) -m bench board
