@@ -123,7 +123,7 @@ def describe_standing(run: Run, runs: Sequence[Run]) -> str:
     if run.batch is not None:
         membership = f"attempt {run.batch.index + 1} of {run.batch.planned} of the batch {run.batch.id}"
     else:
-        membership = f"a single attempt, not ranked (--attempts {RANKED_FROM} makes a batch that is)"
+        membership = f"one attempt is not ranked, use --attempts {RANKED_FROM}"
     if not best["train"]:
         return f"{membership}; no ranked batch of {run.track} on this machine class yet"
     leads = "; ".join(

@@ -41,7 +41,7 @@ def cells(text, heading, name):
 def test_the_summary_comes_first_and_includes_the_standing(capsys, tmp_path):
     text = shown(capsys, tmp_path, example_run())
     assert text.startswith("\nsolved  0 errors in 1,000,000  add3-cpu, seed 7")
-    assert "a single attempt, not ranked" in text
+    assert "one attempt is not ranked, use --attempts 10" in text
 
 
 def test_the_facts_list_the_inputs_of_the_run(capsys, tmp_path):
