@@ -1,8 +1,8 @@
-"""One attempt, from the command line to its line in the journal; trainers call `main`."""
+"""One attempt, from its command line to its run in the journal. A trainer calls `main`."""
 
 from bench.attempt.command import main
 from bench.attempt.interface import TrainingMonitor
 
-Watch = TrainingMonitor  # the former name, under which trainers of older records annotate it
+Watch = TrainingMonitor  # the former name, which trainers of older records use in annotations
 
 __all__ = ["TrainingMonitor", "Watch", "main"]

@@ -1,4 +1,4 @@
-"""The command line of `python speedrun.py`: one attempt, a batch of attempts, or a question about either."""
+"""The command line of `python speedrun.py`: an attempt, a batch of attempts, or a plan or probe of one."""
 
 import contextlib
 import json
@@ -21,6 +21,7 @@ from bench.cli import (
     EXIT_SOLVED,
     EXIT_WRONG_REQUEST,
     handle_interrupts,
+    print_progress,
     reject_unwritable,
     without_option,
 )
@@ -29,101 +30,24 @@ from bench.errors import UnavailableHere, UsageError
 from bench.experiments.launcher import PIPE_VARIABLE, Contestant, Task, run_tasks, yardstick_task
 from bench.formatting import attempt_line, batch_line
 from bench.storage.journal import Journal
-from bench.storage.schema import Batch, Run, new_id
+from bench.storage.schema import Batch, Outcome, Run, new_id
 
-
-def announcer() -> Callable[[str], None]:
-    """Tells the command that started this attempt, if one did, when its clock crosses an edge."""
-    number = os.environ.pop(PIPE_VARIABLE, "")  # not for the processes that this one starts
-    if not number.isdecimal():
-        return lambda edge: None
-    os.set_inheritable(int(number), False)
-
-    def announce(edge: str) -> None:
-        with contextlib.suppress(OSError):  # nobody listens any more
-            os.write(int(number), f"{edge}\n".encode())
-
-    return announce
-
-
-def run_batch(plan: AttemptPlan, arguments: Sequence[str]) -> int:
-    """Run as many attempts as were asked for, and the yardstick's; every one of them ends in the journal.
-
-    Args:
-        plan: the first attempt's; the others differ in the seed.
-        arguments: the command line that asked for the batch.
-
-    Raises:
-        UsageError: the results folder cannot be written to.
-
-    Returns:
-        Exit status 0 when all attempts solved the track, 130 when interrupted, else 1.
-    """
-    from bench.report import leaderboard
-    from bench.stats.ranking import RANKED_FROM
-
-    journal, planned, batch_id = Journal(plan.request.results), plan.request.attempts, new_id(plan.config)
-    with reject_unwritable(plan.request.results):
-        journal.recover()
-        with journal.lock():
-            pass
-    own = without_option(without_option(arguments, "--attempts"), "--results")
-    own = tuple(argument for argument in own if argument != "--json")  # what is printed is what is filed, hence here
-    contestant = Contestant(Path(sys.argv[0]), own, lost_run(plan))
-    batches = [Batch(id=batch_id, command="speedrun", planned=planned, index=index) for index in range(planned)]
-    tasks = [Task(contestant, (plan.seed + batch.index) % 2**31, batch) for batch in batches]
-    runs: list[Run] = []
-
-    def filed(run: Run) -> None:
-        leaderboard.update(plan.request.results, run)
-        if run.command == "speedrun":
-            runs.append(run)
-            if plan.request.json:
-                print(run.line(), flush=True)
-            print(f"{len(runs)}/{planned}  {attempt_line(run)}", file=sys.stderr, flush=True)
-        else:
-            print(f"yardstick  {attempt_line(run)}", file=sys.stderr, flush=True)
-
-    try:
-        run_tasks([yardstick_task(contestant.script, plan.device.type, batch_id), *tasks], journal, filed)
-    except KeyboardInterrupt:
-        print(f"interrupted: {len(runs)} of {planned} attempts were started", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    print(batch_line(runs), file=sys.stderr)
-    if planned < RANKED_FROM:
-        print(f"not ranked: that takes a batch of {RANKED_FROM}", file=sys.stderr)
-    return EXIT_SOLVED if all(run.outcome == "solved" for run in runs) else EXIT_NOT_SOLVED
-
-
-def print_plans(settings_type: type, description: str) -> None:
-    """For each of the command lines that stand on standard input, a line: what it would file, or why it is refused."""
-    for arguments in json.load(sys.stdin):
-        try:
-            print(lost_run(make_plan(settings_type, arguments, description)).line())
-        except UsageError as problem:
-            print(json.dumps({"refused": str(problem), "not_here": isinstance(problem, UnavailableHere)}))
-
-
-def probed(plan: AttemptPlan, build: Build) -> str:
-    """What a probe finds, as JSON; not an attempt, but the device is its own all the same."""
-    from bench.attempt.probe import PROBES
-
-    with device_turn(plan):
-        return PROBES[plan.request.probe](plan, build).model_dump_json()
+EXIT_STATUS: dict[Outcome, int] = {"solved": EXIT_SOLVED, "interrupted": EXIT_INTERRUPTED}  # EXIT_NOT_SOLVED otherwise
 
 
 def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[str], description: str) -> int:
-    """`python speedrun.py`: the exit status of one attempt, or of a batch of them.
+    """Run `python speedrun.py` and return its exit status.
 
     Args:
-        settings_type: the trainer's settings, a frozen dataclass; see `bench.plan.Settings`.
+        settings_type: the trainer's settings, a frozen dataclass; see `interface.Settings`.
         build: makes the trainer.
         clock: started with the process.
-        arguments: the command line, without the program's name.
+        arguments: the command line without the program's name.
         description: for `--help`.
     """
     handle_interrupts()
-    clock.announce = announcer()
+    clock.announce = edge_announcer()
+    program = Path(sys.argv[0]).name
     try:
         clock.enter("setup")
         if list(arguments) == ["--plans"]:
@@ -135,26 +59,115 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
             print(lost_run(plan).line())
             return EXIT_SOLVED
         if plan.request.probe is not None:
-            print(probed(plan, build))
+            print(run_probe(plan, plan.request.probe, build))
             return EXIT_SOLVED
         if plan.request.attempts is not None:
-            return run_batch(plan, arguments)
+            return run_batch(plan, plan.request.attempts, arguments)
         if plan.world.rank:
             return distributed.leave(run_worker(plan, build))
         run = timed_attempt(plan, build, clock)
     except UsageError as problem:
         if distributed.read_world().rank:
             wait_for_first_process()
-        print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)
+        print(f"{program}: {problem}", file=sys.stderr)
         return EXIT_WRONG_REQUEST
     except OSError as problem:
-        print(f"{Path(sys.argv[0]).name}: the results could not be filed: {problem}", file=sys.stderr)
+        print(f"{program}: the results could not be filed: {problem}", file=sys.stderr)
         return EXIT_NOT_SOLVED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     if plan.request.json:
+        print_last_line(run.line())
+    return distributed.leave(EXIT_STATUS.get(run.outcome, EXIT_NOT_SOLVED))
+
+
+def edge_announcer() -> Callable[[str], None]:
+    """A function that announces the edges of the clock to the command that started this attempt, if there is one."""
+    descriptor = os.environ.pop(PIPE_VARIABLE, "")  # not for child processes of this one
+    if not descriptor.isdecimal():
+        return lambda edge: None
+    os.set_inheritable(int(descriptor), False)
+
+    def announce(edge: str) -> None:
+        with contextlib.suppress(OSError):  # the command has ended
+            os.write(int(descriptor), f"{edge}\n".encode())
+
+    return announce
+
+
+def print_last_line(line: str) -> None:
+    """Print to standard output, which may be closed: the run is filed, so that is not an error."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_plans(settings_type: type, description: str) -> None:
+    """Answer `--plans`: a line for each command line on standard input; see `bench.experiments.launcher`."""
+    for arguments in json.load(sys.stdin):
         try:
+            print(lost_run(make_plan(settings_type, arguments, description)).line())
+        except UsageError as problem:
+            print(json.dumps({"refused": str(problem), "not_here": isinstance(problem, UnavailableHere)}))
+
+
+def run_probe(plan: AttemptPlan, name: str, build: Build) -> str:
+    """The result of a probe as JSON. Holds the device lock, although a probe is not an attempt."""
+    from bench.attempt.probe import PROBES
+
+    with device_turn(plan):
+        return PROBES[name](plan, build).model_dump_json()
+
+
+def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) -> int:
+    """Run the yardstick and a batch of attempts, each in its own process; all are filed.
+
+    Args:
+        plan: of the first attempt; the others differ in the seed.
+        arguments: the command line that requested the batch.
+
+    Returns:
+        Exit status 0 if all attempts solved the track, 130 if interrupted, else 1.
+
+    Raises:
+        UsageError: the results folder is not writable.
+    """
+    from bench.report import leaderboard
+    from bench.stats.ranking import RANKED_FROM
+
+    journal, batch_id = Journal(plan.request.results), new_id(plan.config)
+    with reject_unwritable(plan.request.results):
+        journal.recover()
+        with journal.lock():
+            pass
+    without_batch = without_option(without_option(arguments, "--attempts"), "--results")
+    # With --json this process prints the runs, because it completes them.
+    attempt_arguments = tuple(argument for argument in without_batch if argument != "--json")
+    contestant = Contestant(Path(sys.argv[0]), attempt_arguments, lost_run(plan))
+    batches = [
+        Batch(id=batch_id, command="speedrun", planned=num_attempts, index=index) for index in range(num_attempts)
+    ]
+    tasks = [Task(contestant, (plan.seed + batch.index) % 2**31, batch) for batch in batches]
+    runs: list[Run] = []
+
+    def on_filed(run: Run) -> None:
+        leaderboard.update(plan.request.results, run)
+        if run.command != "speedrun":
+            print_progress(f"yardstick  {attempt_line(run)}")
+            return
+        runs.append(run)
+        if plan.request.json:
             print(run.line(), flush=True)
-        except OSError:  # nobody reads it; the run is filed all the same
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return distributed.leave({"solved": EXIT_SOLVED, "interrupted": EXIT_INTERRUPTED}.get(run.outcome, EXIT_NOT_SOLVED))
+        print_progress(f"{len(runs)}/{num_attempts}  {attempt_line(run)}")
+
+    yardstick = yardstick_task(contestant.script, plan.device.type, batch_id)
+    try:
+        run_tasks([yardstick, *tasks], journal, on_filed)
+    except KeyboardInterrupt:
+        print_progress(f"interrupted: {len(runs)} of {num_attempts} attempts were started")
+        return EXIT_INTERRUPTED
+    print_progress(batch_line(runs))
+    if num_attempts < RANKED_FROM:
+        print_progress(f"not ranked, because a ranked batch has at least {RANKED_FROM} attempts")
+    return EXIT_SOLVED if all(run.outcome == "solved" for run in runs) else EXIT_NOT_SOLVED

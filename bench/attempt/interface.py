@@ -1,8 +1,9 @@
-"""What a trainer and the harness require of each other."""
+"""What the trainer and the harness require of each other."""
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -12,9 +13,14 @@ from bench.storage.schema import Check
 from data import Track
 from model import Transformer
 
+TICK_SECONDS = 0.05  # the longest time between two ticks that the monitor aims at
+MAX_PATIENCE = 64  # steps; a GPU runs behind the host, whose clock then says little about the pace of the steps
+
 
 class Settings(Protocol):
-    """What the harness reads of the trainer's settings (a frozen dataclass); the rest is the trainer's business."""
+    """The fields of the trainer's settings, a frozen dataclass, that the harness reads."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     track: str
     device: str
@@ -27,84 +33,92 @@ class Settings(Protocol):
     control: str
 
     def shared_among(self, processes: int) -> "Settings":
-        """The same for so many processes that train together; raises ValueError where they cannot."""
+        """The settings for a number of processes that train together.
+
+        Raises:
+            ValueError: the processes cannot train together with these settings.
+        """
 
 
 class Trainer(Protocol):
-    """The contestant: built in `setup`, warmed up in `warmup`, trained in `train`."""
+    """The contestant: built in the phase `setup`, warmed up in `warmup`, trained in `train`."""
 
     model: Transformer
     steps: int  # taken so far
     examples: int  # trained on so far
-    step_flops: int  # of the matrix products of one step
+
+    @property
+    def step_flops(self) -> int:
+        """FLOPs of the matrix products of one step."""
 
     def warm_up(self) -> None:
         """Compile and capture on random tokens; leave weights, optimizer and random state as they were."""
 
     def step(self) -> None:
-        """One optimizer step; called once more after the certificate, to count what it gives to torch."""
+        """Take one optimizer step. Called again after the certificate, to count the operations of a step."""
+
+    @property
+    def take_steps(self) -> Callable[[int], None]:
+        """Takes a number of optimizer steps; used in place of `step` if the model has a C kernel."""
 
     def train(self, watch: Any) -> None:
-        """From the first touch of training data to the decision to stop.
+        """Train, from the first access to training data to the decision to stop.
 
-        `watch` is the harness's, `bench.attempt.Watch`: to be told of each step and each check.
+        Args:
+            watch: a TrainingMonitor, which the trainer informs of each step and each check.
         """
 
 
-Build = Callable[[Settings, Track, torch.device, torch.dtype, int], Trainer]
+Build = Callable[[Any, Track, torch.device, torch.dtype, int], Trainer]  # settings, track, device, dtype, seed
 
 
 class Timeout(Exception):
-    """`train` took longer than its limit."""
+    """`train` exceeded its time limit."""
 
 
 class Diverged(Exception):
-    """The loss is no longer a finite number."""
+    """The loss is not finite."""
 
 
 class Pruned(Exception):
-    """The search that started the attempt has seen enough of it."""
-
-
-TICK_SECONDS = 0.05  # so often a trainer is to report
-MOST_PATIENCE = 64  # steps; where a GPU takes them later, the host's clock tells nothing about their pace
+    """The search that started this attempt has pruned it."""
 
 
 class TrainingMonitor:
-    """What the trainer reports to while it trains; either call may end the attempt."""
+    """Receives the trainer's reports during training. `tick` and `check` raise an exception to end the attempt."""
 
     def __init__(
-        self, clock: Clock, display: Display, max_seconds: float, follower: Callable[[str], None] | None = None
+        self, clock: Clock, display: Display, max_seconds: float, send_check: Callable[[str], None] | None = None
     ) -> None:
-        """`follower` is told of each check, as a line of JSON."""
+        """`send_check` is called with each check as JSON, if a search started the attempt."""
         self.clock = clock
-        self.follower = follower
-        self.is_given_up = False  # by the follower
         self.display = display
         self.max_seconds = max_seconds
+        self.send_check = send_check
+        self.is_pruned = False  # set by a signal handler
         self.checks: list[Check] = []
         self.reached: dict[str, float | None] = {}
-        self.patience = 1  # steps that may be taken before the next tick
-        self.ticked = 0.0  # when, on the clock
+        self.patience = 1  # steps that the trainer may take before the next tick
+        self.last_tick = 0.0  # seconds of `train`
 
     def tick(self) -> None:
-        """Call before each step, or before as many as `patience` allows: those of about a twentieth of a second.
+        """Called before each step, or before up to `patience` steps, which take about TICK_SECONDS.
 
-        Reads the host's clock and never waits for the device.
+        Reads the host's clock and does not synchronise with the device.
 
         Raises:
-            Timeout: `train` has reached its limit.
-            Pruned: the follower has given it up.
+            Timeout: `train` has reached its time limit.
+            Pruned: the search has pruned the attempt.
         """
-        if self.is_given_up:
+        if self.is_pruned:
             raise Pruned("a check found more mistakes than any solved attempt of the search had in half the time")
         seconds = self.clock.elapsed()
         if seconds > self.max_seconds:
             raise Timeout(f"train reached its limit of {self.max_seconds:g} s")
-        gone, self.ticked = seconds - self.ticked, seconds
-        if gone < TICK_SECONDS / 2:
-            self.patience = min(2 * self.patience, MOST_PATIENCE)
-        elif gone > TICK_SECONDS:
+        since_last_tick, self.last_tick = seconds - self.last_tick, seconds
+        if since_last_tick < TICK_SECONDS / 2:
+            self.patience = min(2 * self.patience, MAX_PATIENCE)
+        elif since_last_tick > TICK_SECONDS:
             self.patience = max(1, self.patience // 2)
 
     def check(
@@ -116,28 +130,28 @@ class TrainingMonitor:
         steps_left: int,
         asked: int | None = None,
     ) -> None:
-        """Report a sparse evaluation.
+        """Report an evaluation on training problems.
 
         Args:
-            step: taken so far.
-            loss: of the latest batch, nats a character.
-            errors: in the training problems that were asked.
-            reached: which of the named targets are met now.
-            steps_left: of the round, before training may stop.
-            asked: how many they were; trainers of older records do not say.
+            step: steps taken so far.
+            loss: of the latest batch, nats per character.
+            errors: number of problems answered wrongly.
+            reached: whether each named target is met now.
+            steps_left: until the end of the round; training stops only at the end of a round.
+            asked: number of problems evaluated; trainers of older records do not pass it.
 
         Raises:
             Diverged: the loss is not finite.
         """
         seconds = self.clock.elapsed()
-        finite = loss if math.isfinite(loss) else None
-        check = Check(step=step, train_seconds=seconds, loss=finite, errors=errors, asked=asked)
+        finite_loss = loss if math.isfinite(loss) else None
+        check = Check(step=step, train_seconds=seconds, loss=finite_loss, errors=errors, asked=asked)
         self.checks.append(check)
-        for target, met in reached.items():
+        for target, is_met in reached.items():
             if self.reached.get(target) is None:
-                self.reached[target] = seconds if met else None
+                self.reached[target] = seconds if is_met else None
         self.display.check(check, steps_left)
-        if self.follower is not None:
-            self.follower(check.model_dump_json())
+        if self.send_check is not None:
+            self.send_check(check.model_dump_json())
         if check.loss is None:
             raise Diverged(f"the loss was not finite at step {step}")

@@ -1,7 +1,4 @@
-"""One attempt, from the command line to its line in the journal.
-
-The trainer hands over what to build; this file owns the order, the clock, the verdict and the record of it.
-"""
+"""The phases of one attempt in order, from the built plan to the filed run."""
 
 import contextlib
 import dataclasses
@@ -46,7 +43,7 @@ from bench.storage.schema import (
 )
 from data import index_sets_sha256
 
-QUIET_SECONDS = 1.0  # looked at before the start, on no clock
+QUIET_SECONDS = 1.0  # of measuring the machine's noise before the start, on no clock
 
 
 # -----------------------------------------------------------------------------
@@ -54,95 +51,112 @@ QUIET_SECONDS = 1.0  # looked at before the start, on no clock
 
 
 class Attempt:
-    """One attempt under way; what it has found out so far is always ready to be filed."""
+    """One attempt in progress. `finished_run` makes a run of the results so far, whatever has gone wrong."""
 
-    def __init__(self, plan: AttemptPlan, lost: Run, clock: Clock, lookout: NoiseMonitor, before: Noise) -> None:
-        """`lost` is the line that stands for this attempt until it has a better one.
-
-        `before` is what went on on the machine before the start.
-        """
+    def __init__(self, plan: AttemptPlan, lost: Run, clock: Clock, noise_monitor: NoiseMonitor, before: Noise) -> None:
+        """`lost` is the run that is filed if the attempt never ends, `before` the noise before the start."""
         self.plan = plan
         self.lost = lost
         self.clock = clock
-        self.lookout = lookout
-        self.before, self.during = before, None  # the machine's noise; of `train`, once it has ended
+        self.noise_monitor = noise_monitor
+        self.noise_before = before
+        self.noise_during_train: Noise | None = None
         self.display = Display(f"{plan.config} seed {plan.seed}")
-        is_followed = lost.command == TUNE
-        self.watch = TrainingMonitor(
-            clock, self.display, plan.settings.max_seconds, clock.announce if is_followed else None
+        in_search = lost.command == TUNE
+        self.monitor = TrainingMonitor(
+            clock, self.display, plan.settings.max_seconds, clock.announce if in_search else None
         )
-        if is_followed and hasattr(signal, "SIGUSR1"):
-            signal.signal(signal.SIGUSR1, lambda *_: setattr(self.watch, "is_given_up", True))
+        if in_search and hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, lambda *_: setattr(self.monitor, "is_pruned", True))
         self.trainer: Trainer | None = None
         self.certificate: Certificate | None = None
-        self.sentences: list[str] = []
-        self.found: dict[str, Any] = {}  # what goes into the line as it is
+        self.mistakes: list[str] = []  # sentences
+        self.results: dict[str, Any] = {}  # values of the run, by key
 
-    def perform(self, build: Build) -> None:
-        """All phases after `import`; whatever goes wrong in one of them comes out as an exception."""
-        plan, found = self.plan, self.found
+    def run(self, build: Build) -> Outcome:
+        """All phases after `import`; failures are raised."""
+        trainer = self.set_up(build)
+        self.warm_up(trainer)
+        self.train(trainer)
+        self.certificate = self.certify(trainer)
+        return "missed" if self.certificate.errors else "solved"
+
+    def set_up(self, build: Build) -> Trainer:
+        plan = self.plan
         self.display.phase("setup", plan.remark)
-        self.trainer = build(plan.settings, plan.track, plan.device, plan.dtype, plan.seed)
-        found["initial_weights_sha256"] = weights.state_sha256(self.trainer.model)
+        trainer = self.trainer = build(plan.settings, plan.track, plan.device, plan.dtype, plan.seed)
+        self.results["initial_weights_sha256"] = weights.state_sha256(trainer.model)
+        return trainer
 
+    def warm_up(self, trainer: Trainer) -> None:
         self.display.phase("warmup")
         self.clock.enter("warmup")
-        self.trainer.warm_up()
-        found["warmed_weights_sha256"] = weights.state_sha256(self.trainer.model)
+        trainer.warm_up()
+        self.results["warmed_weights_sha256"] = weights.state_sha256(trainer.model)
 
+    def train(self, trainer: Trainer) -> None:
         self.display.phase("train")
-        meter = EnergyMeter(plan.device)
-        noise, energy = self.lookout.reading(), meter.reading()
+        meter = EnergyMeter(self.plan.device)
+        noise, energy = self.noise_monitor.reading(), meter.reading()
         self.clock.enter("train")
         distributed.barrier()
         try:
-            self.train()
+            self.train_within_limit(trainer)
             self.clock.enter("certify")
-        finally:  # also of a training that failed
-            found["energy_joules"], found["energy_method"] = meter.since(energy)
-            self.during = self.lookout.since(noise, "during train")
+        finally:  # also after a failure
+            self.results["energy_joules"], self.results["energy_method"] = meter.since(energy)
+            self.noise_during_train = self.noise_monitor.since(noise, "during train")
 
-        self.display.phase("certify")
-        with self.weights_folder() as folder:
-            path = folder / f"{self.lost.run_id}.safetensors"
-            digest = weights.save(path, self.trainer.model, plan.track, plan.settings_dict)
-            if self.keeps_weights:
-                found["weights"], found["weights_sha256"] = f"{folder.name}/{path.name}", digest
-            if plan.world.size > 1:
-                distributed.broadcast(path.read_bytes())
-            model, track = weights.load(path, plan.device)
-            if self.trainer.model.kernel is not None:
-                model.use_kernel(plan.settings.threads)
-            self.certificate, self.sentences = certify(model.answerer(), track, plan.device, plan.seed)
-        self.clock.stop()
-
-    def look_back(self) -> None:
-        """With the verdict, which nothing here changes, go the peak of the machine and what a step is made of."""
-        plan, found = self.plan, self.found
-        spent, reasons = gather_resource_use(plan, found["energy_joules"], self.during.reasons)
-        found |= spent
-        self.during = dataclasses.replace(self.during, reasons=reasons)
-        if plan.world.size > 1:
-            return  # a step alone would wait for the others
-        found["launch_seconds"] = launch_seconds(plan.device)
-        step = getattr(self.trainer, "step", None)  # trainers of older records may have none
-        if self.trainer.model.kernel is not None:
-            step = functools.partial(self.trainer.take_steps, 1)
-        if step is not None and not plan.settings.compile:  # inductor's kernels are none of torch's operations
-            found["step_launches"] = launches_of(step)
-
-    def train(self) -> None:
-        """A control shows what so much training leads to, whatever the trainer thinks of it: its limit is its end."""
+    def train_within_limit(self, trainer: Trainer) -> None:
+        """Train up to the time limit. A control is certified even there: it shows what that much training leads to."""
         try:
-            self.trainer.train(self.watch)
-            self.watch.tick()
+            trainer.train(self.monitor)
+            self.monitor.tick()
         except Timeout:
             if self.plan.settings.control == "none":
                 raise
 
+    def certify(self, trainer: Trainer) -> Certificate:
+        """Save the weights, load them again, and certify the loaded model."""
+        plan = self.plan
+        self.display.phase("certify")
+        with self.weights_folder() as folder:
+            path = folder / f"{self.lost.run_id}.safetensors"
+            digest = weights.save(path, trainer.model, plan.track, plan.settings_dict)
+            if self.keeps_weights:
+                self.results |= {"weights": f"{folder.name}/{path.name}", "weights_sha256": digest}
+            if plan.world.size > 1:
+                distributed.broadcast(path.read_bytes())
+            model, track = weights.load(path, plan.device)
+            if trainer.model.kernel is not None:
+                model.use_kernel(plan.settings.threads)
+            certificate, self.mistakes = certify(model.answerer(), track, plan.device, plan.seed)
+        self.clock.stop()
+        return certificate
+
+    def measure_afterwards(self) -> None:
+        """Measure the peak performance of the machine and the cost of a step, off the clock.
+
+        Nothing measured here changes the verdict.
+        """
+        plan, trainer, noise = self.plan, self.trainer, self.noise_during_train
+        if trainer is None or noise is None:
+            return
+        resources, reasons = gather_resource_use(plan, self.results["energy_joules"], noise.reasons)
+        self.results |= resources
+        self.noise_during_train = dataclasses.replace(noise, reasons=reasons)
+        if plan.world.size > 1:
+            return  # a single step would wait for the other processes
+        self.results["launch_seconds"] = launch_seconds(plan.device)
+        step = getattr(trainer, "step", None)  # trainers of older records may have none
+        if trainer.model.kernel is not None:
+            step = functools.partial(trainer.take_steps, 1)
+        if step is not None and not plan.settings.compile:  # the kernels of torch.compile are not torch operations
+            self.results["step_launches"] = launches_of(step)
+
     @property
     def keeps_weights(self) -> bool:
-        """A matrix or a search keeps none: they make thousands of attempts."""
+        """Whether the weights are filed; a matrix or a search makes thousands of attempts and keeps none."""
         return self.plan.request.journal and self.lost.command not in EXPLORATION_COMMANDS
 
     @contextlib.contextmanager
@@ -153,63 +167,69 @@ class Attempt:
             with tempfile.TemporaryDirectory() as folder:
                 yield Path(folder)
 
+    # -------------------------------------------------------------------------
+    # the run
+
+    def finished_run(self, outcome: Outcome, message: str | None) -> Run:
+        """The run to file, from the results so far."""
+        trainer, seconds = self.trainer, self.clock.seconds
+        certificate = self.certificate if outcome in ("solved", "missed") else None
+        update: dict[str, Any] = {
+            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_device_memory_bytes": peak_device_memory_bytes(self.plan.device),
+            **self.results,
+            "outcome": outcome,
+            "message": message and self.without_paths(message),
+            "seconds": Seconds.model_validate({**seconds, "total": self.clock.total}),
+            "clock_resolution_seconds": self.clock.resolution_seconds,
+            "display_seconds": None if seconds["train"] is None else self.display.processor_seconds,
+            "checks": self.monitor.checks,
+            "reached": self.reached_targets(certificate),
+            "certificate": certificate,
+            "machine": self.machine(),
+            "data_sha256": index_sets_sha256(self.plan.track),
+        }
+        if trainer is not None:
+            update |= {
+                "steps": trainer.steps,
+                "examples": trainer.examples,
+                "train_flops": trainer.steps * trainer.step_flops,
+                "parameters": sum(weight.numel() for weight in trainer.model.parameters()),
+            }
+        if self.plan.device.type == "cuda":
+            with contextlib.suppress(RuntimeError):  # the GPU has failed
+                update["hardware"] = hardware_record(self.plan.device)  # again, for clocks and throttling under load
+        return self.lost.model_copy(update=update)
+
+    def reached_targets(self, certificate: Certificate | None) -> dict[str, float | None]:
+        """The seconds of `train` at which each target was reached; the certificate adds `heldout` and `solved`."""
+        reached, seconds = dict(self.monitor.reached), self.clock.seconds["train"]
+        if certificate is not None:
+            if certificate.heldout_problems:
+                reached["heldout"] = None if certificate.heldout_errors else seconds
+            reached["solved"] = None if certificate.errors else seconds
+        return reached
+
     def without_paths(self, message: str) -> str:
-        """The journal is published: the folders of this machine stay out of it."""
+        """A message without absolute paths, because the journal is published."""
         for folder, name in ((self.plan.request.results.resolve(), "results"), (ROOT, ".")):
             message = message.replace(str(folder), name)
         return message
 
-    def file(self, outcome: Outcome, message: str | None) -> Run:
-        """The finished line, from whatever is known by now."""
-        trainer, seconds = self.trainer, self.clock.seconds
-        certificate = self.certificate if outcome in ("solved", "missed") else None
-        reached = dict(self.watch.reached)
-        if certificate is not None:
-            if certificate.heldout_problems:
-                reached["heldout"] = None if certificate.heldout_errors else seconds["train"]
-            reached["solved"] = None if certificate.errors else seconds["train"]
-        found: dict[str, Any] = (
-            self.peak_memory()
-            | self.found
-            | {
-                "outcome": outcome,
-                "message": message and self.without_paths(message),
-                "seconds": Seconds.model_validate({**seconds, "total": self.clock.total}),
-                "clock_resolution_seconds": self.clock.resolution_seconds,
-                "display_seconds": None if seconds["train"] is None else self.display.processor_seconds,
-                "checks": self.watch.checks,
-                "reached": reached,
-                "certificate": certificate,
-                "machine": self.machine(),
-                "data_sha256": index_sets_sha256(self.plan.track),
-            }
-        )
-        if trainer is not None:
-            found["steps"], found["examples"] = trainer.steps, trainer.examples
-            found["train_flops"] = trainer.steps * trainer.step_flops
-            found["parameters"] = sum(weight.numel() for weight in trainer.model.parameters())
-        if self.plan.device.type == "cuda":
-            with contextlib.suppress(RuntimeError):  # of a GPU that has failed
-                found["hardware"] = hardware_record(self.plan.device)  # again: clocks and throttling under load
-        return self.lost.model_copy(update=found)
-
     def machine(self) -> Machine:
-        """The machine with what was heard of others on it."""
-        if self.during is None:
-            return self.lost.machine.with_reasons(self.before.reasons)
-        seen = {"others_before": self.before.others, "others_train": self.during.others}
-        if self.lost.machine.clean is None and None not in seen.values():
-            seen["clean"] = True
-        reasons = [*self.before.reasons, *self.during.reasons]
-        return self.lost.machine.model_copy(update=seen).with_reasons(reasons)
-
-    def peak_memory(self) -> dict[str, int | None]:
-        on_device = peak_device_memory_bytes(self.plan.device)
-        return {"peak_memory_bytes": peak_memory_bytes(), "peak_device_memory_bytes": on_device}
+        """The machine with the measured noise."""
+        before, during = self.noise_before, self.noise_during_train
+        if during is None:
+            return self.lost.machine.with_reasons(before.reasons)
+        update: dict[str, Any] = {"others_before": before.others, "others_train": during.others}
+        if self.lost.machine.clean is None and None not in update.values():
+            update["clean"] = True
+        machine = self.lost.machine.model_copy(update=update)
+        return machine.with_reasons([*before.reasons, *during.reasons])
 
 
 def classify_exception(problem: BaseException) -> tuple[Outcome, str]:
-    """The outcome that an exception stands for, and one line about it."""
+    """The outcome of an attempt that ended with an exception, and a message of one line."""
     line = (str(problem).splitlines() or [""])[0]
     match problem:
         case Timeout():
@@ -222,17 +242,17 @@ def classify_exception(problem: BaseException) -> tuple[Outcome, str]:
             return "interrupted", line or "SIGINT"
         case MemoryError() | torch.OutOfMemoryError():
             return "error", f"out of memory: {line}"
-        case RuntimeError() if "can't allocate memory" in line:  # how torch's CPU allocator says it
+        case RuntimeError() if "can't allocate memory" in line:  # the message of torch's CPU allocator
             return "error", f"out of memory: {line}"
     traceback.print_exception(problem)
     return "error", f"{type(problem).__name__}: {line}"
 
 
 def lost_run(plan: AttemptPlan) -> Run:
-    """The line for an attempt that never comes back: all that is known before it begins."""
+    """The run that is filed if the attempt never ends: everything known before it begins."""
     hardware, software = hardware_record(plan.device), software_record()
     commit, dirty = commit_and_dirty()
-    known = {
+    values: dict[str, Any] = {
         "run_id": new_id(plan.config),
         "batch": plan.batch,
         "track": plan.track.name,
@@ -266,38 +286,28 @@ def lost_run(plan: AttemptPlan) -> Run:
         "started_at": datetime.now(UTC),
     }
     names = (field.alias or name for name, field in Run.model_fields.items() if name != "schema_")
-    return Run.model_validate(dict.fromkeys(names) | known)
+    return Run.model_validate(dict.fromkeys(names) | values)
 
 
 # -----------------------------------------------------------------------------
-# the command
-
-
-def synchronizer(device: torch.device) -> Callable[[], None]:
-    """What waits until the device has nothing left to do."""
-    match device.type:
-        case "cuda":
-            return lambda: torch.cuda.synchronize(device)
-        case "mps":
-            return torch.mps.synchronize
-    return lambda: None
+# the whole attempt
 
 
 def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
-    """Take the device, leave a start mark, perform the attempt, file the run, show how it went.
+    """Lock the device, write a start mark, run the attempt, file the run, and show the summary.
 
     Raises:
-        WrongRequest: the results folder cannot be written to.
-        OSError: it could at the start, and cannot any more.
-        KeyboardInterrupt: while waiting for the device.
+        UsageError: the results folder is not writable.
+        OSError: the results folder is not writable any more.
+        KeyboardInterrupt: interrupted while waiting for the device.
     """
     journal = Journal(plan.request.results)
     with contextlib.ExitStack() as stack:
-        lookout = NoiseMonitor(plan.device, distributed.join(plan.world, plan.device))
+        noise_monitor = NoiseMonitor(plan.device, distributed.join(plan.world, plan.device))
         with clock.off():
             stack.enter_context(device_turn(plan))
-            before = lookout.observe(QUIET_SECONDS)
-            distributed.barrier()  # the others have theirs
+            noise_before = noise_monitor.observe(QUIET_SECONDS)
+            distributed.barrier()  # until all processes hold their device
         stack.enter_context(empty_compile_caches(plan))
         clock.synchronize = synchronizer(plan.device)
         lost, mark = lost_run(plan), None
@@ -305,34 +315,48 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
             with reject_unwritable(plan.request.results):
                 journal.recover()
                 mark = stack.enter_context(journal.attempt(lost))
-        attempt = Attempt(plan, lost, clock, lookout, before)
-        try:
-            attempt.perform(build)
-            outcome, message = ("missed" if attempt.certificate.errors else "solved"), None
-        except (Exception, KeyboardInterrupt) as problem:
-            ignore_interrupts()  # torchrun stops a process that has just failed because another one died
-            outcome, message = classify_exception(problem)
-            if plan.world.size > 1:  # the device waits for processes that are gone
-                clock.synchronize = lambda: None
-        finally:
-            ignore_interrupts()  # what is left takes a moment, and must be filed
-            clock.stop()
-            attempt.display.close()
+        attempt = Attempt(plan, lost, clock, noise_monitor, noise_before)
+        outcome, message = run_to_outcome(attempt, build)
         if outcome in ("solved", "missed"):
             try:
-                attempt.look_back()
-            except Exception:  # what is not known by now stays null
+                attempt.measure_afterwards()
+            except Exception:  # the values that were not measured stay null
                 traceback.print_exc()
-        run = attempt.file(outcome, message)
-        if plan.batch is not None:
-            mark.write(run)  # the command that started this batch files it, with what it knows
+        run = attempt.finished_run(outcome, message)
+        if mark is not None and plan.batch is not None:
+            mark.write(run)  # the command that started the attempt completes and files it
             return run
         if mark is not None:
             mark.file(run)
     standing = "not journalled"
     if plan.request.journal:
-        from bench.report import leaderboard  # after the clock: rendering is nobody's seconds
+        from bench.report import leaderboard  # imported here because it takes time, which no clock counts any more
 
         standing = leaderboard.update(plan.request.results, run)
-    show_summary(run, attempt.sentences, standing)
+    show_summary(run, attempt.mistakes, standing)
     return run
+
+
+def run_to_outcome(attempt: Attempt, build: Build) -> tuple[Outcome, str | None]:
+    """Run an attempt and stop its clock; the outcome, and a message if it failed. Ignores interrupts from its end."""
+    try:
+        return attempt.run(build), None
+    except (Exception, KeyboardInterrupt) as problem:
+        ignore_interrupts()  # torchrun also stops a process that fails because another process has died
+        if attempt.plan.world.size > 1:  # synchronising would wait for processes that have ended
+            attempt.clock.synchronize = lambda: None
+        return classify_exception(problem)
+    finally:
+        ignore_interrupts()  # the run must still be filed
+        attempt.clock.stop()
+        attempt.display.close()
+
+
+def synchronizer(device: torch.device) -> Callable[[], None]:
+    """A function that waits until the device is idle."""
+    match device.type:
+        case "cuda":
+            return lambda: torch.cuda.synchronize(device)
+        case "mps":
+            return torch.mps.synchronize
+    return lambda: None

@@ -1,4 +1,4 @@
-"""A request made into a plan: everything resolved, nothing begun."""
+"""Reads the command line and the config of an attempt, and resolves what depends on the machine."""
 
 import dataclasses
 import os
@@ -24,33 +24,33 @@ from data import TRACKS, Track, controlled, get_track
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the command asks for beside the settings; of all this only the seed changes what is trained."""
+    """The options beside the settings. Only the seed has an effect on training."""
 
     config: str = "add3"
-    """A name in bench/configs (`add3` stands for the device's own), or a TOML file."""
+    """A name in bench/configs, or a TOML file; `add3` means `add3-cpu` or `add3-cuda`, by the device."""
     seed: int | None = None
-    """Where everything random comes from; by default the first 31 bits of sha256(config_hash + source_sha256)."""
+    """Seed of all random numbers; by default the first 31 bits of sha256(config_hash + source_sha256)."""
     attempts: int | None = None
-    """Run a batch of so many attempts, each its own process; their seeds follow from config and source."""
+    """Run a batch of this many attempts, each in its own process; their seeds are derived from config and source."""
     results: Path = ROOT / "results"
-    """The folder of the journal, the board and the weights."""
+    """Folder of the journal, the board and the weights."""
     journal: bool = True
     """File the attempt in the journal."""
     note: str | None = None
-    """A remark that is filed with the run."""
+    """A remark to file with the run."""
     shared: bool = False
     """Do not wait for the device's lock; the run is marked not clean."""
     json: bool = False
-    """Print the journal's line as the last line of standard output."""
+    """Print the run as JSON, as the last line of standard output."""
     plan: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Do nothing but print, as JSON, the line that would stand in the journal if the attempt never came back."""
+    """Only print, as JSON, the run that would be filed if the attempt were lost."""
     probe: Literal["seeds", "warmup"] | None = None
-    """Carry out a check of `bench audit` instead of an attempt, and print what it finds as JSON."""
+    """Run a check of `bench audit` instead of an attempt, and print its result as JSON."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AttemptPlan:
-    """One attempt, or a batch of them, that can be carried out on this machine."""
+    """One attempt, or a batch of them, that this machine can run."""
 
     request: Request
     settings: Settings
@@ -60,9 +60,9 @@ class AttemptPlan:
     dtype: torch.dtype  # of the matrix products
     remark: str  # which device, precision and kernel, and why
     seed: int
-    batch: Batch | None  # that this attempt was started by
-    search: dict[str, Any] | None  # that found the config, and what it took
-    world: World  # this process among those that train together
+    batch: Batch | None  # to which this attempt belongs
+    search: dict[str, Any] | None  # that found the config, with its cost
+    world: World  # rank and number of the processes that train together
 
     @property
     def settings_dict(self) -> dict[str, Any]:
@@ -74,10 +74,10 @@ class AttemptPlan:
 
 
 def make_plan(settings_type: type, arguments: Sequence[str], description: str) -> AttemptPlan:
-    """Read the command line and the config, and resolve whatever depends on the machine.
+    """Read the command line and the config, and resolve what depends on the machine.
 
     Raises:
-        UsageError: in one line, what is wrong and what to do; UnavailableHere where another machine could.
+        UsageError: the request is wrong; UnavailableHere if another machine could run it.
         SystemExit: after `--help`.
     """
     world = read_world()
@@ -85,42 +85,41 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         config, search, request, settings = read_request(settings_type, arguments, description)
         check_request(request)
         if world.size > 1:
-            check_together(request, settings)
+            check_distributed(request, settings)
             settings = settings.shared_among(world.size)
         device = world.device(pick_device(settings.device))
-        means = settings.precision, settings.kernel, device, settings.kernel_problem
-        dtype, kernel, how = pick_precision_and_kernel(*means)
-    except (ValueError, OSError) as problem:  # a file's name can be too long to look for
+        dtype, kernel, reasons = pick_precision_and_kernel(
+            settings.precision, settings.kernel, device, settings.kernel_problem
+        )
+    except (ValueError, OSError) as problem:  # OSError: a file name that is too long
         raise UsageError(str(problem)) from None
-    if settings.track not in TRACKS:
-        raise UsageError(f"track: there is no track {settings.track!r}{nearest_hint(settings.track, TRACKS)}")
-    if settings.compile and (problem := torch_compile_problem(device)):
-        raise UnavailableHere(f"--compile: {problem}; or run with --no-compile")
-    precision = str(dtype).removeprefix("torch.")
+    check_settings(settings, device)
     cores = len(usable_cores()) or 1
     if settings.threads > cores:
-        raise UsageError(f"--threads {settings.threads}: there are {cores} cores; 0 takes them all")
+        raise UsageError(f"--threads {settings.threads}: there are {cores} cores; 0 uses all of them")
     threads = settings.threads or max(1, cores // world.local_size)
-    together = f"{world.size} processes, " if world.size > 1 else ""
-    plan = AttemptPlan(
+    processes = f"{world.size} processes, " if world.size > 1 else ""
+    precision = str(dtype).removeprefix("torch.")
+    settings = dataclasses.replace(settings, device=device.type, precision=precision, kernel=kernel, threads=threads)
+    settings_hash = config_hash(dataclasses.asdict(settings))
+    seed = first_seed(settings_hash, source_sha256()) if request.seed is None else request.seed
+    try:
+        track = controlled(get_track(settings.track), settings.control, seed)
+    except ValueError as problem:
+        raise UsageError(str(problem)) from None
+    return AttemptPlan(
         request=request,
-        settings=dataclasses.replace(settings, device=device.type, precision=precision, kernel=kernel, threads=threads),
+        settings=settings,
         config=config,
-        track=get_track(settings.track),
+        track=track,
         device=device,
         dtype=dtype,
-        remark=f"{device.type}, {together}{threads} threads, {how}",
-        seed=0,
+        remark=f"{device.type}, {processes}{threads} threads, {reasons}",
+        seed=seed,
         batch=Batch.model_validate_json(os.environ[BATCH_VARIABLE]) if BATCH_VARIABLE in os.environ else None,
         search=search,
         world=world,
     )
-    seed = first_seed(plan.config_hash, source_sha256()) if request.seed is None else request.seed
-    try:
-        track = controlled(plan.track, settings.control, seed)
-    except ValueError as problem:
-        raise UsageError(str(problem)) from None
-    return dataclasses.replace(plan, seed=seed, track=track)
 
 
 def read_request(
@@ -128,14 +127,15 @@ def read_request(
 ) -> tuple[str, dict[str, Any] | None, Request, Settings]:
     """The config's resolved name, the search that found it, the request and the settings.
 
-    The command line's values stand over the config's; which config it is may depend on the device.
+    Values on the command line override those of the config. The name of the config may depend on the device.
 
     Raises:
         UsageError, ValueError: see `make_plan`.
     """
+    without_prefix: Any = tyro.conf.OmitArgPrefixes  # its type argument is known only at run time
     command_line = dataclasses.make_dataclass(
         "CommandLine",
-        [("request", tyro.conf.OmitArgPrefixes[Request]), ("settings", tyro.conf.OmitArgPrefixes[settings_type])],
+        [("request", without_prefix[Request]), ("settings", without_prefix[settings_type])],
         frozen=True,
     )
     if knows_current_names(settings_type):  # those of older records have the former ones
@@ -143,9 +143,9 @@ def read_request(
     if option_value(arguments, "--results") == "":
         raise UsageError("--results: the folder's name is empty")
     name = option_value(arguments, "--config") or Request.config
-    wanted_device = option_value(arguments, "--device") or "auto"
-    check_values({"device": wanted_device}, settings_type, "the command line")
-    config, path = find_config(name, pick_device(wanted_device).type)
+    device_name = option_value(arguments, "--device") or "auto"
+    check_values({"device": device_name}, settings_type, "the command line")
+    config, path = find_config(name, pick_device(device_name).type)
     try:
         settings = settings_type(**read_config(path, settings_type))
     except ValueError as problem:
@@ -154,8 +154,16 @@ def read_request(
     return config, read_search(path), parsed.request, parsed.settings
 
 
+def check_settings(settings: Settings, device: torch.device) -> None:
+    """Raises UsageError: the track is unknown, or the step cannot be compiled on this machine."""
+    if settings.track not in TRACKS:
+        raise UsageError(f"track: there is no track {settings.track!r}{nearest_hint(settings.track, TRACKS)}")
+    if settings.compile and (reason := torch_compile_problem(device)):
+        raise UnavailableHere(f"--compile: {reason}; or run with --no-compile")
+
+
 def check_request(request: Request) -> None:
-    """Raises WrongRequest for values that are of the right type and still make no sense."""
+    """Raises UsageError: a value has the right type but is invalid."""
     if request.seed is not None and not 0 <= request.seed < 2**63:
         raise UsageError(f"--seed {request.seed}: a seed is a whole number from 0 to 2**63 - 1")
     try:
@@ -169,16 +177,16 @@ def check_request(request: Request) -> None:
     if request.attempts < 1:
         raise UsageError(f"--attempts {request.attempts}: a batch has at least one attempt")
     if request.seed is not None:
-        raise UsageError("--seed: the seeds of a batch follow from config and source; leave it out")
+        raise UsageError("--seed: the seeds of a batch are derived from config and source; leave the option out")
     if not request.journal:
-        raise UsageError("--no-journal: every attempt of a batch is journalled; leave it out")
+        raise UsageError("--no-journal: every attempt of a batch is journalled; leave the option out")
 
 
-def check_together(request: Request, settings: Settings) -> None:
-    """Raises WrongRequest for what several processes do not do together."""
+def check_distributed(request: Request, settings: Settings) -> None:
+    """Raises UsageError: the request is not possible with several processes."""
     if request.attempts is not None:
-        raise UsageError("--attempts: processes that train together make one attempt; start torchrun once for each")
+        raise UsageError("--attempts: not available with torchrun; start torchrun once for each attempt")
     if request.probe is not None:
-        raise UsageError("--probe: this is a question to one process; ask it without torchrun")
+        raise UsageError("--probe: not available with torchrun, because it probes a single process")
     if settings.control != "none":
-        raise UsageError("--control: the trainer is tested as one process, without torchrun")
+        raise UsageError("--control: not available with torchrun, because it tests a single process")

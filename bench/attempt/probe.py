@@ -1,7 +1,7 @@
-"""What `bench audit` asks of a trainer from inside, in a process of its own: `python speedrun.py --probe seeds`.
+"""Probes, which test a trainer for `bench audit` in a separate process: `python speedrun.py --probe seeds`.
 
-Trainers are built, warmed up or not, and trained for a few steps, or until their first check; what is compared are
-their weights. A distance between weights is a norm, relative to how far training moved them.
+A probe builds trainers, warms some of them up, trains each for a few steps or until its first check, and compares the
+weights. The distance between two sets of weights is the norm of the difference, relative to the movement in training.
 """
 
 import contextlib
@@ -20,39 +20,39 @@ from model import Transformer
 
 
 class Seeds(SchemaModel):
-    """Two seeds: do they give other weights to begin with, and other batches?"""
+    """Whether two seeds give different initial weights and different batches."""
 
     initial: float  # distance of the initial weights, relative to their norm
-    batches: float  # after training from the same weights on either seed's batches
-    rounding: float  # after training on the same batches, one rounding error in each initial weight
+    batches: float  # distance after training from the same weights on each seed's batches
+    rounding: float  # distance after training on the same batches with one rounding error in each initial weight
 
 
 class Warmup(SchemaModel):
-    """With the warm-up and without it: is it the same training?"""
+    """Whether training is the same with and without the warm-up."""
 
-    skipped: float  # after training without the warm-up instead of with it
-    rounding: float  # after training without it, one rounding error in each initial weight
-    touched: list[str]  # what was asked of the track's problems before `train`
+    skipped: float  # distance between training with and without the warm-up
+    rounding: float  # distance after training without it with one rounding error in each initial weight
+    touched: list[str]  # attributes of the track that were used before `train`
 
 
-PROBED_STEPS = 8  # after 20, at high learning rates, one rounding error may lead half as far as another batch
+NUM_STEPS = 8  # after 20 steps at a high learning rate, one rounding error can matter half as much as another batch
 
 
 class Enough(Exception):
-    """Training has gone on for long enough."""
+    """Ends the training of a probe."""
 
 
 class StepLimit:
-    """Stands in for the attempt's; lets a trainer train for a few steps, and not beyond its first check."""
+    """A TrainingMonitor that ends training after NUM_STEPS steps, or at the first check."""
 
-    patience = 1  # every step is counted
+    patience = 1  # a tick for every step
 
     def __init__(self) -> None:
         self.ticks = 0
 
     def tick(self) -> None:
         self.ticks += 1
-        if self.ticks > PROBED_STEPS:
+        if self.ticks > NUM_STEPS:
             raise Enough
 
     def check(self, *report: Any) -> None:
@@ -64,12 +64,12 @@ class StepLimit:
 
 
 def weights_of(model: Transformer) -> Tensor:
-    """All weights in one row, float64."""
+    """All weights, concatenated, (parameters,) float64."""
     return torch.cat([weight.detach().double().flatten() for weight in model.parameters()])
 
 
-def trained(trainer: Trainer) -> Tensor:
-    """The weights after a few steps."""
+def train(trainer: Trainer) -> Tensor:
+    """Train for a few steps and return the weights."""
     with contextlib.suppress(Enough):
         trainer.train(StepLimit())
     return weights_of(trainer.model)
@@ -77,22 +77,22 @@ def trained(trainer: Trainer) -> Tensor:
 
 @torch.no_grad()
 def copy_weights(source: Transformer, target: Transformer) -> None:
-    for theirs, own in zip(source.parameters(), target.parameters(), strict=True):
-        own.copy_(theirs)
+    for original, copy in zip(source.parameters(), target.parameters(), strict=True):
+        copy.copy_(original)
 
 
 @torch.no_grad()
-def misround(model: Transformer) -> None:
-    """Change each weight by up to half a unit in the last place that the products' precision keeps of it."""
+def add_rounding_errors(model: Transformer) -> None:
+    """Change each weight by up to half a unit in the last place of the model's precision."""
     generator = torch.Generator().manual_seed(0)
     for weight in model.parameters():
         error = (torch.rand(weight.shape, generator=generator) - 0.5) * torch.finfo(model.dtype).eps
         weight.mul_(1 + error.to(weight.device))
 
 
-def relative(difference: Tensor, to: Tensor) -> float:
-    """The norm of a difference over another norm; at most 1e9, as JSON has no word for infinity."""
-    return min(float(difference.norm() / to.norm()), 1e9) if difference.any() else 0.0
+def relative(difference: Tensor, reference: Tensor) -> float:
+    """The ratio of two norms; at most 1e9, because JSON has no infinity."""
+    return min(float(difference.norm() / reference.norm()), 1e9) if difference.any() else 0.0
 
 
 # -----------------------------------------------------------------------------
@@ -100,62 +100,62 @@ def relative(difference: Tensor, to: Tensor) -> float:
 
 
 def probe_seeds(plan: AttemptPlan, build: Build) -> Seeds:
-    """Train from one seed's weights on the batches of two.
+    """Train on the batches of two seeds, from the same weights.
 
-    A training step multiplies differences, in bfloat16 up to a fifth of all movement in so few steps. So how far
-    rounding alone can lead is measured, too.
+    Training amplifies differences: in bfloat16 rounding errors grow to a fifth of the movement in these few steps.
+    Therefore the effect of rounding alone is measured as well.
     """
     make = functools.partial(build, plan.settings, plan.track, plan.device, plan.dtype)
     one, other, rounded = make(plan.seed), make((plan.seed + 1) % 2**31), make(plan.seed)
-    begun = weights_of(one.model)
-    initial = relative(weights_of(other.model) - begun, begun)
+    start = weights_of(one.model)
+    initial = relative(weights_of(other.model) - start, start)
     copy_weights(one.model, other.model)
-    misround(rounded.model)
-    ended = trained(one)
-    moved = ended - begun
+    add_rounding_errors(rounded.model)
+    end = train(one)
+    movement = end - start
     return Seeds(
         initial=initial,
-        batches=relative(trained(other) - ended, moved),
-        rounding=relative(trained(rounded) - ended, moved),
+        batches=relative(train(other) - end, movement),
+        rounding=relative(train(rounded) - end, movement),
     )
 
 
 def probe_warmup(plan: AttemptPlan, build: Build) -> Warmup:
-    """Train with the warm-up and without it, and note what is asked of the problems before `train` begins."""
+    """Train with and without the warm-up, and record which attributes of the track are used before `train`."""
     make = functools.partial(build, plan.settings, plan.track, plan.device, plan.dtype)
-    with questions_noted() as touched:
+    with track_access_recorded() as touched:
         warm = make(plan.seed)
         warm.warm_up()
     cold, rounded = make(plan.seed), make(plan.seed)
-    begun = weights_of(cold.model)
-    misround(rounded.model)
-    ended = trained(cold)
-    moved = ended - begun
+    start = weights_of(cold.model)
+    add_rounding_errors(rounded.model)
+    end = train(cold)
+    movement = end - start
     return Warmup(
-        skipped=relative(trained(warm) - ended, moved),
-        rounding=relative(trained(rounded) - ended, moved),
+        skipped=relative(train(warm) - end, movement),
+        rounding=relative(train(rounded) - end, movement),
         touched=sorted(touched),
     )
 
 
 @contextlib.contextmanager
-def questions_noted() -> Iterator[set[str]]:
-    """The names of all methods and tables of tracks that are used meanwhile, also past the trainer's own track."""
+def track_access_recorded() -> Iterator[set[str]]:
+    """Record the names of all methods and properties of tracks that are used in this context, of any track."""
     touched: set[str] = set()
 
-    def noting(name: str, original: Any) -> property:
+    def recording(name: str, original: Any) -> property:
         def get(track: Any) -> Any:
             touched.add(name)
             return original.__get__(track, type(track))
 
-        return property(get)  # goes before what a cached property has left in the track
+        return property(get)  # overrides a value that a cached property has stored in the instance
 
     replaced = []
     for kind in {kind for track in map(get_track, TRACKS) for kind in type(track).__mro__[:-1]}:  # the last is `object`
         for name, original in list(vars(kind).items()):
             if hasattr(original, "__get__") and not name.startswith("__"):
                 replaced.append((kind, name, original))
-                setattr(kind, name, noting(name, original))
+                setattr(kind, name, recording(name, original))
     try:
         yield touched
     finally:

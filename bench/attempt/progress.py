@@ -1,8 +1,8 @@
-"""What an attempt shows on standard error while it runs, and its summary.
+"""The progress of an attempt on standard error.
 
-A terminal gets one live line, anything else plain lines. There is no refresh thread: the line changes only when a
-phase begins or a check arrives, so showing it never touches the device. In the first second of `train` nothing is
-written at all; what arrived is shown afterwards.
+A terminal shows one line that is updated in place, other outputs get plain lines. There is no refresh thread: the line
+changes only at the start of a phase and at a check. Checks in the first second of `train` are not shown at once; the
+latest of them is shown afterwards.
 """
 
 import time
@@ -14,16 +14,16 @@ from rich.text import Text
 
 from bench.storage.schema import Check
 
-QUIET_SECONDS = 1.0
+WITHHOLD_SECONDS = 1.0  # from the start of `train`
 
 
 class Display:
-    """Shows one attempt.
+    """Shows the progress of one attempt.
 
     Args:
-        label: config and seed, at the head of every line.
-        console: where to write; standard error unless a test says otherwise.
-        processor_time: seconds of processor time of this thread.
+        label: config and seed, the start of every line.
+        console: standard error by default.
+        processor_time: returns the CPU time of this thread, seconds.
     """
 
     def __init__(
@@ -35,40 +35,37 @@ class Display:
         self.label = label
         self.console = console or Console(stderr=True, highlight=False)
         self.processor_time = processor_time
-        self.processor_seconds = 0.0  # spent in here while `train` ran
+        self.processor_seconds = 0.0  # CPU time of `check` during `train`
         self.live: Live | None = None
         self.withheld: str | None = None
 
     def phase(self, name: str, remark: str = "") -> None:
         self._flush()
-        if name != "train":  # `train` announces itself by its first check
+        if name != "train":  # shown by its first check
             self._show(f"{name}{remark and ', ' + remark}")
 
     def check(self, check: Check, steps_left: int) -> None:
-        """One sparse evaluation, so many steps before the round ends and training may stop.
-
-        `check.train_seconds` decides whether it is time to write.
-        """
-        begun = self.processor_time()
+        """Show a check; `steps_left` is the number of steps until the end of the round."""
+        started = self.processor_time()
         loss = "not finite" if check.loss is None else f"{check.loss:.4f}"
-        asked = "" if check.asked is None else f" in {check.asked:,}"
-        errors = "" if check.errors is None else f"  errors {check.errors:,}{asked}"
-        left = "a round ends"
+        problems = "" if check.asked is None else f" in {check.asked:,}"
+        errors = "" if check.errors is None else f"  errors {check.errors:,}{problems}"
+        remaining = "end of the round"
         if steps_left:
-            left = f"about {check.train_seconds / check.step * steps_left:.1f} s of the round left"
+            remaining = f"about {check.train_seconds / check.step * steps_left:.1f} s of the round left"
         line = (
             f"train  step {check.step:,} of {check.step + steps_left:,}  loss {loss}{errors}  "
-            f"{check.train_seconds:.1f} s elapsed, {left}"
+            f"{check.train_seconds:.1f} s elapsed, {remaining}"
         )
-        if check.train_seconds < QUIET_SECONDS:
+        if check.train_seconds < WITHHOLD_SECONDS:
             self.withheld = line
         else:
             self.withheld = None
             self._show(line)
-        self.processor_seconds += self.processor_time() - begun
+        self.processor_seconds += self.processor_time() - started
 
     def close(self) -> None:
-        """Leave the terminal as it was found."""
+        """Show a withheld line and restore the terminal."""
         self._flush()
         if self.live is not None:
             self.live.stop()

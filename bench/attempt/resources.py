@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +10,15 @@ import filelock
 import torch
 
 from bench.attempt.plan import AttemptPlan
+from bench.cli import print_progress
 from bench.machine.devices import device_lock
 
 
 @contextlib.contextmanager
 def device_turn(plan: AttemptPlan) -> Iterator[None]:
-    """Hold the device's lock, or those of all GPUs that are trained on together; says so when it has to wait.
+    """Hold the lock of the device, or of all GPUs that are trained on together; prints a line if it has to wait.
 
-    Of a team, one process on each machine takes the locks, always in the same order: no two teams on it wait for each
-    other.
+    Of several processes, the first one on each machine acquires the locks, in a fixed order, which excludes deadlocks.
     """
     if plan.request.shared or plan.world.local_rank:
         yield
@@ -32,26 +31,25 @@ def device_turn(plan: AttemptPlan) -> Iterator[None]:
             try:
                 held.enter_context(lock.acquire(timeout=0))
             except filelock.Timeout:
-                waiting = f"waiting for the {plan.device.type} device: another attempt holds it"
-                print(waiting, file=sys.stderr, flush=True)
+                print_progress(f"waiting for the {plan.device.type} device: another attempt holds it")
                 held.enter_context(lock.acquire())
         yield
 
 
 @contextlib.contextmanager
 def empty_compile_caches(plan: AttemptPlan) -> Iterator[None]:
-    """Hide from torch.compile what an earlier attempt has compiled: its time belongs to the `total` of each."""
+    """Give torch.compile empty caches, so that the `total` of every attempt includes compilation."""
     if not plan.settings.compile:
         yield
         return
     names = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
-    before = {name: os.environ.pop(name, None) for name in names}
+    outer_values = {name: os.environ.pop(name, None) for name in names}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             os.environ |= {name: str(Path(folder, name)) for name in names}
             yield
         finally:
-            for name, value in before.items():
+            for name, value in outer_values.items():
                 os.environ.pop(name)
                 if value is not None:
                     os.environ[name] = value

@@ -1,4 +1,4 @@
-"""The processes beside the first one of a team: they do the same work, and that one says and files what came of it."""
+"""The other processes of a torchrun attempt. They train and certify with the first one, which files the run."""
 
 import signal
 import sys
@@ -18,29 +18,30 @@ from bench.machine.noise import NoiseMonitor
 from bench.machine.peaks import matmul_peak
 from bench.storage import weights
 
-STEPS_AT_ONCE = 64
-UNHEARD_SECONDS = 60.0  # until then the first process has said what it has to say, however slow its start
+STEPS_PER_TICK = 64
+REFUSAL_SECONDS = 60.0  # for the first process to print its refusal, however slowly it starts
 
 
 def restore_default_signals() -> None:
-    """From here on SIGINT and SIGTERM end this process: it has nothing to file, and waiting hears no signal."""
+    """Let SIGINT and SIGTERM end this process, which files nothing and may be waiting inside a collective operation."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
 
 
 def wait_for_first_process() -> None:
-    """Stay, with a request that is refused, until the first process has refused it too and torchrun ends this one.
+    """After a refusal, wait for torchrun to end this process, which it does when the first process has refused, too.
 
-    If this one left before, torchrun would end the first one unheard. Returns where that one has nothing to refuse.
+    If this process ended first, torchrun would end the first one before it could print its message. Returns after
+    REFUSAL_SECONDS if the first process does not refuse.
     """
     restore_default_signals()
-    time.sleep(UNHEARD_SECONDS)
+    time.sleep(REFUSAL_SECONDS)
 
 
 class SilentMonitor:
-    """What a trainer reports to where nobody listens; that training has to end is the first process's to say."""
+    """A TrainingMonitor that ignores all reports; the first process decides when training ends."""
 
-    patience = STEPS_AT_ONCE
+    patience = STEPS_PER_TICK
 
     def tick(self) -> None:
         pass
@@ -50,28 +51,28 @@ class SilentMonitor:
 
 
 def run_worker(plan: AttemptPlan, build: Build) -> int:
-    """The part of one process in an attempt that another one leads; exit status 0, or 1 when that one gave up."""
+    """The work of a process other than the first; exit status 0, or 1 after a failure."""
     restore_default_signals()
     try:
-        lookout = NoiseMonitor(plan.device, distributed.join(plan.world, plan.device))
+        noise_monitor = NoiseMonitor(plan.device, distributed.join(plan.world, plan.device))
         with device_turn(plan), empty_compile_caches(plan):
-            distributed.barrier()  # all have their devices
+            distributed.barrier()  # until all processes hold their device
             trainer = build(plan.settings, plan.track, plan.device, plan.dtype, plan.seed)
             trainer.warm_up()
             meter = EnergyMeter(plan.device)
-            distributed.barrier()  # not before the clock's `train` has begun
-            noise, energy = lookout.reading(), meter.reading()
+            distributed.barrier()  # until the clock has entered `train`
+            noise, energy = noise_monitor.reading(), meter.reading()
             trainer.train(SilentMonitor())
             joules, _ = meter.since(energy)
-            heard = lookout.since(noise, "during train").reasons
-            if plan.world.local_rank:  # of this machine another one tells, but this one has a GPU of its own
-                heard = [reason for reason in heard if "GPU" in reason]
+            reasons = noise_monitor.since(noise, "during train").reasons
+            if plan.world.local_rank:  # another process reports the noise of this machine, except for this GPU's
+                reasons = [reason for reason in reasons if "GPU" in reason]
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "weights.safetensors"
                 path.write_bytes(distributed.broadcast(None))
                 model, track = weights.load(path, plan.device)
             certify(model.answerer(), track, plan.device, plan.seed)
-            gather_resource_use(plan, joules, [f"process {plan.world.rank}: {reason}" for reason in heard])
+            gather_resource_use(plan, joules, [f"process {plan.world.rank}: {reason}" for reason in reasons])
     except Exception as problem:
         line = (str(problem).splitlines() or [""])[0]
         print(f"process {plan.world.rank}: {type(problem).__name__}: {line}", file=sys.stderr)
@@ -80,20 +81,27 @@ def run_worker(plan: AttemptPlan, build: Build) -> int:
 
 
 def gather_resource_use(
-    plan: AttemptPlan, joules: float | None, heard: list[str]
+    plan: AttemptPlan, joules: float | None, noise_reasons: list[str]
 ) -> tuple[dict[str, float | int | None], list[str]]:
-    """What all processes together took, and could do at once, as it stands in the run; and what all have heard."""
-    device, add = plan.device, distributed.sum_or_none
-    # Before the peak of matrix products is measured, which would raise them.
-    memory = peak_memory_bytes(), peak_device_memory_bytes(device)
+    """Collect the resource use and the noise of all processes; called by each of them.
+
+    Args:
+        joules: energy of this process's device during `train`.
+        noise_reasons: why the machine was not quiet for this process.
+
+    Returns:
+        Totals by key of the run, and the reasons of all processes.
+    """
+    device, total = plan.device, distributed.sum_or_none
+    # Memory is read first, because measuring the peak of matrix products would raise it.
+    memory, device_memory = peak_memory_bytes(), peak_device_memory_bytes(device)
     peak = matmul_peak(device, plan.dtype, plan.settings.threads)
-    told = zip(*distributed.gather_objects((*memory, peak, joules, heard)), strict=True)
-    bytes_, device_bytes, peaks, energies, reasons = map(list, told)
-    spent = {
-        "peak_memory_bytes": add(bytes_),
-        "peak_device_memory_bytes": add(device_bytes),
-        "matmul_flops_per_second": add(peaks),
-        # A processor's counter is of the whole of it, and one of a GPU of that one.
-        "energy_joules": add(energies) if device.type == "cuda" else joules,
+    gathered = distributed.gather_objects((memory, device_memory, peak, joules, noise_reasons))
+    totals = {
+        "peak_memory_bytes": total([memory for memory, _, _, _, _ in gathered]),
+        "peak_device_memory_bytes": total([device_memory for _, device_memory, _, _, _ in gathered]),
+        "matmul_flops_per_second": total([peak for _, _, peak, _, _ in gathered]),
+        # The counter of a CPU includes all processes, the counter of a GPU only its own.
+        "energy_joules": total([joules for _, _, _, joules, _ in gathered]) if device.type == "cuda" else joules,
     }
-    return spent, [reason for each in reasons for reason in each]
+    return totals, [reason for _, _, _, _, reasons in gathered for reason in reasons]

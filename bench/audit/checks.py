@@ -230,7 +230,7 @@ def check_weights(audit: Audit) -> CheckResult:
 def check_causality(audit: Audit) -> CheckResult:
     """Later characters never change earlier logits."""
     try:
-        change = audit.recertification.latest_change
+        change = audit.recertification.lookahead_change
     except UnusableWeights as problem:
         raise CheckSkipped(str(problem)) from None
     tolerance = CAUSAL_ROUNDINGS * torch.finfo(getattr(torch, audit.subject.run.precision)).eps

@@ -9,7 +9,15 @@ import tomli_w
 import torch
 
 from bench.attempt.plan import make_plan
-from bench.attempt.probe import PROBES, Enough, StepLimit, misround, probe_seeds, probe_warmup, questions_noted
+from bench.attempt.probe import (
+    PROBES,
+    Enough,
+    StepLimit,
+    add_rounding_errors,
+    probe_seeds,
+    probe_warmup,
+    track_access_recorded,
+)
 from data import Permuted, get_track
 from speedrun import Settings, Trainer
 from tests.support.cheats import IDLE
@@ -121,7 +129,7 @@ def test_a_table_that_is_made_before_training_is_noted(plan):
 
 def test_questions_are_noted_through_other_tracks_and_although_the_answer_is_known():
     assert ADD2.heldout.any()  # known from here on
-    with questions_noted() as touched:
+    with track_access_recorded() as touched:
         assert (ADD2.name, ADD2.num_problems, ADD2.vocabulary[0]) == ("add2", 10_000, "0")
         assert touched == set()
         assert ADD2.heldout.any()
@@ -133,7 +141,7 @@ def test_questions_are_noted_through_other_tracks_and_although_the_answer_is_kno
 
 def test_tracks_are_as_they_were_afterwards():
     before = dict(vars(type(ADD2)))
-    with pytest.raises(ZeroDivisionError), questions_noted():
+    with pytest.raises(ZeroDivisionError), track_access_recorded():
         raise ZeroDivisionError
     assert dict(vars(type(ADD2))) == before
 
@@ -142,7 +150,7 @@ def test_tracks_are_as_they_were_afterwards():
 def test_a_rounding_error_is_half_a_unit_in_the_last_place(plan, dtype):
     model = Trainer(plan.settings, plan.track, plan.device, dtype, 7).model
     before = [weight.clone() for weight in model.parameters()]
-    misround(model)
+    add_rounding_errors(model)
     for old, new in zip(before, model.parameters(), strict=True):
         change = (new - old).abs() / old.abs().clamp(min=1e-30)
         assert change.max() <= 0.51 * torch.finfo(dtype).eps + torch.finfo(torch.float32).eps

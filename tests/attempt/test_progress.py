@@ -49,7 +49,7 @@ def test_without_a_terminal_every_event_is_one_plain_line() -> None:
         "cpu seed 7  warmup",
         "cpu seed 7  train  step 100 of 700  loss 0.5000  errors 1,234  2.0 s elapsed, about 12.0 s of the round left",
         "cpu seed 7  train  step 200 of 700  loss 0.0001  4.0 s elapsed, about 10.0 s of the round left",
-        "cpu seed 7  train  step 700 of 700  loss 0.5000  errors 3 in 20,000  14.0 s elapsed, a round ends",
+        "cpu seed 7  train  step 700 of 700  loss 0.5000  errors 3 in 20,000  14.0 s elapsed, end of the round",
         "cpu seed 7  certify",
     ]
     assert "\x1b" not in console.file.getvalue()

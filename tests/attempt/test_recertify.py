@@ -54,7 +54,7 @@ def test_a_drawn_exam_is_drawn_again_by_the_run_s_seed(tmp_path: Path, monkeypat
         found = recertify.Recertification.model_validate_json(capsys.readouterr().out)
         assert (found.certificate, found.sentences) == certify(model.answerer(), track, CPU, seed)
         assert (found.certificate.problems, found.certificate.exhaustive) == (3000, False)
-        assert found.latest_change <= 1e-6
+        assert found.lookahead_change <= 1e-6
 
 
 def test_what_is_no_weights_file_cannot_be_used(tmp_path: Path) -> None:

@@ -468,7 +468,7 @@ def test_the_certificate_from_the_file_must_be_the_journal_s(
         "sentences": [],
         "parameters": 200_832,
         "other_tensors": [],
-        "latest_change": 0.0,
+        "lookahead_change": 0.0,
         "right_when_scrambled": 0.0,
     }
     monkeypatch.setattr(checks, "recertify", lambda *_: checks.Recertification(**{**same, **changes}))
@@ -492,7 +492,7 @@ def test_weights_that_cannot_be_certified_are_caught(weights_file, monkeypatch) 
 @pytest.mark.parametrize(("precision", "verdict"), [("float32", "CAUGHT"), ("bfloat16", "passed")])
 def test_rounding_is_no_look_ahead(precision: str, verdict: str, monkeypatch) -> None:
     found = checks.Recertification(
-        certificate=example_certificate(), sentences=[], parameters=1, other_tensors=[], latest_change=0.008
+        certificate=example_certificate(), sentences=[], parameters=1, other_tensors=[], lookahead_change=0.008
     )
     monkeypatch.setattr(checks, "recertify", lambda *_: found)
     assert checks.check_causality(Scripted(example_run(precision=precision))).verdict == verdict

@@ -13,7 +13,7 @@ from tests.support.examples import example_certificate
 
 def certificate_of(errors):
     return Recertification(
-        certificate=example_certificate(errors), sentences=[], parameters=1, other_tensors=[], latest_change=0.0
+        certificate=example_certificate(errors), sentences=[], parameters=1, other_tensors=[], lookahead_change=0.0
     )
 
 
