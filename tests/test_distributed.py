@@ -133,7 +133,7 @@ def test_options_that_several_processes_do_not_support_are_refused_or_turned_off
     for arguments, reason in (
         (["--batch-size", "512"], "batch_size must be a multiple of 3 processes"),
         (["--batch-size", "300", "--kernel", "c"], "kernel c supports a single process"),
-        (["--attempts", "2"], "--attempts: processes that train together make one attempt"),
+        (["--attempts", "2"], "--attempts: not available with torchrun"),
         (["--control", "shuffle"], "--control: "),
         (["--probe", "seeds"], "--probe: "),
     ):
@@ -283,7 +283,7 @@ def test_an_invalid_request_is_reported_once_even_if_one_process_starts_late(tmp
 
 
 def test_a_request_that_is_invalid_in_one_process_only_is_reported_by_it(monkeypatch, capsys):
-    monkeypatch.setattr(worker, "UNHEARD_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "REFUSAL_SECONDS", 0.0)
     environment = {
         "TORCHELASTIC_RUN_ID": "none",
         "RANK": "1",

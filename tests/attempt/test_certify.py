@@ -1,4 +1,4 @@
-"""The certificate against models that are ten lines of Python, and against decoding one problem at a time."""
+"""The certificate of models that are ten lines of Python, compared with loops over single problems."""
 
 from collections.abc import Callable
 
@@ -18,8 +18,8 @@ ADD1, ADD2 = get_track("add1"), get_track("add2")
 SEED = 7
 
 
-def pupil(track: Track, answer: Callable[[str], str]) -> Callable[[Tensor], Tensor]:
-    """A model that reads the prompt and writes `answer(prompt)`, one character a call, as logits."""
+def fake_model(track: Track, answer: Callable[[str], str]) -> Callable[[Tensor], Tensor]:
+    """A model whose logits spell `answer(prompt)`, one character per call."""
 
     def next_logits(idx: Tensor) -> Tensor:
         logits = torch.zeros(idx.size(0), len(track.vocabulary))
@@ -37,7 +37,7 @@ def calculator(prompt: str) -> str:
 
 
 def without_carries(prompt: str) -> str:
-    """Adds each place by itself, as children do at first."""
+    """Adds each digit without carries."""
     a, b = prompt.rstrip("=").split("+")
     return "0" + "".join(str((int(x) + int(y)) % 10) for x, y in zip(a, b, strict=True))
 
@@ -47,7 +47,7 @@ def without_carries(prompt: str) -> str:
 
 
 def test_a_calculator_makes_no_mistake() -> None:
-    certificate, sentences = certify(pupil(ADD2, calculator), ADD2, CPU, SEED)
+    certificate, sentences = certify(fake_model(ADD2, calculator), ADD2, CPU, SEED)
     assert (certificate.problems, certificate.errors) == (10_000, 0)
     assert (certificate.heldout_problems, certificate.heldout_errors) == (996, 0)
     assert {name: (group.problems, group.errors) for name, group in certificate.groups.items()} == {
@@ -61,8 +61,8 @@ def test_a_calculator_makes_no_mistake() -> None:
     assert sentences == []
 
 
-def test_mistakes_are_counted_as_a_loop_over_all_problems_counts_them() -> None:
-    certificate, sentences = certify(pupil(ADD2, without_carries), ADD2, CPU, SEED, batch_size=777)
+def test_errors_are_counted_as_by_a_loop_over_all_problems() -> None:
+    certificate, sentences = certify(fake_model(ADD2, without_carries), ADD2, CPU, SEED, batch_size=777)
     wrong = {}
     for a in range(100):
         for b in range(100):
@@ -81,11 +81,11 @@ def test_mistakes_are_counted_as_a_loop_over_all_problems_counts_them() -> None:
     assert sentences[0] == "1 + 9: got 0, expected 10"
 
 
-def test_one_wrong_character_is_one_error_wherever_it_stands() -> None:
+def test_one_wrong_character_at_any_position_is_one_error() -> None:
     def answer(prompt: str) -> str:
         return {"34+12=": "146", "34+13=": "057", "34+14=": "04+"}.get(prompt, calculator(prompt))
 
-    certificate, sentences = certify(pupil(ADD2, answer), ADD2, CPU, SEED)
+    certificate, sentences = certify(fake_model(ADD2, answer), ADD2, CPU, SEED)
     assert certificate.errors == 3
     assert sentences == [
         "34 + 12: got 146, expected 46",
@@ -106,7 +106,7 @@ def test_samples_are_counted_by_their_own_problems() -> None:
     def answer(prompt: str) -> str:
         return "000" if prompt in ("00+05=", "99+99=", "50+50=") else calculator(prompt)
 
-    certificate, _ = certify(pupil(track, answer), track, CPU, SEED)
+    certificate, _ = certify(fake_model(track, answer), track, CPU, SEED)
     assert {name: (c.problems, c.errors) for name, c in certificate.samples.items()} == {
         "three": (3, 2),
         "none wrong": (2, 0),
@@ -115,22 +115,22 @@ def test_samples_are_counted_by_their_own_problems() -> None:
 
 
 @pytest.mark.parametrize("num_sentences", [0, 3, 50])
-def test_as_many_mistakes_are_put_into_words_as_were_asked_for(num_sentences: int) -> None:
-    certificate, sentences = certify(pupil(ADD1, without_carries), ADD1, CPU, SEED, num_sentences=num_sentences)
+def test_the_requested_number_of_mistakes_is_described(num_sentences: int) -> None:
+    certificate, sentences = certify(fake_model(ADD1, without_carries), ADD1, CPU, SEED, num_sentences=num_sentences)
     assert certificate.errors == 45
     assert len(sentences) == min(num_sentences, 45)
 
 
-def test_nothing_held_out_is_counted_as_nothing() -> None:
-    certificate, _ = certify(pupil(ADD1, without_carries), ADD1, CPU, SEED)
+def test_a_track_without_held_out_problems_counts_none() -> None:
+    certificate, _ = certify(fake_model(ADD1, without_carries), ADD1, CPU, SEED)
     assert (certificate.problems, certificate.errors) == (100, 45)
     assert (certificate.heldout_problems, certificate.heldout_errors) == (0, 0)
 
 
-def test_a_reversed_answer_is_right_when_it_begins_with_the_units() -> None:
+def test_a_reversed_answer_is_right_if_it_starts_with_the_units() -> None:
     track = get_track("add2-reversed")
-    assert certify(pupil(track, lambda prompt: calculator(prompt)[::-1]), track, CPU, SEED)[0].errors == 0
-    certificate, sentences = certify(pupil(track, calculator), track, CPU, SEED)
+    assert certify(fake_model(track, lambda prompt: calculator(prompt)[::-1]), track, CPU, SEED)[0].errors == 0
+    certificate, sentences = certify(fake_model(track, calculator), track, CPU, SEED)
     assert certificate.errors == sum(f"{a + b:03}" != f"{a + b:03}"[::-1] for a in range(100) for b in range(100))
     assert sentences[0] == "0 + 1: got 100, expected 1"
 
@@ -146,10 +146,10 @@ def short_exams(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("short_exams")
 @pytest.mark.parametrize("name", ["add4", "add6-reversed"])
-def test_a_calculator_passes_a_drawn_exam(name: str) -> None:
+def test_a_calculator_passes_a_sampled_test_set(name: str) -> None:
     track = get_track(name)
     step = -1 if track.reverse else 1
-    certificate, sentences = certify(pupil(track, lambda prompt: calculator(prompt)[::step]), track, CPU, SEED)
+    certificate, sentences = certify(fake_model(track, lambda prompt: calculator(prompt)[::step]), track, CPU, SEED)
     assert not certificate.exhaustive
     assert (certificate.problems, certificate.errors) == (3000, 0)
     assert (certificate.heldout_problems, certificate.heldout_errors) == (3000, 0)
@@ -161,14 +161,14 @@ def test_a_calculator_passes_a_drawn_exam(name: str) -> None:
 
 
 @pytest.mark.usefixtures("short_exams")
-def test_long_chains_are_found_wrong_where_drawn_problems_hardly_hold_any() -> None:
+def test_errors_in_long_carry_chains_are_found_although_sampled_problems_rarely_have_any() -> None:
     track = get_track("add6")
 
     def looks_ahead_four_places(prompt: str) -> str:
         a, b = prompt.rstrip("=").split("+")
         return without_carries(prompt) if longest_chain(int(a), int(b)) > 4 else calculator(prompt)
 
-    certificate, sentences = certify(pupil(track, looks_ahead_four_places), track, CPU, SEED)
+    certificate, sentences = certify(fake_model(track, looks_ahead_four_places), track, CPU, SEED)
     expected = [pair for pair in pairs_of(track.test_set(SEED)) if longest_chain(*pair) > 4]
     assert certificate.errors == len(expected) < 10
     assert [sentence.partition(":")[0] for sentence in sentences] == [f"{a} + {b}" for a, b in expected]
@@ -179,7 +179,7 @@ def test_long_chains_are_found_wrong_where_drawn_problems_hardly_hold_any() -> N
 
 
 @pytest.mark.usefixtures("short_exams")
-def test_another_seed_is_another_exam_and_the_same_one_the_same() -> None:
+def test_the_seed_determines_the_sampled_test_set() -> None:
     track, model = get_track("add4"), random_model(block_size=14)
     first, again, other = (certify(model.answerer(), track, CPU, seed) for seed in (1, 1, 2))
     assert first == again
@@ -191,7 +191,7 @@ def test_another_seed_is_another_exam_and_the_same_one_the_same() -> None:
 
 
 def naive_answer(model: torch.nn.Module, track: Track, prompt: str) -> str:
-    """One problem, one character at a time, by whole forward passes."""
+    """Decode one problem, one character at a time, with full forward passes."""
     ids = encode(track, prompt)
     for _ in range(track.answer_length):
         ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
@@ -200,7 +200,7 @@ def naive_answer(model: torch.nn.Module, track: Track, prompt: str) -> str:
 
 @pytest.mark.parametrize("n_layer", [1, 2])
 @pytest.mark.parametrize("batch_size", [7, 100])
-def test_batched_decoding_is_decoding_one_by_one(n_layer: int, batch_size: int) -> None:
+def test_batched_decoding_equals_decoding_one_problem_at_a_time(n_layer: int, batch_size: int) -> None:
     model = random_model(n_layer=n_layer, block_size=5)  # `1+2=03` less its last character
     with torch.no_grad():
         model.blocks[0].attention.out *= 8.0  # so that answers depend on the operands, not on the `=` alone
@@ -211,14 +211,14 @@ def test_batched_decoding_is_decoding_one_by_one(n_layer: int, batch_size: int) 
     assert len(set(expected)) > 10  # else any constant would do
 
 
-def test_the_certificate_does_not_depend_on_the_batches() -> None:
+def test_the_certificate_does_not_depend_on_the_batch_size() -> None:
     model = random_model(block_size=8)
     certificates = [certify(model.answerer(), ADD2, CPU, SEED, batch_size=size) for size in (999, 10_000)]
     assert certificates[0] == certificates[1]
     assert certificates[0][0].errors > 0
 
 
-def test_the_model_is_fed_the_prompt_and_its_own_output_and_nothing_else() -> None:
+def test_the_input_of_the_model_is_the_prompt_and_its_own_output() -> None:
     seen = []
     generator = torch.Generator().manual_seed(0)
 
@@ -240,13 +240,13 @@ def test_the_model_is_fed_the_prompt_and_its_own_output_and_nothing_else() -> No
     assert torch.equal(given.long(), torch.stack(written, 1))
 
 
-def test_greedy_takes_the_most_likely_character_and_no_other() -> None:
+def test_greedy_decoding_takes_the_most_likely_character() -> None:
     logits = torch.tensor([0.0, -1.0, 3.0, 2.9999, *[-5.0] * 8])
     answers = greedy_answers(lambda idx: logits.expand(idx.size(0), 12), torch.zeros(3, 4, dtype=torch.int64), 2)
     assert answers.tolist() == [[2, 2]] * 3
 
 
-def test_decoding_leaves_no_gradient_behind() -> None:
+def test_decoding_computes_no_gradients() -> None:
     model = random_model(block_size=5)
     certify(lambda idx: model(idx)[:, -1], ADD1, CPU, SEED)
     assert all(weight.grad is None for weight in model.parameters())

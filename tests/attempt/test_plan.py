@@ -1,13 +1,10 @@
-"""What a command line and a config come to on this machine."""
+"""Plans: how the command line, the config and the machine determine an attempt, and which requests are refused."""
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from bench.attempt.plan import check_request, make_plan
-from bench.attempt.resources import empty_compile_caches
 from bench.errors import UsageError
 from bench.experiments.launcher import BATCH_VARIABLE
 from bench.provenance import first_seed, source_sha256
@@ -19,7 +16,7 @@ def plan_of(*arguments):
     return make_plan(Settings, ["--device", "cpu", *arguments], "")
 
 
-def test_the_default_is_the_device_s_own_config_of_add3():
+def test_the_default_is_the_config_of_add3_for_the_device():
     plan = plan_of()
     assert (plan.config, plan.track.name, plan.device.type) == ("add3-cpu", "add3", "cpu")
     assert plan.settings.device == "cpu"
@@ -27,7 +24,7 @@ def test_the_default_is_the_device_s_own_config_of_add3():
     assert plan.settings.threads >= 1
 
 
-def test_the_command_line_overrules_the_file_and_the_file_its_base(tmp_path):
+def test_the_command_line_overrides_the_file_and_the_file_its_base(tmp_path):
     (tmp_path / "parent.toml").write_text("batch_size = 8\nnum_steps = 9\n")
     (tmp_path / "child.toml").write_text('base = "parent"\nnum_steps = 10\nn_head = 2\n')
     plan = plan_of("--config", str(tmp_path / "child.toml"), "--n-head", "4")
@@ -41,7 +38,7 @@ def test_every_shipped_config_makes_a_plan():
             assert plan_of("--config", path.stem).config == path.stem
 
 
-def test_the_first_seed_follows_from_config_and_source():
+def test_the_default_seed_is_derived_from_config_and_source():
     plan = plan_of()
     assert plan.seed == first_seed(plan.config_hash, source_sha256())
     assert 0 <= plan.seed < 2**31
@@ -55,43 +52,23 @@ def test_neither_seed_nor_paths_change_the_config_hash(tmp_path):
     assert plan_of("--batch-size", "7").config_hash != same.config_hash
 
 
-def test_a_batch_hands_itself_to_its_attempts(monkeypatch):
+def test_an_attempt_reads_its_batch_from_the_environment(monkeypatch):
     assert plan_of().batch is None
     monkeypatch.setenv(BATCH_VARIABLE, '{"id": "b", "command": "speedrun", "planned": 3, "index": 1}')
     assert (plan_of().batch.id, plan_of().batch.index) == ("b", 1)
-
-
-def test_an_attempt_that_compiles_finds_nothing_compiled(monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
-    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
-    names = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
-    plan = plan_of("--kernel", "torch", "--no-compile")
-    with empty_compile_caches(plan):
-        assert [os.environ.get(name) for name in names] == ["mine", None]
-    compiling = replace(plan, settings=replace(plan.settings, compile=True))
-    seen = set()
-    for _ in range(2):
-        with empty_compile_caches(compiling):
-            folders = [Path(os.environ[name]) for name in names]
-            assert not any(folder.exists() for folder in folders)
-            folders[0].mkdir()
-            seen |= set(folders)
-        assert not folders[0].exists()
-    assert len(seen) == 4
-    assert [os.environ.get(name) for name in names] == ["mine", None]
 
 
 @pytest.mark.parametrize(
     "changes",
     [{"seed": -1}, {"seed": 2**63}, {"attempts": 0}, {"attempts": 3, "seed": 1}, {"attempts": 3, "journal": False}],
 )
-def test_requests_that_make_no_sense_are_refused_in_one_line(changes):
+def test_invalid_requests_are_refused_in_one_line(changes):
     with pytest.raises(UsageError) as refused:
         check_request(replace(plan_of().request, **changes))
     assert "\n" not in str(refused.value)
 
 
-def test_results_that_are_no_folder_are_refused(tmp_path):
+def test_results_that_are_not_a_folder_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="not a folder"):
         plan_of("--results", str(tmp_path / "file"))
@@ -115,7 +92,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("options", WRONG)
-def test_a_wrong_command_line_is_refused_in_one_line_that_names_what_is_wrong(options):
+def test_a_wrong_command_line_is_refused_in_one_line_that_names_the_fault(options):
     with pytest.raises(UsageError) as refused:
         plan_of(*options.split())
     assert WRONG[options] in str(refused.value)

@@ -1,4 +1,4 @@
-"""What the audit asks of a trainer from inside: honest ones, and some that are not."""
+"""Probes of the honest trainer, and of trainers that cheat."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ ADD2 = get_track("add2")
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """As the config has it; and threads that wait for one another on a busy machine take their time."""
+    """The config sets one thread; on a busy machine several threads would be slow."""
     usual = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -48,7 +48,7 @@ def plan(config):
 
 
 class SameBatches(Trainer):
-    """Draws by a seed of its own."""
+    """Draws the same batches for every seed."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -56,7 +56,7 @@ class SameBatches(Trainer):
 
 
 class SameWeights(Trainer):
-    """Starts where it always starts."""
+    """Starts from the same weights for every seed."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -73,7 +73,7 @@ class Learned(Trainer):
 
 
 class PeeksIntoTables(Trainer):
-    """Looks up what is held out before the clock of `train` starts, past its own track."""
+    """Reads the held-out problems of another track before `train`."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -91,13 +91,13 @@ def test_two_seeds_of_the_honest_trainer_differ_in_weights_and_batches(plan):
     assert 0 < found.rounding < 1e-3
 
 
-def test_the_same_batches_for_every_seed_are_seen(plan):
+def test_the_same_batches_for_every_seed_are_detected(plan):
     found = probe_seeds(plan, SameBatches)
     assert found.initial > 1.0
     assert found.batches == 0.0
 
 
-def test_the_same_initial_weights_for_every_seed_are_seen(plan):
+def test_the_same_initial_weights_for_every_seed_are_detected(plan):
     assert probe_seeds(plan, SameWeights).initial == 0.0
 
 
@@ -105,20 +105,20 @@ def test_the_same_initial_weights_for_every_seed_are_seen(plan):
 # warm-up
 
 
-def test_the_honest_trainer_trains_the_same_without_its_warm_up_and_asks_for_no_problem_in_it(plan):
+def test_the_honest_trainer_trains_the_same_without_its_warm_up_which_uses_no_problems(plan):
     found = probe_warmup(plan, Trainer)
     assert found.skipped == 0.0
     assert found.rounding > 0.0
     assert found.touched == []
 
 
-def test_a_warm_up_that_trains_is_seen_in_what_comes_after_it(plan):
+def test_a_warm_up_that_trains_is_detected_in_the_training_after_it(plan):
     found = probe_warmup(plan, Learned)
     assert found.skipped > 0.3
     assert {"sampler", "tokens"} <= set(found.touched)
 
 
-def test_a_table_that_is_made_before_training_is_noted(plan):
+def test_a_table_computed_before_training_is_recorded(plan):
     assert ADD2.heldout.any()  # known from here on, so that nothing is asked for to make it
     assert probe_warmup(plan, PeeksIntoTables).touched == ["heldout"]
 
@@ -127,7 +127,7 @@ def test_a_table_that_is_made_before_training_is_noted(plan):
 # what they are made of
 
 
-def test_questions_are_noted_through_other_tracks_and_although_the_answer_is_known():
+def test_access_is_recorded_on_other_tracks_and_for_cached_values():
     assert ADD2.heldout.any()  # known from here on
     with track_access_recorded() as touched:
         assert (ADD2.name, ADD2.num_problems, ADD2.vocabulary[0]) == ("add2", 10_000, "0")
@@ -139,7 +139,7 @@ def test_questions_are_noted_through_other_tracks_and_although_the_answer_is_kno
         assert touched == {"heldout", "tokens"}
 
 
-def test_tracks_are_as_they_were_afterwards():
+def test_tracks_are_restored_after_recording():
     before = dict(vars(type(ADD2)))
     with pytest.raises(ZeroDivisionError), track_access_recorded():
         raise ZeroDivisionError
@@ -162,7 +162,7 @@ def test_a_rounding_error_is_half_a_unit_in_the_last_place(plan, dtype):
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_the_trainer_prints_what_a_probe_finds_as_one_line_of_json_and_files_nothing(name, config, plan, tmp_path):
+def test_the_trainer_prints_the_result_of_a_probe_as_one_line_of_json_and_files_nothing(name, config, plan, tmp_path):
     command = [sys.executable, "speedrun.py", "--config", str(config), "--device", "cpu", "--seed", "7"]
     options = ["--shared", "--results", str(tmp_path / "results"), "--probe", name]
     shown = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""The certificate again, in a process of its own, and what else a weights file is asked."""
+"""Certification in a separate process, and the tests for look-ahead and for answers that do not need the weights."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def saved(folder: Path, model: Transformer, track=ADD2) -> Path:
 
 
 @pytest.mark.parametrize("how", ["plain", "fast"])
-def test_a_fresh_process_finds_what_this_one_finds(how: str, tmp_path: Path) -> None:
+def test_a_separate_process_gives_the_same_certificate_as_this_one(how: str, tmp_path: Path) -> None:
     model, track = small_model(), Permuted(ADD2, "=+9876543210")
     found = recertify.recertify(ROOT, saved(tmp_path, model, track), 7, how)
     expected, sentences = certify(lambda idx: model(idx)[:, -1], track, CPU, 7)
@@ -43,7 +43,7 @@ def test_a_fresh_process_finds_what_this_one_finds(how: str, tmp_path: Path) -> 
     assert (found.right_when_scrambled is None) == (how == "fast")
 
 
-def test_a_drawn_exam_is_drawn_again_by_the_run_s_seed(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_sampled_test_set_is_drawn_again_with_the_seed_of_the_run(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(addition, "TEST_PROBLEMS", 3000)
     monkeypatch.setattr(addition, "SAMPLE_PROBLEMS", 20)
     track, model = Addition(4), random_model(block_size=14).eval().requires_grad_(False)
@@ -57,13 +57,13 @@ def test_a_drawn_exam_is_drawn_again_by_the_run_s_seed(tmp_path: Path, monkeypat
         assert found.lookahead_change <= 1e-6
 
 
-def test_what_is_no_weights_file_cannot_be_used(tmp_path: Path) -> None:
+def test_a_file_without_weights_is_unusable(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"nothing")
     with pytest.raises(recertify.UnusableWeights, match=r"\A.*not a whole safetensors file[^\n]*\Z"):
         recertify.recertify(ROOT, tmp_path / "w.safetensors", 7, "fast")
 
 
-def test_the_harness_and_the_tracks_are_today_s_and_all_else_is_the_contestant_s(tmp_path: Path) -> None:
+def test_the_harness_and_the_tracks_are_current_and_the_rest_is_the_contestant_s(tmp_path: Path) -> None:
     theirs, folder = tmp_path / "theirs", tmp_path / "together"
     for name in ("bench/attempt", "tracks"):
         (theirs / name).mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_our_model_does_not_look_ahead(n_layer: int, dtype: torch.dtype) -> None
 
 
 class LooksAhead(Transformer):
-    """Adds a little of the next character's logit, as far as `leaks` lets it."""
+    """Adds a fraction of the next character to the logits, where `leaks` allows it."""
 
     def forward(self, idx: torch.Tensor, first: int = 0) -> torch.Tensor:
         logits = super().forward(idx, first)
@@ -109,13 +109,13 @@ class LooksAhead(Transformer):
 
 
 class LooksAheadInTexts(LooksAhead):
-    """Behaves on random characters."""
+    """Looks ahead only in texts of the track."""
 
     def leaks(self, idx: torch.Tensor) -> torch.Tensor:
         return ADD2.problems(idx[:, : ADD2.prompt_length].to(torch.uint8))[1].float()
 
 
-def test_a_stream_whose_texts_are_shorter_than_its_windows_is_looked_at_in_whole_windows() -> None:
+def test_a_stream_whose_texts_are_shorter_than_its_windows_is_tested_in_whole_windows() -> None:
     track = get_track("add3-report")
     model, seen = random_model(vocab_size=13, block_size=16, n_layer=2), []
     model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
@@ -126,13 +126,13 @@ def test_a_stream_whose_texts_are_shorter_than_its_windows_is_looked_at_in_whole
 
 
 @pytest.mark.parametrize("kind", [LooksAhead, LooksAheadInTexts])
-def test_a_model_that_looks_ahead_is_seen(kind: type[LooksAhead]) -> None:
+def test_a_model_that_looks_ahead_is_detected(kind: type[LooksAhead]) -> None:
     model = small_model()
     model.__class__ = kind
     assert recertify.change_by_later_characters(model, ADD2) > 1e-3
 
 
-def test_looking_ahead_is_seen_in_the_fast_pass_too() -> None:
+def test_looking_ahead_is_detected_in_the_fast_forward_pass_too() -> None:
     model = small_model()
     plain = model.forward
     model.forward_fast = lambda idx, first=0, pairs=None: plain(idx.flip(1), first)
@@ -144,7 +144,7 @@ def test_looking_ahead_is_seen_in_the_fast_pass_too() -> None:
 
 
 class Calculator(Transformer):
-    """Knows the sums without any weights."""
+    """Computes the sums without using its weights."""
 
     def forward(self, idx: torch.Tensor, first: int = 0) -> torch.Tensor:
         problems, _ = ADD2.problems(idx[:, : ADD2.prompt_length].to(torch.uint8))
@@ -152,13 +152,13 @@ class Calculator(Transformer):
         return torch.nn.functional.one_hot(following, 12).float()
 
 
-def test_a_model_that_computes_answers_with_scrambled_weights() -> None:
+def test_a_model_that_computes_the_answers_is_right_with_scrambled_weights() -> None:
     model = small_model()
     model.__class__ = Calculator
     assert recertify.right_when_scrambled(model, ADD2) == 1.0
 
 
-def test_scrambling_leaves_each_weight_its_values_in_another_order() -> None:
+def test_scrambling_permutes_the_values_of_each_weight() -> None:
     model = small_model()
     before = [weight.clone() for weight in model.parameters()]
     assert recertify.right_when_scrambled(model, ADD2) < 0.1

@@ -1,0 +1,117 @@
+"""The summary of an attempt, on a console that writes into a string."""
+
+import re
+
+import pytest
+
+from bench.clock import PHASES
+from bench.report.summary import show_summary
+from bench.storage.schema import Run
+from tests.support.consoles import plain_console, terminal, written
+from tests.support.examples import example_certificate, example_run, example_seconds
+
+
+def summary(run: Run, *sentences: str, width: int = 120) -> list[str]:
+    console = plain_console(width)
+    show_summary(run, list(sentences), "2nd of 3 on this machine", console)
+    return written(console)
+
+
+def row(lines: list[str], name: str) -> list[str]:
+    """The cells of the row of this name in the certificate's table."""
+    (found,) = [line for line in lines if line.strip().startswith(f"{name} ")]
+    return found.split()[len(name.split()) :]
+
+
+def test_the_summary_names_the_outcome_and_the_config() -> None:
+    lines = summary(example_run())
+    text = "\n".join(lines)
+    assert "solved  0 errors in 1,000,000  add3-cpu, seed 7, 700 steps, 200,832 parameters" in text
+    assert lines[-1] == "2nd of 3 on this machine"
+
+
+def test_the_summary_has_every_phase_and_the_total_in_seconds() -> None:
+    text = "\n".join(summary(example_run()))
+    for phase, seconds in (
+        ("import", 2),
+        ("setup", 1),
+        ("warmup", 0.5),
+        ("train", 20),
+        ("certify", 3),
+        ("total", 26.5),
+    ):
+        assert f"{phase} {seconds:.2f} s" in text
+
+
+def test_phases_that_were_not_reached_are_not_shown() -> None:
+    unreached = example_seconds(train=None, certify=None, total=None)
+    text = "\n".join(
+        summary(example_run(outcome="error", message="out of memory", seconds=unreached, certificate=None))
+    )
+    assert "warmup 0.50 s" in text
+    assert "train" not in text
+    assert "certify" not in text
+    assert "total" not in text
+    assert "None" not in text
+
+
+def test_the_width_of_the_bar_is_divided_in_proportion_to_the_phases() -> None:
+    seconds = example_seconds(**dict.fromkeys(PHASES, 0.0) | {"train": 30.0, "certify": 10.0})
+    console = terminal(width=100)
+    show_summary(example_run(seconds=seconds), [], "", console)
+    styled = re.findall(r"(\x1b\[[0-9;]*m)(━+)", console.file.getvalue())
+    train, certify = (len(part) for _, part in styled)
+    assert train == pytest.approx(3 * certify, abs=3)
+    assert styled[0][0] != styled[1][0]
+
+
+def test_the_table_has_a_row_for_each_number_of_carries() -> None:
+    lines = summary(example_run(outcome="missed", certificate=example_certificate(errors=30)))
+    assert row(lines, "all") == ["1,000,000", "30", "99.9970%"]
+    assert row(lines, "held out") == ["99,771", "0", "100%"]
+    assert row(lines, "carry 0") == ["166,375", "0", "100%"]
+    assert row(lines, "carry 1") == ["358,875", "30", "99.9916%"]
+    assert row(lines, "carry 3")[1:] == ["0", "100%"]
+    assert row(lines, "100..999") == ["810,000", "0", "100%"]
+    assert row(lines, "sample80") == ["80", "0", "100%"]
+
+
+def test_one_error_in_a_million_is_not_rounded_to_100_percent() -> None:
+    lines = summary(example_run(outcome="missed", certificate=example_certificate(errors=1)))
+    assert row(lines, "all") == ["1,000,000", "1", "99.9999%"]
+    assert re.search(r"missed  1 errors? in 1,000,000", "\n".join(lines))
+    larger = example_certificate(errors=1, problems=100_000_000)
+    assert row(summary(example_run(outcome="missed", certificate=larger)), "all") == ["100,000,000", "1", "99.9999%"]
+
+
+def test_the_first_mistakes_are_shown_as_sentences() -> None:
+    lines = summary(example_run(outcome="missed"), "7 + 85: got 91, expected 92", "1 + 1: got '[x]', expected 2")
+    assert "  7 + 85: got 91, expected 92" in lines
+    assert "  1 + 1: got '[x]', expected 2" in lines
+
+
+def test_the_summary_of_an_attempt_without_a_certificate_says_why() -> None:
+    run = example_run(outcome="timeout", message="train reached its limit of 5 s", certificate=None)
+    lines = summary(run)
+    assert any("timeout  train reached its limit of 5 s" in line for line in lines)
+    assert not any("errors in" in line or "held out" in line for line in lines)
+
+
+def test_an_attempt_that_built_no_model_has_no_steps_or_parameters() -> None:
+    run = example_run(outcome="error", message="[Errno 5]", steps=None, parameters=None, certificate=None)
+    text = "\n".join(summary(run))
+    assert "error  [Errno 5]  add3-cpu, seed 7" in text
+    assert "steps" not in text
+    assert "None" not in text
+
+
+def test_the_summary_fits_a_narrow_terminal() -> None:
+    lines = summary(example_run(), width=60)
+    bars = [line for line in lines if "━" in line]
+    assert bars
+    assert all(len(line) <= 60 for line in bars)
+
+
+def test_the_summary_says_why_a_run_is_not_clean() -> None:
+    noisy = {"class": "Example CPU", "clean": False, "reasons": ["other processes took 12% of the cores during train"]}
+    assert "not clean: other processes took 12% of the cores during train" in summary(example_run(machine=noisy))
