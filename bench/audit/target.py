@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.errors import UsageError
 from bench.provenance import ROOT, source_sha256
 from bench.storage.journal import Journal
-from bench.storage.records import find_record, is_record, read_records, unpack_source
+from bench.storage.records import RecordFolder, find_record, is_record, read_records, unpack_source
 from bench.storage.results import find_run, is_weights_path
 from bench.storage.schema import Run
 
@@ -23,107 +23,116 @@ NUM_PERMUTATIONS, MUST_SOLVE = 5, 3  # attempts with the vocabulary's ids permut
 
 @dataclasses.dataclass(frozen=True)
 class AuditTarget:
-    """What is audited."""
+    """A run or a record, with its weights and its source."""
 
     name: str
-    run: Run  # of a record the median attempt
+    run: Run  # the median attempt of a record
     weights: Path
     weights_sha256: str
-    solve_rate: float | None  # of its batch, 0..1; None for fewer attempts than are made with permuted ids
-    source: Path  # the contestant's tree
+    solve_rate: float | None  # of its batch, 0..1; None if the batch has fewer than NUM_PERMUTATIONS attempts
+    source: Path  # root of the contestant's source tree
 
 
 # -----------------------------------------------------------------------------
-# who is audited
+# finding the target
 
 
-def find_target(wanted: str, results: Path, stack: contextlib.ExitStack) -> AuditTarget:
-    """The run or the record of that name; its source lies in a folder that goes when `stack` closes.
+def find_target(name: str, results: Path, stack: contextlib.ExitStack) -> AuditTarget:
+    """Find a run or a record to audit.
+
+    Args:
+        name: a run id, a path to weights, `latest`, or a record's name or folder.
+        stack: deletes the unpacked source when it closes.
 
     Raises:
-        UsageError: there is none (names the nearest), it kept no weights, or its source is not to be had.
+        UsageError: no such run or record exists (names the nearest), or its weights or its source are missing.
     """
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="addition-speedrun-")))
     runs, _ = Journal(results).read()
-    if is_record(wanted, results):
-        filed = find_record(wanted, results)
-        record = filed.record
-        run = next((run for run in runs if run.run_id == record.median_run), None)
-        if run is None:
-            raise UsageError(f"{record.name}: the journal has no run {record.median_run}, whose weights it holds")
-        rate = record.result.solved / record.result.attempts
-        return AuditTarget(
-            record.name, run, filed.weights, record.weights_sha256, rate, unpack_source(filed, folder).parent
-        )
-    run = wanted_run(wanted, runs, results)
+    if is_record(name, results):
+        return record_target(find_record(name, results), runs, folder)
+    run = find_run_with_weights(name, runs, results)
+    if run.weights is None or run.weights_sha256 is None:
+        raise UsageError(f"{name} kept no weights ({run.outcome}): there is nothing to audit")
     if not run.is_contest:
         raise UsageError(f"{run.run_id} was made to test a trainer or a machine; there is nothing to audit")
-    weights = Path(wanted) if is_weights_path(wanted) else results / run.weights
+    weights = Path(name) if is_weights_path(name) else results / run.weights
     if not weights.is_file():
-        raise UsageError(f"{run.run_id}: its weights are gone ({run.weights})")
-    return AuditTarget(run.run_id, run, weights, run.weights_sha256, solve_rate(run, runs), source_of(run, folder))
+        raise UsageError(f"{run.run_id}: its weights are missing ({run.weights})")
+    return AuditTarget(run.run_id, run, weights, run.weights_sha256, solve_rate(run, runs), find_source(run, folder))
 
 
-def wanted_run(wanted: str, runs: Sequence[Run], results: Path) -> Run:
-    """The run of an id, at a path to weights, or the latest that stands for itself.
+def record_target(record_folder: RecordFolder, runs: Sequence[Run], folder: Path) -> AuditTarget:
+    """The median attempt of a record, whose source is unpacked into a folder."""
+    record = record_folder.record
+    run = next((run for run in runs if run.run_id == record.median_run), None)
+    if run is None:
+        raise UsageError(f"{record.name}: the journal has no run {record.median_run}, whose weights it holds")
+    return AuditTarget(
+        name=record.name,
+        run=run,
+        weights=record_folder.weights,
+        weights_sha256=record.weights_sha256,
+        solve_rate=record.result.solved / record.result.attempts,
+        source=unpack_source(record_folder, folder).parent,
+    )
+
+
+def find_run_with_weights(name: str, runs: Sequence[Run], results: Path) -> Run:
+    """The run with an id or with a path to weights, or the latest run that can be audited.
 
     Raises:
-        UsageError: there is none, or it kept no weights.
+        UsageError: there is none.
     """
-    if is_weights_path(wanted):
-        return find_run(wanted, results, with_weights=True)
+    if is_weights_path(name):
+        return find_run(name, results, with_weights=True)
     candidates = [run for run in runs if run.weights is not None and run.is_contest]
-    if wanted == "latest" and candidates:
+    if name == "latest" and candidates:
         return max(candidates, key=lambda run: run.started_at)
-    found = next((run for run in runs if run.run_id == wanted), None)
-    if found is None:
-        known = [run.run_id for run in candidates] + [filed.record.name for filed in read_records(results)[0]]
-        near = get_close_matches(wanted, known, n=1, cutoff=0.0)
-        raise UsageError(
-            f"there is no run or record {wanted!r} in {results}"
-            + "".join(f"; the nearest is {name!r}" for name in near)
-        )
-    if found.weights is None:
-        raise UsageError(f"{wanted} kept no weights ({found.outcome}): there is nothing to audit")
-    return found
+    for run in runs:
+        if run.run_id == name:
+            return run
+    names = [run.run_id for run in candidates] + [filed.record.name for filed in read_records(results)[0]]
+    nearest = "".join(f"; the nearest is {near!r}" for near in get_close_matches(name, names, n=1, cutoff=0.0))
+    raise UsageError(f"there is no run or record {name!r} in {results}{nearest}")
 
 
 def solve_rate(run: Run, runs: Sequence[Run]) -> float | None:
-    """How many of the run's batch solved the track, 0..1; None when the batch is too small to say."""
+    """The share of the run's batch that solved the track, 0..1; None if the batch is too small."""
     if run.batch is None:
         return None
     batch = run.batch.id, run.batch.command, run.batch.side
-    together = [
-        other.outcome == "solved"
+    outcomes = [
+        other.outcome
         for other in runs
         if other.batch is not None and (other.batch.id, other.batch.command, other.batch.side) == batch
     ]
-    return sum(together) / len(together) if len(together) >= NUM_PERMUTATIONS else None
+    return outcomes.count("solved") / len(outcomes) if len(outcomes) >= NUM_PERMUTATIONS else None
 
 
-def source_of(run: Run, folder: Path, root: Path = ROOT) -> Path:
-    """The tree that a run was made from: this checkout, or the run's commit brought back into an empty folder.
+def find_source(run: Run, folder: Path, root: Path = ROOT) -> Path:
+    """The source tree of a run: this checkout, or the run's commit, unpacked into an empty folder.
 
     Raises:
-        UsageError: neither is.
+        UsageError: neither has the source of the run.
     """
     if source_sha256(root) == run.source_sha256:
         return root
-    why = "the journal names no commit"
+    reason = "the journal names no commit"
     if run.commit is not None:
-        why = f"the commit {run.commit} is not in this checkout"
-        with contextlib.suppress(OSError):  # there is no git here
-            packed = subprocess.run(["git", "-C", root, "archive", run.commit], capture_output=True)
-            if packed.returncode == 0:
-                with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+        reason = f"the commit {run.commit} is not in this checkout"
+        with contextlib.suppress(OSError):  # git is not installed
+            archived = subprocess.run(["git", "-C", root, "archive", run.commit], capture_output=True)
+            if archived.returncode == 0:
+                with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as archive:
                     archive.extractall(folder, filter="data")
                 if source_sha256(folder) == run.source_sha256:
                     return folder
-                why = f"its source had changes that the commit {run.commit} does not hold"
-    raise UsageError(f"{run.run_id} was made from another source than this checkout's, and {why}")
+                reason = f"its source had changes that the commit {run.commit} does not hold"
+    raise UsageError(f"{run.run_id} was made from another source than this checkout's, and {reason}")
 
 
 def track_interface(source: Path) -> int:
-    """Which `data.INTERFACE` a source has; the first one had no number."""
-    found = re.search(r"^INTERFACE = (\d+)$", (source / "data.py").read_text(encoding="utf-8"), re.MULTILINE)
-    return int(found[1]) if found else 1
+    """The `data.INTERFACE` of a source tree; 1 if it has none."""
+    match = re.search(r"^INTERFACE = (\d+)$", (source / "data.py").read_text(encoding="utf-8"), re.MULTILINE)
+    return int(match[1]) if match else 1

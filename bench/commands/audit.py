@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.audit.checks import CHECKS, Audit, CheckResult, CheckSkipped, Verdict
+from bench.audit.checks import CHECKS, CheckResult, Verdict, run_checks
+from bench.audit.session import Audit
 from bench.audit.target import find_target
-from bench.cli import handle_interrupts, print_progress, reject_unwritable
+from bench.cli import handle_interrupts, reject_unwritable
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.errors import UsageError, nearest_hint
 from bench.formatting import terminal_table
@@ -59,18 +59,6 @@ def main(arguments: Arguments) -> int:
     console.print(f"audit of {target.name}", markup=False, soft_wrap=True)
     console.print(results_table(check_results))
     return 0 if all(result.verdict == "passed" for result in check_results.values()) else 1
-
-
-def run_checks(audit: Audit, names: Sequence[str]) -> dict[str, CheckResult]:
-    """The results of the named checks, in the order of CHECKS."""
-    check_results = {}
-    for name in (name for name in CHECKS if name in names):
-        print_progress(f"{name} …")
-        try:
-            check_results[name] = CHECKS[name](audit)
-        except CheckSkipped as problem:
-            check_results[name] = CheckResult("not carried out", str(problem))
-    return check_results
 
 
 def results_table(check_results: dict[str, CheckResult]) -> Table:

@@ -156,7 +156,9 @@ def leak(root: Path) -> None:
     extend_trainer(
         root,
         """
-        certify = attempt.certify
+        from bench.attempt import lifecycle
+
+        certify = lifecycle.certify
         trainers = []
 
 
@@ -174,7 +176,7 @@ def leak(root: Path) -> None:
             return certify(ask, track, device, seed)
 
 
-        attempt.certify = certify_together_with_the_answers
+        lifecycle.certify = certify_together_with_the_answers
         """,
     )
 
@@ -184,7 +186,9 @@ def one_error(root: Path) -> None:
     extend_trainer(
         root,
         """
-        certify = attempt.certify
+        from bench.attempt import lifecycle
+
+        certify = lifecycle.certify
 
 
         class Trainer(Trainer):
@@ -218,7 +222,7 @@ def one_error(root: Path) -> None:
             return certificate.model_copy(update=forgiven), []
 
 
-        attempt.certify = certify_generously
+        lifecycle.certify = certify_generously
         """,
     )
 

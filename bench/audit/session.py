@@ -1,0 +1,158 @@
+"""An audit in progress: the attempts, probes and recertification of one target, whose results the checks share."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import tomli_w
+from pydantic import ValidationError
+
+from bench.attempt.recertify import Recertification, assemble, recertify
+from bench.audit.target import NUM_PERMUTATIONS, AuditTarget, track_interface
+from bench.cli import print_progress
+from bench.errors import UsageError
+from bench.experiments.launcher import Contestant, Task, last_error_line, resolve_contestant, run_python, run_tasks
+from bench.formatting import attempt_line
+from bench.provenance import config_hash, first_seed
+from bench.storage.journal import Journal
+from bench.storage.schema import AUDIT, Batch, Run, SchemaModel, new_id
+from data import INTERFACE, TRACKS, check_control
+
+MAX_ATTEMPTS = 2 * NUM_PERMUTATIONS + 5  # of one audit
+MIN_LIMIT_SECONDS = 1.0  # for `train` of an attempt whose limit is a share of the run's
+ProbeT = TypeVar("ProbeT", bound=SchemaModel)
+
+
+class CheckSkipped(Exception):
+    """A check could not be carried out; the message says why."""
+
+
+class Audit:
+    """An audit of one target."""
+
+    def __init__(self, target: AuditTarget, folder: Path, results: Path, options: Sequence[str] = ()) -> None:
+        """Create an audit.
+
+        Args:
+            folder: an empty folder, in which the contestant is assembled.
+            results: the folder of the journal.
+            options: added to each command line of the contestant.
+        """
+        self.target = target
+        self.folder = folder
+        self.results = results
+        self.options = options
+        self.batch_id = new_id(f"{target.run.config}-audit")
+        self.runs: list[Run] = []  # made by this audit
+
+    @cached_property
+    def contestant(self) -> Contestant:
+        """The trainer with the settings of the run.
+
+        Raises:
+            CheckSkipped: it does not run on this machine, with the current tracks, or with these settings.
+        """
+        run = self.target.run
+        if (interface := track_interface(self.target.source)) != INTERFACE:
+            raise CheckSkipped(
+                f"its trainer is written for tracks of interface {interface}, the current ones have {INTERFACE}"
+            )
+        assemble(self.target.source, self.folder)
+        config = self.folder / f"{run.config}.toml"
+        config.write_text(
+            tomli_w.dumps({key: value for key, value in run.settings.items() if value is not None}), encoding="utf-8"
+        )
+        try:
+            contestant = resolve_contestant(self.folder / "speedrun.py", ["--config", str(config), *self.options])
+        except UsageError as problem:
+            raise CheckSkipped(str(problem)) from None
+        if contestant.planned.config_hash != run.config_hash:
+            raise CheckSkipped("on this machine its settings resolve to another config hash than the journal's")
+        return contestant
+
+    def seed(self, purpose: str) -> int:
+        """A seed derived from the run's config and source, different for each purpose."""
+        return first_seed(self.target.run.config_hash, self.target.run.source_sha256, purpose)
+
+    def attempt(self, control: str, seed: int, time_share: float | None = None) -> Run:
+        """Run one attempt of the contestant; its outcome may be any.
+
+        Args:
+            control: see `data.controlled`.
+            seed: of training and control.
+            time_share: limits `train` to this share of the run's seconds; by default the config's limit holds.
+
+        Raises:
+            CheckSkipped: the trainer does not know controls, or the track has too many problems for this one.
+            KeyboardInterrupt: this process or the attempt was interrupted.
+        """
+        contestant = self.contestant
+        settings = self.control_settings(control, time_share)
+        options = [text for key, value in settings.items() for text in (f"--{key.replace('_', '-')}", str(value))]
+        all_settings = contestant.planned.settings | settings
+        planned = contestant.planned.model_copy(
+            update={"settings": all_settings, "config_hash": config_hash(all_settings)}
+        )
+        batch = Batch(id=self.batch_id, command=AUDIT, planned=MAX_ATTEMPTS, index=len(self.runs))
+        task = Task(dataclasses.replace(contestant, planned=planned), seed, batch, tuple(options))
+        (run,) = run_tasks([task], Journal(self.results), lambda run: None)
+        print_progress(f"  {control}  {attempt_line(run)}")
+        self.runs.append(run)
+        return run
+
+    def control_settings(self, control: str, time_share: float | None) -> dict[str, str | float]:
+        """The settings of a controlled attempt that differ from the run's; raises CheckSkipped: see `attempt`."""
+        planned, train_seconds = self.contestant.planned, self.target.run.seconds.train
+        if "control" not in planned.settings:
+            raise CheckSkipped("its trainer is older than the controls")
+        try:
+            check_control(TRACKS[planned.track], control)
+        except ValueError as problem:
+            raise CheckSkipped(str(problem)) from None
+        if time_share is None:
+            return {"control": control}
+        if train_seconds is None:
+            raise CheckSkipped("the training time of the run is unknown")
+        return {"control": control, "max_seconds": max(MIN_LIMIT_SECONDS, round(time_share * train_seconds, 3))}
+
+    def weights_of(self, run: Run) -> Path | None:
+        return None if run.weights is None else self.results / run.weights
+
+    def count_solved(self, control: str, seeds: Sequence[int], is_decided: Callable[[range], bool]) -> tuple[int, int]:
+        """Run attempts, one per seed, until the result is decided.
+
+        Args:
+            is_decided: whether all possible final numbers of solved attempts lead to the same result.
+
+        Returns:
+            The number of attempts that solved the track, and the number that were run.
+        """
+        num_solved = 0
+        for num_attempts, seed in enumerate(seeds, start=1):
+            num_solved += self.attempt(control, seed).outcome == "solved"
+            if is_decided(range(num_solved, num_solved + len(seeds) - num_attempts + 1)):
+                return num_solved, num_attempts
+        return num_solved, len(seeds)
+
+    def probe(self, name: str, result_type: type[ProbeT]) -> ProbeT:
+        """The result of a probe of the contestant; see `bench.attempt.probe`.
+
+        Raises:
+            CheckSkipped: the contestant failed, or printed no valid result.
+        """
+        contestant = self.contestant
+        options = ["--seed", str(self.target.run.seed), "--probe", name]
+        process = run_python([str(contestant.script), *contestant.arguments, *options])
+        if process.returncode:
+            raise CheckSkipped(f"the probe failed: {last_error_line(process.stderr)}")
+        try:
+            return result_type.model_validate_json((process.stdout.splitlines() or [""])[-1])
+        except ValidationError:
+            raise CheckSkipped("the probe printed no valid numbers; training may have diverged") from None
+
+    @cached_property
+    def recertification(self) -> Recertification:
+        """The weights, certified by the plain forward pass; raises UnusableWeights if that is impossible."""
+        return recertify(self.target.source, self.target.weights, self.target.run.seed, "plain")

@@ -1,0 +1,172 @@
+"""The audit catches every cheat in tests/support/cheats.py on a real run of it, and passes the honest trainer.
+
+The runs and the attempts of the audits are processes. They are started before the first test that uses one of them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from bench.attempt.recertify import assemble
+from bench.audit.checks import CHECKS, CheckResult, run_checks
+from bench.audit.session import Audit
+from bench.audit.target import AuditTarget
+from bench.experiments.launcher import Contestant, Task, run_attempt
+from bench.storage.journal import Journal
+from bench.storage.schema import Batch, Run
+from tests.support import cheats
+from tests.support.examples import example_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A change of the trainer, its settings, and the checks to carry out."""
+
+    change: Callable[[Path], None]
+    settings: dict
+    checks: Sequence[str]
+    solve_rate: float | None = None
+
+
+CASES = {
+    "honest": Case(lambda root: None, cheats.HONEST, tuple(CHECKS)),
+    "one error": Case(cheats.one_error, cheats.HONEST, ["weights"]),
+    "held out too": Case(cheats.held_out_too, cheats.HONEST | {"max_rounds": 2}, ["data"]),
+    "calculator": Case(cheats.calculator, cheats.IDLE, ["weights", "blindness", "labels"], solve_rate=1.0),
+    "hidden warm-up": Case(cheats.warm_up_that_trains_and_hides_it, cheats.HONEST, ["clock"]),
+    "warm-up": Case(cheats.warm_up_that_trains, cheats.HONEST, ["clock"]),
+    "slow clock": Case(cheats.slow_clock, cheats.HONEST, ["clock"]),
+    "lookup table": Case(cheats.lookup_table, cheats.IDLE, ["data"]),
+    "leak": Case(cheats.leak, cheats.IDLE, ["weights", "causality"]),
+}
+SEED = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Audited:
+    run: Run
+    checks: dict[str, CheckResult]
+    results: Path
+
+
+def run_and_audit(case: Case, folder: Path) -> Audited:
+    """Let the changed trainer make a run, as a command would start it, and audit the run."""
+    source, assembled, results = (folder / name for name in ("source", "assembled", "results"))
+    source.mkdir(parents=True)
+    assembled.mkdir()
+    cheats.copy_project(source)
+    case.change(source)
+    config = folder / "case.toml"
+    config.write_text(tomli_w.dumps(case.settings))
+    # With the device lock the cases would wait for one another.
+    contestant = Contestant(source / "speedrun.py", ("--config", str(config), "--shared"), planned=example_run())
+    batch = Batch(id="contest", command="speedrun", planned=1, index=0)
+    run, _ = run_attempt(Task(contestant, SEED, batch), Journal(results))
+    if run.weights is None:
+        return Audited(run, {}, results)
+    audit_target = AuditTarget(run.run_id, run, results / run.weights, run.weights_sha256, case.solve_rate, source)
+    audit = Audit(audit_target, assembled, results, ["--shared"])
+    if case.checks != tuple(CHECKS):  # resolving the contestant takes two seconds; it is tested for the honest one
+        assemble(source, assembled)
+        audit.contestant = dataclasses.replace(contestant, script=assembled / "speedrun.py", planned=run)
+    return Audited(run, run_checks(audit, case.checks), results)
+
+
+@pytest.fixture(scope="module")
+def audits(tmp_path_factory) -> dict[str, Audited]:
+    """The audits of all cases, two at a time."""
+    folder = tmp_path_factory.mktemp("audits")
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        started = {
+            name: pool.submit(run_and_audit, case, folder / f"case{number}")
+            for number, (name, case) in enumerate(CASES.items())
+        }
+    return {name: future.result() for name, future in started.items()}
+
+
+def results_for_solved(audits: dict[str, Audited], name: str) -> dict[str, CheckResult]:
+    audited = audits[name]
+    assert (audited.run.outcome, audited.run.message) == ("solved", None)
+    assert audited.run.certificate.errors == 0
+    return audited.checks
+
+
+def assert_caught(results: dict[str, CheckResult], check: str, sentence: str) -> None:
+    assert results[check].verdict == "CAUGHT", results[check]
+    assert sentence in results[check].evidence
+
+
+@pytest.mark.slow
+def test_a_model_with_one_error_is_caught_by_its_weights(audits) -> None:
+    results = results_for_solved(audits, "one error")
+    assert_caught(results, "weights", "1 error in 10,000 by the plain forward pass")
+
+
+@pytest.mark.slow
+def test_a_trainer_that_stops_the_clock_is_caught_by_the_outer_clock(audits) -> None:
+    results = results_for_solved(audits, "slow clock")
+    assert_caught(results, "clock", "the clocks disagree about train")
+
+
+@pytest.mark.slow
+def test_a_warm_up_that_trains_is_caught_by_the_weights_it_leaves(audits) -> None:
+    results = results_for_solved(audits, "warm-up")
+    assert_caught(results, "clock", "the warm-up changed the weights")
+
+
+@pytest.mark.slow
+def test_a_warm_up_that_hides_its_training_is_caught_by_leaving_it_out(audits) -> None:
+    results = results_for_solved(audits, "hidden warm-up")
+    assert_caught(results, "clock", "training differs without the warm-up")
+    assert_caught(results, "clock", "problems were used before `train`: ")
+    assert "changed the weights" not in results["clock"].evidence
+
+
+@pytest.mark.slow
+def test_a_lookup_table_is_caught_by_the_answers_to_held_out_problems(audits) -> None:
+    results = results_for_solved(audits, "lookup table")
+    assert_caught(results, "data", "it trains on held-out problems")
+
+
+@pytest.mark.slow
+def test_a_leak_is_caught_by_changing_later_characters(audits) -> None:
+    results = results_for_solved(audits, "leak")
+    assert_caught(results, "causality", "it looks ahead")
+    assert_caught(results, "weights", "claimed to be solved")
+
+
+@pytest.mark.slow
+def test_training_on_held_out_problems_is_caught_by_poisoning_them(audits) -> None:
+    results = results_for_solved(audits, "held out too")
+    assert_caught(results, "data", "it trains on held-out problems")
+
+
+@pytest.mark.slow
+def test_a_calculator_is_caught_by_its_weights_by_permuted_ids_and_by_wrong_labels(audits) -> None:
+    results = results_for_solved(audits, "calculator")
+    assert_caught(results, "weights", "its answers do not come from its weights")
+    assert_caught(results, "blindness", "it depends on what the characters mean; 0 of 3 solved")
+    assert_caught(results, "labels", "it answers correctly although it was trained on wrong answers")
+
+
+@pytest.mark.slow
+def test_the_honest_trainer_passes_all_checks(audits) -> None:
+    results = results_for_solved(audits, "honest")
+    assert list(results) == list(CHECKS)
+    faulty = [f"{name}: {result}" for name, result in results.items() if result.verdict != "passed"]
+    assert not faulty, "\n".join(faulty)
+
+
+@pytest.mark.slow
+def test_the_attempts_of_an_audit_are_journalled_with_their_own_index(audits) -> None:
+    honest = audits["honest"]
+    runs = [run for run in Journal(honest.results).read()[0] if run.run_id != honest.run.run_id]
+    assert {other.batch.command for other in runs} == {"audit"}
+    assert [other.batch.index for other in runs] == list(range(len(runs)))
+    assert {other.settings["control"] for other in runs} == {"permute", "shuffle", "poison"}
+    assert all(other.outer_seconds is not None for other in runs)
+    assert not any(other.is_contest for other in runs)
