@@ -208,7 +208,7 @@ def test_a_record_by_total_becomes_the_default_config_and_one_by_train_does_not(
 def test_a_new_default_config_leaves_the_kernel_to_the_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "CONFIGS", tmp_path)
     monkeypatch.setattr(record, "find_config", lambda name, device: (name, tmp_path / "mine.toml"))
-    monkeypatch.setattr(record, "merged_values", lambda path: {"track": "add3", "kernel": "c", "threads": 2})
+    monkeypatch.setattr(record, "merged_values", lambda path, check: {"track": "add3", "kernel": "c", "threads": 2})
     new = SimpleNamespace(track="add3", device="cpu", config="mine", name="2026-11-24-add3-mine")
     record.make_default("mine", new)
     assert tomllib.loads((tmp_path / "add3-cpu.toml").read_text()) == {"track": "add3", "kernel": "auto"}
