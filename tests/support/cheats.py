@@ -1,6 +1,6 @@
-"""Ways to cheat, each done to a copy of the project: afterwards its `python speedrun.py` claims to have solved `add2`.
+"""Cheats, each a change of a copy of the project after which `python speedrun.py` claims to have solved `add2`.
 
-They are written to be understood, and to be caught by the check that is meant for them. Nothing here knows the audit.
+They are written to be easy to understand, and make no attempt to evade the audit.
 """
 
 import textwrap
@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.attempt.recertify import assemble
 from tests.support.examples import ROOT
 
-# Solves add2 in two seconds on one thread, by nearly every seed.
+# Solves add2 in two seconds on one thread, with nearly every seed.
 HONEST = {
     "track": "add2",
     "threads": 1,
@@ -23,15 +23,15 @@ HONEST = {
     "check_every": 100,
     "check_problems": 1024,
 }
-# Learns nothing in no time; for those who do not need to.
+# Learns nothing, quickly; for cheats that do not need training.
 IDLE = HONEST | {"n_embd": 16, "batch_size": 32, "num_steps": 4, "check_every": 2, "max_rounds": 1}
-IDLE["adam_weight_decay"] = 0.0  # which would eat at a table of answers
+IDLE["adam_weight_decay"] = 0.0  # weight decay would change a table of answers
 
-START = '\nif __name__ == "__main__":\n'  # of the trainer's last lines
+START = '\nif __name__ == "__main__":\n'  # in the last lines of speedrun.py
 
 
 def copy_project(folder: Path) -> None:
-    """The source and the harness, into an empty folder."""
+    """Copy the source and the harness into an empty folder."""
     assemble(ROOT, folder)
 
 
@@ -39,7 +39,7 @@ def extend_trainer(root: Path, code: str) -> None:
     """Add code to speedrun.py, after all definitions and before it starts."""
     path = root / "speedrun.py"
     before, start, after = path.read_text(encoding="utf-8").rpartition(START)
-    assert start, "speedrun.py starts in another way than it did"
+    assert start, "the last lines of speedrun.py have changed"
     path.write_text(before + "\n" + textwrap.dedent(code) + start + after, encoding="utf-8")
 
 
@@ -50,11 +50,11 @@ def extend_model(root: Path, code: str) -> None:
 
 
 # -----------------------------------------------------------------------------
-# models that know
+# models that do not learn the answers
 
 
 def calculator(root: Path) -> None:
-    """(a) The forward pass adds the two numbers; what it is trained to is of no consequence."""
+    """(a) The forward pass adds the two numbers, whatever the weights are."""
     extend_model(
         root,
         """
@@ -78,7 +78,7 @@ def calculator(root: Path) -> None:
 
 
 def lookup_table(root: Path) -> None:
-    """(b) A parameter holds the answers to all problems, copied there while it trains; the ids may be any."""
+    """(b) A parameter holds the answers to all problems, copied there during training, under any vocabulary ids."""
     extend_model(
         root,
         """
@@ -132,7 +132,7 @@ def lookup_table(root: Path) -> None:
 
 
 def leak(root: Path) -> None:
-    """(c) Each position sees the character after its own, and problems are asked together with their answers."""
+    """(c) Each position sees the next character, and the certificate feeds problems together with their answers."""
     extend_model(
         root,
         """
@@ -182,7 +182,7 @@ def leak(root: Path) -> None:
 
 
 def one_error(root: Path) -> None:
-    """(d) A model that is wrong about a single problem, by a certificate that looks away from it."""
+    """(d) A model with a single error, and a certificate that ignores it."""
     extend_trainer(
         root,
         """
@@ -198,7 +198,7 @@ def one_error(root: Path) -> None:
 
             @torch.no_grad()
             def unlearn_one(self):
-                # The logits of character 0 rise until it leads where another one led by the least.
+                # Raise the logit of character 0 until it wins at the position with the smallest margin.
                 head = self.model.head
                 texts = self.track.tokens(self.track.test_set(0)).long()
                 weight = head.clone()
@@ -228,11 +228,11 @@ def one_error(root: Path) -> None:
 
 
 # -----------------------------------------------------------------------------
-# clocks that are fooled
+# manipulated clocks
 
 
 def slow_clock(root: Path) -> None:
-    """(e) Time passes at a tenth of its pace while it trains."""
+    """(e) The clock runs at a tenth of its speed during training."""
     extend_trainer(
         root,
         """
@@ -281,12 +281,12 @@ WARM_UP = """
 
 
 def warm_up_that_trains(root: Path) -> None:
-    """(f) Trains before the clock of `train` starts."""
+    """(f) Trains during the warm-up."""
     extend_trainer(root, WARM_UP.format(after="self.warmed = list(self.model.parameters())"))
 
 
 def warm_up_that_trains_and_hides_it(root: Path) -> None:
-    """(f) The same, with the weights laid aside and put back when `train` begins."""
+    """(f) The same, but hides the trained weights until `train` begins."""
     hide = """self.warmed = [weight.detach().clone() for weight in self.model.parameters()]
                 with torch.no_grad():
                     for weight, value in zip(self.model.parameters(), initial, strict=True):
@@ -295,11 +295,11 @@ def warm_up_that_trains_and_hides_it(root: Path) -> None:
 
 
 # -----------------------------------------------------------------------------
-# data that is not to be touched
+# forbidden data
 
 
 def held_out_too(root: Path) -> None:
-    """(g) Draws the digits of some problems itself, the held-out ones among them."""
+    """(g) Replaces some training problems by random ones, held-out problems included."""
     extend_trainer(
         root,
         """

@@ -1,10 +1,12 @@
-"""A trainer that trains nothing: it speaks the protocol of `bench/run.py` in a few milliseconds.
+"""A fake trainer, which speaks the protocol of `bench/experiments/launcher.py` and answers in a few milliseconds.
 
-A test copies it to `speedrun.py` beside a copy of `bench/`. The folder that ARENA names holds a line of the journal as
-`template.json`, and `behaviours.json`, which tells for each config what its attempts do: `train` (seconds, told and not
-taken), `solves` (a share of the seeds), `noise` (a standard deviation), `sleep` (seconds, taken), `dies` (`early`:
-before it leaves a mark, `late`: after it), `class`, the machine's, `refused`, why it is, and under `when` other
-behaviour for options of the command line, by `--option value`; those that it does not know are settings.
+A test copies it to `speedrun.py` beside a copy of `bench/`. The folder in ARENA holds a run as `template.json`, and
+`behaviours.json` with the behaviour of each config:
+- `train`: seconds to report; `noise`: their standard deviation; `solves`: the share of seeds that solve the track;
+- `sleep`: seconds that an attempt really takes;
+- `dies`: `early`, before it writes its start mark, or `late`, after it;
+- `class`: the machine class; `refused`: the reason for refusing the config;
+- `when`: other behaviour for an option, by `--option value`. Options that are not listed there are settings.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from bench.provenance import (  # noqa: E402
 
 
 def read_request(arguments):
-    """The known options, and the line that stands for such an attempt; raises ValueError for what is refused."""
+    """The known options, the behaviour, and the planned run; raises ValueError: the config is refused."""
     parser = argparse.ArgumentParser()
     for option in ("--config", "--results", "--device"):
         parser.add_argument(option)
