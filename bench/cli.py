@@ -26,22 +26,21 @@ T = TypeVar("T")
 # signals and progress
 
 
-def interrupt(signal_number: int, _: object) -> NoReturn:
-    """Raise KeyboardInterrupt once; a second signal must not disturb the filing that the first one started."""
-    ignore_interrupts()
-    raise KeyboardInterrupt(signal.Signals(signal_number).name)
+def handle_interrupts() -> None:
+    """Raise KeyboardInterrupt on Ctrl-C or SIGTERM, once: a second must not disturb the filing that the first began."""
+
+    def interrupt(signal_number: int, _: object) -> NoReturn:
+        ignore_interrupts()
+        raise KeyboardInterrupt(signal.Signals(signal_number).name)
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def ignore_interrupts() -> None:
     """Ignore Ctrl-C and SIGTERM from now on."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def handle_interrupts() -> None:
-    """Raise KeyboardInterrupt on Ctrl-C and SIGTERM."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def print_progress(line: str) -> None:
@@ -53,27 +52,16 @@ def print_progress(line: str) -> None:
 # the command line
 
 
-def option_value(arguments: Sequence[str], option: str) -> str | None:
-    """The value of one option, read before the command line is parsed; the last one if it is given several times."""
-    last = None
-    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+def split_option(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:
+    """The last value of one option, None without one, and the command line without the option; before any parsing."""
+    last, others, remaining = None, [], iter(arguments)
+    for argument in remaining:
         name, equals, value = argument.partition("=")
         if name == option:
-            last = value if equals else following
-    return last
-
-
-def without_option(arguments: Sequence[str], option: str) -> list[str]:
-    """The command line without one option and its value."""
-    kept, skip = [], False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument == option:
-            skip = True
-        elif not argument.startswith(f"{option}="):
-            kept.append(argument)
-    return kept
+            last = value if equals else next(remaining, None)
+        else:
+            others.append(argument)
+    return last, others
 
 
 def with_current_option_names(arguments: Sequence[str]) -> list[str]:
@@ -102,12 +90,7 @@ def parse_arguments(
     description: str = "",
     program: str | None = None,
 ) -> T:
-    """Parse a command line into the dataclass `schema` with tyro, whose error panels are reduced to one line.
-
-    Raises:
-        UsageError: an unknown option, or a value of the wrong type.
-        SystemExit: after `--help`.
-    """
+    """Parse a command line into the dataclass `schema` with tyro; an error is a UsageError of one line."""
     panel = io.StringIO()
     try:
         with contextlib.redirect_stderr(panel):
@@ -124,9 +107,9 @@ def parse_arguments(
             raise
         raise UsageError(panel_message(panel.getvalue()).removeprefix("Error parsing settings: ")) from None
     if unknown:
-        options = (f"--{name.replace('_', '-')}" for name in option_names(schema))
         if not unknown[0].startswith("--"):
             raise UsageError(f"{unknown[0]!r}: unexpected argument")
+        options = (f"--{name.replace('_', '-')}" for name in option_names(schema))
         raise UsageError(f"{unknown[0]}: unknown option{nearest_hint(unknown[0].replace('_', '-'), options)}")
     return value
 
@@ -135,10 +118,7 @@ def panel_message(panel: str) -> str:
     """The message of one of tyro's error panels in one line: the text between the title and the next ruled line."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", panel).splitlines()[1:]
     rows = [re.sub(r"^[│|]|[│|]$", "", line).strip() for line in plain]
-
-    def is_rule(row: str) -> bool:
-        return not row.strip("─-")
-
+    is_rule = re.compile("[─-]*").fullmatch
     return " ".join(itertools.takewhile(lambda row: not is_rule(row), itertools.dropwhile(is_rule, rows)))
 
 

@@ -38,17 +38,12 @@ class Clock:
     """Divides the lifetime of one attempt into phases; the device is synchronized at every edge.
 
     The first phase, `import`, begins with the process. Time inside `off()` counts in no phase and not in the total.
-
-    Args:
-        age: seconds since the process started, and their resolution.
-        now: the current time in seconds, monotonic.
     """
 
     def __init__(
-        self,
-        age: Callable[[], tuple[float, float]] = process_age,
-        now: Callable[[], float] = time.perf_counter,
+        self, age: Callable[[], tuple[float, float]] = process_age, now: Callable[[], float] = time.perf_counter
     ) -> None:
+        """`now` is a monotonic time in seconds."""
         self.now = now
         self.synchronize: Callable[[], None] = lambda: None  # set as soon as the device is known
         self.announce: Callable[[str], None] = lambda edge: None  # reports an edge to the outer clock
@@ -60,11 +55,7 @@ class Clock:
         self.total: float | None = None
 
     def enter(self, phase: str) -> None:
-        """End the current phase and begin `phase` at the same instant.
-
-        Raises:
-            ValueError: the phase is unknown or was entered before, or the clock has stopped.
-        """
+        """End the current phase and begin `phase` at the same instant; raises ValueError if that is not possible."""
         if phase not in PHASES or self.phase in (None, phase) or self.seconds[phase] is not None:
             raise ValueError(f"cannot enter the phase {phase!r} now")
         self._end_phase(next_phase=phase)

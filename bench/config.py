@@ -33,10 +33,8 @@ TABLES = (SEARCH, PEER)  # of a config, beside its settings
 def find_config(name: str, device_type: str) -> tuple[str, Path]:
     """The resolved name and the file of a config, given by name (`add3-cpu`, or `add3` on a device) or by path.
 
-    A short name resolves to its `-cuda` config on CUDA and to its `-cpu` config on other devices.
-
-    Raises:
-        UsageError: there is no such config.
+    A short name resolves to its `-cuda` config on CUDA and to its `-cpu` config on other devices. Raises UsageError if
+    there is no such config.
     """
     if name.endswith(".toml"):
         path = Path(name)
@@ -55,22 +53,26 @@ def find_config(name: str, device_type: str) -> tuple[str, Path]:
 
 def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings under their present names."""
-    return {
-        RENAMED_SETTINGS.get(key, key): RENAMED_VALUES.get(key, {}).get(value, value)
-        if isinstance(value, str)
-        else value
-        for key, value in settings.items()
-    }
+    return renamed(settings, RENAMED_SETTINGS, RENAMED_VALUES)
 
 
 def former_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings under their first names, over which config hashes are taken."""
-    names = {new: old for old, new in RENAMED_SETTINGS.items()}
-    values = {key: {new: old for old, new in renamed.items()} for key, renamed in RENAMED_VALUES.items()}
+    values = {key: inverse(names) for key, names in RENAMED_VALUES.items()}
+    return renamed(settings, inverse(RENAMED_SETTINGS), values)
+
+
+def renamed(
+    settings: Mapping[str, Any], names: Mapping[str, str], values: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
     return {
         names.get(key, key): values.get(key, {}).get(value, value) if isinstance(value, str) else value
         for key, value in settings.items()
     }
+
+
+def inverse(names: Mapping[str, str]) -> dict[str, str]:
+    return {new: old for old, new in names.items()}
 
 
 def knows_current_names(schema: type) -> bool:
@@ -79,10 +81,10 @@ def knows_current_names(schema: type) -> bool:
 
 
 def read_config(path: Path, schema: type) -> dict[str, Any]:
-    """The settings in a config file and in its bases; all keys are fields of the dataclass `schema`.
+    """The settings in a config file and in its bases.
 
-    Raises:
-        UsageError: not TOML, an unknown key, a value of the wrong type, or bases that form a cycle.
+    Raises UsageError for a key that is no field of the dataclass `schema`, for a value of another type than the
+    field's, and as `merged_values` does.
     """
     valid = {field.name for field in dataclasses.fields(schema)}
 
@@ -101,11 +103,7 @@ def read_config(path: Path, schema: type) -> dict[str, Any]:
 
 
 def with_current_names(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The values of one config file, with settings under their present names.
-
-    Raises:
-        UsageError: a setting is given under its former and its present name.
-    """
+    """The values of one config file under their present names; raises UsageError where both names of one are used."""
     for former, present in RENAMED_SETTINGS.items():
         if former in values and present in values:
             raise UsageError(f"{path}: {former} is the former name of {present}, which is set too; keep {present}")
@@ -119,15 +117,9 @@ def merged_values(
 ) -> dict[str, Any]:
     """The values in a config file; those of its bases apply where it sets none.
 
-    A base is a file relative to the one that names it, with or without `.toml`, or a name in bench/configs.
-
-    Args:
-        path: the config file.
-        prepare: checks or changes the values of one file; called for the file, then for each base.
-        extended_by: the files that extend this one.
-
-    Raises:
-        UsageError: not TOML, no such base, or bases that form a cycle.
+    A base is a file relative to the one that names it, with or without `.toml`, or a name in bench/configs. `prepare`
+    checks or changes the values of one file; it is called for the file, then for each base. `extended_by` are the files
+    that extend this one. Raises UsageError if a file is not TOML, a base is missing, or the bases form a cycle.
     """
     if path.resolve() in extended_by:
         raise UsageError(f"{path}: base: the configs extend one another in a circle")
@@ -148,20 +140,12 @@ def merged_values(
 
 
 def read_search(path: Path) -> dict[str, Any] | None:
-    """The description of the search that found a config or one of its bases; None if there is none.
-
-    Raises:
-        UsageError: see `merged_values`.
-    """
+    """The description of the search that found a config or one of its bases; None if there is none."""
     return merged_values(path).get(SEARCH)
 
 
 def check_values(values: dict[str, Any], schema: type, where: str) -> None:
-    """Check the types of some of a dataclass's fields, without conversions.
-
-    Raises:
-        UsageError: a value of the wrong type; the message begins with `where` and the key.
-    """
+    """Raise UsageError if a value is not of the type of its field, without conversions; `where` begins the message."""
     types = typing.get_type_hints(schema, include_extras=True)
     for key, value in values.items():
         try:

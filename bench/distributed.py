@@ -19,6 +19,8 @@ from bench.errors import UnavailableHere
 
 # A process may wait this long for its device; if it dies, torchrun ends all the others.
 CONTROL_TIMEOUT = datetime.timedelta(days=7)
+# The process group for barriers and Python objects: on the CPU, whatever device holds the rows.
+control_group: dist.ProcessGroup | None = None
 
 T = TypeVar("T")
 
@@ -33,17 +35,11 @@ class World:
     local_size: int = 1
 
     def device(self, kind: torch.device) -> torch.device:
-        """The device of this process, of the given kind.
-
-        Raises:
-            UnavailableHere: there are more processes than GPUs.
-        """
+        """The device of this process, of the given kind; raises UnavailableHere if there are too few GPUs."""
         if self.size == 1 or kind.type != "cuda":
             return kind
-        if self.local_size > torch.cuda.device_count():
-            raise UnavailableHere(
-                f"{self.local_size} processes want a GPU each, and there are {torch.cuda.device_count()}"
-            )
+        if self.local_size > (num_gpus := torch.cuda.device_count()):
+            raise UnavailableHere(f"{self.local_size} processes want a GPU each, and there are {num_gpus}")
         return torch.device("cuda", self.local_rank)
 
 
@@ -55,28 +51,17 @@ def read_world(environment: Mapping[str, str] = os.environ) -> World:
     return World(*(int(environment[name]) for name in names))
 
 
-class ControlGroup:
-    """The process group for barriers and Python objects: on the CPU, whatever device holds the rows."""
-
-    group: dist.ProcessGroup | None = None
-
-
 def join(world: World, device: torch.device) -> list[int]:
-    """Initialise the process groups; returns the ids of the processes on this machine, [] in a world of one.
-
-    Raises:
-        RuntimeError: the other processes did not connect.
-    """
+    """Initialise the process groups; returns the ids of the processes on this machine, [] in a world of one."""
+    global control_group
     if world.size == 1:
         return []
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    ControlGroup.group = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
-    first_local_rank = world.rank - world.local_rank  # identifies the machine
-    return [
-        process_id for first, process_id in gather_objects((first_local_rank, os.getpid())) if first == first_local_rank
-    ]
+    control_group = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
+    machine = world.rank - world.local_rank  # identified by the rank of its first process
+    return [process_id for other, process_id in gather_objects((machine, os.getpid())) if other == machine]
 
 
 def leave(status: int) -> int:
@@ -104,11 +89,7 @@ def rank() -> int:
 def barrier() -> None:
     """Wait for all processes to arrive here."""
     if size() > 1:
-        dist.barrier(ControlGroup.group)
-
-
-# -----------------------------------------------------------------------------
-# rows
+        dist.barrier(control_group)
 
 
 def share(rows: Tensor) -> Tensor:
@@ -137,26 +118,21 @@ def mean(value: Tensor) -> Tensor:
     return value
 
 
-# -----------------------------------------------------------------------------
-# Python objects
-
-
 def broadcast(content: bytes | None) -> bytes:
     """The bytes that rank 0 passes, on every process; the other ranks pass None."""
     objects = [content]
     if size() > 1:
-        dist.broadcast_object_list(objects, src=0, group=ControlGroup.group)
-    (received,) = objects
-    if received is None:
+        dist.broadcast_object_list(objects, src=0, group=control_group)
+    if objects[0] is None:
         raise ValueError("rank 0 must pass the bytes to broadcast")
-    return received
+    return objects[0]
 
 
 def gather_objects(value: T) -> list[T]:
     """The values of all processes, by rank."""
     values = [value] * size()
     if size() > 1:
-        dist.all_gather_object(values, value, group=ControlGroup.group)
+        dist.all_gather_object(values, value, group=control_group)
     return values
 
 

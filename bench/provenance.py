@@ -14,9 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def config_hash(settings: dict[str, Any]) -> str:
     """The sha256 of the resolved settings, under their first names, as canonical JSON; no seed and no path is in it."""
-    return hashlib.sha256(
-        json.dumps(former_names(settings), sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()
+    canonical = json.dumps(former_names(settings), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def source_files(root: Path = ROOT) -> list[Path]:

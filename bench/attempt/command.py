@@ -23,7 +23,7 @@ from bench.cli import (
     handle_interrupts,
     print_progress,
     reject_unwritable,
-    without_option,
+    split_option,
 )
 from bench.clock import Clock
 from bench.errors import UnavailableHere, UsageError
@@ -56,7 +56,7 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
         plan = make_plan(settings_type, arguments, description)
         torch.set_num_threads(plan.settings.threads)
         if plan.request.plan:
-            print(lost_run(plan).line())
+            print(lost_run(plan).model_dump_json())
             return EXIT_SOLVED
         if plan.request.probe is not None:
             print(run_probe(plan, plan.request.probe, build))
@@ -77,7 +77,7 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     if plan.request.json:
-        print_last_line(run.line())
+        print_last_line(run.model_dump_json())
     return distributed.leave(EXIT_STATUS.get(run.outcome, EXIT_NOT_SOLVED))
 
 
@@ -107,7 +107,7 @@ def print_plans(settings_type: type, description: str) -> None:
     """Answer `--plans`: a line for each command line on standard input; see `bench.experiments.launcher`."""
     for arguments in json.load(sys.stdin):
         try:
-            print(lost_run(make_plan(settings_type, arguments, description)).line())
+            print(lost_run(make_plan(settings_type, arguments, description)).model_dump_json())
         except UsageError as problem:
             print(json.dumps({"refused": str(problem), "not_here": isinstance(problem, UnavailableHere)}))
 
@@ -141,7 +141,8 @@ def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) ->
         journal.recover()
         with journal.lock():
             pass
-    without_batch = without_option(without_option(arguments, "--attempts"), "--results")
+    _, without_attempts = split_option(arguments, "--attempts")
+    _, without_batch = split_option(without_attempts, "--results")
     # With --json this process prints the runs, because it completes them.
     attempt_arguments = tuple(argument for argument in without_batch if argument != "--json")
     contestant = Contestant(Path(sys.argv[0]), attempt_arguments, lost_run(plan))
@@ -158,7 +159,7 @@ def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) ->
             return
         runs.append(run)
         if plan.request.json:
-            print(run.line(), flush=True)
+            print(run.model_dump_json(), flush=True)
         print_progress(f"{len(runs)}/{num_attempts}  {attempt_line(run)}")
 
     yardstick = yardstick_task(contestant.script, plan.device.type, batch_id)

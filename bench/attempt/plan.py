@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from bench.attempt.interface import Settings
-from bench.cli import option_value, parse_arguments, with_current_option_names
+from bench.cli import parse_arguments, split_option, with_current_option_names
 from bench.config import check_values, find_config, knows_current_names, read_config, read_search
 from bench.distributed import World, read_world
 from bench.errors import UnavailableHere, UsageError, nearest_hint
@@ -140,10 +140,10 @@ def read_request(
     )
     if knows_current_names(settings_type):  # those of older records have the former ones
         arguments = with_current_option_names(arguments)
-    if option_value(arguments, "--results") == "":
+    if split_option(arguments, "--results")[0] == "":
         raise UsageError("--results: the folder's name is empty")
-    name = option_value(arguments, "--config") or Request.config
-    device_name = option_value(arguments, "--device") or "auto"
+    name = split_option(arguments, "--config")[0] or Request.config
+    device_name = split_option(arguments, "--device")[0] or "auto"
     check_values({"device": device_name}, settings_type, "the command line")
     config, path = find_config(name, pick_device(device_name).type)
     try:

@@ -141,7 +141,7 @@ def as_csv(runs: Sequence[Run]) -> bytes:
 
 def as_json(runs: Sequence[Run]) -> bytes:
     """One list of the journal's lines."""
-    return ("[\n" + ",\n".join(run.line() for run in runs) + "\n]\n").encode()
+    return ("[\n" + ",\n".join(run.model_dump_json() for run in runs) + "\n]\n").encode()
 
 
 def as_parquet(runs: Sequence[Run]) -> bytes:

@@ -54,7 +54,7 @@ def main(arguments: Arguments) -> int:
         console.print(str(problem), soft_wrap=True, markup=False)
         return 0
     if arguments.json:
-        print(run.line())
+        print(run.model_dump_json())
     elif arguments.settings:
         import tomli_w
 

@@ -21,7 +21,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bench.cli import handle_interrupts, ignore_interrupts, option_value, print_progress, without_option
+from bench.cli import handle_interrupts, ignore_interrupts, print_progress, split_option
 from bench.config import merged_values, with_current_names
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments import launcher
@@ -60,7 +60,7 @@ class RayWorker:
     def resolve(self, script: str, arguments: Sequence[str], files: Files) -> Answer:
         write_files(files)
         try:
-            return launcher.resolve_contestant(Path(script).resolve(), arguments).planned.line()
+            return launcher.resolve_contestant(Path(script).resolve(), arguments).planned.model_dump_json()
         except UsageError as problem:
             return str(problem), isinstance(problem, UnavailableHere)
 
@@ -71,7 +71,7 @@ class RayWorker:
         except UsageError as problem:
             return str(problem), False
         return [
-            (answer.reason, answer.not_here) if isinstance(answer, Refusal) else answer.planned.line()
+            (answer.reason, answer.not_here) if isinstance(answer, Refusal) else answer.planned.model_dump_json()
             for answer in resolved
         ]
 
@@ -95,7 +95,7 @@ class RayWorker:
         with tempfile.TemporaryDirectory(prefix="addition-speedrun-") as folder:
             run, interrupted = launcher.run_attempt(task, Journal(Path(folder)), True, is_hopeless, self.on_started)
             weights = None if run.weights is None else (Path(folder) / run.weights).read_bytes()
-        return run.line(), weights, interrupted or self.is_stopped
+        return run.model_dump_json(), weights, interrupted or self.is_stopped
 
     def on_started(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -141,14 +141,14 @@ def make_portable(script: Path, arguments: Sequence[str], home: Path) -> tuple[s
         folder = f"carried/{carried_sha256(root)[:16]}"
         portable_script = f"{folder}/{script.name}"
         files = {f"{folder}/{path.relative_to(root).as_posix()}": path.read_bytes() for path in carried_files(root)}
-    config = option_value(arguments, "--config")
+    config, other_arguments = split_option(arguments, "--config")
     if config is not None and config.endswith(".toml"):
         import tomli_w
 
         portable_config = f"carried/{Path(config).name}"
         prepare = with_current_names if root == home else lambda values, path: values  # a record's source has its own
         files[portable_config] = tomli_w.dumps(merged_values(Path(config), prepare)).encode()  # without a base
-        portable_arguments = ["--config", portable_config, *without_option(arguments, "--config")]
+        portable_arguments = ["--config", portable_config, *other_arguments]
     return portable_script, portable_arguments, files
 
 
@@ -240,7 +240,7 @@ class RayExecutor:
         is_hopeless: Callable[[Check], bool] | None,
     ) -> tuple[Run, bytes | None, bool]:
         """Run an attempt on the node: its run, its weights, and whether it was interrupted."""
-        planned, batch = task.contestant.planned.line(), task.batch.model_dump_json()
+        planned, batch = task.contestant.planned.model_dump_json(), task.batch.model_dump_json()
         request = self.worker.run_attempt.remote(*command_line, planned, task.seed, batch, is_hopeless)
         interrupted = False
         try:

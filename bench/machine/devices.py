@@ -17,17 +17,11 @@ from bench.machine.hardware import cpuinfo
 LOCKS = Path(tempfile.gettempdir() if sys.platform == "win32" else "/tmp")
 
 
-# -----------------------------------------------------------------------------
-# the device
-
-
 def pick_device(name: str) -> torch.device:
     """Resolve `auto`, `cpu`, `cuda` or `mps`; `auto` is CUDA if available, else the CPU.
 
-    MPS has to be requested: it has not been shown to be faster for models as small as these.
-
-    Raises:
-        UnavailableHere: this machine has no such device.
+    MPS has to be requested: it has not been shown to be faster for models as small as these. Raises UnavailableHere if
+    this machine has no such device.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -52,8 +46,7 @@ def device_lock(device: torch.device) -> FileLock:
 def pick_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
     """Resolve `auto`, `bfloat16` or `float32` to the dtype of the matrix products; returns it and the reason.
 
-    Raises:
-        UnavailableHere: bfloat16 is requested on a GPU without it.
+    Raises UnavailableHere if bfloat16 is requested on a GPU without it.
     """
     native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else True
     if name == "bfloat16" and not native:
@@ -62,26 +55,20 @@ def pick_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
         return getattr(torch, name), "requested"
     if device.type == "cuda":
         return (torch.bfloat16, "tensor cores") if native else (torch.float32, "this GPU has no bfloat16")
-    if device.type == "cpu":
-        if torch.cpu._is_amx_tile_supported():
-            return torch.bfloat16, "AMX"
-        if has_fast_avx512_bf16():
-            return torch.bfloat16, "AVX512-BF16"
-        return torch.float32, "bfloat16 is no faster on this CPU"
-    return torch.float32, f"the safe choice on {device.type}"
+    if device.type != "cpu":
+        return torch.float32, f"the safe choice on {device.type}"
+    if torch.cpu._is_amx_tile_supported():
+        return torch.bfloat16, "AMX"
+    if has_fast_avx512_bf16():
+        return torch.bfloat16, "AVX512-BF16"
+    return torch.float32, "bfloat16 is no faster on this CPU"
 
 
 def pick_kernel(name: str, device: torch.device, dtype: torch.dtype, model_problem: str | None) -> tuple[str, str]:
     """Resolve `auto`, `c` or `torch` to the kernel that computes the step; returns its name and the reason.
 
-    Args:
-        name: the requested kernel.
-        device: of the attempt.
-        dtype: of the matrix products.
-        model_problem: why the C kernel cannot compute this model; None if it can.
-
-    Raises:
-        UsageError: the C kernel is requested and unavailable; UnavailableHere if the machine is the reason.
+    `model_problem` says why the C kernel cannot compute this model; None if it can. Raises UsageError if the C kernel
+    is requested and unavailable, UnavailableHere if the machine is the reason.
     """
     if name == "torch":
         return name, "requested"
@@ -93,8 +80,8 @@ def pick_kernel(name: str, device: torch.device, dtype: torch.dtype, model_probl
     elif dtype == torch.bfloat16 and not has_avx512_bf16():
         problem, error = "its bfloat16 products take a CPU with AVX512-BF16", UnavailableHere
     elif problem is None:
-        source, options = BFLOAT16_SOURCE if dtype == torch.bfloat16 else PLAIN_SOURCE
-        problem, error = compiler_problem("CC", "cc", ".c", source, options), UnavailableHere
+        source = BFLOAT16_SOURCE if dtype == torch.bfloat16 else PLAIN_SOURCE
+        problem, error = compiler_problem("CC", *source), UnavailableHere
     if name == "c" and problem:
         raise error(f"--kernel c: {problem}; use --kernel auto")
     if problem:
@@ -110,46 +97,38 @@ def pick_precision_and_kernel(
     On a CPU the C kernel is preferred to AMX with torch: its whole step takes a fraction of the time that torch spends
     between operations.
     """
-    if precision == "auto" and kernel != "torch" and device.type == "cpu":
-        for dtype, dtype_reason in kernel_precisions():
-            name, reason = pick_kernel("auto", device, dtype, model_problem)
-            if name == "c":
-                reason = "requested" if kernel == "c" else reason
-                return dtype, name, describe_choice(dtype, dtype_reason, name, reason)
-    dtype, dtype_reason = pick_precision(precision, device)
-    name, reason = pick_kernel(kernel, device, dtype, model_problem)
-    return dtype, name, describe_choice(dtype, dtype_reason, name, reason)
-
-
-def describe_choice(dtype: torch.dtype, dtype_reason: str, kernel: str, kernel_reason: str) -> str:
-    """`float32 (reason), kernel c (reason)`."""
-    return f"{str(dtype).removeprefix('torch.')} ({dtype_reason}), kernel {kernel} ({kernel_reason})"
+    is_free = precision == "auto" and kernel != "torch" and device.type == "cpu"
+    for dtype, dtype_reason in kernel_precisions() if is_free else ():  # noqa: B007, used after the loop
+        name, reason = pick_kernel("auto", device, dtype, model_problem)
+        if name == "c":
+            reason = "requested" if kernel == "c" else reason
+            break
+    else:
+        dtype, dtype_reason = pick_precision(precision, device)
+        name, reason = pick_kernel(kernel, device, dtype, model_problem)
+    return dtype, name, f"{str(dtype).removeprefix('torch.')} ({dtype_reason}), kernel {name} ({reason})"
 
 
 def kernel_precisions() -> list[tuple[torch.dtype, str]]:
     """The dtypes that the C kernel can use on this CPU, the fastest first, each with the reason."""
-    float32 = torch.float32, "the C kernel's"
-    if has_fast_avx512_bf16():
-        return [(torch.bfloat16, "AVX512-BF16, the C kernel's"), float32]
-    return [float32]
+    bfloat16 = [(torch.bfloat16, "AVX512-BF16, the C kernel's")] if has_fast_avx512_bf16() else []
+    return [*bfloat16, (torch.float32, "the C kernel's")]
 
 
 def has_avx512_bf16() -> bool:
-    """Whether this CPU has AVX512-BF16."""
     return "avx512_bf16" in cpuinfo().get("flags", "").split()
 
 
 def has_fast_avx512_bf16() -> bool:
-    """Whether AVX512-BF16 is faster than float32 on this CPU.
-
-    AMD's processors execute twice as many multiply-adds a cycle in bfloat16 as in float32, Intel's the same number.
-    """
+    # AMD's processors execute twice as many multiply-adds a cycle in bfloat16 as in float32, Intel's the same number.
     return cpuinfo().get("vendor_id") == "AuthenticAMD" and has_avx512_bf16()
 
 
 # -----------------------------------------------------------------------------
 # compilers
 
+# Environment variable that may name a compiler -> its language, the suffix of a source file, the default compiler.
+COMPILERS = {"CC": ("C", ".c", "cc"), "CXX": ("C++", ".cpp", "cl" if sys.platform == "win32" else "g++")}
 # A source that a usable compiler can compile, and the options for it.
 PLAIN_SOURCE = "#include <math.h>\nint main(void) { return 0; }\n", ""
 BFLOAT16_SOURCE = "#include <math.h>\n#ifndef __AVX512BF16__\n#error no AVX512-BF16\n#endif\n", "-march=native"
@@ -162,21 +141,13 @@ def torch_compile_problem(device: torch.device) -> str | None:
             import triton  # noqa: F401
         except ImportError:
             return "triton is not installed"
-        return compiler_problem("CC", "cc", ".c", *PLAIN_SOURCE)  # triton compiles its launchers with it
-    return compiler_problem("CXX", "cl" if sys.platform == "win32" else "g++", ".cpp", *PLAIN_SOURCE)
+        return compiler_problem("CC", *PLAIN_SOURCE)  # triton compiles its launchers with it
+    return compiler_problem("CXX", *PLAIN_SOURCE)
 
 
-def compiler_problem(variable: str, default: str, suffix: str, source: str, options: str) -> str | None:
-    """Why a compiler cannot compile `source`; None if it can.
-
-    Args:
-        variable: the environment variable that may name the compiler.
-        default: the compiler if it is not set.
-        suffix: of the source file, `.c` or `.cpp`.
-        source: a program.
-        options: for the compiler.
-    """
-    language = {".c": "C", ".cpp": "C++"}[suffix]
+def compiler_problem(variable: str, source: str, options: str) -> str | None:
+    """Why the compiler of a variable in COMPILERS cannot compile `source` with some options; None if it can."""
+    language, suffix, default = COMPILERS[variable]
     compiler = os.environ.get(variable, "").strip() or default
     if shutil.which(compiler.split()[0]) is None:
         return f"the {language} compiler {compiler!r} was not found (install one, or set {variable})"

@@ -25,9 +25,8 @@ class EnergyMeter:
     """The energy consumption of the device, by NVML for a GPU and by RAPL for a CPU, where this process may read them.
 
     Both include the work of other processes. NVML's counter covers the whole board, RAPL's the processor packages
-    without the memory. NVML updates about 10 times a second, RAPL about 1000 times.
-
-    Created once in advance, so that a reading is cheap enough for the edge of a phase.
+    without the memory. NVML updates about 10 times a second, RAPL about 1000 times. Created once in advance, so that a
+    reading is cheap enough for the edge of a phase.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -31,7 +31,6 @@ def cpuinfo() -> dict[str, str]:
 
 
 def cpu_name(info: dict[str, str]) -> str | None:
-    """The CPU's model name; `info` is that of `cpuinfo`."""
     if "model name" in info:
         return info["model name"]
     if sys.platform == "darwin":
@@ -154,11 +153,7 @@ def software_record() -> Software:
 def machine_class(hardware: Hardware, software: Software, threads: int | None, processes: int = 1) -> str:
     """One line that identifies all the hardware and software that times depend on; only equal classes are compared.
 
-    Args:
-        hardware: see `hardware_record`.
-        software: see `software_record`.
-        threads: of each process.
-        processes: that train together.
+    `threads` is the number for each of the `processes` that train together.
     """
     torch_minor = ".".join(software.torch.split(".")[:2])
     together = f", {processes} processes" if processes > 1 else ""
@@ -166,10 +161,10 @@ def machine_class(hardware: Hardware, software: Software, threads: int | None, p
         watts = hardware.gpu.power_limit_watts
         power = "power limit unknown" if watts is None else f"{watts:.0f} W"
         return f"{hardware.gpu.name}, {power}, torch {torch_minor}{together}"
-    signature = "/".join(str(n) for n in (hardware.cpu_family, hardware.cpu_model, hardware.cpu_stepping))
+    signature = f"{hardware.cpu_family}/{hardware.cpu_model}/{hardware.cpu_stepping}"
     has = {True: "with", False: "no", None: "unknown"}
     return (
         f"{hardware.cpu or 'unknown CPU'} ({signature}), {has[hardware.amx_bf16]} AMX-BF16, "
-        f"{has[hardware.avx512_bf16]} AVX512-BF16, {hardware.cores} cores, {threads} threads, torch {torch_minor}"
-        f"{together}"
+        f"{has[hardware.avx512_bf16]} AVX512-BF16, {hardware.cores} cores, {threads} threads, "
+        f"torch {torch_minor}{together}"
     )

@@ -67,8 +67,8 @@ class CounterReading:
 class NoiseMonitor:
     """Measures the noise beside this process. Created once in advance, so that a reading is cheap.
 
-    Nothing here raises, because an attempt must not fail for lack of a counter. A counter that cannot be read is None
-    and never a reason for a run to be not clean.
+    Nothing here raises: an attempt must not fail for lack of a counter. A counter that cannot be read is None and never
+    a reason for a run to be not clean.
     """
 
     def __init__(self, device: torch.device, process_ids: Sequence[int] = ()) -> None:
@@ -88,22 +88,15 @@ class NoiseMonitor:
 
     def reading(self) -> CounterReading:
         """Read all counters; takes about a millisecond."""
-        own_seconds = value_or_none(lambda: family_seconds() + sum(map(process_seconds, self.partners)))
-        core_times = value_or_none(lambda: read_core_times(self.cores))
-        seconds = time.perf_counter()
-        memory = value_or_none(psutil.virtual_memory)
-        gpu_processes = gpu_event_reasons = None
-        if self.gpu is not None:
-            gpu_processes = value_or_none(lambda: other_gpu_processes(self.gpu, self.device, self.partners))
-            gpu_event_reasons = value_or_none(lambda: event_reasons(self.gpu))
+        memory, gpu = value_or_none(psutil.virtual_memory), self.gpu
         return CounterReading(
-            seconds=seconds,
-            core_times=core_times,
-            own_seconds=own_seconds,
+            own_seconds=value_or_none(lambda: family_seconds() + sum(map(process_seconds, self.partners))),
+            core_times=value_or_none(lambda: read_core_times(self.cores)),
+            seconds=time.perf_counter(),  # the other two times are compared with this one
             available=None if memory is None else memory.available / memory.total,
             cpu_throttles=value_or_none(lambda: sum(int(Path(path).read_text()) for path in self.throttle_counts)),
-            gpu_processes=gpu_processes,
-            gpu_event_reasons=gpu_event_reasons,
+            gpu_processes=gpu and value_or_none(lambda: other_gpu_processes(gpu, self.device, self.partners)),
+            gpu_event_reasons=gpu and value_or_none(lambda: event_reasons(gpu)),
         )
 
     def since(self, begin: CounterReading, when: str) -> Noise:
@@ -116,12 +109,9 @@ class NoiseMonitor:
             reasons.append(f"other processes took {others:.0%} of the cores {when}{other_machines}")
         if end.available is not None and end.available < MIN_AVAILABLE:
             reasons.append(f"only {end.available:.0%} of the memory was available {when}")
-        if (
-            begin.cpu_throttles is not None
-            and end.cpu_throttles is not None
-            and end.cpu_throttles > begin.cpu_throttles
-        ):
-            reasons.append(f"the CPU slowed down for heat {when}, times: {end.cpu_throttles - begin.cpu_throttles}")
+        before, after = begin.cpu_throttles, end.cpu_throttles
+        if before is not None and after is not None and after > before:
+            reasons.append(f"the CPU slowed down for heat {when}, times: {after - before}")
         if processes := max(begin.gpu_processes or 0, end.gpu_processes or 0):
             reasons.append(f"the GPU was shared {when}, other processes: {processes}")
         names = value_or_none(lambda: throttle_reasons(end.gpu_event_reasons or 0)) or []
@@ -138,25 +128,17 @@ def value_or_none(read: Callable[[], T]) -> T | None:
         return None
 
 
-# -----------------------------------------------------------------------------
-# the CPU
-
-
 def share_of_others(
     begin: CounterReading, end: CounterReading, num_cores: int
 ) -> tuple[float | None, float | None, float]:
-    """The share of the CPU time between two readings that others used, 0..1.
+    """The shares of the CPU time that all others used and that the hypervisor stole, 0..1; the error of the first.
 
-    It is the time in which the cores were not idle, less our own. The kernel's accounting by sampling is wrong for
-    short windows, but Linux measures idle time and the time of a process exactly. Idle time is printed in whole ticks,
-    so a core may seem busy for up to one tick too long.
-
-    Returns:
-        The share of other processes and virtual machines, the share stolen by the hypervisor, and the largest error
-        of the first. Both shares are None if the counters are missing, contradictory, or too coarse for the window.
+    Others used the time in which the cores were not idle, less our own. The kernel's accounting by sampling is wrong
+    for short windows, but Linux measures idle time and the time of a process exactly. Idle time is printed in whole
+    ticks, so a core may seem busy for up to one tick too long. Both shares are None if the counters are missing,
+    contradictory, or too coarse for the window.
     """
-    unknown = None, None, 0.0
-    window = end.seconds - begin.seconds
+    unknown, window = (None, None, 0.0), end.seconds - begin.seconds
     before, after = begin.core_times, end.core_times
     if before is None or after is None or begin.own_seconds is None or end.own_seconds is None:
         return unknown
@@ -208,33 +190,20 @@ def process_seconds(process_id: int) -> float:
 
 
 def descendants() -> list[int]:
-    """The ids of all descendants of this process.
-
-    Uses the list of children of each thread where Linux provides it; psutil reads the parent of every process.
-    """
-    own_id = os.getpid()
-    if not os.path.exists(f"/proc/{own_id}/task/{own_id}/children"):
-        return [process.pid for process in psutil.Process().children(recursive=True)]
-    family = [own_id]
+    """The ids of all descendants of this process."""
+    family = [os.getpid()]
+    if not os.path.exists(f"/proc/{family[0]}/task/{family[0]}/children"):
+        return [process.pid for process in psutil.Process().children(recursive=True)]  # slower: reads every process
     for parent in family:  # grows in the loop
         for path in glob(f"/proc/{parent}/task/*/children"):
             family += map(int, (value_or_none(Path(path).read_text) or "").split())
     return family[1:]
 
 
-# -----------------------------------------------------------------------------
-# the GPU
-
-
-def other_gpu_processes(gpu: Any, device: torch.device, partners: Sequence[int] = ()) -> int | None:
-    """The number of processes of others on the GPU; None if the driver does not list even this process.
+def other_gpu_processes(gpu: Any, device: torch.device, partners: Sequence[int]) -> int | None:
+    """The number of processes on the GPU but this one and `partners`; None if the driver does not even list this one.
 
     In a container the driver may list this process under another id; then one of the listed processes is this one.
-
-    Args:
-        gpu: the NVML handle.
-        device: the same GPU in torch.
-        partners: ids of processes that are not others.
     """
     import pynvml
 

@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# -----------------------------------------------------------------------------
-# peak FLOP/s of matrix products
-
 PEAK_SECONDS = 0.3
 MIN_SIZE, MAX_SIZE_ON_CPU, MAX_SIZE_ON_GPU = 256, 2048, 8192  # rows and columns of the matrices
 
@@ -18,10 +15,9 @@ MIN_SIZE, MAX_SIZE_ON_CPU, MAX_SIZE_ON_GPU = 256, 2048, 8192  # rows and columns
 def matmul_peak(device: torch.device, dtype: torch.dtype, threads: int) -> float:
     """The highest FLOP/s measured for a square matrix product in `dtype`; a multiply-add counts as 2 FLOPs.
 
-    The best single product of about 0.3 s, each timed with the device idle before and after. The matrices grow as
-    long as time allows, because bfloat16 is a hundred times slower on a CPU without instructions for it.
-
-    Uses up to 40 MB on a CPU and 800 MB on a GPU, so read the peak memory of the attempt before.
+    The best single product of about 0.3 s. The matrices grow as long as time allows, because bfloat16 is a hundred
+    times slower on a CPU without instructions for it. Uses up to 40 MB on a CPU and 800 MB on a GPU, so read the peak
+    memory of the attempt before.
     """
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -49,18 +45,18 @@ def square_matrices(n: int, device: torch.device, dtype: torch.dtype) -> list[to
 
 
 def product_seconds(operands: list[torch.Tensor]) -> float:
-    """The time of one product, from an idle device to an idle device."""
     a, b, product = operands
-    synchronize = torch.accelerator.synchronize if a.device.type != "cpu" else lambda: None
+    return seconds_of(lambda: torch.mm(a, b, out=product), a.device)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """The time of `work`, from an idle device to an idle device."""
+    synchronize = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
     synchronize()
     begun = time.perf_counter()
-    torch.mm(a, b, out=product)
+    work()
     synchronize()
     return time.perf_counter() - begun
-
-
-# -----------------------------------------------------------------------------
-# operation launches
 
 
 class LaunchCounter(TorchDispatchMode):
@@ -87,15 +83,10 @@ def launches_of(work: Callable[[], None]) -> int:
 def launch_seconds(device: torch.device, repetitions: int = 2000, rounds: int = 5) -> float:
     """Seconds per operation in a sequence of operations on a single number: the median of the rounds."""
     number = torch.zeros(1, device=device)
-    synchronize = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
 
-    def time_round() -> float:
-        synchronize()
-        begun = time.perf_counter()
+    def run_round() -> None:
         for _ in range(repetitions):
             number.add_(1)
-        synchronize()
-        return (time.perf_counter() - begun) / repetitions
 
-    time_round()
-    return statistics.median(time_round() for _ in range(rounds))
+    seconds_of(run_round, device)
+    return statistics.median(seconds_of(run_round, device) for _ in range(rounds)) / repetitions

@@ -12,16 +12,15 @@ from bench.storage.schema import EXPLORATION_COMMANDS, Run
 def overheads(runs: Sequence[Run]) -> dict[tuple[str, str], list[float]]:
     """(engine, machine class) -> seconds between the end of each attempt and the start of the next one.
 
-    Of matrices and searches that ran one attempt at a time. Where attempts overlapped, on several nodes, the gaps are
+    Of matrices and searches that ran one attempt at a time: where attempts overlapped, on several nodes, the gaps are
     meaningless.
     """
     batches: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.started_at):
         if (batch := run.batch_of(*EXPLORATION_COMMANDS)) is not None:
             batches[batch.id].append(run)
     all_gaps: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for batch_runs in batches.values():
-        in_order = sorted(batch_runs, key=lambda run: run.started_at)
+    for in_order in batches.values():
         gaps = [gap for pair in itertools.pairwise(in_order) if (gap := gap_between(*pair)) is not None]
         if gaps and min(gaps) > 0:
             all_gaps[in_order[0].engine or "local", in_order[0].machine_class_name] += gaps
@@ -50,9 +49,8 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 def utilisation(run: Run) -> float | None:
     """FLOP/s of the matrix products in `train` over the machine's measured peak, 0..1; None if not measured."""
-    if not (run.train_flops and run.seconds.train and run.matmul_flops_per_second):
-        return None
-    return run.train_flops / (run.seconds.train * run.matmul_flops_per_second)
+    bound_seconds = matmul_bound_seconds(run)
+    return bound_seconds / run.seconds.train if bound_seconds and run.seconds.train else None
 
 
 def peak_memory(run: Run) -> int | None:
@@ -72,10 +70,6 @@ def launch_bound_seconds(run: Run) -> float | None:
     if not (run.steps and run.step_launches and run.launch_seconds):
         return None
     return run.steps * run.step_launches * run.launch_seconds
-
-
-# -----------------------------------------------------------------------------
-# rates of solved attempts and of errors
 
 
 def wilson_interval(num_solved: int, num_attempts: int) -> tuple[float, float]:

@@ -7,7 +7,7 @@ success, log(ERT_a / ERT_b): negative if side a is faster.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -57,18 +57,10 @@ def charge_attempts(runs: Sequence[Run], clock: ClockName) -> ChargedAttempts:
 
 
 def pair_runs(runs_a: Sequence[Run], runs_b: Sequence[Run], clock: ClockName) -> Pairs:
-    """The comparison of two lists of runs, both in the order of the pairs.
-
-    Raises:
-        ValueError: the lists differ in length or in the seed of a pair.
-    """
+    """The comparison of two lists of runs, both in the order of the pairs; raises ValueError if their seeds differ."""
     if [run.seed for run in runs_a] != [run.seed for run in runs_b]:
         raise ValueError("these runs are not pairs: their seeds differ")
     return Pairs(charge_attempts(runs_a, clock), charge_attempts(runs_b, clock))
-
-
-# -----------------------------------------------------------------------------
-# the statistic
 
 
 def log_ert(attempts: ChargedAttempts) -> np.ndarray:
@@ -105,8 +97,7 @@ def swap_test(pairs: Pairs, seed: int) -> float:
     """The two-sided p-value of a randomization test (Fisher, 1935).
 
     It is the share of swaps with a log ratio at least as far from 0 as the observed one. If swaps are drawn at random,
-    from `seed`, the observed labels count as one more draw, which keeps the test at its level (Phipson and Smyth,
-    2010).
+    the observed labels count as one more draw, which keeps the test at its level (Phipson and Smyth, 2010).
     """
     a, b = pairs
     swapped = swaps(pairs.num_pairs, seed)  # (S, N)
@@ -133,7 +124,7 @@ def verdict(pairs: Pairs, seed: int) -> Verdict:
 
 def ratio_interval(pairs: Pairs, seed: int) -> tuple[float, float] | None:
     """The 95% interval of ERT_a / ERT_b from resampled pairs; see `bootstrap_interval`."""
-    return bootstrap_interval(lambda chosen: (pairs.a.at(chosen), pairs.b.at(chosen)), pairs, [pairs.num_pairs], seed)
+    return bootstrap_interval(pairs.a, pairs.b, seed, paired=True)
 
 
 def unpaired_ratio_interval(new: ChargedAttempts, old: ChargedAttempts, seed: int) -> tuple[float, float] | None:
@@ -141,47 +132,37 @@ def unpaired_ratio_interval(new: ChargedAttempts, old: ChargedAttempts, seed: in
 
     It does not separate a difference between the configs from one between the days or machines.
     """
-    sizes = [len(new.costs), len(old.costs)]
-    return bootstrap_interval(lambda of_new, of_old: (new.at(of_new), old.at(of_old)), (new, old), sizes, seed)
+    return bootstrap_interval(new, old, seed, paired=False)
 
 
 def bootstrap_interval(
-    resample: Callable[..., tuple[ChargedAttempts, ChargedAttempts]],
-    observed: tuple[ChargedAttempts, ChargedAttempts],
-    sizes: Sequence[int],
-    seed: int,
+    a: ChargedAttempts, b: ChargedAttempts, seed: int, *, paired: bool
 ) -> tuple[float, float] | None:
     """The 95% percentile bootstrap interval of ERT_a / ERT_b (Efron, 1979).
 
     A resample in which only one side solved has the ratio 0 or infinity. If neither did, the ratio is unknown: it
     counts as 0 for the lower end and as infinity for the upper end. With few attempts percentile intervals are too
-    narrow (Hesterberg, 2015): with 10 pairs they cover less than 90%. Therefore only the test decides.
-
-    Args:
-        resample: returns the attempts (R, N) of both sides at the given indices, one array (R, size) for each size.
-        observed: the attempts (N,) of both sides.
-        sizes: the numbers of pairs or attempts, for each set that is resampled independently.
-        seed: of the resamples.
-
-    Returns:
-        The ends; 0 and infinity mean no bound. None if a side has less than two attempts or solved none.
+    narrow (Hesterberg, 2015): with 10 pairs they cover less than 90%. Therefore only the test decides. An end of 0 or
+    infinity means no bound. None if a side has less than two attempts or solved none.
     """
     from scipy.special import expit, logit
     from scipy.stats import bootstrap
 
-    if min(sizes) < 2 or not all(side.solved.any() for side in observed):
+    if any(len(side.costs) < 2 or not side.solved.any() for side in (a, b)):
         return None
 
     def shares(unknown: float) -> tuple[float, float]:
         """The interval of ERT_a / (ERT_a + ERT_b): monotonic in the ratio, and finite."""
 
-        def statistic(*indices: np.ndarray, axis: int) -> np.ndarray:
-            a, b = resample(*indices)
-            return np.where(a.solved.any(axis) | b.solved.any(axis), expit(log_ratios(a, b)), unknown)
+        def statistic(of_a: np.ndarray, of_b: np.ndarray, axis: int) -> np.ndarray:
+            drawn_a, drawn_b = a.at(of_a), b.at(of_b)  # (R, N)
+            any_solved = drawn_a.solved.any(axis) | drawn_b.solved.any(axis)
+            return np.where(any_solved, expit(log_ratios(drawn_a, drawn_b)), unknown)
 
         return bootstrap(
-            [np.arange(size) for size in sizes],
+            [np.arange(len(side.costs)) for side in (a, b)],
             statistic,
+            paired=paired,
             vectorized=True,
             n_resamples=NUM_RESAMPLES,
             batch=RESAMPLES_AT_ONCE,
@@ -199,10 +180,8 @@ def pairs_needed(pairs: Pairs, seed: int) -> int | None:
 
     From the normal approximation, with the correction of Guenther (1981) for an estimated standard deviation. The
     standard error is derived from the width of the bootstrap interval, which stays finite if a few resamples solved
-    nothing. This is for planning only: a lucky comparison leads to too small a number.
-
-    Returns:
-        At least 6. None if it is unknown, if there is no difference, or if it is above 10,000.
+    nothing. This is for planning only: a lucky comparison leads to too small a number. At least 6; None if it is
+    unknown, if there is no difference, or if it is above 10,000.
     """
     interval = ratio_interval(pairs, seed)
     log_ratio = log_ert_ratio(pairs)
@@ -217,14 +196,10 @@ def pairs_needed(pairs: Pairs, seed: int) -> int | None:
     return max(needed, FEWEST_PAIRS) if needed <= MOST_PAIRS else None
 
 
-# -----------------------------------------------------------------------------
-# drift of the machine
-
-
 def drift(pairs: Pairs) -> float | None:
     """The relative increase of seconds from the first to the last pair: 0.2 is 20% slower at the end.
 
-    From a linear fit to the mean log seconds of each pair. It describes the machine and is not part of the test. None
+    From a linear fit to the mean log seconds of each pair; it describes the machine and is not part of the test. None
     for less than 3 pairs, or if an attempt took 0 seconds.
     """
     from scipy.stats import linregress

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bench.clock import ClockName
 from bench.stats.expected_time import expected_time_to_success
-from bench.storage.schema import Batch, Run
+from bench.storage.schema import Run
 
 RANKED_FROM = 10  # attempts in a batch
 RANKED_COMMANDS = {"speedrun", "record"}  # attempts of a matrix or a search never stand on the board
@@ -17,24 +17,9 @@ CLOCKS: tuple[ClockName, ...] = ("train", "total")
 class RunBatch:
     """A batch of attempts with equal config, source and machine class."""
 
+    id: str
+    planned: int  # number of attempts, fixed before the first one
     runs: tuple[Run, ...]  # by index
-
-    @property
-    def batch(self) -> Batch:
-        """The `batch` value of the first run."""
-        batch = self.runs[0].batch
-        if batch is None:
-            raise ValueError(f"{self.runs[0].run_id} is a single attempt")
-        return batch
-
-    @property
-    def id(self) -> str:
-        return self.batch.id
-
-    @property
-    def planned(self) -> int:
-        """The number of attempts that was fixed before the first one."""
-        return self.batch.planned
 
     @property
     def finished(self) -> bool:
@@ -84,18 +69,15 @@ class Entry:
 
 
 def group_batches(runs: Iterable[Run]) -> list[RunBatch]:
-    """The batches that may stand on the board, in file order.
-
-    A batch whose runs differ in config, source or machine class is split.
-    """
-    groups: dict[tuple[str, str, str, str | None], dict[int, Run]] = defaultdict(dict)
+    """The batches that may stand on the board, in file order, split where config, source or machine class differ."""
+    groups: dict[tuple[str, int, str, str, str | None], dict[int, Run]] = defaultdict(dict)
     for run in runs:
         batch = run.batch_of(*RANKED_COMMANDS)
         # Side b of a record's pairs runs with the seeds of side a, not with those derived from its own hashes.
         if batch is not None and batch.side != "b":
-            key = (batch.id, run.config_hash, run.source_sha256, run.machine.class_)
+            key = (batch.id, batch.planned, run.config_hash, run.source_sha256, run.machine.class_)
             groups[key].setdefault(batch.index, run)
-    return [RunBatch(tuple(group[index] for index in sorted(group))) for group in groups.values()]
+    return [RunBatch(key[0], key[1], tuple(run for _, run in sorted(group.items()))) for key, group in groups.items()]
 
 
 def group_entries(batches: Iterable[RunBatch]) -> list[Entry]:
@@ -120,10 +102,9 @@ def describe_standing(run: Run, runs: Sequence[Run]) -> str:
     """The batch of a run and the leaders of its track and machine class, in one line."""
     same = [other for other in runs if (other.track, other.machine.class_) == (run.track, run.machine.class_)]
     best = {clock: leaders(same, clock) for clock in CLOCKS}
+    membership = f"one attempt is not ranked, use --attempts {RANKED_FROM}"
     if run.batch is not None:
         membership = f"attempt {run.batch.index + 1} of {run.batch.planned} of the batch {run.batch.id}"
-    else:
-        membership = f"one attempt is not ranked, use --attempts {RANKED_FROM}"
     if not best["train"]:
         return f"{membership}; no ranked batch of {run.track} on this machine class yet"
     leads = "; ".join(

@@ -32,22 +32,20 @@ class Journal(JsonLines[Run]):
         with mark.lock:
             mark.write(lost_run)
             yield mark
-        mark.remove_lock_file()
+        remove_lock_file(mark.lock)
 
     @contextmanager
     def supervise(self, batch_id: str) -> Iterator[None]:
         """Hold the lock of a batch for the `with` block, so that no other command recovers its attempts.
 
-        Raises:
-            filelock.Timeout: another process holds it.
+        Raises filelock.Timeout if another process holds it.
         """
         lock = self.batch_lock(batch_id)
         with lock.acquire(timeout=0):
             try:
                 yield
             finally:
-                with suppress(OSError):
-                    Path(lock.lock_file).unlink(missing_ok=True)
+                remove_lock_file(lock)
 
     def batch_lock(self, batch_id: str) -> FileLock:
         """The lock held by the command that runs a batch."""
@@ -55,9 +53,9 @@ class Journal(JsonLines[Run]):
         return FileLock(self.marks / f"{batch_id}.lock", is_singleton=True)
 
     def collect(self, batch: Batch, finish: Callable[[Run], Run]) -> Run | None:
-        """File the line in the mark of one attempt of a batch, completed by `finish`; returns the filed run.
+        """File the line in the mark of one attempt of a batch, completed by `finish`; returns it, None without a mark.
 
-        Waits for an attempt that is still running. None if there is no such mark.
+        Waits for an attempt that is still running.
         """
         for mark, run in self.read_marks():
             if run.batch == batch:
@@ -67,7 +65,7 @@ class Journal(JsonLines[Run]):
                         continue
                     finished = finish(run_at_end)
                     mark.file(finished)
-                mark.remove_lock_file()
+                remove_lock_file(mark.lock)
                 return finished
         return None
 
@@ -83,12 +81,14 @@ class Journal(JsonLines[Run]):
         """File the line of every mark whose attempt is dead and whose batch is not supervised; returns these runs."""
         recovered = []
         for mark, run in self.read_marks():
-            locks = [mark.lock] if run.batch is None else [self.batch_lock(run.batch.id), mark.lock]
-            with suppress(Timeout), hold_all(locks):
+            with suppress(Timeout), ExitStack() as locks:
+                if run.batch is not None:
+                    locks.enter_context(self.batch_lock(run.batch.id).acquire(timeout=0))
+                locks.enter_context(mark.lock.acquire(timeout=0))
                 run_at_end = mark.read()
                 if run_at_end is not None and mark.file(run_at_end):
                     recovered.append(run_at_end)
-                mark.remove_lock_file()
+                remove_lock_file(mark.lock)
         for draft in self.marks.glob(".*.json.*"):  # of an attempt that was killed while it wrote its mark
             with suppress(OSError):
                 draft.unlink()
@@ -98,8 +98,7 @@ class Journal(JsonLines[Run]):
         """All start marks, each with its line; other files are skipped."""
         for path in sorted(self.marks.glob("*.json")):
             mark = StartMark(self, path)
-            run = mark.read()
-            if run is not None:
+            if (run := mark.read()) is not None:
                 yield mark, run
 
 
@@ -130,15 +129,7 @@ class StartMark:
             self.path.unlink(missing_ok=True)
         return is_new
 
-    def remove_lock_file(self) -> None:
-        with suppress(OSError):
-            Path(self.lock.lock_file).unlink(missing_ok=True)
 
-
-@contextmanager
-def hold_all(locks: list[FileLock]) -> Iterator[None]:
-    """Hold all locks for the `with` block, or raise filelock.Timeout at once."""
-    with ExitStack() as stack:
-        for lock in locks:
-            stack.enter_context(lock.acquire(timeout=0))
-        yield
+def remove_lock_file(lock: FileLock) -> None:
+    with suppress(OSError):
+        Path(lock.lock_file).unlink(missing_ok=True)

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 from filelock import FileLock
 from pydantic import ValidationError
@@ -15,16 +15,10 @@ LineT = TypeVar("LineT", bound=SchemaModel)
 
 
 class JsonLines(Generic[LineT]):
-    """One JSON Lines file.
-
-    Args:
-        path: the file; it and its folder are created with the first line.
-        model: the type of a line.
-    """
+    """One JSON Lines file of lines of one type; it and its folder are created with the first line."""
 
     def __init__(self, path: Path, model: type[LineT]) -> None:
-        self.path = path
-        self.model = model
+        self.path, self.model = path, model
 
     def lock(self) -> FileLock:
         """The lock for writing; reentrant."""
@@ -34,9 +28,8 @@ class JsonLines(Generic[LineT]):
     def append(self, line: LineT) -> None:
         """Append one line and fsync it.
 
-        Raises:
-            ValidationError: the line is not valid.
-            OSError: it could not be written completely; readers skip the incomplete line.
+        Raises ValidationError if the line is not valid, OSError if it could not be written completely; readers skip an
+        incomplete line.
         """
         text = self.model.model_validate(line.model_dump()).model_dump_json()
         with self.lock():
@@ -46,9 +39,7 @@ class JsonLines(Generic[LineT]):
                     file.seek(-1, os.SEEK_END)
                     if file.read(1) != b"\n":  # a process was killed while writing
                         text = "\n" + text
-                file.write(text.encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+                write_durably(file, text.encode() + b"\n")
             if is_new:
                 fsync_folder(self.path.parent)
 
@@ -87,11 +78,15 @@ def replace_file(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with open(draft, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
+        write_durably(file, content.encode() if isinstance(content, str) else content)
     os.replace(draft, path)
     fsync_folder(path.parent)
+
+
+def write_durably(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def fsync_folder(folder: Path) -> None:

@@ -7,7 +7,6 @@ and harness as `source.zip`, the weights of the median attempt, a generated READ
 
 import dataclasses
 import hashlib
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -46,10 +45,6 @@ class RecordFolder:
         return {self.record.machine_class} | {replay.machine_class for replay in reproductions if replay.reproduced}
 
 
-# -----------------------------------------------------------------------------
-# reading
-
-
 def records_folder(results: Path) -> Path:
     """The folder of all records."""
     return results / "records"
@@ -83,11 +78,7 @@ def is_record(name: str, results: Path) -> bool:
 
 
 def find_record(name: str, results: Path) -> RecordFolder:
-    """The record of a name or a folder.
-
-    Raises:
-        UsageError: there is none; the message suggests the nearest.
-    """
+    """The record of a name or a folder; raises UsageError, with the nearest name, if there is none."""
     for folder in (records_folder(results) / name, Path(name)):
         if name and folder.is_dir():
             return read_record(folder)
@@ -100,16 +91,11 @@ def standing_record(
     folders: Iterable[RecordFolder], track: str, clock: ClockName, machine_class: str
 ) -> RecordFolder | None:
     """The latest record of a board, which is the fastest, as each record beat the previous one."""
-
-    def is_on_board(record: Record) -> bool:
-        return (record.track, record.clock, record.machine_class) == (track, clock, machine_class)
-
-    on_board = [folder for folder in folders if is_on_board(folder.record)]
+    board = track, clock, machine_class
+    on_board = [
+        folder for folder in folders if (folder.record.track, folder.record.clock, folder.record.machine_class) == board
+    ]
     return max(on_board, key=lambda folder: folder.record.started_at, default=None)
-
-
-# -----------------------------------------------------------------------------
-# writing
 
 
 def file_record(
@@ -117,32 +103,24 @@ def file_record(
 ) -> RecordFolder:
     """Write a record's folder; `record.json` is written last, so that an incomplete folder is not a record.
 
-    Args:
-        results: the results folder.
-        record: the record.
-        weights: file of the median attempt; copied.
-        source: root of the source tree that is packed as `source.zip`.
-        config_note: a comment for the top of `config.toml`.
-        readme: renders the README, after the other files are written.
-
-    Raises:
-        ValueError: the hash of the source or of the weights differs from that in the record.
-        OSError: the folder could not be written.
+    It gets the weights of the median attempt, the source tree below the root `source`, a config that begins with a
+    comment, and a README, which `readme` renders after these. Raises ValueError if the hash of the source or of the
+    weights differs from that in the record.
     """
     import tomli_w
 
-    folder = records_folder(results) / record.name
+    record_folder = RecordFolder(record, records_folder(results) / record.name)
+    folder = record_folder.folder
     folder.mkdir(parents=True, exist_ok=True)
     content = weights.read_bytes()
     if hashlib.sha256(content).hexdigest() != record.weights_sha256:
         raise ValueError(f"{weights.name}: these are not the weights of {record.median_run}")
-    record_folder = RecordFolder(record, folder)
     record_folder.weights.write_bytes(content)
     settings = {key: value for key, value in record.settings.items() if value is not None}
     replace_file(record_folder.config, f"# {config_note}\n{tomli_w.dumps(settings)}")
-    pack_source(folder / "source.zip", source)
-    if packed_hashes(folder / "source.zip") != (record.source_sha256, record.harness_sha256):
+    if (source_sha256(source), harness_sha256(source)) != (record.source_sha256, record.harness_sha256):
         raise ValueError("the source has changed since the record's attempts were made")
+    pack_source(folder / "source.zip", source)
     replace_file(folder / "README.md", readme(record_folder))
     replace_file(folder / "record.json", record.model_dump_json(indent=2) + "\n")
     return record_folder
@@ -156,18 +134,10 @@ def pack_source(archive: Path, root: Path) -> None:
             packed.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
-def packed_hashes(archive: Path) -> tuple[str, str]:
-    """The source hash and the harness hash of a zipped source."""
-    with tempfile.TemporaryDirectory() as folder:
-        zipfile.ZipFile(archive).extractall(folder)
-        return source_sha256(Path(folder)), harness_sha256(Path(folder))
-
-
 def unpack_source(record_folder: RecordFolder, folder: Path) -> Path:
     """Unpack a record's source into an empty folder; returns the path of its trainer.
 
-    Raises:
-        UsageError: the archive is missing or damaged, or its hashes differ from those in the record.
+    Raises UsageError if the archive is missing or damaged, or its hashes differ from those in the record.
     """
     record, archive = record_folder.record, record_folder.folder / "source.zip"
     try:

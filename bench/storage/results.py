@@ -14,12 +14,10 @@ from bench.storage.schema import YARDSTICK, Conclusion, PairedPlan, Run
 
 
 def paired_plans_file(results: Path) -> JsonLines[PairedPlan]:
-    """The file of all paired plans."""
     return JsonLines(results / "agenda.jsonl", PairedPlan)
 
 
 def conclusions_file(results: Path) -> JsonLines[Conclusion]:
-    """The file of the conclusions of finished comparisons."""
     return JsonLines(results / "comparisons.jsonl", Conclusion)
 
 
@@ -49,20 +47,13 @@ def read_results(results: Path) -> FiledResults:
 
 
 def is_weights_path(reference: str) -> bool:
-    """Whether a reference to a run is a path to weights."""
     return Path(reference).suffix == ".safetensors"
 
 
 def find_run(reference: str, results: Path, with_weights: bool = False) -> Run:
-    """Find a run in the journal.
+    """Find a run in the journal by its id, by a path to its weights, or as `latest`.
 
-    Args:
-        reference: a run id, `latest`, or a path to the weights of the run.
-        results: the folder of the journal.
-        with_weights: consider only runs that kept their weights.
-
-    Raises:
-        UsageError: there is no such run; the message suggests the nearest id.
+    `with_weights` considers only runs that kept theirs. Raises UsageError, with the nearest id, if there is none.
     """
     runs, faults = Journal(results).read()
     print_faults(faults)
@@ -88,14 +79,12 @@ def find_run(reference: str, results: Path, with_weights: bool = False) -> Run:
 def find_weights(reference: str, results: Path) -> Path:
     """The weights file of a run; see `find_run`. A path to weights is returned as it is, without the journal.
 
-    Raises:
-        UsageError: there is no such run with weights, or the file is missing.
+    Raises UsageError if there is no such run with weights, or the file is missing.
     """
     if is_weights_path(reference):
         return Path(reference)
     run = find_run(reference, results, with_weights=True)
-    path = weights_path(run, results)
-    if not path.exists():
+    if run.weights is None or not (path := results / run.weights).exists():
         raise UsageError(
             f"the weights of {run.run_id} are not here, because they are not committed: make an attempt first, or use "
             "those of a record, results/records/NAME/weights.safetensors"
@@ -103,19 +92,8 @@ def find_weights(reference: str, results: Path) -> Path:
     return path
 
 
-def weights_path(run: Run, results: Path) -> Path:
-    """The path of a run's weights file; raises UsageError if the run kept none."""
-    if run.weights is None:
-        raise UsageError(f"{run.run_id}: this run kept no weights")
-    return results / run.weights
-
-
 def weights_sha256(path: Path) -> str:
-    """The sha256 of a weights file.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
+    """The sha256 of a weights file; raises UsageError if the file cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

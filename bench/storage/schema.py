@@ -29,10 +29,6 @@ class SchemaModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
 
-# -----------------------------------------------------------------------------
-# hardware and software
-
-
 class Gpu(SchemaModel):
     """One GPU, as NVML reports it; a counter that the driver does not provide is null."""
 
@@ -113,11 +109,9 @@ class Count(SchemaModel):
     errors: NonNegativeInt
 
 
-class Certificate(SchemaModel):
+class Certificate(Count):
     """The result of decoding the track's problems with the final weights."""
 
-    problems: NonNegativeInt
-    errors: NonNegativeInt
     heldout_problems: NonNegativeInt
     heldout_errors: NonNegativeInt
     groups: dict[str, Count]
@@ -137,9 +131,7 @@ class Machine(SchemaModel):
 
     def with_reasons(self, reasons: Sequence[str]) -> "Machine":
         """A copy that is not clean for these additional reasons; unchanged if there are none."""
-        if not reasons:
-            return self
-        return self.model_copy(update={"clean": False, "reasons": [*self.reasons, *reasons]})
+        return self.model_copy(update={"clean": False, "reasons": [*self.reasons, *reasons]}) if reasons else self
 
 
 class Run(SchemaModel):
@@ -194,10 +186,6 @@ class Run(SchemaModel):
     warmed_weights_sha256: str | None = None  # of the tensors after it; equal unless the warm-up trained
     search: dict[str, Any] | None
     started_at: datetime
-
-    def line(self) -> str:
-        """The line of the journal, without the line end."""
-        return self.model_dump_json()
 
     @property
     def command(self) -> str | None:

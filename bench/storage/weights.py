@@ -33,8 +33,7 @@ def save(path: Path, model: Transformer, track: Track, settings: dict[str, Any])
 def load(path: Path, device: torch.device) -> tuple[Transformer, Track]:
     """The model, in evaluation mode on `device`, and its track.
 
-    Raises:
-        ValueError: the file is missing, truncated, of another project, or of an unknown track.
+    Raises ValueError if the file is missing, truncated, of another project, or of an unknown track.
     """
     metadata, state = read_file(path)
     try:

@@ -79,7 +79,7 @@ def test_csv_has_a_row_for_each_run_with_every_value(results, capsys):
     rows = list(csv.DictReader(io.StringIO(exported(results, capsys), newline="")))
     assert len(rows) == 2
     for run, row in zip(runs(), rows, strict=True):
-        for name, value in leaves(json.loads(run.line())).items():
+        for name, value in leaves(json.loads(run.model_dump_json())).items():
             if value is None:
                 assert row.get(name, "") == ""
             elif isinstance(value, str) and name != "settings.mixed":
@@ -93,7 +93,7 @@ def test_csv_has_a_row_for_each_run_with_every_value(results, capsys):
 def test_columns_are_in_the_order_of_the_journals_keys():
     names = [column.name for column in export.columns_of(runs())]
     assert len(names) == len(set(names))
-    wanted = [name for name in leaves(json.loads(runs()[0].line())) if name in names]
+    wanted = [name for name in leaves(json.loads(runs()[0].model_dump_json())) if name in names]
     assert [name for name in names if name in wanted] == wanted
     assert len(wanted) > 90
     assert names.index("settings.mixed") + 1 == names.index("settings.new")  # came with the second run

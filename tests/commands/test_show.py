@@ -152,7 +152,7 @@ def test_settings_are_printed_as_a_config(capsys, tmp_path):
 def test_json_is_the_line_of_the_journal(capsys, tmp_path):
     run = example_run()
     text = shown(capsys, tmp_path, run, json=True)
-    assert text == run.line() + "\n"
+    assert text == run.model_dump_json() + "\n"
     assert json.loads(text)["run_id"] == run.run_id
 
 

@@ -78,7 +78,7 @@ def test_an_attempt_killed_after_filing_its_line_is_filed_once(tmp_path: Path) -
     journal.append(run)
     journal.marks.mkdir()
     mark = journal.marks / f"{run.run_id}.json"
-    mark.write_text(run.model_copy(update={"outcome": "lost"}).line())
+    mark.write_text(run.model_copy(update={"outcome": "lost"}).model_dump_json())
     assert journal.recover() == []
     assert not mark.exists()
     assert journal.read() == ([run], [])

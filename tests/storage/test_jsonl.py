@@ -19,7 +19,7 @@ from tests.support.processes import start_process
 junk = st.one_of(
     st.binary(max_size=60),
     st.text(max_size=40).map(str.encode),
-    st.integers(1, 900).map(lambda length: example_run().line().encode()[:length]),  # incomplete
+    st.integers(1, 900).map(lambda length: example_run().model_dump_json().encode()[:length]),  # incomplete
     st.sampled_from([b"{}", b"null", b'{"schema": 2}', b"<<<<<<< HEAD", b"\xff\xfe"]),
 ).filter(lambda line: b"\n" not in line)
 
@@ -31,17 +31,17 @@ def test_runs_are_read_in_the_order_they_were_filed(tmp_path: Path) -> None:
         journal.append(run)
     assert journal.read() == (filed, [])
     assert (tmp_path / "results" / "runs.jsonl").read_text(encoding="utf-8") == "".join(
-        run.line() + "\n" for run in filed
+        run.model_dump_json() + "\n" for run in filed
     )
 
 
 def test_a_line_after_an_incomplete_one_starts_on_a_new_line(tmp_path: Path) -> None:
     journal, run = Journal(tmp_path), example_run()
-    torn = run.line()[:100].encode()
+    torn = run.model_dump_json()[:100].encode()
     journal.path.write_bytes(torn)
     journal.append(run)
     journal.append(run)
-    assert journal.path.read_bytes() == torn + b"\n" + 2 * (run.line().encode() + b"\n")
+    assert journal.path.read_bytes() == torn + b"\n" + 2 * (run.model_dump_json().encode() + b"\n")
     found, faults = journal.read()
     assert found == [run, run]
     (fault,) = faults
@@ -54,7 +54,7 @@ def test_a_line_after_an_incomplete_one_starts_on_a_new_line(tmp_path: Path) -> 
     st.lists(st.one_of(junk, st.text(min_size=1).map(lambda name: example_run(note=name))), max_size=6), st.booleans()
 )
 def test_an_invalid_line_is_skipped_and_reported_and_never_altered(lines: list, is_torn: bool) -> None:
-    content = b"\n".join(line.line().encode() if isinstance(line, Run) else line for line in lines)
+    content = b"\n".join(line.model_dump_json().encode() if isinstance(line, Run) else line for line in lines)
     content += b"" if is_torn else b"\n"
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))
@@ -72,9 +72,9 @@ def test_an_invalid_line_is_skipped_and_reported_and_never_altered(lines: list, 
 
 def test_a_fault_names_the_invalid_key(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    line = json.loads(example_run().line())
+    line = json.loads(example_run().model_dump_json())
     line["certificate"]["errors"] = "many"
-    journal.path.write_text(f"{example_run().line()}\n{json.dumps(line)}\n")
+    journal.path.write_text(f"{example_run().model_dump_json()}\n{json.dumps(line)}\n")
     found, (fault,) = journal.read()
     assert len(found) == 1
     assert fault.startswith("runs.jsonl:2: skipped, certificate.errors: ")
@@ -84,7 +84,7 @@ def test_a_line_is_fsynced_before_append_returns(tmp_path: Path, monkeypatch: py
     journal, run, sizes = Journal(tmp_path), example_run(), []
     monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
     journal.append(run)
-    assert len(run.line().encode()) + 1 in sizes
+    assert len(run.model_dump_json().encode()) + 1 in sizes
 
 
 def test_an_invalid_run_is_not_appended(tmp_path: Path) -> None:

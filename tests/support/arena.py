@@ -83,7 +83,7 @@ def build_arena(folder: Path) -> Arena:
             shutil.copyfile(path, root / path.name)
     shutil.copyfile(ROOT / "tests" / "support" / "fake_speedrun.py", root / "speedrun.py")
     template = example_run(machine={"class": "Example CPU", "clean": True, "reasons": []})
-    (root / "template.json").write_text(template.line())
+    (root / "template.json").write_text(template.model_dump_json())
     arena = Arena(root)
     arena.behave(fast={"train": 9.0}, slow={"train": 12.0}, yardstick={})
     return arena
