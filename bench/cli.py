@@ -22,10 +22,6 @@ EXIT_SOLVED, EXIT_NOT_SOLVED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 13
 T = TypeVar("T")
 
 
-# -----------------------------------------------------------------------------
-# signals and progress
-
-
 def handle_interrupts() -> None:
     """Raise KeyboardInterrupt on Ctrl-C or SIGTERM, once: a second must not disturb the filing that the first began."""
 
@@ -46,10 +42,6 @@ def ignore_interrupts() -> None:
 def print_progress(line: str) -> None:
     """Print a line on standard error and flush it."""
     print(line, file=sys.stderr, flush=True)
-
-
-# -----------------------------------------------------------------------------
-# the command line
 
 
 def split_option(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:

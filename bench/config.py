@@ -27,7 +27,6 @@ RENAMED_VALUES = {"stop_at": {"survey": "evaluation"}}
 
 SEARCH = "search"  # the table in which a config describes the search that found it
 PEER = "peer"  # the table in which a config describes the published trainer that it reproduces
-TABLES = (SEARCH, PEER)  # of a config, beside its settings
 
 
 def find_config(name: str, device_type: str) -> tuple[str, Path]:
@@ -58,8 +57,9 @@ def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def former_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings under their first names, over which config hashes are taken."""
-    values = {key: inverse(names) for key, names in RENAMED_VALUES.items()}
-    return renamed(settings, inverse(RENAMED_SETTINGS), values)
+    names = {new: old for old, new in RENAMED_SETTINGS.items()}
+    values = {key: {new: old for old, new in words.items()} for key, words in RENAMED_VALUES.items()}
+    return renamed(settings, names, values)
 
 
 def renamed(
@@ -71,25 +71,17 @@ def renamed(
     }
 
 
-def inverse(names: Mapping[str, str]) -> dict[str, str]:
-    return {new: old for old, new in names.items()}
-
-
 def knows_current_names(schema: type) -> bool:
     """Whether a trainer's settings have the present names; those of older records have the former ones."""
     return {field.name for field in dataclasses.fields(schema)}.issuperset(RENAMED_SETTINGS.values())
 
 
 def read_config(path: Path, schema: type) -> dict[str, Any]:
-    """The settings in a config file and in its bases.
-
-    Raises UsageError for a key that is no field of the dataclass `schema`, for a value of another type than the
-    field's, and as `merged_values` does.
-    """
+    """The settings in a config file and in its bases, which must be fields of the dataclass `schema`, of its types."""
     valid = {field.name for field in dataclasses.fields(schema)}
 
     def prepare(values: dict[str, Any], path: Path) -> dict[str, Any]:
-        for table in TABLES:
+        for table in (SEARCH, PEER):
             if not isinstance(values.pop(table, {}), dict):
                 raise UsageError(f"{path}: {table}: must be a table")
         if knows_current_names(schema):
@@ -137,11 +129,6 @@ def merged_values(
     if base_path is None:
         raise UsageError(f"{path}: base: there is no config {base!r}")
     return merged_values(base_path, prepare, (*extended_by, path.resolve())) | values
-
-
-def read_search(path: Path) -> dict[str, Any] | None:
-    """The description of the search that found a config or one of its bases; None if there is none."""
-    return merged_values(path).get(SEARCH)
 
 
 def check_values(values: dict[str, Any], schema: type, where: str) -> None:

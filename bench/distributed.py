@@ -77,7 +77,6 @@ def leave(status: int) -> int:
 
 
 def size() -> int:
-    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -87,7 +86,6 @@ def rank() -> int:
 
 
 def barrier() -> None:
-    """Wait for all processes to arrive here."""
     if size() > 1:
         dist.barrier(control_group)
 

@@ -11,7 +11,7 @@ import tyro
 
 from bench.attempt.interface import Settings
 from bench.cli import parse_arguments, split_option, with_current_option_names
-from bench.config import check_values, find_config, knows_current_names, read_config, read_search
+from bench.config import SEARCH, check_values, find_config, knows_current_names, merged_values, read_config
 from bench.distributed import World, read_world
 from bench.errors import UnavailableHere, UsageError, nearest_hint
 from bench.experiments.launcher import BATCH_VARIABLE
@@ -151,7 +151,7 @@ def read_request(
     except ValueError as problem:
         raise UsageError(f"{path}: {problem}") from None
     parsed = parse_arguments(command_line, arguments, command_line(Request(config=name), settings), description)
-    return config, read_search(path), parsed.request, parsed.settings
+    return config, merged_values(path).get(SEARCH), parsed.request, parsed.settings
 
 
 def check_settings(settings: Settings, device: torch.device) -> None:

@@ -20,8 +20,7 @@ LOCKS = Path(tempfile.gettempdir() if sys.platform == "win32" else "/tmp")
 def pick_device(name: str) -> torch.device:
     """Resolve `auto`, `cpu`, `cuda` or `mps`; `auto` is CUDA if available, else the CPU.
 
-    MPS has to be requested: it has not been shown to be faster for models as small as these. Raises UnavailableHere if
-    this machine has no such device.
+    MPS has to be requested: it has not been shown to be faster for models this small. Raises UnavailableHere.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -39,15 +38,8 @@ def device_lock(device: torch.device) -> FileLock:
     return FileLock(LOCKS / f"addition-speedrun-{name}.lock", mode=0o666)
 
 
-# -----------------------------------------------------------------------------
-# precision and kernel
-
-
 def pick_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """Resolve `auto`, `bfloat16` or `float32` to the dtype of the matrix products; returns it and the reason.
-
-    Raises UnavailableHere if bfloat16 is requested on a GPU without it.
-    """
+    """Resolve `auto`, `bfloat16` or `float32` to the dtype of the matrix products; returns it and the reason."""
     native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else True
     if name == "bfloat16" and not native:
         raise UnavailableHere("this GPU has no bfloat16; use --precision float32")
@@ -97,8 +89,11 @@ def pick_precision_and_kernel(
     On a CPU the C kernel is preferred to AMX with torch: its whole step takes a fraction of the time that torch spends
     between operations.
     """
-    is_free = precision == "auto" and kernel != "torch" and device.type == "cpu"
-    for dtype, dtype_reason in kernel_precisions() if is_free else ():  # noqa: B007, used after the loop
+    choices: list[tuple[torch.dtype, str]] = []
+    if precision == "auto" and kernel != "torch" and device.type == "cpu":
+        bfloat16 = [(torch.bfloat16, "AVX512-BF16, the C kernel's")] if has_fast_avx512_bf16() else []
+        choices = [*bfloat16, (torch.float32, "the C kernel's")]  # the fastest first
+    for dtype, dtype_reason in choices:  # noqa: B007, used after the loop
         name, reason = pick_kernel("auto", device, dtype, model_problem)
         if name == "c":
             reason = "requested" if kernel == "c" else reason
@@ -109,12 +104,6 @@ def pick_precision_and_kernel(
     return dtype, name, f"{str(dtype).removeprefix('torch.')} ({dtype_reason}), kernel {name} ({reason})"
 
 
-def kernel_precisions() -> list[tuple[torch.dtype, str]]:
-    """The dtypes that the C kernel can use on this CPU, the fastest first, each with the reason."""
-    bfloat16 = [(torch.bfloat16, "AVX512-BF16, the C kernel's")] if has_fast_avx512_bf16() else []
-    return [*bfloat16, (torch.float32, "the C kernel's")]
-
-
 def has_avx512_bf16() -> bool:
     return "avx512_bf16" in cpuinfo().get("flags", "").split()
 
@@ -123,9 +112,6 @@ def has_fast_avx512_bf16() -> bool:
     # AMD's processors execute twice as many multiply-adds a cycle in bfloat16 as in float32, Intel's the same number.
     return cpuinfo().get("vendor_id") == "AuthenticAMD" and has_avx512_bf16()
 
-
-# -----------------------------------------------------------------------------
-# compilers
 
 # Environment variable that may name a compiler -> its language, the suffix of a source file, the default compiler.
 COMPILERS = {"CC": ("C", ".c", "cc"), "CXX": ("C++", ".cpp", "cl" if sys.platform == "win32" else "g++")}
@@ -158,7 +144,5 @@ def compiler_problem(variable: str, source: str, options: str) -> str | None:
         source_file.write_text(source)
         command = [*compiler.split(), *options.split(), "-c", str(source_file), "-o", str(object_file)]
         result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        message = (result.stderr.splitlines() or ["no message"])[0]
-        return f"the {language} compiler {compiler!r} does not work: {message}"
-    return None
+    message = (result.stderr.splitlines() or ["no message"])[0]
+    return f"the {language} compiler {compiler!r} does not work: {message}" if result.returncode else None

@@ -16,10 +16,6 @@ from bench.storage.schema import Gpu, Hardware, Software
 T = TypeVar("T")
 
 
-# -----------------------------------------------------------------------------
-# the CPU
-
-
 def cpuinfo() -> dict[str, str]:
     """The entry of the first processor in /proc/cpuinfo; empty where there is no such file."""
     try:
@@ -44,10 +40,6 @@ def usable_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(psutil.cpu_count() or 0))
-
-
-# -----------------------------------------------------------------------------
-# the GPU
 
 
 def nvml_handle(device: torch.device) -> Any:
@@ -114,10 +106,6 @@ def gpu_joules(handle: Any) -> float | None:
     return None if millijoules is None else millijoules / 1e3
 
 
-# -----------------------------------------------------------------------------
-# records
-
-
 def hardware_record(device: torch.device) -> Hardware:
     """The inventory of the machine, with the GPU if `device` is one."""
     info = cpuinfo()
@@ -151,10 +139,7 @@ def software_record() -> Software:
 
 
 def machine_class(hardware: Hardware, software: Software, threads: int | None, processes: int = 1) -> str:
-    """One line that identifies all the hardware and software that times depend on; only equal classes are compared.
-
-    `threads` is the number for each of the `processes` that train together.
-    """
+    """One line that identifies all the hardware and software that times depend on; only equal classes are compared."""
     torch_minor = ".".join(software.torch.split(".")[:2])
     together = f", {processes} processes" if processes > 1 else ""
     if hardware.gpu is not None:

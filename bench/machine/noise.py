@@ -163,13 +163,10 @@ def read_core_times(cores: list[int]) -> CoreTimes:
         return CoreTimes(idle=sum(core.idle for core in times), steal=0.0, total=sum(map(sum, times)))
     with open("/proc/stat") as file:  # psutil drops the core numbers, which have gaps where cores are offline
         lines = dict(line.split(maxsplit=1) for line in file if line.startswith("cpu"))
-    rows = [[int(ticks) * TICK_SECONDS for ticks in lines[f"cpu{core}"].split()] for core in cores]
+    columns = zip(*(map(int, lines[f"cpu{core}"].split()) for core in cores), strict=True)
     # user, nice, system, idle, iowait, irq, softirq, steal; then guest times, which user and nice include
-    return CoreTimes(
-        idle=sum(row[3] + row[4] for row in rows),
-        steal=sum(row[7] for row in rows),
-        total=sum(sum(row[:8]) for row in rows),
-    )
+    seconds = [sum(column) * TICK_SECONDS for column in columns]
+    return CoreTimes(idle=seconds[3] + seconds[4], steal=seconds[7], total=sum(seconds[:8]))
 
 
 def family_seconds() -> float:
@@ -207,11 +204,8 @@ def other_gpu_processes(gpu: Any, device: torch.device, partners: Sequence[int])
     """
     import pynvml
 
-    listed = {
-        process.pid
-        for query in (pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses)
-        for process in query(gpu)
-    }
+    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu) + pynvml.nvmlDeviceGetGraphicsRunningProcesses(gpu)
+    listed = {process.pid for process in processes}
     if os.getpid() not in listed and torch.cuda.memory_reserved(device):  # this process does use the GPU
         return len(listed) - 1 if listed else None
     return len(listed - {os.getpid(), *partners})

@@ -10,10 +10,9 @@ from bench.storage.schema import EXPLORATION_COMMANDS, Run
 
 
 def overheads(runs: Sequence[Run]) -> dict[tuple[str, str], list[float]]:
-    """(engine, machine class) -> seconds between the end of each attempt and the start of the next one.
+    """(engine, machine class) -> seconds from the end of each attempt, if not cut short, to the start of the next one.
 
-    Of matrices and searches that ran one attempt at a time: where attempts overlapped, on several nodes, the gaps are
-    meaningless.
+    Of matrices and searches that ran one attempt at a time: where attempts overlapped, the gaps are meaningless.
     """
     batches: dict[str, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.started_at):
@@ -21,17 +20,14 @@ def overheads(runs: Sequence[Run]) -> dict[tuple[str, str], list[float]]:
             batches[batch.id].append(run)
     all_gaps: dict[tuple[str, str], list[float]] = defaultdict(list)
     for in_order in batches.values():
-        gaps = [gap for pair in itertools.pairwise(in_order) if (gap := gap_between(*pair)) is not None]
+        gaps = [
+            (following.started_at - run.started_at).total_seconds() - run.seconds.total
+            for run, following in itertools.pairwise(in_order)
+            if run.seconds.total is not None and run.outcome != "interrupted"
+        ]
         if gaps and min(gaps) > 0:
             all_gaps[in_order[0].engine or "local", in_order[0].machine_class_name] += gaps
     return dict(sorted(all_gaps.items()))
-
-
-def gap_between(run: Run, following: Run) -> float | None:
-    """Seconds from the end of a run to the start of the following one; None if the run was killed or interrupted."""
-    if run.seconds.total is None or run.outcome == "interrupted":
-        return None
-    return (following.started_at - run.started_at).total_seconds() - run.seconds.total
 
 
 class Spread(NamedTuple):
@@ -90,10 +86,7 @@ def clopper_pearson_upper(errors: int, problems: int) -> float:
 
 
 def solve_rates_agree(num_solved: int, num_attempts: int, other_solved: int, other_attempts: int) -> bool:
-    """Whether the solve rates of two batches do not differ at the 5% level (Fisher's exact test, 1935, two-sided).
-
-    With few attempts the test rejects hardly anything.
-    """
+    """Whether two solve rates do not differ at the 5% level (Fisher's exact test, 1935); few attempts rarely do."""
     from scipy.stats import fisher_exact
 
     table = [[num_solved, num_attempts - num_solved], [other_solved, other_attempts - other_solved]]

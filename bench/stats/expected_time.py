@@ -1,5 +1,6 @@
 """The seconds that an attempt is charged, and the expected time to success (ERT)."""
 
+import math
 from collections.abc import Sequence
 
 from bench.clock import MAX_WARMUP_SECONDS, ClockName
@@ -32,9 +33,6 @@ def charged_seconds(run: Run, clock: ClockName) -> float | None:
 
 
 def expected_time_to_success(runs: Sequence[Run], clock: ClockName) -> float:
-    """ERT in seconds: the sum of all costs over the number of successes (Hansen et al., COCO, 2009).
-
-    Infinite if none succeeded.
-    """
+    """ERT in seconds: all costs over the number of successes, infinite without one (Hansen et al., COCO, 2009)."""
     num_solved = sum(run.outcome == "solved" for run in runs)
-    return sum(attempt_costs(runs, clock)) / num_solved if num_solved else float("inf")
+    return sum(attempt_costs(runs, clock)) / num_solved if num_solved else math.inf

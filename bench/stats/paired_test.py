@@ -82,10 +82,6 @@ def log_ert_ratio(pairs: Pairs) -> float:
     return float(log_ratios(*pairs))
 
 
-# -----------------------------------------------------------------------------
-# the test
-
-
 def swaps(num_pairs: int, seed: int) -> np.ndarray:
     """Which pairs to swap, (num_swaps, num_pairs) bool: all combinations, or random ones if they are too many."""
     if num_pairs <= MOST_ENUMERATED_PAIRS:
@@ -116,10 +112,6 @@ def verdict(pairs: Pairs, seed: int) -> Verdict:
     if pairs.num_pairs < FEWEST_PAIRS or swap_test(pairs, seed) > LEVEL:
         return "not decided"
     return "faster" if log_ert_ratio(pairs) < 0 else "slower"
-
-
-# -----------------------------------------------------------------------------
-# intervals of the ratio
 
 
 def ratio_interval(pairs: Pairs, seed: int) -> tuple[float, float] | None:

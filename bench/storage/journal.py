@@ -22,8 +22,7 @@ class Journal(JsonLines[Run]):
 
     def __init__(self, results: Path) -> None:
         super().__init__(results / "runs.jsonl", Run)
-        self.results = results
-        self.marks = results / "started"
+        self.results, self.marks = results, results / "started"
 
     @contextmanager
     def attempt(self, lost_run: Run) -> Iterator["StartMark"]:
@@ -36,10 +35,7 @@ class Journal(JsonLines[Run]):
 
     @contextmanager
     def supervise(self, batch_id: str) -> Iterator[None]:
-        """Hold the lock of a batch for the `with` block, so that no other command recovers its attempts.
-
-        Raises filelock.Timeout if another process holds it.
-        """
+        """Hold the lock of a batch, so that no other command recovers its attempts; raises Timeout if one holds it."""
         lock = self.batch_lock(batch_id)
         with lock.acquire(timeout=0):
             try:
@@ -53,10 +49,7 @@ class Journal(JsonLines[Run]):
         return FileLock(self.marks / f"{batch_id}.lock", is_singleton=True)
 
     def collect(self, batch: Batch, finish: Callable[[Run], Run]) -> Run | None:
-        """File the line in the mark of one attempt of a batch, completed by `finish`; returns it, None without a mark.
-
-        Waits for an attempt that is still running.
-        """
+        """Wait for one attempt of a batch to end and file its line, completed by `finish`; None without such a mark."""
         for mark, run in self.read_marks():
             if run.batch == batch:
                 with mark.lock:

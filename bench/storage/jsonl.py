@@ -26,11 +26,7 @@ class JsonLines(Generic[LineT]):
         return FileLock(f"{self.path}.lock", is_singleton=True)
 
     def append(self, line: LineT) -> None:
-        """Append one line and fsync it.
-
-        Raises ValidationError if the line is not valid, OSError if it could not be written completely; readers skip an
-        incomplete line.
-        """
+        """Append one line and fsync it; an OSError may leave an incomplete line, which readers skip."""
         text = self.model.model_validate(line.model_dump()).model_dump_json()
         with self.lock():
             is_new = not self.path.exists()
@@ -47,16 +43,13 @@ class JsonLines(Generic[LineT]):
         """All lines in file order, and a message about each invalid line."""
         lines: list[LineT] = []
         faults: list[str] = []
-        if not self.path.exists():
-            return lines, faults
-        with open(self.path, "rb") as file:
-            for number, text in enumerate(file, start=1):
-                if not text.strip():
-                    continue
-                try:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        for number, text in enumerate(content.split(b"\n"), start=1):
+            try:
+                if text.strip():
                     lines.append(self.model.model_validate_json(text))
-                except ValidationError as problem:
-                    faults.append(f"{self.path.name}:{number}: skipped, {describe_invalid(problem)}")
+            except ValidationError as problem:
+                faults.append(f"{self.path.name}:{number}: skipped, {describe_invalid(problem)}")
         return lines, faults
 
 

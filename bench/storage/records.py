@@ -46,7 +46,6 @@ class RecordFolder:
 
 
 def records_folder(results: Path) -> Path:
-    """The folder of all records."""
     return results / "records"
 
 
@@ -135,10 +134,7 @@ def pack_source(archive: Path, root: Path) -> None:
 
 
 def unpack_source(record_folder: RecordFolder, folder: Path) -> Path:
-    """Unpack a record's source into an empty folder; returns the path of its trainer.
-
-    Raises UsageError if the archive is missing or damaged, or its hashes differ from those in the record.
-    """
+    """Unpack a record's source into an empty folder, with its hashes checked; returns the path of its trainer."""
     record, archive = record_folder.record, record_folder.folder / "source.zip"
     try:
         with zipfile.ZipFile(archive) as packed:

@@ -51,10 +51,7 @@ def is_weights_path(reference: str) -> bool:
 
 
 def find_run(reference: str, results: Path, with_weights: bool = False) -> Run:
-    """Find a run in the journal by its id, by a path to its weights, or as `latest`.
-
-    `with_weights` considers only runs that kept theirs. Raises UsageError, with the nearest id, if there is none.
-    """
+    """Find a run by its id, by a path to its weights, or as `latest`; UsageError, with the nearest id, without one."""
     runs, faults = Journal(results).read()
     print_faults(faults)
     candidates = [run for run in runs if run.weights is not None or not with_weights]
@@ -77,10 +74,7 @@ def find_run(reference: str, results: Path, with_weights: bool = False) -> Run:
 
 
 def find_weights(reference: str, results: Path) -> Path:
-    """The weights file of a run; see `find_run`. A path to weights is returned as it is, without the journal.
-
-    Raises UsageError if there is no such run with weights, or the file is missing.
-    """
+    """The weights file of a run; see `find_run`. A path to weights is returned as it is, without the journal."""
     if is_weights_path(reference):
         return Path(reference)
     run = find_run(reference, results, with_weights=True)

@@ -31,10 +31,7 @@ def save(path: Path, model: Transformer, track: Track, settings: dict[str, Any])
 
 
 def load(path: Path, device: torch.device) -> tuple[Transformer, Track]:
-    """The model, in evaluation mode on `device`, and its track.
-
-    Raises ValueError if the file is missing, truncated, of another project, or of an unknown track.
-    """
+    """The model, in evaluation mode on `device`, and its track; raises ValueError if they cannot be read."""
     metadata, state = read_file(path)
     try:
         model, track = build_model(metadata, state)
@@ -48,7 +45,7 @@ def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The metadata and the tensors of a safetensors file; raises ValueError if it cannot be read."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such weights file") from None
     except (SafetensorError, OSError) as problem:
@@ -70,8 +67,7 @@ def build_model(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[Tra
 
 def tensor_sizes(path: Path) -> dict[str, int]:
     """The number of elements of each tensor in a file."""
-    with safe_open(path, framework="pt", device="cpu") as file:
-        return {name: file.get_tensor(name).numel() for name in file.keys()}  # noqa: SIM118, not a dict
+    return {name: tensor.numel() for name, tensor in read_file(path)[1].items()}
 
 
 def state_sha256(model: Transformer) -> str:

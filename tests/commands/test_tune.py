@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from bench.commands import tune
-from bench.config import find_config, read_search
+from bench.config import SEARCH, find_config, merged_values
 from bench.errors import UsageError
 
 pytestmark = pytest.mark.extra
@@ -61,7 +61,7 @@ def test_the_fastest_settings_are_written_with_the_cost_of_the_search(arena, run
     assert not any(run.is_contest for run in runs)
     name, path = find_config(str(arena.results / "tune" / "some.toml"), "cpu")
     assert name == "some"
-    assert read_search(path) == cost
+    assert merged_values(path)[SEARCH] == cost
 
 
 def test_all_trials_use_the_same_seeds_and_records_cannot_draw_them(arena, run_tune):
