@@ -12,7 +12,7 @@ from bench.commands.options import DEFAULT_RESULTS, ResultsOption, WhyOption
 from bench.commands.paired_experiment import conclude_comparison, run_paired_experiment
 from bench.errors import UsageError
 from bench.experiments.comparison import is_concluded
-from bench.experiments.paired_plan import normalize_why, resolve_side
+from bench.experiments.paired_plan import Experiment, normalize_why, resolve_side
 from bench.provenance import first_seed
 from bench.report import leaderboard
 
@@ -45,22 +45,22 @@ def main(arguments: Arguments) -> int:
     handle_interrupts()
     with contextlib.ExitStack() as stack:
         a, b = (resolve_side(name, arguments.device, results, stack) for name in (arguments.a, arguments.b))
-        (side_a, contestant_a), (side_b, contestant_b) = a, b
         for what in ("track", "device"):
-            if getattr(contestant_a.planned, what) != getattr(contestant_b.planned, what):
+            if getattr(a.contestant.planned, what) != getattr(b.contestant.planned, what):
                 raise UsageError(f"{arguments.a} and {arguments.b} cannot be compared: their {what}s differ")
-        hashes = [digest for side in (side_a, side_b) for digest in (side.config_hash, side.source_sha256)]
-        plan, runs = run_paired_experiment(
+        hashes = [digest for side, _ in (a, b) for digest in (side.config_hash, side.source_sha256)]
+        experiment = Experiment(
             "compare",
             a,
             b,
-            clock=arguments.clock,
-            pairs=arguments.pairs,
+            arguments.clock,
+            arguments.pairs,
             first_seed=lambda number: first_seed(*hashes, str(number)),
             is_finished=lambda plan, runs: is_concluded(plan, results),
             results=results,
             why=why,
         )
+        plan, runs = run_paired_experiment(experiment)
     comparison = conclude_comparison(plan, runs, results)
     leaderboard.refresh(results)
     print(comparison.verdict)

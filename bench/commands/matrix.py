@@ -4,6 +4,7 @@ import dataclasses
 import math
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -23,8 +24,7 @@ from bench.experiments.matrix_file import MATRICES, Matrix, read_matrix
 from bench.experiments.matrix_results import (
     CellResult,
     MachineMatrix,
-    PendingAttempt,
-    is_pending,
+    attempt_key,
     matrix_runs,
     rank_cells,
     results_csv,
@@ -80,10 +80,7 @@ def main(arguments: Arguments) -> int:
         with supervised(journal, f"matrix-{matrix.name}"):
             journal.collect_orphans(MATRIX)
             runs, _ = journal.read()
-            pending = {
-                machine_matrix: pending_attempts(machine_matrix, runs, arguments.retry_failed)
-                for machine_matrix in machine_matrices
-            }
+            pending = {each: each.pending(runs, arguments.retry_failed) for each in machine_matrices}
             for machine_matrix, attempts in pending.items():
                 announce(machine_matrix, len(attempts), runs)
             if any(pending.values()):
@@ -93,11 +90,7 @@ def main(arguments: Arguments) -> int:
 
 
 def check_size(matrix: Matrix, is_large_allowed: bool) -> None:
-    """Check the number of cells before any is resolved.
-
-    Raises:
-        UsageError: there is no cell, or there are too many attempts to run without `--yes`.
-    """
+    """Raises UsageError before any cell is resolved: there is none, or there are too many to run without `--yes`."""
     most_cells = math.inf if is_large_allowed else MOST_ATTEMPTS // len(matrix.seeds)
     num_cells = 0
     for num_cells, _ in enumerate(matrix.cells(), start=1):  # stops early: the product of the axes can be astronomical
@@ -109,11 +102,6 @@ def check_size(matrix: Matrix, is_large_allowed: bool) -> None:
             )
     if not num_cells:
         raise UsageError(f"{matrix.path}: exclude: no cell is left")
-
-
-def pending_attempts(machine_matrix: MachineMatrix, runs: Sequence[Run], retry_failed: bool) -> list[PendingAttempt]:
-    known = matrix_runs(runs)
-    return [attempt for attempt in machine_matrix.attempts() if is_pending(known.get(attempt.key, ()), retry_failed)]
 
 
 # -----------------------------------------------------------------------------
@@ -132,24 +120,18 @@ def announce(machine_matrix: MachineMatrix, num_pending: int, runs: Sequence[Run
         f"{matrix.name}: {len(machine_matrix.cells)} cells, {len(matrix.seeds)} seeds: {total} attempts, "
         f"{total - num_pending} done, " + (f"{num_pending} to run, {expected}" if num_pending else "nothing to run")
     )
-    for reason in sorted({refusal.reason for refusal in machine_matrix.refusals}):
-        count = sum(refusal.reason == reason for refusal in machine_matrix.refusals)
+    for reason, count in sorted(Counter(refusal.reason for refusal in machine_matrix.refusals).items()):
         print_progress(f"{count} cells cannot run here and are left out: {reason}")
     announce_uncounted(machine_matrix, runs)
 
 
 def announce_uncounted(machine_matrix: MachineMatrix, runs: Sequence[Run]) -> None:
     """Print how many attempts of the same cells were run on another machine class, or with other source."""
-    planned = [cell.contestant.planned for cell in machine_matrix.cells]
-    hashes = {run.config_hash for run in planned}
-    counted = {(run.config_hash, run.machine.class_, run.source_sha256) for run in planned}
-    uncounted = [
-        run
-        for attempts in matrix_runs(runs).values()
-        for run in attempts
-        if run.config_hash in hashes and (run.config_hash, run.machine.class_, run.source_sha256) not in counted
-    ]
-    elsewhere = sum(run.machine.class_ != planned[0].machine.class_ for run in uncounted)
+    counted, machine_class = machine_matrix.keys, machine_matrix.cells[0].contestant.planned.machine.class_
+    hashes = {key.config_hash for key in counted}
+    keys = [attempt_key(run) for run in runs if run.command == MATRIX and run.config_hash in hashes]
+    uncounted = [key for key in keys if key._replace(seed=0) not in counted]
+    elsewhere = sum(key.machine_class != machine_class for key in uncounted)
     if elsewhere:
         print_progress(f"{elsewhere} attempts were run on another machine class and do not count here")
     if len(uncounted) > elsewhere:
@@ -162,21 +144,15 @@ def estimate_seconds(machine_matrix: MachineMatrix, runs: Sequence[Run]) -> floa
     The median of the matrix's own attempts, otherwise of those of its base; None without either.
     """
     planned = machine_matrix.cells[0].contestant.planned
-    hashes = {cell.contestant.planned.config_hash for cell in machine_matrix.cells}
-    here = [run for run in runs if run.machine.class_ == planned.machine.class_]
-    of_matrix = [run for run in here if run.config_hash in hashes]
-    of_base = [run for run in here if (run.track, run.config) == (planned.track, planned.config)]
-    for candidates in (of_matrix, of_base):
-        totals = [run.seconds.total for run in candidates if run.seconds.total is not None]
-        if totals:
-            gaps = [
-                gap
-                for (_, machine_class), engine_gaps in overheads(runs).items()
-                if machine_class == planned.machine.class_
-                for gap in engine_gaps
-            ]
-            return statistics.median(totals) + (statistics.median(gaps) if gaps else 0.0)
-    return None
+    here = planned.machine.class_
+    totals = [(run, run.seconds.total) for run in runs if run.machine.class_ == here and run.seconds.total is not None]
+    hashes = {key.config_hash for key in machine_matrix.keys}
+    of_matrix = [total for run, total in totals if run.config_hash in hashes]
+    of_base = [total for run, total in totals if (run.track, run.config) == (planned.track, planned.config)]
+    if not (of_matrix or of_base):
+        return None
+    gaps = [gap for (_, machine_class), some in overheads(runs).items() if machine_class == here for gap in some]
+    return statistics.median(of_matrix or of_base) + (statistics.median(gaps) if gaps else 0.0)
 
 
 # -----------------------------------------------------------------------------
@@ -184,19 +160,14 @@ def estimate_seconds(machine_matrix: MachineMatrix, runs: Sequence[Run]) -> floa
 
 
 def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_folder: Path) -> None:
-    """Print the ranking of each machine matrix as a table, and write it as CSV and as a plot.
-
-    Raises:
-        OSError: a file could not be written.
-    """
+    """Print the ranking of each machine matrix as a table, and write it as CSV and as a plot."""
     matrix, known = machine_matrices[0].matrix, matrix_runs(journal.read()[0])
     stem = results_folder / MATRIX / matrix.name
-    stem.parent.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     tables = [machine_matrix.results(known) for machine_matrix in machine_matrices]
     files = {stem.with_suffix(".csv"): results_csv(tables, matrix.clock)}
+    is_single = len(machine_matrices) == 1
     for index, (machine_matrix, results) in enumerate(zip(machine_matrices, tables, strict=True), start=1):
-        is_single = len(machine_matrices) == 1
         if not is_single:
             console.print(machine_matrix.machine_class, soft_wrap=True, markup=False)
         console.print(results_table(results, matrix.clock))

@@ -1,38 +1,18 @@
 """The steps that `compare`, `record` and `replay` share: plan an experiment, run it, file its conclusion."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from bench.cli import reject_unwritable
-from bench.clock import ClockName
 from bench.experiments.comparison import Comparison, evaluate_comparison, file_conclusion, show_comparison
-from bench.experiments.executors import Executor
-from bench.experiments.launcher import Contestant
-from bench.experiments.paired_plan import Contestants, plan_experiment, run_experiment
+from bench.experiments.paired_plan import Experiment, plan_experiment, run_experiment
 from bench.report import leaderboard
 from bench.storage.journal import Journal
-from bench.storage.schema import PairedPlan, Run, Side
-
-Participant = tuple[Side, Contestant]  # as returned by resolve_side
+from bench.storage.schema import PairedPlan, Run
 
 
-def run_paired_experiment(
-    command: Literal["compare", "record", "replay"],
-    a: Participant,
-    b: Participant | None,
-    *,
-    clock: ClockName,
-    pairs: int,
-    first_seed: Callable[[int], int],
-    is_finished: Callable[[PairedPlan, Sequence[Run]], bool],
-    results: Path,
-    why: str | None = None,
-    executor: Executor | None = None,
-) -> tuple[PairedPlan, list[Run]]:
+def run_paired_experiment(experiment: Experiment) -> tuple[PairedPlan, list[Run]]:
     """Plan an experiment, or resume the same unfinished one, and run its attempts.
-
-    The arguments are those of `plan_experiment` and `run_experiment`.
 
     Returns:
         The plan, and all runs of the journal.
@@ -42,17 +22,14 @@ def run_paired_experiment(
         ExecutorLost: attempts are left.
         UsageError: `results` cannot be written to, or an unfinished plan has another number of pairs.
     """
-    (side_a, contestant_a), (side_b, contestant_b) = a, b or (None, None)
-    journal = Journal(results)
-    with reject_unwritable(results):
+    journal = Journal(experiment.results)
+    with reject_unwritable(experiment.results):
         journal.recover()
-        plan, resumed = plan_experiment(
-            command, (side_a, side_b), contestant_a.planned, clock, pairs, first_seed, is_finished, results, why
-        )
+        plan, resumed = plan_experiment(experiment)
     try:
-        run_experiment(plan, resumed, Contestants(contestant_a, contestant_b), results, executor)
+        run_experiment(plan, resumed, experiment)
     except KeyboardInterrupt:
-        leaderboard.refresh(results)
+        leaderboard.refresh(experiment.results)
         raise
     return plan, journal.read()[0]
 

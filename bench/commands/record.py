@@ -14,13 +14,13 @@ from bench.clock import ClockName
 from bench.commands import board
 from bench.commands.executor_options import AddressOption, EngineOption
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption, WhyOption
-from bench.commands.paired_experiment import Participant, conclude_comparison, run_paired_experiment
+from bench.commands.paired_experiment import conclude_comparison, run_paired_experiment
 from bench.config import CONFIGS, find_config, merged_values, with_current_names
-from bench.errors import UsageError
+from bench.errors import UnavailableHere, UsageError
 from bench.experiments.comparison import Comparison, evaluate_comparison, summarize_batch
-from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, open_executors
+from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, open_executors, prepare_each
 from bench.experiments.launcher import SCRIPT, Refusal
-from bench.experiments.paired_plan import normalize_why, resolve_side, runs_by_side
+from bench.experiments.paired_plan import Experiment, normalize_why, resolve_side, runs_by_side
 from bench.formatting import batch_line
 from bench.provenance import first_seed
 from bench.report import leaderboard
@@ -67,7 +67,8 @@ def main(arguments: Arguments) -> int:
         if len(executors) == 1:
             return record_on_any(executors, arguments)
         statuses = []
-        for group in group_by_machine_class(find_machine_classes(executors, arguments)):
+        classes = prepare_each(executors, lambda executor: find_machine_class(executor, arguments))
+        for group in group_by_machine_class(classes):
             try:
                 statuses.append(record_on_any(group, arguments))
             except UsageError as problem:  # the other machine classes may still have their records
@@ -86,27 +87,12 @@ def check_arguments(arguments: Arguments) -> None:
         raise UsageError(f"--name {arguments.name!r}: must be letters and digits, separated by '-' or '_'")
 
 
-def find_machine_classes(executors: Sequence[Executor], arguments: Arguments) -> dict[Executor, str | None]:
-    """The machine class of each executor that can run the config.
-
-    Raises:
-        UsageError: no executor can run the config, or the config is wrong.
-    """
-    classes: dict[Executor, str | None] = {}
-    refusals = []
-    for executor in executors:
-        (answer,) = executor.resolve_all(SCRIPT, [["--config", arguments.config, "--device", arguments.device]])
-        if not isinstance(answer, Refusal):
-            classes[executor] = answer.planned.machine.class_
-        elif answer.not_here:
-            refusals.append(f"{executor.name} is left out: {answer.reason}")
-        else:
-            raise UsageError(answer.reason)
-    if not classes:
-        raise UsageError("; ".join(refusals))
-    for line in refusals:
-        print_progress(line)
-    return classes
+def find_machine_class(executor: Executor, arguments: Arguments) -> str | None:
+    """The machine class of an executor; raises UnavailableHere or UsageError when it cannot run the config."""
+    (answer,) = executor.resolve_all(SCRIPT, [["--config", arguments.config, "--device", arguments.device]])
+    if isinstance(answer, Refusal):
+        raise UnavailableHere(answer.reason) if answer.not_here else UsageError(answer.reason)
+    return answer.planned.machine.class_
 
 
 # -----------------------------------------------------------------------------
@@ -125,10 +111,7 @@ def record_on_any(executors: Sequence[Executor], arguments: Arguments) -> int:
 
 
 def record_on(executor: Executor, arguments: Arguments) -> int:
-    """Run the batch on an executor, and file the record if it is one.
-
-    Returns:
-        The exit status.
+    """Run the batch on an executor, and file the record if it is one. Returns the exit status.
 
     Raises:
         ExecutorLost: attempts are left, which another executor of the same machine class can run.
@@ -137,30 +120,33 @@ def record_on(executor: Executor, arguments: Arguments) -> int:
     results = arguments.results
     with contextlib.ExitStack() as stack:
         challenger = resolve_side(arguments.config, arguments.device, results, stack, executor)
-        planned = challenger[1].planned
+        planned = challenger.contestant.planned
         check_source(planned)
-        machine_class = planned.machine_class_name
-        standing = standing_record(read_records(results)[0], planned.track, arguments.clock, machine_class)
+        folders, _ = read_records(results)
+        standing = standing_record(folders, planned.track, arguments.clock, planned.machine_class_name)
         opponent = None
         if standing is not None:
             opponent = resolve_side(standing.record.name, "auto", results, stack, executor)
-            check_different(challenger, opponent)
+            a, b = challenger.side, opponent.side
+            if (a.config_hash, a.source_sha256) == (b.config_hash, b.source_sha256):
+                raise UsageError(f"this config and source are the standing record, {b.name}")
         reasons = executor.check_quiet(planned.device, QUIET_SECONDS)
         if reasons and not arguments.noisy:
             raise UsageError(f"{executor.name} is not quiet: {'; '.join(reasons)}; --noisy continues nevertheless")
-        plan, runs = run_paired_experiment(
+        experiment = Experiment(
             "record",
             challenger,
             opponent,
-            clock=arguments.clock,
-            pairs=arguments.pairs,
+            arguments.clock,
+            arguments.pairs,
             first_seed=lambda number: first_seed(planned.config_hash, planned.source_sha256),
             is_finished=lambda plan, runs: is_finished(plan, runs, results),
             results=results,
             why=arguments.why,
             executor=executor,
         )
-    return decide(arguments, plan, standing, runs, source=challenger[1].script.parent)
+        plan, runs = run_paired_experiment(experiment)
+    return decide(arguments, plan, standing, runs, source=challenger.contestant.script.parent)
 
 
 def check_source(planned: Run) -> None:
@@ -172,12 +158,6 @@ def check_source(planned: Run) -> None:
         raise UsageError("control: an attempt on a manipulated track cannot be a record")
 
 
-def check_different(challenger: Participant, opponent: Participant) -> None:
-    (side, _), (standing, _) = challenger, opponent
-    if (side.config_hash, side.source_sha256) == (standing.config_hash, standing.source_sha256):
-        raise UsageError(f"this config and source are the standing record, {standing.name}")
-
-
 # -----------------------------------------------------------------------------
 # the decision
 
@@ -185,14 +165,9 @@ def check_different(challenger: Participant, opponent: Participant) -> None:
 def decide(
     arguments: Arguments, plan: PairedPlan, standing: RecordFolder | None, runs: Sequence[Run], source: Path
 ) -> int:
-    """File the batch as a record if it beat the standing one, or if there is none.
+    """File the batch as a record if it beat the standing one, or if there is none. Returns the exit status.
 
-    Args:
-        runs: all of the journal.
-        source: the tree that is filed as the record's snapshot.
-
-    Returns:
-        The exit status: 1 when there is no record.
+    `runs` are all of the journal; `source` is the tree that is filed as the record's snapshot.
     """
     results = arguments.results
     batch_runs, _ = runs_by_side(plan, runs)
@@ -264,21 +239,14 @@ def make_record(
     comparison: Comparison | None,
     standing: RecordFolder | None,
 ) -> Record:
-    side = plan.a
-    if side.commit is None or median.weights_sha256 is None or median.parameters is None:
+    commit = plan.a.commit
+    if commit is None or median.weights_sha256 is None or median.parameters is None:
         raise UsageError(f"{median.run_id}: a record needs a commit, weights and their number")
     return Record(
         name=new_record_name(arguments, plan),
-        track=plan.track,
-        clock=plan.clock,
-        machine_class=plan.machine_class,
-        device=plan.device,
-        config=side.config,
-        settings=side.settings,
-        config_hash=side.config_hash,
-        source_sha256=side.source_sha256,
-        harness_sha256=side.harness_sha256,
-        commit=side.commit,
+        **plan.model_dump(include={"track", "clock", "machine_class", "device", "started_at"}),
+        **plan.a.model_dump(include={"config", "settings", "config_hash", "source_sha256", "harness_sha256"}),
+        commit=commit,
         batch=plan.id,
         result=summarize_batch(batch_runs),
         predecessor=None if standing is None else standing.record.name,
@@ -290,7 +258,6 @@ def make_record(
         median_run=median.run_id,
         weights_sha256=median.weights_sha256,
         parameters=median.parameters,
-        started_at=plan.started_at,
         search=median.search,
     )
 

@@ -16,7 +16,7 @@ from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.commands.paired_experiment import run_paired_experiment
 from bench.errors import UsageError
 from bench.experiments.comparison import bounded_interval, summarize_batch
-from bench.experiments.paired_plan import resolve_side, runs_by_side
+from bench.experiments.paired_plan import Experiment, resolve_side, runs_by_side
 from bench.formatting import errors_in_words, ratio_text
 from bench.provenance import harness_sha256
 from bench.report import leaderboard
@@ -49,23 +49,21 @@ def main(arguments: Arguments) -> int:
     record_folder = find_record(arguments.record, results)
     check_weights(record_folder)
     with contextlib.ExitStack() as stack:
-        side, contestant = resolve_side(arguments.record, "auto", results, stack)  # checks source and settings hashes
-        plan, runs = run_paired_experiment(
+        participant = resolve_side(arguments.record, "auto", results, stack)  # checks the hashes of source and settings
+        experiment = Experiment(
             "replay",
-            (side, contestant),
+            participant,
             None,
-            clock=record_folder.record.clock,
-            pairs=arguments.attempts,
+            record_folder.record.clock,
+            arguments.attempts,
             first_seed=lambda number: random.SystemRandom().randrange(2**31),
             is_finished=lambda plan, runs: any(line.batch == plan.id for line in record_folder.reproductions.read()[0]),
             results=results,
         )
+        plan, runs = run_paired_experiment(experiment)
         replay_runs, _ = runs_by_side(plan, runs)
-        problems = [
-            certificate_problem(contestant.script.parent, run, results)
-            for run in replay_runs
-            if run.outcome == "solved"
-        ]
+        source, solved = participant.contestant.script.parent, [run for run in replay_runs if run.outcome == "solved"]
+        problems = [certificate_problem(source, run, results) for run in solved]
     reproduction = make_reproduction(record_folder, plan, replay_runs, runs, problems)
     record_folder.reproductions.append(reproduction)
     leaderboard.refresh(results)
@@ -85,11 +83,7 @@ def check_weights(record_folder: RecordFolder) -> None:
 
 
 def certificate_problem(source: Path, run: Run, results: Path) -> str | None:
-    """Certify the weights of a solved attempt again.
-
-    Returns:
-        Why the certificate does not confirm the attempt; None when it does.
-    """
+    """Certify a solved attempt again: why the certificate does not confirm it, or None when it does."""
     print_progress(f"certifying {run.run_id} again")
     if run.weights is None:
         return f"{run.run_id}: it kept no weights"
@@ -112,18 +106,12 @@ def make_reproduction(
     The record is reproduced when the certificate confirms every solved attempt, at least one is solved, and Fisher's
     exact test finds no difference between the solve rates of replay and record.
 
-    Args:
-        runs: all of the journal, among them the record's.
-        problems: see `certificate_problem`, for each solved attempt.
+    `runs` are all of the journal, `problems` those of `certificate_problem` for each solved attempt.
     """
     record, result = record_folder.record, summarize_batch(replay_runs)
-    record_runs = [
-        run for run in runs if run.batch is not None and (run.batch.id, run.batch.side) == (record.batch, "a")
-    ]
+    record_runs = [run for run in runs if run.batch and (run.batch.id, run.batch.side) == (record.batch, "a")]
     ert = result.ert_seconds(record.clock)
-    interval = unpaired_ratio_interval(
-        charge_attempts(replay_runs, record.clock), charge_attempts(record_runs, record.clock), plan.seeds[0]
-    )
+    charged, record_charged = (charge_attempts(batch_runs, record.clock) for batch_runs in (replay_runs, record_runs))
     reasons = [problem for problem in problems if problem is not None]
     if not solve_rates_agree(result.solved, result.attempts, record.result.solved, record.result.attempts):
         reasons.append(
@@ -139,7 +127,7 @@ def make_reproduction(
         result=result,
         certified=sum(problem is None for problem in problems),
         ert_ratio=None if ert is None else ert / record.ert_seconds,
-        ert_ratio_95=bounded_interval(interval),
+        ert_ratio_95=bounded_interval(unpaired_ratio_interval(charged, record_charged, plan.seeds[0])),
         reproduced=not reasons,
         reason="; ".join(reasons) or None,
         started_at=plan.started_at,

@@ -1,7 +1,7 @@
 """`python -m bench tune SPACE`: search for the settings with the lowest ERT, and write them as a config."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -10,19 +10,18 @@ from bench.cli import EXIT_INTERRUPTED, check_positive, handle_interrupts, print
 from bench.commands.executor_options import AddressOption, EngineOption
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption
 from bench.config import SEARCH, current_names, find_config, merged_values, with_current_names
-from bench.errors import UnavailableHere, UsageError
 from bench.experiments.executors import (
     EXIT_UNFINISHED,
     Executor,
-    ExecutorLost,
     group_by_machine_class,
     open_executors,
+    prepare_each,
     run_jobs,
 )
 from bench.experiments.launcher import SCRIPT
 from bench.experiments.matrix_file import settings_text
 from bench.experiments.search import NEVER, Search
-from bench.experiments.search_space import SPACES, SearchSpace, read_search_space
+from bench.experiments.search_space import SPACES, read_search_space
 from bench.experiments.toml_file import find_file
 from bench.formatting import search_text
 from bench.storage.journal import Journal
@@ -69,10 +68,17 @@ def main(arguments: Arguments) -> int:
             journal = Journal(arguments.results)
             journal.recover()
             journal.collect_orphans(TUNE)
-            searches = make_searches(space, arguments, journal, executors)
-        studies = one_search_per_study(searches)
+            options = ["--config", space.base, "--device", arguments.device]
+            options += [] if arguments.max_seconds is None else ["--max-seconds", str(arguments.max_seconds)]
+            searches = prepare_each(
+                executors, lambda executor: Search(space, journal, executor, SCRIPT, options, arguments.trials)
+            )
+        # The executors of one machine class share a study; the first search of each class stands for it.
+        groups = group_by_machine_class({executor: search.machine_class for executor, search in searches.items()})
+        studies = [searches[group[0]] for group in groups]
         try:
-            interrupted = run_jobs({search.executor: iter([search]) for search in searches}, run_search, print_progress)
+            jobs = {executor: iter([search]) for executor, search in searches.items()}
+            interrupted = run_jobs(jobs, run_search, print_progress)
         finally:
             for index, search in enumerate(studies, start=1):
                 report(search, space.name if len(studies) == 1 else f"{space.name}-{index}")
@@ -81,35 +87,6 @@ def main(arguments: Arguments) -> int:
             return EXIT_INTERRUPTED
         is_lost = any(executor.is_lost for executor in executors)
         return EXIT_UNFINISHED if is_lost and not all(search.is_over() for search in studies) else 0
-
-
-def make_searches(
-    space: SearchSpace, arguments: Arguments, journal: Journal, executors: Sequence[Executor]
-) -> list[Search]:
-    """A search for each executor that can run the base config.
-
-    Raises:
-        UsageError: no executor can.
-    """
-    options = ["--config", space.base, "--device", arguments.device]
-    options += [] if arguments.max_seconds is None else ["--max-seconds", str(arguments.max_seconds)]
-    searches, problems = [], []
-    for executor in executors:
-        try:
-            searches.append(Search(space, journal, executor, SCRIPT, options, arguments.trials))
-        except (UnavailableHere, ExecutorLost) as problem:
-            problems.append(f"{executor.name} is left out: {problem or 'it was lost'}")
-    if not searches:
-        raise UsageError("; ".join(problems))
-    for line in problems:
-        print_progress(line)
-    return searches
-
-
-def one_search_per_study(searches: Sequence[Search]) -> list[Search]:
-    """The executors of one machine class share a study; the first search of each class, in the order of the classes."""
-    groups = group_by_machine_class({search.executor: search.machine_class for search in searches})
-    return [next(search for search in searches if search.executor in group) for group in groups]
 
 
 # -----------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from typing import Literal, Protocol, TypeVar
 
 import torch
 
-from bench.errors import UsageError
+from bench.cli import print_progress
+from bench.errors import UnavailableHere, UsageError
 from bench.experiments import launcher
 from bench.experiments.launcher import Contestant, Refusal, Task
 from bench.machine.noise import NoiseMonitor
@@ -19,6 +20,7 @@ from bench.storage.schema import Check, Run
 EngineName = Literal["local", "ray"]
 EXIT_UNFINISHED = 1  # attempts are left, but no executor can run them
 JobT = TypeVar("JobT")
+PreparedT = TypeVar("PreparedT")
 
 
 class ExecutorLost(Exception):
@@ -112,6 +114,25 @@ def open_executors(engine: EngineName, address: str | None, script: Path) -> Ite
 
     with open_cluster(address, script.parent) as executors:
         yield executors
+
+
+def prepare_each(executors: Sequence[Executor], prepare: Callable[[Executor], PreparedT]) -> dict[Executor, PreparedT]:
+    """What `prepare` returns for each executor; one that is lost or cannot run the request is left out with a message.
+
+    Raises:
+        UsageError: all executors are left out, or the request is wrong on every machine.
+    """
+    prepared, problems = {}, []
+    for executor in executors:
+        try:
+            prepared[executor] = prepare(executor)
+        except (UnavailableHere, ExecutorLost) as problem:
+            problems.append(f"{executor.name} is left out: {problem or 'it was lost'}")
+    if not prepared:
+        raise UsageError("; ".join(problems))
+    for line in problems:
+        print_progress(line)
+    return prepared
 
 
 def group_by_machine_class(classes: Mapping[Executor, str | None]) -> list[list[Executor]]:

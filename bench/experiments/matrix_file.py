@@ -85,88 +85,66 @@ def label(axis: str, choice: Choice) -> str:
 
 
 def read_matrix(path: Path) -> Matrix:
-    """Read a matrix file.
-
-    Raises:
-        UsageError: names the file, the line, the key, and the problem.
-    """
+    """Read a matrix file; a UsageError names the file, the line, the key, and the problem."""
     file = TomlFile(path, KEYS)
-    base = file.read_base()
-    axes = read_axes(file)
-    return Matrix(
-        path=path,
-        base=base,
-        seeds=read_seeds(file),
-        axes=axes,
-        excluded=read_exclusions(file, axes),
-        plot=read_plot(file, axes),
-        clock=file.read_clock(),
-    )
+    base, seeds, axes = file.read_base(), read_seeds(file), read_axes(file)
+    return Matrix(path, base, seeds, axes, read_exclusions(file, axes), read_plot(file, axes), file.read_clock())
 
 
 def read_seeds(file: TomlFile) -> tuple[int, ...]:
-    seeds = file.values.get("seeds")
-    if not (isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds)):
-        raise file.error("must be a list of whole numbers from 0 on", "seeds")
-    if len(set(seeds)) < len(seeds):
-        raise file.error("a seed is listed twice", "seeds")
+    seeds: list[int] = file.values.get("seeds", [])
+    are_numbers = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds)
+    file.require(are_numbers and seeds != [], "must be a list of whole numbers from 0 on", "seeds")
+    file.require(len(set(seeds)) == len(seeds), "a seed is listed twice", "seeds")
     return tuple(seeds)
 
 
 def read_axes(file: TomlFile) -> Axes:
     tables = file.values.get("axes")
-    if not isinstance(tables, dict):
-        raise file.error(f"must be a table of lists{file.missing('axes')}", "axes")
+    file.require(isinstance(tables, dict), "must be a table of lists", "axes")
     axes = {axis: tuple(read_choices(file, axis, values)) for axis, values in tables.items()}
     axis_of: dict[str, str] = {}
     for axis, choices in axes.items():
         for key in choices[0]:
-            if key in RESERVED_OPTIONS:
-                raise file.error(f"{key} cannot be a setting of a cell", "axes", axis)
-            if key in axis_of:
-                raise file.error(f"{key} is on the axis {axis_of[key]!r} already", "axes", axis)
-            axis_of[key] = axis
+            file.require(key not in RESERVED_OPTIONS, f"{key} cannot be a setting of a cell", "axes", axis)
+            other_axis = axis_of.setdefault(key, axis)
+            file.require(other_axis == axis, f"{key} is on the axis {other_axis!r} already", "axes", axis)
     return axes
 
 
 def read_choices(file: TomlFile, axis: str, values: Any) -> Iterator[Choice]:
     """The choices on an axis: values of the setting of that name, or tables of settings that change together."""
-    if not isinstance(values, list) or not values:
-        raise file.error(f"must be a list of values, got {values!r}", "axes", axis)
+    file.require(isinstance(values, list) and values != [], f"must be a list of values, got {values!r}", "axes", axis)
     choices = [value if isinstance(value, dict) else {axis: value} for value in values]
     for i, choice in enumerate(choices):
-        if values[i] in values[:i]:
-            raise file.error(f"{values[i]!r} is listed twice", "axes", axis)
+        file.require(values[i] not in values[:i], f"{values[i]!r} is listed twice", "axes", axis)
         for key, value in choice.items():
-            if not isinstance(value, bool | int | float | str):
-                raise file.error(f"{value!r} is not a value of the setting {key!r}", "axes", axis)
-        if choice.keys() != choices[0].keys():
-            raise file.error("all values must give the same settings", "axes", axis)
+            is_value = isinstance(value, bool | int | float | str)
+            file.require(is_value, f"{value!r} is not a value of the setting {key!r}", "axes", axis)
+        file.require(choice.keys() == choices[0].keys(), "all values must give the same settings", "axes", axis)
         yield choice
 
 
 def read_exclusions(file: TomlFile, axes: Mapping[str, Sequence[Choice]]) -> tuple[Choice, ...]:
     """The combinations that no cell may have: one or more settings of the axes, with values that occur there."""
     exclusions = file.values.get("exclude", [])
-    if not isinstance(exclusions, list) or not all(isinstance(table, dict) and table for table in exclusions):
-        raise file.error("must be a list of tables of settings", "exclude")
+    are_tables = isinstance(exclusions, list) and all(isinstance(table, dict) and table for table in exclusions)
+    file.require(are_tables, "must be a list of tables of settings", "exclude")
     possible = {key: [choice[key] for choice in choices] for choices in axes.values() for key in choices[0]}
     for exclusion in exclusions:
         for key, value in exclusion.items():
-            if key not in possible:
-                hint = nearest_hint(key, possible) if possible else ""
-                raise file.error(f"no axis has {key!r}{hint}", "exclude", key)
-            if value not in possible[key]:
-                raise file.error(f"the axis has no {value!r}", "exclude", key)
+            hint = nearest_hint(key, possible) if possible else ""
+            file.require(key in possible, f"no axis has {key!r}{hint}", "exclude", key)
+            file.require(value in possible[key], f"the axis has no {value!r}", "exclude", key)
     return tuple(exclusions)
 
 
 def read_plot(file: TomlFile, axes: Mapping[str, Sequence[Choice]]) -> tuple[str, ...]:
     """The axes to draw; by default the first two with more than one value."""
     plot = file.values.get("plot", [axis for axis, choices in axes.items() if len(choices) > 1][:2])
-    if not isinstance(plot, list) or len(plot) > 2 or len(set(map(str, plot))) < len(plot):
-        raise file.error("must be a list of one or two axes", "plot")
+    are_two = isinstance(plot, list) and len(set(map(str, plot))) == len(plot) <= 2
+    file.require(are_two, "must be a list of one or two axes", "plot")
     for axis in plot:
-        if not isinstance(axis, str) or axis not in axes:
-            raise file.error(f"there is no axis {axis!r}{nearest_hint(str(axis), axes)}", "plot")
+        is_axis = isinstance(axis, str) and axis in axes
+        file.require(is_axis, f"there is no axis {axis!r}{nearest_hint(str(axis), axes)}", "plot")
     return tuple(plot)

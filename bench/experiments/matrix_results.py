@@ -4,10 +4,9 @@ import csv
 import dataclasses
 import hashlib
 import io
-import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from bench.clock import ClockName
@@ -55,10 +54,6 @@ class PendingAttempt:
     seed: int
 
     @property
-    def cell(self) -> Cell:
-        return self.resolved.cell
-
-    @property
     def key(self) -> AttemptKey:
         return self.resolved.key(self.seed)
 
@@ -80,16 +75,20 @@ class MachineMatrix:
     @property
     def machine_class(self) -> str:
         """The machine class; all of them for a matrix with an axis of devices."""
-        classes = {resolved.contestant.planned.machine_class_name for resolved in self.cells}
-        return "; ".join(sorted(classes))
+        return "; ".join(sorted({resolved.contestant.planned.machine_class_name for resolved in self.cells}))
 
-    def attempts(self) -> Iterator[PendingAttempt]:
-        """All attempts, seed by seed. The cells are shuffled for each seed, which spreads the machine's drift."""
+    def pending(self, runs: Iterable[Run], retry_failed: bool) -> list[PendingAttempt]:
+        """The attempts still to run, seed by seed: those that never ran or were interrupted, on request failed ones.
+
+        The cells are shuffled for each seed, which spreads the machine's drift.
+        """
         digests = "".join(resolved.contestant.planned.config_hash for resolved in self.cells)
         generator = random.Random(hashlib.sha256(digests.encode()).hexdigest())
-        for seed in self.matrix.seeds:
-            for resolved in generator.sample(self.cells, len(self.cells)):
-                yield PendingAttempt(resolved, seed)
+        shuffled = [(seed, generator.sample(self.cells, len(self.cells))) for seed in self.matrix.seeds]
+        attempts = [PendingAttempt(resolved, seed) for seed, cells in shuffled for resolved in cells]
+        outcomes = {key: repeats[-1].outcome for key, repeats in matrix_runs(runs).items()}
+        repeated = UNFINISHED | FAILED if retry_failed else UNFINISHED
+        return [attempt for attempt in attempts if outcomes.get(attempt.key) in {None, *repeated}]
 
     def results(self, runs: Mapping[AttemptKey, Sequence[Run]]) -> list["CellResult"]:
         """A result for each cell, in the matrix's order."""
@@ -115,14 +114,6 @@ def matrix_runs(runs: Iterable[Run]) -> dict[AttemptKey, list[Run]]:
         if run.command == MATRIX:
             groups[attempt_key(run)].append(run)
     return groups
-
-
-def is_pending(repeats: Sequence[Run], retry_failed: bool) -> bool:
-    """Whether an attempt is still to run, given its runs so far; one that missed is never repeated."""
-    if not repeats:
-        return True
-    outcome = repeats[-1].outcome
-    return outcome in UNFINISHED or (retry_failed and outcome in FAILED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,12 +149,7 @@ class CellResult:
 
 def rank_cells(results: Sequence[CellResult], clock: ClockName) -> list[CellResult]:
     """Results sorted by ERT; cells that solved nothing, then cells without runs, come last."""
-
-    def order(result: CellResult) -> tuple[float, int]:
-        ert = result.ert(clock)
-        return (math.inf if ert is None else ert), -len(result.runs)
-
-    return sorted(results, key=order)
+    return sorted(results, key=lambda result: (expected_time_to_success(result.runs, clock), -len(result.runs)))
 
 
 def results_csv(tables: Sequence[Sequence[CellResult]], clock: ClockName) -> str:

@@ -1,10 +1,10 @@
 """Resolve a matrix on each executor, and run the attempts that the journal does not have yet."""
 
-import contextlib
 import dataclasses
+import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -29,18 +29,12 @@ from bench.storage.schema import MATRIX, Batch, Run, new_id
 Job = tuple[MachineMatrix, PendingAttempt, Batch]
 
 
-# -----------------------------------------------------------------------------
-# resolving
-
-
 def resolve_matrix(
     matrix: Matrix, script: Path, max_seconds: float | None, executors: Sequence[Executor]
 ) -> list[MachineMatrix]:
     """The cells as the trainer resolves them on each executor; executors that agree share one `MachineMatrix`.
 
-    Args:
-        script: the trainer's.
-        max_seconds: limit on `train`, for all cells.
+    `max_seconds` limits `train` of all attempts.
 
     Raises:
         UsageError: no executor can run any cell, or a cell is wrong on every machine.
@@ -62,33 +56,22 @@ def resolve_matrix(
 
 
 def resolve_on(executor: Executor, matrix: Matrix, script: Path, max_seconds: float | None) -> MachineMatrix:
-    """The matrix on one executor.
-
-    Raises:
-        UsageError: a cell is wrong on every machine, or two cells have the same settings.
-    """
+    """The matrix on one executor; raises UsageError when a cell is wrong everywhere, or has the settings of another."""
     limit = [] if max_seconds is None else ["--max-seconds", str(max_seconds)]  # last, to override a cell's
     cells = list(matrix.cells())
     command_lines = [["--config", matrix.base, *options_of(cell.settings), *limit] for cell in cells]
-    answers = executor.resolve_all(script, command_lines)
-    resolved_cells, refusals = [], []
+    refusals: list[Refusal] = []
     by_config_hash: dict[str, ResolvedCell] = {}
-    for cell, answer in zip(cells, answers, strict=True):
+    for cell, answer in zip(cells, executor.resolve_all(script, command_lines), strict=True):
         if isinstance(answer, Refusal):
             if not answer.not_here:
                 raise UsageError(f"{matrix.path}: {cell}: {answer.reason}")
             refusals.append(answer)
             continue
-        resolved_cell = ResolvedCell(cell, answer)
-        other = by_config_hash.setdefault(answer.planned.config_hash, resolved_cell)
-        if other is not resolved_cell:
+        other = by_config_hash.setdefault(answer.planned.config_hash, ResolvedCell(cell, answer))
+        if other.cell is not cell:
             raise UsageError(f"{matrix.path}: {other.cell} and {cell} have the same settings here")
-        resolved_cells.append(resolved_cell)
-    return MachineMatrix(matrix, (executor,), tuple(resolved_cells), tuple(refusals))
-
-
-# -----------------------------------------------------------------------------
-# running
+    return MachineMatrix(matrix, (executor,), tuple(by_config_hash.values()), tuple(refusals))
 
 
 def run_matrix(
@@ -98,25 +81,20 @@ def run_matrix(
 
     Returns:
         Whether it was interrupted, and the number of attempts that no executor could run.
-
-    Raises:
-        OSError: the journal could not be written.
     """
-    name = next(iter(pending)).matrix.name
-    batch_id = new_id(f"matrix-{name}")
+    batch_id = new_id(f"matrix-{next(iter(pending)).matrix.name}")
     keys = {attempt.key for attempts in pending.values() for attempt in attempts}
-    began, is_late = time.monotonic(), False
+    end, is_late = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes, False
     begun: set[AttemptKey] = set()  # machine matrices may share attempts
 
     def jobs_of(machine_matrix: MachineMatrix) -> Iterator[Job]:
         nonlocal is_late
         for attempt in pending[machine_matrix]:
-            is_late = max_minutes is not None and time.monotonic() - began > 60 * max_minutes
+            is_late = time.monotonic() > end
             if is_late:
                 return
-            key = attempt.key
-            if key not in begun:
-                begun.add(key)
+            if attempt.key not in begun:
+                begun.add(attempt.key)
                 batch = Batch(id=batch_id, command=MATRIX, planned=len(keys), index=len(begun) - 1)
                 yield machine_matrix, attempt, batch
 
@@ -130,10 +108,7 @@ def run_matrix(
     jobs: dict[Executor, Iterator[Job]] = {}
     for machine_matrix in pending:
         jobs |= dict.fromkeys(machine_matrix.executors, jobs_of(machine_matrix))
-    with (
-        contextlib.closing(MatrixProgress(list(pending), len(keys), journal)) as progress,
-        supervised(journal, batch_id),
-    ):
+    with MatrixProgress(list(pending), len(keys), journal) as progress, supervised(journal, batch_id):
         interrupted = run_jobs(jobs, run_job, progress.print)
         num_left = len(keys) - progress.num_done
         if interrupted:
@@ -148,8 +123,8 @@ def run_matrix(
 class MatrixProgress:
     """The progress of a matrix on standard error: a live line in a terminal, otherwise a line for each attempt."""
 
-    def __init__(self, machine_matrices: Iterable[MachineMatrix], num_planned: int, journal: Journal) -> None:
-        self.machine_matrices, self.num_planned, self.num_done = list(machine_matrices), num_planned, 0
+    def __init__(self, machine_matrices: Sequence[MachineMatrix], num_planned: int, journal: Journal) -> None:
+        self.machine_matrices, self.num_planned, self.num_done = machine_matrices, num_planned, 0
         matrix = self.machine_matrices[0].matrix
         self.clock = matrix.clock
         self.known = matrix_runs(journal.read()[0])
@@ -165,14 +140,17 @@ class MatrixProgress:
         )
         self.task = self.progress.add_task(matrix.name, total=num_planned, status="")
         self.lock = threading.Lock()  # each executor reports from its own thread
-        self.progress.start()
 
-    def close(self) -> None:
+    def __enter__(self) -> "MatrixProgress":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
     def begin(self, machine_matrix: MachineMatrix, attempt: PendingAttempt) -> None:
         with self.lock:
-            status = f"{self.status(machine_matrix)}  now {attempt.cell}, seed {attempt.seed}"
+            status = f"{self.status(machine_matrix)}  now {attempt.resolved.cell}, seed {attempt.seed}"
             self.progress.update(self.task, status=status)
 
     def end(self, machine_matrix: MachineMatrix, attempt: PendingAttempt, run: Run) -> None:
@@ -181,16 +159,15 @@ class MatrixProgress:
             self.known[attempt.key].append(run)
             self.progress.update(self.task, advance=1, status=self.status(machine_matrix))
             if not self.console.is_terminal or run.outcome in ("error", "lost"):
-                self.print(f"{self.num_done}/{self.num_planned}  {attempt.cell}  {attempt_line(run)}")
+                self.print(f"{self.num_done}/{self.num_planned}  {attempt.resolved.cell}  {attempt_line(run)}")
 
     def status(self, latest: MachineMatrix) -> str:
         """Finished cells and solved attempts of all machine matrices, and the best cell of the latest one."""
         results = [result for machine_matrix in self.machine_matrices for result in machine_matrix.results(self.known)]
         best = rank_cells(latest.results(self.known), self.clock)[0]
-        ert = best.ert(self.clock)
         text = f"cells {sum(result.finished for result in results)}/{len(results)}  "
         text += f"solved {sum(result.num_solved for result in results)}"
-        return text + (f"  best {number(ert, '.2f')} s {best.cell}" if best.num_solved else "")
+        return text + (f"  best {number(best.ert(self.clock), '.2f')} s {best.cell}" if best.num_solved else "")
 
     def print(self, line: str) -> None:
         self.progress.console.print(line, soft_wrap=True, markup=False)

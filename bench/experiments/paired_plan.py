@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bench.cli import print_progress
 from bench.clock import ClockName
@@ -22,24 +22,33 @@ from bench.formatting import attempt_line
 from bench.storage.journal import Journal
 from bench.storage.records import find_record, is_record, unpack_source
 from bench.storage.results import paired_plans_file
-from bench.storage.schema import Batch, PairedPlan, Run, Side, SideName, new_id
+from bench.storage.schema import PairedPlan, Run, Side, SideName, new_id
 
 SIDES: tuple[SideName, ...] = ("a", "b")
+THIS_MACHINE = LocalExecutor()
+
+
+class Participant(NamedTuple):
+    """One side of a plan, and the contestant that runs its attempts."""
+
+    side: Side
+    contestant: Contestant
 
 
 @dataclasses.dataclass(frozen=True)
-class Contestants:
-    """The contestants of a plan's sides."""
+class Experiment:
+    """What a command asks for: attempts of one contestant, or of two in pairs."""
 
-    a: Contestant
-    b: Contestant | None
-
-    def of(self, batch: Batch) -> Contestant:
-        """Raises ValueError: there is no contestant on the batch's side."""
-        contestant = self.b if batch.side == "b" else self.a
-        if contestant is None:
-            raise ValueError(f"{batch.id} has no side b")
-        return contestant
+    command: Literal["compare", "record", "replay"]
+    a: Participant
+    b: Participant | None  # the opponent, if any
+    clock: ClockName
+    pairs: int
+    first_seed: Callable[[int], int]  # from the number in the series to the seed of the first pair; the others follow
+    is_finished: Callable[[PairedPlan, Sequence[Run]], bool]  # whether a plan with all attempts needs nothing more
+    results: Path
+    why: str | None = None  # one line about what is tried and why
+    executor: Executor = THIS_MACHINE
 
 
 # -----------------------------------------------------------------------------
@@ -47,37 +56,34 @@ class Contestants:
 
 
 def resolve_side(
-    name: str, device: str, results: Path, stack: contextlib.ExitStack, executor: Executor | None = None
-) -> tuple[Side, Contestant]:
-    """A config of this checkout, or a record, as a contestant.
+    name: str, device: str, results: Path, stack: contextlib.ExitStack, executor: Executor = THIS_MACHINE
+) -> Participant:
+    """A config of this checkout, or a record, as a participant.
 
     Args:
         device: of the config, as on the command line; a record uses its own.
         stack: deletes the unpacked snapshot of a record when it closes.
-        executor: runs the attempts; this machine by default.
 
     Raises:
         UsageError: no config or record has this name, or it cannot run on the executor.
     """
-    executor = executor or LocalExecutor()
     if not is_record(name, results):
         contestant = executor.resolve(SCRIPT, ["--config", name, "--device", device])
-        return side_of(contestant, contestant.planned.config, None), contestant
+        return participant(contestant, contestant.planned.config, None)
     record_folder = find_record(name, results)
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="addition-speedrun-")))
-    script = unpack_source(record_folder, folder)
     record = record_folder.record
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="addition-speedrun-"))
+    script = unpack_source(record_folder, Path(folder))
     contestant = executor.resolve(script, ["--config", str(record_folder.config.resolve())], commit=record.commit)
     if contestant.planned.config_hash != record.config_hash:
         raise UsageError(f"{record.name}: the settings in config.toml differ from those in record.json")
     planned = contestant.planned.model_copy(update={"config": record.config})
-    contestant = dataclasses.replace(contestant, planned=planned)
-    return side_of(contestant, record.name, record.name), contestant
+    return participant(dataclasses.replace(contestant, planned=planned), record.name, record.name)
 
 
-def side_of(contestant: Contestant, name: str, record: str | None) -> Side:
+def participant(contestant: Contestant, name: str, record: str | None) -> Participant:
     planned = contestant.planned
-    return Side(
+    side = Side(
         name=name,
         record=record,
         config=planned.config,
@@ -88,6 +94,7 @@ def side_of(contestant: Contestant, name: str, record: str | None) -> Side:
         commit=contestant.commit or planned.commit,
         dirty=False if contestant.commit else planned.dirty,
     )
+    return Participant(side, contestant)
 
 
 # -----------------------------------------------------------------------------
@@ -95,11 +102,7 @@ def side_of(contestant: Contestant, name: str, record: str | None) -> Side:
 
 
 def normalize_why(text: str | None) -> str | None:
-    """The value of `--why` as one line.
-
-    Raises:
-        UsageError: the text is empty, or not UTF-8.
-    """
+    """The value of `--why` as one line; raises UsageError if it is empty, or not UTF-8."""
     if text is None:
         return None
     try:
@@ -112,126 +115,83 @@ def normalize_why(text: str | None) -> str | None:
     return line
 
 
-def plan_experiment(
-    command: Literal["compare", "record", "replay"],
-    sides: tuple[Side, Side | None],
-    planned: Run,
-    clock: ClockName,
-    pairs: int,
-    first_seed: Callable[[int], int],
-    is_finished: Callable[[PairedPlan, Sequence[Run]], bool],
-    results: Path,
-    why: str | None = None,
-) -> tuple[PairedPlan, bool]:
-    """File a plan for a command, or find the unfinished plan of the same command.
+def plan_experiment(experiment: Experiment) -> tuple[PairedPlan, bool]:
+    """File a plan for an experiment, or find its unfinished one; also returns whether the plan is resumed.
 
-    Args:
-        sides: a, and b if there is an opponent.
-        planned: the planned run of side a; gives the track, device and machine class.
-        first_seed: from the number in the series to the seed of the first pair; the other seeds follow it.
-        is_finished: whether nothing is left to do for a plan whose attempts are all in the journal.
-        why: one line about what is tried and why. An unfinished plan keeps the line with which it was filed.
-
-    Returns:
-        The plan, and whether it is resumed.
+    An unfinished plan keeps the `why` with which it was filed.
 
     Raises:
-        UsageError: the same contestants have an unfinished plan with another number of pairs, or the machine class is
-            unknown.
+        UsageError: the unfinished plan has another number of pairs, or the machine class is unknown.
     """
-    file = paired_plans_file(results)
+    file = paired_plans_file(experiment.results)
     with file.lock():
         filed_plans, _ = file.read()
-        runs, _ = Journal(results).read()
-        latest = find_plan(filed_plans, (command, clock, planned.machine.class_, *sides))
+        runs, _ = Journal(experiment.results).read()
+        plan = new_plan(experiment, filed_plans)
+        latest = next((filed for filed in reversed(filed_plans) if is_same_experiment(filed, plan)), None)
         if latest is not None:
             num_runs, num_attempts = sum(map(len, runs_by_side(latest, runs))), len(latest.batches())
-            if num_runs < num_attempts or not is_finished(latest, runs):
-                check_resumable(latest, pairs, f"{num_runs} of {num_attempts} attempts")
-                if why is not None and why != latest.why:
+            if num_runs < num_attempts or not experiment.is_finished(latest, runs):
+                if latest.pairs != plan.pairs:
+                    raise UsageError(
+                        f"{latest.id} of the same contestants was planned with {latest.pairs} and is not finished "
+                        f"({num_runs} of {num_attempts} attempts); finish it with that number first"
+                    )
+                if plan.why is not None and plan.why != latest.why:
                     filed_why = "no --why" if latest.why is None else f"--why {latest.why!r}"
                     print_progress(f"{latest.id} was filed with {filed_why}, which is kept")
                 return latest, True
-        plan = new_plan(command, sides, planned, clock, pairs, why)
-        number = 1 + sum(filed.series() == plan.series() for filed in filed_plans)
-        seeds = [(first_seed(number) + index) % 2**31 for index in range(pairs)]
-        plan = plan.model_copy(update={"number": number, "seeds": seeds})
         file.append(plan)
     return plan, False
 
 
-def find_plan(plans: Sequence[PairedPlan], experiment: tuple[object, ...]) -> PairedPlan | None:
-    """The latest plan with this command, clock, machine class and sides."""
-    for plan in reversed(plans):
-        if (plan.command, plan.clock, plan.machine_class, plan.a, plan.b) == experiment:
-            return plan
-    return None
+def is_same_experiment(filed: PairedPlan, plan: PairedPlan) -> bool:
+    keys = ("command", "clock", "machine_class", "a", "b")
+    return all(getattr(filed, key) == getattr(plan, key) for key in keys)
 
 
-def check_resumable(plan: PairedPlan, pairs: int, progress: str) -> None:
-    """Raises UsageError: an unfinished plan has another number of pairs."""
-    if plan.pairs != pairs:
-        raise UsageError(
-            f"{plan.id} of the same contestants was planned with {plan.pairs} and is not finished ({progress}); "
-            "finish it with that number first"
-        )
-
-
-def new_plan(
-    command: Literal["compare", "record", "replay"],
-    sides: tuple[Side, Side | None],
-    planned: Run,
-    clock: ClockName,
-    pairs: int,
-    why: str | None,
-) -> PairedPlan:
-    """A plan that is the first in its series; its seeds are still missing."""
-    a, b = sides
+def new_plan(experiment: Experiment, filed_plans: Sequence[PairedPlan]) -> PairedPlan:
+    command, pairs, planned = experiment.command, experiment.pairs, experiment.a.contestant.planned
     if planned.machine.class_ is None:
         raise UsageError(f"{command}: the machine class is unknown, because the CPU could not be identified")
     generator = random.SystemRandom()
-    return PairedPlan(
+    plan = PairedPlan(
         id=new_id(planned.config),
         command=command,
         number=1,
         track=planned.track,
-        clock=clock,
+        clock=experiment.clock,
         device=planned.device,
         machine_class=planned.machine.class_,
         pairs=pairs,
-        seeds=[0],
-        first=[SIDES[0] if b is None else generator.choice(SIDES) for _ in range(pairs)],
-        a=a,
-        b=b,
+        seeds=[],
+        first=[SIDES[0] if experiment.b is None else generator.choice(SIDES) for _ in range(pairs)],
+        a=experiment.a.side,
+        b=None if experiment.b is None else experiment.b.side,
         started_at=datetime.now(UTC),
-        why=why,
+        why=experiment.why,
     )
+    number = 1 + sum(filed.series() == plan.series() for filed in filed_plans)
+    seeds = [(experiment.first_seed(number) + index) % 2**31 for index in range(pairs)]
+    return plan.model_copy(update={"number": number, "seeds": seeds})
 
 
 # -----------------------------------------------------------------------------
 # the attempts
 
 
-def tasks_for(plan: PairedPlan, contestants: Contestants) -> list[Task]:
-    """The attempts of a plan, in order."""
-    return [Task(contestants.of(batch), plan.seeds[batch.index], batch) for batch in plan.batches()]
-
-
-def run_experiment(
-    plan: PairedPlan, resumed: bool, contestants: Contestants, results: Path, executor: Executor | None = None
-) -> None:
+def run_experiment(plan: PairedPlan, resumed: bool, experiment: Experiment) -> None:
     """Run the yardstick and the remaining attempts of a plan, and print a line for each.
-
-    Args:
-        executor: runs the attempts; this machine by default.
 
     Raises:
         KeyboardInterrupt: this process was interrupted; the same command resumes the plan.
         ExecutorLost: attempts are left.
         UsageError: another process is running the same plan.
     """
-    executor = executor or LocalExecutor()
-    tasks = tasks_for(plan, contestants)
+    executor, a, b = experiment.executor, experiment.a, experiment.b or experiment.a  # or: no batch is of side b
+    tasks = [
+        Task((b if batch.side == "b" else a).contestant, plan.seeds[batch.index], batch) for batch in plan.batches()
+    ]
     print_progress(f"{'resuming' if resumed else 'beginning'} {plan.id}: {len(tasks)} attempts")
     num_done = 0
 
@@ -252,7 +212,7 @@ def run_experiment(
 
     yardstick = yardstick_task(SCRIPT, plan.device, plan.id, executor.resolve)
     try:
-        run_tasks([yardstick, *tasks], Journal(results), print_run, run_task)
+        run_tasks([yardstick, *tasks], Journal(experiment.results), print_run, run_task)
     except KeyboardInterrupt:
         print_progress(f"interrupted after {num_done} of {len(tasks)} attempts; run the same command again to resume")
         raise

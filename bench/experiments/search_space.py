@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.clock import ClockName
-from bench.errors import UsageError, nearest_hint
+from bench.errors import nearest_hint
 from bench.experiments.toml_file import SettingValue, TomlFile
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ SPACES = Path(__file__).parent.parent / "spaces"
 KEYS = ("base", "clock", "attempts", "space")
 MAX_ATTEMPTS = 1000
 
+Require = Callable[[bool, str], None]  # raises an error with this reason unless something is true
 Condition = tuple[tuple[str, tuple[SettingValue, ...]], ...]  # earlier settings, and the values that fulfil it
 
 
@@ -71,19 +72,12 @@ class SearchSpace:
 
 
 def read_search_space(path: Path) -> SearchSpace:
-    """Read a search space.
-
-    Raises:
-        UsageError: names the file, the line, the key, and the problem.
-    """
+    """Read a search space; a UsageError names the file, the line, the key, and the problem."""
     file = TomlFile(path, KEYS)
-    base = file.read_base()
-    attempts = file.values.get("attempts")
-    if type(attempts) is not int or not 0 < attempts <= MAX_ATTEMPTS:
-        raise file.error(f"must be the number of attempts of a trial, 1 to {MAX_ATTEMPTS}", "attempts")
-    space = file.values.get("space")
-    if not isinstance(space, dict) or not space:
-        raise file.error(f"must be a table of settings{file.missing('space')}", "space")
+    base, attempts, space = file.read_base(), file.values.get("attempts", 0), file.values.get("space", {})
+    is_number = type(attempts) is int and 0 < attempts <= MAX_ATTEMPTS
+    file.require(is_number, f"must be the number of attempts of a trial, 1 to {MAX_ATTEMPTS}", "attempts")
+    file.require(isinstance(space, dict) and space != {}, "must be a table of settings", "space")
     dimensions: dict[str, Dimension] = {}
     for name, table in space.items():
         dimensions[name] = read_dimension(file, name, table, dimensions)
@@ -91,61 +85,49 @@ def read_search_space(path: Path) -> SearchSpace:
 
 
 def read_dimension(file: TomlFile, name: str, table: Any, earlier: Mapping[str, Dimension]) -> Dimension:
-    def error(reason: str) -> UsageError:
-        return file.error(reason, "space", name)
+    def require(is_valid: bool, reason: str) -> None:
+        file.require(is_valid, reason, "space", name)
 
-    if not isinstance(table, dict):
-        raise error("must be a table: { choices = [...] } or { low = ..., high = ... }")
+    require(isinstance(table, dict), "must be a table: { choices = [...] } or { low = ..., high = ... }")
     valid = {"choices", "when"} if "choices" in table else {"low", "high", "log", "step", "when"}
     for key in table:
-        if key not in valid:
-            raise error(f"unknown key {key!r}{nearest_hint(key, valid)}")
-    when = read_condition(table.get("when", {}), earlier, error)
-    return read_choices(name, table, when, error) if "choices" in table else read_range(name, table, when, error)
+        require(key in valid, f"unknown key {key!r}{nearest_hint(key, valid)}")
+    when = read_condition(table.get("when", {}), earlier, require)
+    return read_choices(name, table, when, require) if "choices" in table else read_range(name, table, when, require)
 
 
-def read_choices(name: str, table: Mapping[str, Any], when: Condition, error: Callable[[str], UsageError]) -> Dimension:
+def read_choices(name: str, table: Mapping[str, Any], when: Condition, require: Require) -> Dimension:
     choices = table["choices"]
-    if not isinstance(choices, list) or not choices:
-        raise error("choices must be a list of values")
-    if not all(isinstance(choice, bool | int | float | str) for choice in choices):
-        raise error("choices must be numbers, strings, or true and false")
+    require(isinstance(choices, list) and choices != [], "choices must be a list of values")
+    are_values = all(isinstance(choice, bool | int | float | str) for choice in choices)
+    require(are_values, "choices must be numbers, strings, or true and false")
     return Dimension(name, tuple(choices), when=when)
 
 
-def read_range(name: str, table: Mapping[str, Any], when: Condition, error: Callable[[str], UsageError]) -> Dimension:
-    def end(key: str) -> int | float:
-        value = table.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise error(f"{key} must be a number" + ("" if key in table else ", but it is missing"))
-        return value
-
-    low, high, log, step = end("low"), end("high"), table.get("log", False), table.get("step")
-    if not low < high:
-        raise error(f"low must be below high, got {low} and {high}")
-    if not isinstance(log, bool):
-        raise error("log must be true or false")
-    if log and not low > 0:
-        raise error("the low end of a logarithmic range must be above 0")
-    if step is not None and (type(step) not in (int, float) or not step > 0 or log):
-        raise error("step must be a number above 0, and cannot be used with a logarithmic range")
-    if step is not None and type(low) is type(high) is int and type(step) is not int:
-        raise error("the step of a range of whole numbers must be a whole number")
+def read_range(name: str, table: Mapping[str, Any], when: Condition, require: Require) -> Dimension:
+    for key in ("low", "high"):
+        missing = "" if key in table else ", but it is missing"
+        require(type(table.get(key)) in (int, float), f"{key} must be a number{missing}")
+    low, high, log, step = table["low"], table["high"], table.get("log", False), table.get("step")
+    require(low < high, f"low must be below high, got {low} and {high}")
+    require(isinstance(log, bool), "log must be true or false")
+    require(low > 0 or not log, "the low end of a logarithmic range must be above 0")
+    if step is not None:
+        is_step = type(step) in (int, float) and step > 0 and not log
+        require(is_step, "step must be a number above 0, and cannot be used with a logarithmic range")
+        is_whole = type(step) is int or not type(low) is type(high) is int
+        require(is_whole, "the step of a range of whole numbers must be a whole number")
     return Dimension(name, None, low, high, log, step, when)
 
 
-def read_condition(table: Any, earlier: Mapping[str, Dimension], error: Callable[[str], UsageError]) -> Condition:
+def read_condition(table: Any, earlier: Mapping[str, Dimension], require: Require) -> Condition:
     """`when = { matrix_optimizer = "muon" }`; a list allows several values."""
-    if not isinstance(table, dict):
-        raise error("when must be a table of settings and their values")
+    require(isinstance(table, dict), "when must be a table of settings and their values")
     condition: list[tuple[str, tuple[SettingValue, ...]]] = []
     for name, value in table.items():
-        if name not in earlier:
-            raise error(f"when: {name!r} must come first{nearest_hint(name, earlier) if earlier else ''}")
-        allowed = tuple(value) if isinstance(value, list) else (value,)
-        choices = earlier[name].choices
+        require(name in earlier, f"when: {name!r} must come first{nearest_hint(name, earlier) if earlier else ''}")
+        allowed, choices = tuple(value) if isinstance(value, list) else (value,), earlier[name].choices
         for allowed_value in allowed:
-            if choices is not None and allowed_value not in choices:
-                raise error(f"when: {name} is never {allowed_value!r}")
+            require(choices is None or allowed_value in choices, f"when: {name} is never {allowed_value!r}")
         condition.append((name, allowed))
     return tuple(condition)

@@ -14,14 +14,7 @@ SettingValue = bool | int | float | str
 
 
 def find_file(name: str, folder: Path) -> Path:
-    """The file at a path, or one of the project's files by its name.
-
-    Args:
-        name: a path that ends in `.toml`, or the stem of a file in `folder`.
-
-    Raises:
-        UsageError: the folder has no such file.
-    """
+    """The file at a path that ends in `.toml`, or the file in `folder` with this stem, or a UsageError."""
     if name.endswith(".toml"):
         return Path(name)
     files = {path.stem: path for path in folder.glob("*.toml")}
@@ -46,33 +39,27 @@ class TomlFile:
             raise UsageError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from None
         self.lines = text.splitlines()
         for key in self.values:
-            if key not in keys:
-                raise self.error(f"unknown key{nearest_hint(key, keys)}", key)
+            self.require(key in keys, f"unknown key{nearest_hint(key, keys)}", key)
 
     def read_base(self) -> str:
         """The name of the config from which the file starts."""
-        base = self.values.get("base")
-        if not isinstance(base, str):
-            raise self.error(f"must be the name of a config{self.missing('base')}", "base")
+        base: str = self.values.get("base", None)
+        self.require(isinstance(base, str), "must be the name of a config", "base")
         return base
 
     def read_clock(self) -> ClockName:
         """The clock that ranks; `train` by default."""
-        clock = self.values.get("clock", "train")
-        for name in CLOCKS:
-            if clock == name:
-                return name
-        raise self.error("must be 'train' or 'total'", "clock")
+        clock: ClockName = self.values.get("clock", "train")
+        self.require(clock in CLOCKS, "must be 'train' or 'total'", "clock")
+        return clock
 
-    def missing(self, key: str) -> str:
-        """The end of an error message about a required key."""
-        return "" if key in self.values else ", but it is missing"
-
-    def error(self, reason: str, *keys: str) -> UsageError:
-        """An error about a key, or about a key within tables."""
-        line = self.line_of(keys)
-        where = f"{self.path}" + (f", line {line}" if line else "")
-        return UsageError(f"{where}: {'.'.join(keys)}: {reason}" if keys else f"{where}: {reason}")
+    def require(self, is_valid: bool, reason: str, *keys: str) -> None:
+        """Raise a UsageError about a key, or about a key within tables, unless the file is valid in this respect."""
+        if not is_valid:
+            line = self.line_of(keys)
+            missing = "" if keys[0] in self.values else ", but it is missing"
+            where = f"{self.path}" + (f", line {line}" if line else "")
+            raise UsageError(f"{where}: {'.'.join(keys)}: {reason}{missing}")
 
     def line_of(self, keys: Sequence[str]) -> int | None:
         """The line of the innermost key that can be found, counted from 1; each key is searched after its table."""
