@@ -11,7 +11,7 @@ from bench.report.main_track import FIRST_OF_CLASS, record_of_today, record_sent
 from bench.report.negative import render_tried
 from bench.report.peers import render_peers
 from bench.report.plot_style import Figure
-from bench.report.plots import Category, RecordPoint, category_figures
+from bench.report.plots import Category, category_figures
 from bench.report.records_plot import history_figure
 from bench.report.render import template_environment
 from bench.report.rows import entry_row, record_row
@@ -62,21 +62,8 @@ def category_records(category: Category, folders: Sequence[RecordFolder]) -> lis
     ]
 
 
-def record_point(folder: RecordFolder) -> RecordPoint:
-    record = folder.record
-    return RecordPoint(
-        name=record.name,
-        date=record.started_at,
-        ert_seconds=record.ert_seconds,
-        low_seconds=None,
-        high_seconds=None,
-        solved=record.result.solved,
-        attempts=record.result.attempts,
-    )
-
-
 def figures_of(category: Category, batches: Sequence[RunBatch], folders: Sequence[RecordFolder]) -> list[Figure]:
-    return category_figures(category, batches, [record_point(folder) for folder in category_records(category, folders)])
+    return category_figures(category, batches, [folder.record for folder in category_records(category, folders)])
 
 
 def all_figures(results_data: FiledResults) -> list[Figure]:

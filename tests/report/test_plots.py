@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.report import plot_style, plots
-from bench.report.plots import Category, RecordPoint
+from bench.report.plots import Category
 from bench.stats.ranking import RunBatch, group_entries
 from bench.storage.schema import Batch
-from tests.support.examples import example_run, example_seconds
+from tests.support.examples import example_record, example_run, example_seconds
 
 CATEGORY = Category("add3", "Example CPU (6/143/8), with AMX-BF16, 2 cores, 2 threads, torch 2.13", "train")
 
@@ -38,10 +38,14 @@ def batch_of(name, trains, solved=lambda i: True, **changes):
 
 
 def records(*erts, **changes):
-    """One record every other day."""
+    """One record by `train` every other day."""
     day = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    values = {"low_seconds": None, "high_seconds": None, "solved": 10, "attempts": 10} | changes
-    return [RecordPoint(f"record-{i}", day + timedelta(days=2 * i), ert, **values) for i, ert in enumerate(erts)]
+    made = []
+    for i, ert in enumerate(erts):
+        result = {"attempts": 10, "solved": 10, "clean": 10, "ert_train_seconds": ert, "ert_total_seconds": ert}
+        values = {"name": f"record-{i}", "started_at": day + timedelta(days=2 * i), "result": result}
+        made.append(example_record(**values | changes).record)
+    return made
 
 
 # -----------------------------------------------------------------------------
@@ -103,8 +107,8 @@ def test_the_best_ranked_batches_are_shown_and_no_others():
 
 
 def test_records_stand_in_order_of_their_dates():
-    points = records(30.0, 20.0, 10.0)
-    assert plots.record_rows(points[::-1]) == points
+    rows = plots.record_rows(records(30.0, 20.0, 10.0)[::-1])
+    assert [row.name for row in rows] == ["record-0", "record-1", "record-2"]
 
 
 def test_csv_reads_back_and_leaves_the_unknown_empty():
@@ -113,9 +117,9 @@ def test_csv_reads_back_and_leaves_the_unknown_empty():
     assert [row["config"] for row in read] == ['a "quoted", name'] * len(rows)
     assert [row["seconds"] for row in read] == ["0.000000", "0.333333", "2.000000"]
     assert [int(row["solved"]) for row in read] == [0, 1, 2]
-    (read,) = csv.DictReader(io.StringIO(plot_style.csv_text(records(1.5, high_seconds=math.inf))))
+    (read,) = csv.DictReader(io.StringIO(plot_style.csv_text(plots.record_rows(records(1.5)))))
     assert read["date"] == "2026-01-31T12:00:00+00:00"
-    assert (read["ert_seconds"], read["low_seconds"], read["high_seconds"]) == ("1.500000", "", "inf")
+    assert (read["ert_seconds"], read["low_seconds"], read["high_seconds"]) == ("1.500000", "", "")
     assert plot_style.csv_text([]) == ""
 
 
@@ -182,7 +186,6 @@ def hidden(canvas):
 
 LONG = "a-config-whose-name-says-everything-about-it-and-then-some-more-{}"
 CURVES = {
-    "no batch": [],
     "one attempt": [batch_of("a", [5.0])],
     "none solved": [batch_of("a", [5.0] * 10, lambda i: False)],
     "equal seconds": [batch_of("a", [5.0] * 10)],
@@ -191,11 +194,9 @@ CURVES = {
     "very different": [batch_of("a", [0.01 + 0.001 * i for i in range(10)]), batch_of("b", [4000.0] * 10)],
 }
 HISTORIES = {
-    "none": [],
     "one": records(20.0),
-    "some with intervals": records(30.0, 20.0, 15.0, low_seconds=10.0, high_seconds=40.0),
-    "bounded below only": records(30.0, 20.0, low_seconds=10.0, high_seconds=math.inf),
-    "of one moment": [record._replace(date=records(1.0)[0].date) for record in records(30.0, 20.0)],
+    "of one moment": records(30.0, 20.0, started_at=datetime(2026, 1, 31, tzinfo=UTC)),
+    "one that solved nothing": records(30.0, None),
     "many and very different": records(*(1000.0 * 0.7**i for i in range(30))),
 }
 
@@ -209,18 +210,18 @@ def test_solved_curves_can_be_drawn_whatever_they_are(name):
         read = texts(canvas)
         assert not hidden(canvas)
     assert "seconds on the train clock" in read
-    ElementTree.fromstring(plots.draw_solved(rows, CATEGORY))
+    ElementTree.fromstring(plot_style.draw_svg(lambda: canvas))
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", HISTORIES)
 def test_histories_can_be_drawn_whatever_they_are(name):
     with plot_style.style():
-        canvas = plots.records_canvas(HISTORIES[name], CATEGORY)
+        canvas = plots.records_canvas(plots.record_rows(HISTORIES[name]), CATEGORY)
         read = texts(canvas)
         assert not hidden(canvas)
     assert {"ERT, seconds on the train clock", "date (UTC)"} <= set(read)
-    ElementTree.fromstring(plots.draw_records(HISTORIES[name], CATEGORY))
+    ElementTree.fromstring(plot_style.draw_svg(lambda: canvas))
 
 
 def test_the_legend_says_how_many_solved_of_how_many():
@@ -234,7 +235,7 @@ def test_the_legend_says_how_many_solved_of_how_many():
 
 def test_a_long_history_names_its_latest_records():
     with plot_style.style():
-        read = texts(plots.records_canvas(records(*range(40, 20, -1)), CATEGORY))
+        read = texts(plots.records_canvas(plots.record_rows(records(*range(40, 20, -1))), CATEGORY))
     named = [text for text in read if "ERT" in text and "solved" in text]
     assert len(named) == plots.MOST_NAMES
     assert named[-1] == "20. record-19: ERT 21.00 s, 10 of 10 solved"
