@@ -24,7 +24,7 @@ from bench.report.plot_style import (
 )
 from bench.stats.descriptive import wilson_interval
 from bench.stats.expected_time import attempt_costs
-from bench.stats.ranking import Entry, RunBatch, group_entries
+from bench.stats.ranking import Entry
 from bench.storage.schema import Record
 
 MOST_CURVES = 8  # contestants in a figure, the best ones
@@ -64,19 +64,18 @@ class SolvedRow(NamedTuple):
     high: float
 
 
-def category_figures(category: Category, batches: Sequence[RunBatch], records: Sequence[Record]) -> list[Figure]:
-    """The figures of one category: none without a ranked batch, no history without a record.
+def category_figures(category: Category, entries: Sequence[Entry], records: Sequence[Record]) -> list[Figure]:
+    """The figures of one category: the best of its ranked entries, and the history of its records, if there are any.
 
     Nothing is computed before a figure's data or picture is requested.
     """
     figures = []
-    best = best_ranked(batches, category.clock)
-    if best:
+    if entries:
         figures.append(
             Figure(
                 file_stem(category, "solved"),
                 f"Share of attempts that solved {category.track}, against {category.clock} seconds",
-                lambda: solved_rows(best, category.clock),
+                lambda: solved_rows(entries[:MOST_CURVES], category.clock),
                 lambda rows: solved_canvas(rows, category),
             )
         )
@@ -101,11 +100,6 @@ def file_stem(category: Category, kind: str) -> str:
 
 # -----------------------------------------------------------------------------
 # the data
-
-
-def best_ranked(batches: Sequence[RunBatch], clock: ClockName) -> list[Entry]:
-    ranked = sorted((entry for entry in group_entries(batches) if entry.ranked), key=lambda entry: entry.order(clock))
-    return ranked[:MOST_CURVES]
 
 
 def solved_rows(entries: Sequence[Entry], clock: ClockName) -> list[SolvedRow]:

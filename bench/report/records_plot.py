@@ -63,7 +63,7 @@ def main_class(rows: Sequence[HistoryRow]) -> str:
 
 
 def history_canvas(rows: Sequence[HistoryRow]) -> Any:
-    """The records as a matplotlib Figure: steps for the machine class with the most records, faint points for others."""
+    """The records as a matplotlib Figure: steps for `main_class`, faint points for the other classes."""
     shown = main_class(rows)
     canvas, axes = new_canvas(f"{MAIN_TRACK}: seconds of every record, lower is faster", f"on {shown}", num_labels=0)
     first, last = rows[0].date, rows[-1].date

@@ -100,10 +100,11 @@ def test_each_clock_has_its_own_seconds():
     assert plots.solved_rows(group_entries([batch]), "total")[-1].seconds == 26.5
 
 
-def test_the_best_ranked_batches_are_shown_and_no_others():
-    ranked = [batch_of(f"config-{i}", [float(i + 1)] * 10) for i in range(10)]
-    shown = plots.best_ranked([batch_of("small", [0.1] * 9), *ranked[::-1]], "train")
-    assert shown == group_entries(ranked[: plots.MOST_CURVES])
+def test_no_more_than_the_best_entries_are_shown():
+    entries = group_entries([batch_of(f"config-{i}", [float(i + 1)] * 10) for i in range(10)])
+    (figure,) = plots.category_figures(CATEGORY, entries, [])
+    shown = dict.fromkeys(row["config"] for row in csv.DictReader(io.StringIO(figure.csv())))
+    assert list(shown) == [f"config-{i}" for i in range(plots.MOST_CURVES)]
 
 
 def test_records_stand_in_order_of_their_dates():
@@ -145,10 +146,10 @@ def test_a_file_name_is_stable_and_can_be_read():
     assert plots.file_stem(CATEGORY, "solved") == "add3-example-cpu-6-143-8-with-amx-bf16-2-3279e8f4-train-solved"
 
 
-def test_a_category_without_a_ranked_batch_or_record_has_no_figure():
+def test_a_category_without_an_entry_or_record_has_no_figure():
     assert plots.category_figures(CATEGORY, [], []) == []
-    assert plots.category_figures(CATEGORY, [batch_of("small", [1.0] * 9)], []) == []
-    shown = plots.category_figures(CATEGORY, [batch_of("a", [1.0] * 10, lambda i: i > 0)], records(2.0))
+    entries = group_entries([batch_of("a", [1.0] * 10, lambda i: i > 0)])
+    shown = plots.category_figures(CATEGORY, entries, records(2.0))
     assert [figure.name for figure in shown] == [plots.file_stem(CATEGORY, kind) for kind in ("solved", "records")]
     assert shown[0].alt == "Share of attempts that solved add3, against train seconds"
     assert shown[1].alt == "Records of add3 by train over time"
@@ -265,7 +266,8 @@ def test_eight_curves_differ_in_colour_and_in_dashes():
 def test_the_same_data_make_the_same_picture_whatever_the_users_settings(monkeypatch):
     import matplotlib
 
-    (figure,) = plots.category_figures(CATEGORY, [batch_of("a", [float(i) for i in range(1, 11)])], [])
+    entries = group_entries([batch_of("a", [float(i) for i in range(1, 11)])])
+    (figure,) = plots.category_figures(CATEGORY, entries, [])
     picture = figure.svg()
     with matplotlib.rc_context({"figure.facecolor": "black", "font.size": 30.0, "svg.fonttype": "none"}):
         assert figure.svg() == picture
