@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+import statistics
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -15,9 +16,6 @@ from bench.storage.schema import Interval, Run, Side
 
 UNKNOWN = "—"  # a value that is not known
 MARKUP = re.compile(r"[\\`*_\[\]<>|#~$&]")  # characters with a meaning in Markdown
-
-# -----------------------------------------------------------------------------
-# numbers
 
 
 def number(value: float | None, pattern: str = ",.0f") -> str:
@@ -37,18 +35,23 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
-def middle(values: Sequence[float], pattern: str) -> str:
-    """The median as text."""
-    known = spread(values)
-    return UNKNOWN if known is None else format(known.median, pattern)
+def known(values: Iterable[float | None]) -> list[float]:
+    """The values without None."""
+    return [value for value in values if value is not None]
 
 
-def spread_text(values: Sequence[float], pattern: str) -> str:
-    """`5.50 (1.00 … 10.00)`: median, minimum and maximum."""
-    known = spread(values)
-    if known is None:
+def middle(values: Iterable[float | None], pattern: str) -> str:
+    """The median of the known values as text."""
+    numbers = known(values)
+    return number(statistics.median(numbers) if numbers else None, pattern)
+
+
+def spread_text(values: Iterable[float | None], pattern: str) -> str:
+    """`5.50 (1.00 … 10.00)`: median, minimum and maximum of the known values."""
+    found = spread(known(values))
+    if found is None:
         return UNKNOWN
-    return f"{known.median:{pattern}} ({known.minimum:{pattern}} … {known.maximum:{pattern}})"
+    return f"{found.median:{pattern}} ({found.minimum:{pattern}} … {found.maximum:{pattern}})"
 
 
 def ratio_text(ratio: float | None, interval: Interval | None) -> str:
@@ -63,25 +66,16 @@ def errors_in_words(errors: int) -> str:
     return f"{errors:,} error{'' if errors == 1 else 's'}"
 
 
-# -----------------------------------------------------------------------------
-# settings, commits, contestants
-
-
 def setting_text(value: bool | int | float | str | None) -> str:
     """The value of a setting as TOML writes it, strings without quotes."""
     return UNKNOWN if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def settings_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, before, after) of the settings that differ, under present names; None where a side lacks the key."""
-    before, after = current_names(before), current_names(after)
-    keys = sorted({*before, *after})
-    return [(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
-
-
 def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The settings that differ, each as Markdown code `key: before → after`."""
-    return [f"`{key}: {setting_text(old)} → {setting_text(new)}`" for key, old, new in settings_changes(before, after)]
+    """The settings that differ, under present names, each as Markdown code `key: before → after`."""
+    before, after = current_names(before), current_names(after)
+    sides = [(key, before.get(key), after.get(key)) for key in sorted({*before, *after})]
+    return [f"`{key}: {setting_text(old)} → {setting_text(new)}`" for key, old, new in sides if old != new]
 
 
 def commit_text(commit: str | None, dirty: bool | None, unknown: str = UNKNOWN) -> str:
@@ -105,10 +99,6 @@ def search_text(search: Mapping[str, Any] | None) -> str | None:
     return f"found by a search of {trials} trials, {attempts} attempts{cost}"
 
 
-# -----------------------------------------------------------------------------
-# attempts and batches in one line
-
-
 def attempt_line(run: Run) -> str:
     verdict = run.message or ("" if run.certificate is None else errors_in_words(run.certificate.errors))
     return (
@@ -123,22 +113,17 @@ def batch_line(runs: Sequence[Run]) -> str:
     batch, solved = runs[0].batch, sum(run.outcome == "solved" for run in runs)
     parts = [f"batch {UNKNOWN if batch is None else batch.id}: solved {solved}/{len(runs)}"]
     for clock in CLOCKS:
-        known = spread([s for run in runs if (s := getattr(run.seconds, clock)) is not None])
-        median = f"median {known.median:.2f} s ({known.minimum:.2f} … {known.maximum:.2f}), " if known else ""
+        seconds = spread(known(getattr(run.seconds, clock) for run in runs))
+        median = f"median {seconds.median:.2f} s ({seconds.minimum:.2f} … {seconds.maximum:.2f}), " if seconds else ""
         parts.append(f"{clock} {median}ERT {seconds_text(expected_time_to_success(runs, clock))}")
     return "; ".join(parts)
-
-
-# -----------------------------------------------------------------------------
-# tables
 
 
 def terminal_table(headings: Sequence[str], text: Collection[str] = (), no_wrap: Collection[str] = ()) -> Table:
     """An empty table without rules.
 
-    Args:
-        text: headings of the columns that are aligned to the left; numbers are aligned to the right.
-        no_wrap: headings of the columns whose cells stay on one line.
+    Columns are aligned to the right, those whose headings are in `text` to the left. The cells of the columns whose
+    headings are in `no_wrap` stay on one line.
     """
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in headings:

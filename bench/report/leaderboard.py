@@ -1,23 +1,23 @@
 """The leaderboard and every other page that is rendered after an attempt, from the results folder alone."""
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.formatting import number
+from bench.clock import ClockName
 from bench.report.main_track import FIRST_OF_CLASS, record_of_today, record_sentence
 from bench.report.negative import render_tried
 from bench.report.peers import render_peers
 from bench.report.plot_style import Figure
-from bench.report.plots import Category, RecordPoint, category_figures
+from bench.report.plots import Category, category_figures
 from bench.report.records_plot import history_figure
-from bench.report.render import template_environment
-from bench.report.rows import entry_row, record_row
+from bench.report.render import render_template
 from bench.report.track_page import page_path, render_track_page
 from bench.stats.expected_time import expected_time_to_success
-from bench.stats.ranking import CLOCKS, RANKED_FROM, Entry, RunBatch, describe_standing, group_batches, group_entries
+from bench.stats.ranking import CLOCKS, RANKED_FROM, describe_standing, group_batches, ranked_entries
 from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults, replace_file
 from bench.storage.records import RecordFolder
@@ -26,31 +26,25 @@ from bench.storage.schema import Run
 
 RunsByMachine = dict[str, list[Run]]  # machine class -> runs
 
-# -----------------------------------------------------------------------------
-# grouping
-
 
 def group_by_track(runs: Sequence[Run]) -> dict[str, RunsByMachine]:
     """Track -> machine class -> runs; tracks with a ranked batch come first, the fastest machine class first."""
     grouped: dict[str, RunsByMachine] = defaultdict(lambda: defaultdict(list))
-    for run in (run for run in runs if run.is_contest):
-        grouped[run.track][run.machine_class_name].append(run)
+    for run in runs:
+        if run.is_contest:
+            grouped[run.track][run.machine_class_name].append(run)
     ranked = {batch.runs[0].track for batch in group_batches(runs) if batch.ranked}
 
     def track_order(track: str) -> tuple[bool, list[str | int]]:
         return track not in ranked, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", track)]
 
     def machine_order(machine: tuple[str, list[Run]]) -> tuple[float, str]:
-        erts = (expected_time_to_success(entry.runs, "total") for entry in ranked_entries(machine[1]))
-        return min(erts, default=float("inf")), machine[0]
+        best = ranked_entries(machine[1], "total")[:1]
+        return expected_time_to_success(best[0].runs, "total") if best else math.inf, machine[0]
 
     return {
         track: dict(sorted(grouped[track].items(), key=machine_order)) for track in sorted(grouped, key=track_order)
     }
-
-
-def ranked_entries(runs: Sequence[Run]) -> list[Entry]:
-    return [entry for entry in group_entries(group_batches(runs)) if entry.ranked]
 
 
 def category_records(category: Category, folders: Sequence[RecordFolder]) -> list[RecordFolder]:
@@ -62,21 +56,9 @@ def category_records(category: Category, folders: Sequence[RecordFolder]) -> lis
     ]
 
 
-def record_point(folder: RecordFolder) -> RecordPoint:
-    record = folder.record
-    return RecordPoint(
-        name=record.name,
-        date=record.started_at,
-        ert_seconds=record.ert_seconds,
-        low_seconds=None,
-        high_seconds=None,
-        solved=record.result.solved,
-        attempts=record.result.attempts,
-    )
-
-
-def figures_of(category: Category, batches: Sequence[RunBatch], folders: Sequence[RecordFolder]) -> list[Figure]:
-    return category_figures(category, batches, [record_point(folder) for folder in category_records(category, folders)])
+def figures_of(category: Category, runs: Sequence[Run], folders: Sequence[RecordFolder]) -> list[Figure]:
+    records = [folder.record for folder in category_records(category, folders)]
+    return category_figures(category, ranked_entries(runs, category.clock), records)
 
 
 def all_figures(results_data: FiledResults) -> list[Figure]:
@@ -86,22 +68,18 @@ def all_figures(results_data: FiledResults) -> list[Figure]:
         for track, machines in group_by_track(results_data.runs).items()
         for machine_class, runs in machines.items()
         for clock in CLOCKS
-        for figure in figures_of(Category(track, machine_class, clock), group_batches(runs), results_data.records)
+        for figure in figures_of(Category(track, machine_class, clock), runs, results_data.records)
     ]
     history = history_figure(results_data.records)
     return figures if history is None else [history, *figures]
-
-
-# -----------------------------------------------------------------------------
-# the leaderboard
 
 
 def render_leaderboard(results_data: FiledResults) -> str:
     """The leaderboard as Markdown; it links to the figures that `all_figures` draws."""
     tracks = group_by_track(results_data.runs)
     record = record_of_today(results_data.records)
-    template = template_environment().get_template("leaderboard.md.jinja")
-    return template.render(
+    return render_template(
+        "leaderboard",
         record_sentence=record_sentence(results_data.records),
         record_name=record and record.name,
         history=history_figure(results_data.records),
@@ -112,55 +90,49 @@ def render_leaderboard(results_data: FiledResults) -> str:
     )
 
 
-def track_section(track: str, machines: Mapping[str, Sequence[Run]], results_data: FiledResults) -> dict[str, Any]:
+def track_section(track: str, machines: RunsByMachine, results_data: FiledResults) -> dict[str, Any]:
     """One track: its line in the index, and its machine classes with a ranked batch or a record."""
-    runs = [run for its_runs in machines.values() for run in its_runs]
-    best = min(
-        ((expected_time_to_success(entry.runs, "total"), entry.runs[0].config) for entry in ranked_entries(runs)),
-        default=None,
-    )
-    sections = [
-        machine_section(track, machine_class, its_runs, results_data) for machine_class, its_runs in machines.items()
-    ]
+    runs = [run for machine_runs in machines.values() for run in machine_runs]
+    shown: dict[str, dict[ClockName, dict[str, Any]]] = {}
+    for name, machine_runs in machines.items():
+        clocks = {clock: tables(Category(track, name, clock), machine_runs, results_data) for clock in CLOCKS}
+        if any(clock["entries"] or clock["won"] or clock["first"] for clock in clocks.values()):
+            shown[name] = clocks
     return {
         "name": track,
-        "num_attempts": number(len(runs)),
-        "num_solved": number(sum(run.outcome == "solved" for run in runs)),
-        "best": best and f"fastest {best[1]}, ERT {number(best[0], '.2f')} s by `total`",
-        "machines": [section for section in sections if section["is_shown"]],
+        "num_attempts": len(runs),
+        "num_solved": sum(run.outcome == "solved" for run in runs),
+        "best": next(iter(ranked_entries(runs, "total")), None),
+        "machines": shown,
     }
 
 
-def machine_section(track: str, machine_class: str, runs: Sequence[Run], results_data: FiledResults) -> dict[str, Any]:
-    """A track on a machine class: for each clock the ranking, the records and the figures."""
-    batches, yardsticks = group_batches(runs), results_data.yardsticks()
-    clocks = {}
-    for clock in CLOCKS:
-        category = Category(track, machine_class, clock)
-        entries = sorted(ranked_entries(runs), key=lambda entry: entry.order(clock))
-        records = [record_row(folder) for folder in reversed(category_records(category, results_data.records))]
-        clocks[clock] = {
-            "entries": [entry_row(entry, clock, rank, yardsticks) for rank, entry in enumerate(entries, start=1)],
-            "won": [row for row in records if row["predecessor"] is not None],
-            "first": [row for row in records if row["predecessor"] is None],
-            "failed_replays": [sentence for row in records for sentence in row["failed_replays"]],
-            "figures": figures_of(category, batches, results_data.records),
-        }
-    is_shown = any(tables["entries"] or tables["won"] or tables["first"] for tables in clocks.values())
-    return {"name": machine_class, "clocks": clocks, "is_shown": is_shown}
-
-
-# -----------------------------------------------------------------------------
-# all pages, and the refresh after an attempt
+def tables(category: Category, runs: Sequence[Run], results_data: FiledResults) -> dict[str, Any]:
+    """A category's ranking, with the yardsticks beside each entry, its records, newest first, and its figures."""
+    yardsticks = results_data.yardsticks()
+    folders = category_records(category, results_data.records)[::-1]
+    return {
+        "entries": [
+            (entry, [yardsticks[batch.id] for batch in entry.batches if batch.id in yardsticks])
+            for entry in ranked_entries(runs, category.clock)
+        ],
+        "won": [folder for folder in folders if folder.record.predecessor is not None],
+        "first": [folder for folder in folders if folder.record.predecessor is None],
+        "failed_replays": [
+            (folder.record, replay)
+            for folder in folders
+            for replay in folder.reproductions.read()[0]
+            if not replay.reproduced
+        ],
+        "figures": figures_of(category, runs, results_data.records),
+    }
 
 
 def rendered_pages(results_data: FiledResults, results: Path) -> dict[Path, str]:
     """The pages that are rendered after every attempt: path -> Markdown."""
     pages = {
         results / "LEADERBOARD.md": render_leaderboard(results_data),
-        results / "NEGATIVE.md": render_tried(
-            results_data.paired_plans, results_data.conclusions, results_data.records
-        ),
+        results / "NEGATIVE.md": render_tried(results_data),
         results / "PEERS.md": render_peers(results_data.runs),
     }
     for track, machines in group_by_track(results_data.runs).items():

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from bench.formatting import commit_text, middle
-from bench.stats.ranking import Entry, leaders
+from bench.stats.ranking import CLOCKS, Entry, leaders
 from bench.storage.records import RecordFolder
 from bench.storage.schema import Record, Run
 
@@ -43,9 +43,8 @@ def leading_default(runs: Sequence[Run], folders: Iterable[RecordFolder] = ()) -
     Without a record, the fastest over all machine classes; None when no default config is ranked.
     """
     record = record_of_today(folders)
-    entries = leaders(
-        [run for run in runs if run.track == MAIN_TRACK and run.config == f"{run.track}-{run.device}"], "total"
-    )
+    defaults = [run for run in runs if run.track == MAIN_TRACK and run.config == f"{run.track}-{run.device}"]
+    entries = leaders(defaults, "total")
     here = [entry for entry in entries if record and entry.runs[0].machine.class_ == record.machine_class]
     return next(iter(here or entries), None)
 
@@ -56,17 +55,9 @@ def claim_sentence(runs: Sequence[Run], folders: Iterable[RecordFolder]) -> str:
     if entry is None:
         return "No ranked batch yet."
     first = entry.runs[0]
-    train, total = (middle(entry.values(read), ".2f") for read in (train_seconds, total_seconds))
+    train, total = (middle((getattr(run.seconds, clock) for run in entry.runs), ".2f") for clock in CLOCKS)
     return (
         f"`{first.config}` learns `{first.track}` in **{train} s** of training and proves it **{total} s** after the "
         f"process started (medians; {entry.num_solved} of {len(entry.runs)} attempts solved the track, on "
         f"{first.machine.class_}, {first.started_at:%Y-%m-%d}, commit {commit_text(first.commit, first.dirty)})."
     )
-
-
-def train_seconds(run: Run) -> float | None:
-    return run.seconds.train
-
-
-def total_seconds(run: Run) -> float | None:
-    return run.seconds.total

@@ -1,32 +1,29 @@
 """The plot of a matrix: a map of two of its axes, or a line along one."""
 
-import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from bench.clock import ClockName
 from bench.experiments.matrix_file import Matrix, label
-from bench.experiments.matrix_results import CellResult
-from bench.report.plot_style import COLORS, SOFT_COLOR, TEXT_COLOR, blank_canvas, style, svg_text
-from bench.stats.descriptive import spread
+from bench.experiments.matrix_results import CellResult, rank_cells
+from bench.report.plot_style import COLORS, SOFT_COLOR, TEXT_COLOR, blank_canvas, draw_svg
 
 LONGEST_LABEL = 18  # characters of a line of a tick label
 
 
 def draw_matrix(results: Sequence[CellResult], matrix: Matrix, title: str, subtitle: str) -> str:
     """The plot as SVG. Where the matrix has further axes, each position shows its best cell."""
-    with style():
-        return svg_text(matrix_canvas(results, matrix, title, subtitle))
+    return draw_svg(lambda: matrix_canvas(results, matrix, title, subtitle))
 
 
 def matrix_canvas(results: Sequence[CellResult], matrix: Matrix, title: str, subtitle: str) -> Any:
     """The plot as a matplotlib Figure."""
-    if len(matrix.plot) < len([axis for axis, choices in matrix.axes.items() if len(choices) > 1]):
+    if len(matrix.plot) < sum(len(choices) > 1 for choices in matrix.axes.values()):
         subtitle += "; each position shows its best cell"
-    is_map = len(matrix.plot) == 2
-    columns = tick_labels(matrix, matrix.plot[0])
-    rows = tick_labels(matrix, matrix.plot[1]) if is_map else [""]
+    columns, *others = ([label(axis, choice) for choice in matrix.axes[axis]] for axis in matrix.plot)
+    rows = others[0] if others else [""]
     best = best_cells(results, matrix)
 
     longest = max(len(line) for text in rows for line in wrapped(text).splitlines() or [""])
@@ -34,7 +31,7 @@ def matrix_canvas(results: Sequence[CellResult], matrix: Matrix, title: str, sub
     width = max(6.4, 2.6 + 1.15 * len(columns) + 0.08 * longest)  # inches
     lines = textwrap.wrap(subtitle, round(14 * width))
     head = 0.5 + 0.18 * len(lines)
-    height = head + 1.2 + (max(0.62, 0.2 * tallest) * len(rows) if is_map else 2.6) + 0.18 * tallest
+    height = head + 1.2 + (max(0.62, 0.2 * tallest) * len(rows) if others else 2.6) + 0.18 * tallest
     # The title is not a part of the axes, or the layout would reserve its whole length beside them.
     canvas = blank_canvas(width, height, w_pad=0.14, h_pad=0.1, rect=(0, 0, 1, 1 - head / height))
     canvas.text(0.14 / width, 1 - 0.12 / height, title, fontsize=13, fontweight="bold", va="top")
@@ -42,7 +39,7 @@ def matrix_canvas(results: Sequence[CellResult], matrix: Matrix, title: str, sub
     axes = canvas.add_subplot()
     axes.set_xlabel(matrix.plot[0])
     axes.set_xticks(range(len(columns)), [wrapped(text) for text in columns])
-    if is_map:
+    if others:
         axes.set_ylabel(matrix.plot[1])
         draw_map(canvas, axes, columns, rows, best, matrix.clock)
     else:
@@ -50,28 +47,15 @@ def matrix_canvas(results: Sequence[CellResult], matrix: Matrix, title: str, sub
     return canvas
 
 
-def best_cells(results: Sequence[CellResult], matrix: Matrix) -> dict[tuple[str, str], CellResult]:
-    """(label on the first axis, on the second axis or "") -> the best cell at that position."""
-    positions: dict[tuple[str, str], list[CellResult]] = {}
-    for result in results:
-        labels = result.cell.labels()
-        second = labels[matrix.plot[1]] if len(matrix.plot) == 2 else ""
-        positions.setdefault((labels[matrix.plot[0]], second), []).append(result)
-    return {position: best_of(there, matrix.clock) for position, there in positions.items()}
-
-
-def tick_labels(matrix: Matrix, axis: str) -> list[str]:
-    return [label(axis, choice) for choice in matrix.axes[axis]]
+def best_cells(results: Sequence[CellResult], matrix: Matrix) -> dict[tuple[str, ...], CellResult]:
+    """Labels on the axes of the plot -> the best cell at that position."""
+    best_last = reversed(rank_cells(results, matrix.clock))
+    return {tuple(result.cell.labels()[axis] for axis in matrix.plot): result for result in best_last}
 
 
 def wrapped(text: str) -> str:
     """A tick label in several lines; settings that change together have a line each."""
     return text.replace(" ", "\n") if "=" in text else "\n".join(textwrap.wrap(text, LONGEST_LABEL))
-
-
-def best_of(results: Sequence[CellResult], clock: ClockName) -> CellResult:
-    """The cell with the lowest ERT; among cells without one, a cell with attempts."""
-    return min(results, key=lambda result: (math.inf if (ert := result.ert(clock)) is None else ert, not result.runs))
 
 
 def cell_text(result: CellResult | None, clock: ClockName) -> str:
@@ -89,19 +73,15 @@ def draw_map(
     axes: Any,
     columns: Sequence[str],
     rows: Sequence[str],
-    best: dict[tuple[str, str], CellResult],
+    best: Mapping[tuple[str, ...], CellResult],
     clock: ClockName,
 ) -> None:
     """A square for each pair of choices with its ERT as text; darker is slower."""
     import numpy as np
     from matplotlib.colors import LogNorm
 
-    values = np.full((len(rows), len(columns)), np.nan)
-    for row, second in enumerate(rows):
-        for column, first in enumerate(columns):
-            result = best.get((first, second))
-            if result is not None and result.num_solved:
-                values[row, column] = result.ert(clock)
+    cells = [[best.get((first, second)) for first in columns] for second in rows]
+    values = np.array([[cell.ert(clock) if cell and cell.num_solved else np.nan for cell in row] for row in cells])
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (1.0, 1.0)
     norm = LogNorm(low, high if high > low else low * 1.01)
@@ -111,14 +91,11 @@ def draw_map(
         image = axes.imshow(values, norm=norm, cmap="viridis_r", aspect="auto", origin="lower")
         add_color_bar(canvas.colorbar(image, ax=axes, label=f"ERT by {clock}, s"), low, high)
     else:
-        axes.set_xlim(-0.5, len(columns) - 0.5)
-        axes.set_ylim(-0.5, len(rows) - 0.5)
-    for row, second in enumerate(rows):
-        for column, first in enumerate(columns):
-            value = values[row, column]
-            color = "white" if np.isfinite(value) and norm(value) > 0.55 else TEXT_COLOR
-            text = cell_text(best.get((first, second)), clock)
-            axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
+        axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5))
+    for (row, column), value in np.ndenumerate(values):
+        color = "white" if np.isfinite(value) and norm(value) > 0.55 else TEXT_COLOR
+        text = cell_text(cells[row][column], clock)
+        axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
     axes.set_yticks(range(len(rows)), [wrapped(text) for text in rows])
 
 
@@ -133,18 +110,16 @@ def add_color_bar(bar: Any, low: float, high: float) -> None:
         bar.ax.text(0.5, height, word, transform=bar.ax.transAxes, ha="center", va=va, fontsize=9, color=SOFT_COLOR)
 
 
-def draw_line(axes: Any, columns: Sequence[str], best: dict[tuple[str, str], CellResult], clock: ClockName) -> None:
+def draw_line(axes: Any, columns: Sequence[str], best: Mapping[tuple[str, ...], CellResult], clock: ClockName) -> None:
     """ERT along one axis, with a mark for each attempt."""
-    known = [(i, best[text, ""]) for i, text in enumerate(columns) if (text, "") in best]
-    solved = [(i, result) for i, result in known if result.num_solved]
-    axes.plot([i for i, _ in solved], [result.ert(clock) for _, result in solved], "o-", color=COLORS[0], linewidth=2)
+    known = [(i, best[(text,)]) for i, text in enumerate(columns) if (text,) in best]
+    solved = [(i, result.ert(clock)) for i, result in known if result.num_solved]
+    axes.plot([i for i, _ in solved], [ert for _, ert in solved], "o-", color=COLORS[0], linewidth=2)
     for i, result in known:
         seconds = result.seconds(clock)
         axes.plot([i] * len(seconds), seconds, "_", color=COLORS[0], alpha=0.5, markersize=12)
-        spot = spread(seconds)
-        text = cell_text(result, clock)
-        at = (i, result.ert(clock) if result.num_solved else spot.median if spot else 0.0)
-        axes.annotate(text, at, (9, 4), textcoords="offset points", fontsize=9)
+        height = result.ert(clock) if result.num_solved else median(seconds or [0.0])
+        axes.annotate(cell_text(result, clock), (i, height), (9, 4), textcoords="offset points", fontsize=9)
     axes.set_xlim(-0.5, len(columns) - 0.3)
     axes.set_ylim(bottom=0)
     axes.margins(y=0.2)

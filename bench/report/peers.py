@@ -6,15 +6,16 @@ writes the answer in another order; it therefore has a track of its own and is n
 
 import dataclasses
 import tomllib
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 from statistics import median
 from typing import Any
 
 from bench.config import CONFIGS, PEER, current_names, find_config, merged_values, with_current_names
-from bench.formatting import changed_settings, escape_markdown, number
+from bench.formatting import changed_settings, known, number
 from bench.report.main_track import MAIN_TRACK
-from bench.report.render import template_environment
+from bench.report.render import render_template
 from bench.storage.schema import Run
 
 SESSION = timedelta(hours=3)  # at most between a peer's run and a reference run of the same session
@@ -46,10 +47,6 @@ def read_peers() -> list[Peer]:
     return sorted(peers, key=lambda peer: (peer.track, peer.config))
 
 
-# -----------------------------------------------------------------------------
-# sessions
-
-
 def time_between(run: Run, other: Run) -> timedelta:
     """From the end of the earlier of two runs to the start of the later one; zero where they overlap."""
     earlier, later = sorted((run, other), key=lambda run: run.started_at)
@@ -77,10 +74,6 @@ def reference_runs(run: Run, runs: Sequence[Run]) -> list[Run]:
     return [other for other in near if (other.config_hash, other.source_sha256) == identity]
 
 
-# -----------------------------------------------------------------------------
-# rows
-
-
 def config_settings(name: str) -> dict[str, Any]:
     """The settings in a config and its bases."""
     return merged_values(CONFIGS / f"{name}.toml", with_current_names)
@@ -95,31 +88,19 @@ def changes(run: Run) -> list[str]:
 
 def with_ratio(seconds: float | None, reference: Sequence[float | None]) -> str:
     """`6,226.0 (× 288.9)`: seconds, and their ratio to the median of the reference."""
-    if seconds is None:
-        return number(None)
-    known = [value for value in reference if value]
-    return f"{seconds:,.1f}" + (f" (× {seconds / median(known):,.1f})" if known else "")
+    times = [value for value in reference if value]
+    ratio = f" (× {seconds / median(times):,.1f})" if seconds is not None and times else ""
+    return number(seconds, ",.1f") + ratio
 
 
-def errors_text(run: Run) -> str:
-    """The errors in the certificate; without a certificate, the outcome."""
-    if run.certificate is None:
-        return run.outcome
-    return f"{run.certificate.errors:,} of {run.certificate.problems:,}"
-
-
-def run_row(run: Run, reference: Sequence[Run]) -> dict[str, str]:
+def run_row(run: Run, reference: Sequence[Run]) -> dict[str, Any]:
+    """The cells of a run that its reference runs or its config take part in; the template fills in the others."""
     solved = [other for other in reference if other.outcome == "solved"]
+    trains = known(other.seconds.train for other in solved)
     row = {
-        "config": run.config,
-        "errors": errors_text(run),
-        "steps": number(run.steps),
-        "parameters": number(run.parameters),
-        "precision": run.precision,
-        "run": run.run_id,
+        "run": run,
         "changes": ", ".join(changes(run)),
-        "machine_class": escape_markdown(run.machine_class_name),
-        "train": with_ratio(run.seconds.train, [other.seconds.train for other in solved]),
+        "train": with_ratio(run.seconds.train, trains),
         "reference": "none in this session",
     }
     for target in TARGETS:
@@ -127,12 +108,11 @@ def run_row(run: Run, reference: Sequence[Run]) -> dict[str, str]:
         others = [other.reached.get(target) for other in solved]
         row[target] = "never" if seconds is None else with_ratio(run.reached.get(target), others)
     if reference:
-        trains = [other.seconds.train for other in solved if other.seconds.train is not None]
         row["reference"] = f"{f'{median(trains):,.2f} s, ' if trains else ''}{len(solved)} of {len(reference)} solved"
     return row
 
 
-def peer_rows(peer: Peer, runs: Sequence[Run]) -> list[dict[str, str]]:
+def peer_rows(peer: Peer, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row for each run of a peer, the earliest first."""
     peer_runs = [run for run in runs if (run.config, run.track) == (peer.config, peer.track) and run.is_contest]
     peer_runs.sort(key=lambda run: (run.started_at, run.run_id))
@@ -142,18 +122,14 @@ def peer_rows(peer: Peer, runs: Sequence[Run]) -> list[dict[str, str]]:
 def render_peers(runs: Sequence[Run]) -> str:
     """The page as Markdown."""
     peers = read_peers()
-    tracks = {
-        track: [(peer, peer_rows(peer, runs)) for peer in peers if peer.track == track]
-        for track in dict.fromkeys(peer.track for peer in peers)
-    }
-    return (
-        template_environment()
-        .get_template("peers.md.jinja")
-        .render(
-            tracks=tracks,
-            targets=TARGETS,
-            reference=MAIN_TRACK,
-            hours=SESSION // timedelta(hours=1),
-            published=[peer for peer in peers if peer.published],
-        )
+    tracks: dict[str, list[tuple[Peer, list[dict[str, Any]]]]] = defaultdict(list)
+    for peer in peers:
+        tracks[peer.track].append((peer, peer_rows(peer, runs)))
+    return render_template(
+        "peers",
+        tracks=tracks,
+        targets=TARGETS,
+        reference=MAIN_TRACK,
+        hours=SESSION // timedelta(hours=1),
+        published=[peer for peer in peers if peer.published],
     )

@@ -1,12 +1,12 @@
 """The common look of all plots, their axes and legends, and their data as CSV."""
 
-import contextlib
 import csv
 import dataclasses
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -16,16 +16,8 @@ LOGARITHMIC_FROM = 20.0  # largest over smallest value on an axis
 
 # Okabe and Ito's palette (2008), which colour-blind readers can tell apart, without its yellow, too pale on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#777777")
-DASHES: tuple[Any, ...] = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (1, 1)),
-    (0, (5, 1, 1, 1)),
-    (0, (9, 2)),
-    (0, (3, 2)),
-    (0, (7, 1, 1, 1, 1, 1)),
-    "-.",
-)
+DASH_LENGTHS = ((5, 1.5), (1, 1), (5, 1, 1, 1), (9, 2), (3, 2), (7, 1, 1, 1, 1, 1))  # line, gap, ... in line widths
+DASHES: tuple[Any, ...] = ("-", *((0, lengths) for lengths in DASH_LENGTHS), "-.")
 TEXT_COLOR, SOFT_COLOR = "#222222", "#666666"
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "addition-speedrun",  # the same data makes the same identifiers
@@ -57,13 +49,13 @@ class Figure:
     name: str  # file name without suffix
     alt: str  # alternative text
     make_rows: Callable[[], Sequence[NamedTuple]]
-    draw: Callable[[Any], str]
+    make_canvas: Callable[[Any], Any]  # rows -> matplotlib Figure
 
     def csv(self) -> str:
         return csv_text(self.make_rows())
 
     def svg(self) -> str:
-        return self.draw(self.make_rows())
+        return draw_svg(lambda: self.make_canvas(self.make_rows()))
 
 
 def csv_text(rows: Sequence[NamedTuple]) -> str:
@@ -84,34 +76,29 @@ def csv_text(rows: Sequence[NamedTuple]) -> str:
     return text.getvalue()
 
 
-# -----------------------------------------------------------------------------
-# canvases
-
-
-@contextlib.contextmanager
-def style() -> Iterator[None]:
+def style() -> AbstractContextManager[None]:
     """Apply STYLE on top of matplotlib's defaults, whatever the user's own settings are."""
-    import matplotlib
+    import matplotlib.style
 
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
+    return matplotlib.style.context(STYLE, after_reset=True)
 
 
-def svg_text(canvas: Any) -> str:
-    """A matplotlib Figure as SVG."""
-    text = io.StringIO()
-    canvas.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
+def draw(make_canvas: Callable[[], Any], **options: Any) -> bytes:
+    """Make a matplotlib Figure and save it in the common style."""
+    picture = io.BytesIO()
+    with style():
+        make_canvas().savefig(picture, **options)
+    return picture.getvalue()
+
+
+def draw_svg(make_canvas: Callable[[], Any]) -> str:
+    return draw(make_canvas, format="svg", metadata={"Date": None, "Creator": None}).decode()
 
 
 def blank_canvas(width: float, height: float, **layout: Any) -> Any:
-    """An empty matplotlib Figure, made without pyplot, which would keep state and open windows.
+    """An empty matplotlib Figure of a size in inches, with options of the constrained layout.
 
-    Args:
-        width, height: inches.
-        layout: options of the constrained layout.
+    It is made without pyplot, which would keep state and open windows.
     """
     from matplotlib.figure import Figure as Canvas
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -120,11 +107,9 @@ def blank_canvas(width: float, height: float, **layout: Any) -> Any:
 
 
 def new_canvas(title: str, subtitle: str, num_labels: int) -> tuple[Any, Any]:
-    """A matplotlib Figure and its Axes, with a title and room for the labels of a legend below.
+    """A matplotlib Figure and its Axes, with room for so many lines of a legend below.
 
-    Args:
-        subtitle: wrapped into lines of similar length.
-        num_labels: lines of the legend.
+    The subtitle is wrapped into lines of similar length.
     """
     lines = textwrap.wrap(subtitle, len(subtitle) // (1 + len(subtitle) // 94) + 7)
     canvas = blank_canvas(8.0, 4.3 + 0.24 * num_labels + 0.18 * len(lines), w_pad=0.14, h_pad=0.1)
@@ -136,23 +121,10 @@ def new_canvas(title: str, subtitle: str, num_labels: int) -> tuple[Any, Any]:
     return canvas, axes
 
 
-def show_nothing(axes: Any) -> None:
-    """Say that there is no data, in the middle of empty axes."""
-    axes.text(0.5, 0.5, "no data yet", ha="center", color=SOFT_COLOR, transform=axes.transAxes)
-
-
 def add_legend(canvas: Any, handles: Sequence[Any], labels: Sequence[str], handle_length: float) -> None:
     """A legend below the axes, one label a line, so that long names cover nothing."""
-    canvas.legend(
-        handles,
-        labels,
-        loc="outside lower left",
-        frameon=False,
-        fontsize=9,
-        borderaxespad=0.7,
-        handlelength=handle_length,
-        handletextpad=0.8 if handle_length else 0,
-    )
+    spacing = {"borderaxespad": 0.7, "handlelength": handle_length, "handletextpad": 0.8 if handle_length else 0}
+    canvas.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=9, **spacing)
 
 
 def short(name: str, longest: int = 36) -> str:
@@ -161,19 +133,24 @@ def short(name: str, longest: int = 36) -> str:
     return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
 
 
-# -----------------------------------------------------------------------------
-# axes
+def scale_axis(axes: Any, name: str, values: Sequence[float], from_zero: bool) -> tuple[float, float]:
+    """Set the scale and the ends of an axis, "x" or "y", for these values; returns the ends.
 
-
-def limits(values: Sequence[float], from_zero: bool) -> tuple[str, float, float]:
-    """The scale of an axis for these values, and its two ends; logarithmic where the values differ widely."""
+    Logarithmic where the values differ widely.
+    """
     positive = [value for value in values if value > 0]
     low, high = min(positive, default=0.0), max(positive, default=1.0)
-    if low and high / low > LOGARITHMIC_FROM:
+    is_logarithmic = bool(low) and high / low > LOGARITHMIC_FROM
+    if is_logarithmic:
         margin = (high / low) ** 0.05
-        return "log", low / margin, high * margin
-    margin = 0.06 * ((high if from_zero else high - low) or high)
-    return "linear", 0.0 if from_zero else max(0.0, low - margin), high + margin
+        low, high = low / margin, high * margin
+    else:
+        margin = 0.06 * ((high if from_zero else high - low) or high)
+        low, high = 0.0 if from_zero else max(0.0, low - margin), high + margin
+    axes.set(**{f"{name}scale": "log" if is_logarithmic else "linear", f"{name}lim": (low, high)})
+    if is_logarithmic:
+        show_plain_numbers(getattr(axes, f"{name}axis"), low, high)
+    return low, high
 
 
 def show_plain_numbers(axis: Any, low: float, high: float) -> None:
@@ -185,10 +162,11 @@ def show_plain_numbers(axis: Any, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def show_dates(axis: Any) -> None:
-    """Label an axis with dates (UTC)."""
+def show_dates(axes: Any) -> None:
+    """Label the x axis with dates (UTC)."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
     locator = AutoDateLocator(minticks=3, maxticks=8)
-    axis.set_major_locator(locator)
-    axis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.set_xlabel("date (UTC)")

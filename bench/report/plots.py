@@ -17,18 +17,15 @@ from bench.report.plot_style import (
     DASHES,
     Figure,
     add_legend,
-    limits,
     new_canvas,
+    scale_axis,
     short,
     show_dates,
-    show_nothing,
-    show_plain_numbers,
-    style,
-    svg_text,
 )
 from bench.stats.descriptive import wilson_interval
 from bench.stats.expected_time import attempt_costs
-from bench.stats.ranking import Entry, RunBatch, group_entries
+from bench.stats.ranking import Entry
+from bench.storage.schema import Record
 
 MOST_CURVES = 8  # contestants in a figure, the best ones
 MOST_NAMES = 8  # records in a legend, the latest ones
@@ -43,13 +40,13 @@ class Category(NamedTuple):
 
 
 class RecordPoint(NamedTuple):
-    """One record of a category; the bounds of its ERT's 95% interval are None where they are unknown."""
+    """One record of a category."""
 
     name: str
     date: datetime  # UTC
     ert_seconds: float
-    low_seconds: float | None
-    high_seconds: float | None  # may be infinite
+    low_seconds: None  # columns that no record fills, kept for readers of the data
+    high_seconds: None
     solved: int
     attempts: int
 
@@ -67,20 +64,19 @@ class SolvedRow(NamedTuple):
     high: float
 
 
-def category_figures(category: Category, batches: Sequence[RunBatch], records: Sequence[RecordPoint]) -> list[Figure]:
-    """The figures of one category: none without a ranked batch, no history without a record.
+def category_figures(category: Category, entries: Sequence[Entry], records: Sequence[Record]) -> list[Figure]:
+    """The figures of one category: the best of its ranked entries, and the history of its records, if there are any.
 
     Nothing is computed before a figure's data or picture is requested.
     """
     figures = []
-    best = best_ranked(batches, category.clock)
-    if best:
+    if entries:
         figures.append(
             Figure(
                 file_stem(category, "solved"),
                 f"Share of attempts that solved {category.track}, against {category.clock} seconds",
-                lambda: solved_rows(best, category.clock),
-                lambda rows: draw_solved(rows, category),
+                lambda: solved_rows(entries[:MOST_CURVES], category.clock),
+                lambda rows: solved_canvas(rows, category),
             )
         )
     if records:
@@ -89,7 +85,7 @@ def category_figures(category: Category, batches: Sequence[RunBatch], records: S
                 file_stem(category, "records"),
                 f"Records of {category.track} by {category.clock} over time",
                 lambda: record_rows(records),
-                lambda rows: draw_records(rows, category),
+                lambda rows: records_canvas(rows, category),
             )
         )
     return figures
@@ -104,11 +100,6 @@ def file_stem(category: Category, kind: str) -> str:
 
 # -----------------------------------------------------------------------------
 # the data
-
-
-def best_ranked(batches: Sequence[RunBatch], clock: ClockName) -> list[Entry]:
-    ranked = sorted((entry for entry in group_entries(batches) if entry.ranked), key=lambda entry: entry.order(clock))
-    return ranked[:MOST_CURVES]
 
 
 def solved_rows(entries: Sequence[Entry], clock: ClockName) -> list[SolvedRow]:
@@ -130,23 +121,22 @@ def solved_rows(entries: Sequence[Entry], clock: ClockName) -> list[SolvedRow]:
     return rows
 
 
-def record_rows(records: Sequence[RecordPoint]) -> list[RecordPoint]:
+def record_rows(records: Sequence[Record]) -> list[RecordPoint]:
     """Oldest first."""
-    return sorted(records, key=lambda record: (record.date, record.name))
+    return [
+        RecordPoint(
+            record.name, record.started_at, record.ert_seconds, None, None, record.result.solved, record.result.attempts
+        )
+        for record in sorted(records, key=lambda record: (record.started_at, record.name))
+    ]
 
 
 # -----------------------------------------------------------------------------
-# the fraction solved
-
-
-def draw_solved(rows: Sequence[SolvedRow], category: Category) -> str:
-    """The curves as SVG: a step at every solved attempt, a dot where the longest attempt ended."""
-    with style():
-        return svg_text(solved_canvas(rows, category))
+# the pictures
 
 
 def solved_canvas(rows: Sequence[SolvedRow], category: Category) -> Any:
-    """The curves as a matplotlib Figure."""
+    """The curves as a matplotlib Figure: a step at every solved attempt, a dot where the longest attempt ended."""
     from matplotlib.ticker import PercentFormatter
 
     curves: dict[tuple[str, str], list[SolvedRow]] = {}
@@ -154,22 +144,18 @@ def solved_canvas(rows: Sequence[SolvedRow], category: Category) -> Any:
         curves.setdefault((row.batches, row.config), []).append(row)
     title = f"{category.track}: attempts solved, by {category.clock} seconds"
     canvas, axes = new_canvas(title, category.machine_class, len(curves))
-    if not rows:
-        show_nothing(axes)
-    scale, left, right = limits([row.seconds for row in rows], from_zero=False)
+    left, _ = scale_axis(axes, "x", [row.seconds for row in rows], from_zero=False)
     handles: list[Any] = []
     labels: list[str] = []
     for points in curves.values():
         handles.append(draw_curve(axes, points, len(handles), len(curves), left))
         labels.append(curve_label(points, len(handles)))
-    axes.set_xscale(scale)
-    if scale == "log":
-        show_plain_numbers(axes.xaxis, left, right)
-    axes.set_xlim(left, right)
-    axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel(f"seconds on the {category.clock} clock")
-    axes.set_ylabel(f"share of attempts that solved {category.track}")
+    axes.set(
+        ylim=(0, 1.02),
+        xlabel=f"seconds on the {category.clock} clock",
+        ylabel=f"share of attempts that solved {category.track}",
+    )
     add_legend(canvas, handles, labels, handle_length=3.4)
     return canvas
 
@@ -200,55 +186,26 @@ def curve_label(points: Sequence[SolvedRow], number: int) -> str:
     return f"{number}. {short(last.config)}: {last.solved} of {last.attempts} solved, batch {short(first)}{more}"
 
 
-# -----------------------------------------------------------------------------
-# the records of a category
-
-
-def draw_records(rows: Sequence[RecordPoint], category: Category) -> str:
-    """The records as SVG: the standing ERT over time, a numbered dot at each record."""
-    with style():
-        return svg_text(records_canvas(rows, category))
-
-
 def records_canvas(rows: Sequence[RecordPoint], category: Category) -> Any:
-    """The records as a matplotlib Figure."""
+    """The records as a matplotlib Figure: the standing ERT over time, a numbered dot at each record."""
     from matplotlib.lines import Line2D
 
     title = f"{category.track}: records by {category.clock}"
     canvas, axes = new_canvas(title, category.machine_class, len(rows[-MOST_NAMES:]))
-    bounds = [bound for row in rows for bound in (row.low_seconds, row.ert_seconds, row.high_seconds)]
-    scale, bottom, top = limits([bound for bound in bounds if bound is not None and bound < math.inf], from_zero=True)
-    axes.set_yscale(scale)
-    if scale == "log":
-        show_plain_numbers(axes.yaxis, bottom, top)
-    axes.set_ylim(bottom, top)
-    show_dates(axes.xaxis)
-    axes.set_xlabel("date (UTC)")
+    scale_axis(axes, "y", [row.ert_seconds for row in rows if row.ert_seconds < math.inf], from_zero=True)
+    show_dates(axes)
     axes.set_ylabel(f"ERT, seconds on the {category.clock} clock")
-    if rows:
-        draw_steps(axes, rows)
-    else:
-        show_nothing(axes)
+    dates, erts = [row.date for row in rows], [row.ert_seconds for row in rows]
+    margin = 0.06 * (dates[-1] - dates[0]) or timedelta(days=2)
+    end = dates[-1] + 2 * margin  # the last record stands until it is beaten
+    axes.set_xlim(dates[0] - margin, end)
+    axes.step([*dates, end], [*erts, erts[-1]], where="post", color=COLORS[0], linewidth=2.2)
+    axes.plot(dates, erts, "o", color=COLORS[0], markersize=7, zorder=3)
     labels = []
-    for number, row in enumerate(rows, start=1):
+    for number, row in list(enumerate(rows, start=1))[-MOST_NAMES:]:
         at = (row.date, row.ert_seconds)
-        interval = ""
-        if row.low_seconds is not None and row.high_seconds is not None:
-            axes.vlines(row.date, row.low_seconds, min(row.high_seconds, top), color=COLORS[0], linewidth=6, alpha=0.25)
-            interval = f" ({row.low_seconds:.2f} … {row.high_seconds:.2f})".replace("inf", "∞")
-        axes.plot(*at, "o", color=COLORS[0], markersize=7, zorder=3)
-        if number > len(rows) - MOST_NAMES:
-            axes.annotate(str(number), at, (7, 5), textcoords="offset points", fontsize=10, fontweight="bold")
-            solved = f"{row.solved} of {row.attempts} solved"
-            labels.append(f"{number}. {short(row.name)}: ERT {row.ert_seconds:.2f} s{interval}, {solved}")
+        axes.annotate(str(number), at, (7, 5), textcoords="offset points", fontsize=10, fontweight="bold")
+        solved = f"{row.solved} of {row.attempts} solved"
+        labels.append(f"{number}. {short(row.name)}: ERT {row.ert_seconds:.2f} s, {solved}")
     add_legend(canvas, [Line2D([], [], linestyle="none") for _ in labels], labels, handle_length=0)
     return canvas
-
-
-def draw_steps(axes: Any, rows: Sequence[RecordPoint]) -> None:
-    """The standing ERT over time; the last record stands until it is beaten."""
-    first, last = rows[0].date, rows[-1].date
-    margin = 0.06 * (last - first) or timedelta(days=2)
-    axes.set_xlim(first - margin, last + 2 * margin)
-    dates, erts = [row.date for row in rows], [row.ert_seconds for row in rows]
-    axes.step([*dates, last + 2 * margin], [*erts, erts[-1]], where="post", color=COLORS[0], linewidth=2.2)

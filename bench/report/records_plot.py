@@ -7,16 +7,7 @@ from typing import Any, NamedTuple
 
 from bench.clock import ClockName
 from bench.report.main_track import MAIN_TRACK
-from bench.report.plot_style import (
-    COLORS,
-    SOFT_COLOR,
-    Figure,
-    new_canvas,
-    show_dates,
-    show_plain_numbers,
-    style,
-    svg_text,
-)
+from bench.report.plot_style import COLORS, SOFT_COLOR, Figure, new_canvas, show_dates, show_plain_numbers
 from bench.stats.ranking import CLOCKS
 from bench.storage.records import RecordFolder
 
@@ -43,7 +34,7 @@ def history_figure(folders: Sequence[RecordFolder]) -> Figure | None:
         "records",
         f"Expected seconds (ERT) of every record of {MAIN_TRACK} over time, by train and by total; lower is faster",
         lambda: history_rows(folders),
-        draw_history,
+        history_canvas,
     )
 
 
@@ -71,31 +62,27 @@ def main_class(rows: Sequence[HistoryRow]) -> str:
     return max(counts, key=lambda name: (counts[name], latest[name]))
 
 
-def draw_history(rows: Sequence[HistoryRow]) -> str:
-    """The records as SVG: steps for the machine class with the most records, faint points for the others."""
-    with style():
-        return svg_text(history_canvas(rows))
-
-
 def history_canvas(rows: Sequence[HistoryRow]) -> Any:
-    """The records as a matplotlib Figure."""
+    """The records as a matplotlib Figure: steps for `main_class`, faint points for the other classes."""
     shown = main_class(rows)
     canvas, axes = new_canvas(f"{MAIN_TRACK}: seconds of every record, lower is faster", f"on {shown}", num_labels=0)
     first, last = rows[0].date, rows[-1].date
     span = (last - first) or timedelta(days=2)
     axes.set_xlim(first - 0.04 * span, last + 0.13 * span)  # room for the labels at the right
-    show_dates(axes.xaxis)
-    axes.set_xlabel("date (UTC)")
-    axes.set_yscale("log")
+    show_dates(axes)
     low, high = min(row.ert_seconds for row in rows) / 1.8, max(row.ert_seconds for row in rows) * 1.5
-    axes.set_ylim(low, high)
+    axes.set(yscale="log", ylim=(low, high), ylabel="expected seconds to success (ERT)")
     show_plain_numbers(axes.yaxis, low, high)
-    axes.set_ylabel("expected seconds to success (ERT)")
+    others = [row for row in rows if row.machine_class != shown]
     for clock in CLOCKS:
-        on_clock = [row for row in rows if row.clock == clock]
-        draw_faint_points(axes, [row for row in on_clock if row.machine_class != shown])
-        draw_steps(axes, [row for row in on_clock if row.machine_class == shown], last + 0.03 * span)
-    name_other_classes(axes, [row for row in rows if row.machine_class != shown])
+        color, marker, _ = LOOKS[clock]
+        faint = [row for row in others if row.clock == clock]
+        dates, erts = [row.date for row in faint], [row.ert_seconds for row in faint]
+        axes.plot(dates, erts, marker, color=color, alpha=0.3, markersize=7.5, markeredgewidth=0, zorder=2)
+        steps = [row for row in rows if (row.machine_class, row.clock) == (shown, clock)]
+        draw_steps(axes, steps, last + 0.03 * span)
+    for row in {row.machine_class: row for row in reversed(others)}.values():  # the first record of each class
+        annotate(axes, f"on {row.machine_class.partition(',')[0]}", row, (8, 0), fontsize=9, color=SOFT_COLOR)
     return canvas
 
 
@@ -112,20 +99,6 @@ def draw_steps(axes: Any, rows: Sequence[HistoryRow], end: datetime) -> None:
     annotate(axes, f"{rows[0].clock}: {meaning}", rows[0], (-4, 12), fontsize=10.5, color=color, fontweight="bold")
     last = rows[-1]._replace(date=end)
     annotate(axes, f"{last.ert_seconds:.2f} s", last, (6, 0), fontsize=12, color=color, fontweight="bold")
-
-
-def draw_faint_points(axes: Any, rows: Sequence[HistoryRow]) -> None:
-    """One clock's records on the other machine classes."""
-    if rows:
-        color, marker, _ = LOOKS[rows[0].clock]
-        dates, erts = [row.date for row in rows], [row.ert_seconds for row in rows]
-        axes.plot(dates, erts, marker, color=color, alpha=0.3, markersize=7.5, markeredgewidth=0, zorder=2)
-
-
-def name_other_classes(axes: Any, rows: Sequence[HistoryRow]) -> None:
-    """The name of each other machine class beside its first record."""
-    for row in {row.machine_class: row for row in reversed(rows)}.values():
-        annotate(axes, f"on {row.machine_class.partition(',')[0]}", row, (8, 0), fontsize=9, color=SOFT_COLOR)
 
 
 def annotate(axes: Any, text: str, row: HistoryRow, offset: tuple[float, float], **look: Any) -> None:

@@ -1,19 +1,77 @@
-"""Jinja templates, and writing or checking rendered pages."""
+"""Jinja templates with their filters, and writing or checking rendered pages."""
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from bench.formatting import (
+    UNKNOWN,
+    commit_text,
+    contestant_text,
+    escape_markdown,
+    middle,
+    number,
+    ratio_text,
+    search_text,
+    spread_text,
+)
+from bench.stats.descriptive import peak_memory, utilisation
+from bench.stats.expected_time import expected_time_to_success
+from bench.stats.ranking import Entry
 from bench.storage.jsonl import replace_file
+from bench.storage.schema import Run, Side
+
+
+def clean_text(runs: Sequence[Run]) -> str:
+    """How many attempts ran on a quiet machine; an em dash when that was not measured."""
+    measured = [run.machine.clean for run in runs if run.machine.clean is not None]
+    return f"{sum(measured)}/{len(runs)}" if measured else UNKNOWN
+
+
+def solved_text(entry: Entry) -> str:
+    is_whole = all(batch.finished for batch in entry.batches)
+    return f"{entry.num_solved}/{len(entry.runs)}" + ("" if is_whole else f" of {entry.num_planned} planned")
+
+
+def attempts_text(entry: Entry) -> str:
+    batches = "" if len(entry.batches) == 1 else f" in {len(entry.batches)} batches"
+    return f"{len(entry.runs)}{batches}"
+
+
+def peak_mebibytes(run: Run) -> float | None:
+    memory = peak_memory(run)
+    return None if memory is None else memory / 2**20
+
+
+def commit_of(source: Run | Side) -> str:
+    return commit_text(source.commit, source.dirty)
+
+
+FILTERS: dict[str, Callable[..., str | float | None]] = {
+    "attempts": attempts_text,
+    "clean": clean_text,
+    "commit": commit_of,
+    "contestant": contestant_text,
+    "ert": expected_time_to_success,
+    "escape_markdown": escape_markdown,
+    "middle": middle,
+    "number": number,
+    "peak_mebibytes": peak_mebibytes,
+    "ratio": ratio_text,
+    "search": search_text,
+    "solved": solved_text,
+    "spread": spread_text,
+    "utilisation": utilisation,
+}
 
 
 @functools.cache  # compiling a template takes longer than rendering it
 def template_environment() -> Environment:
-    """The templates in the folder beside this file."""
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -21,6 +79,13 @@ def template_environment() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown; text typed by users goes through `escape_markdown`
     )
+    environment.filters |= FILTERS
+    return environment
+
+
+def render_template(name: str, **values: Any) -> str:
+    """A page from the template `NAME.md.jinja`."""
+    return template_environment().get_template(f"{name}.md.jinja").render(values)
 
 
 def write_or_check(
@@ -37,15 +102,12 @@ def write_or_check(
     Args:
         texts: path -> text.
         pictures: path -> function that draws the picture.
-        check: write nothing.
-        command: name of the command that the message of a failed check recommends.
+        check: write nothing; print a line on standard error for each file that differs.
+        command: name of the command that this line recommends.
         stale: generated files that should no longer exist; deleted when writing.
 
     Returns:
-        The exit status: 1 when the check fails; one line on standard error for each file.
-
-    Raises:
-        OSError: a file could not be written.
+        The exit status: 1 when the check fails.
     """
     if not check:
         for path, draw in pictures.items():
@@ -56,8 +118,7 @@ def write_or_check(
             path.unlink()
         return 0
     differing = [path.name for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
-    differing += [path.name for path in pictures if not path.exists()]
-    differing += [path.name for path in stale]
+    differing += [*(path.name for path in pictures if not path.exists()), *(path.name for path in stale)]
     for name in differing:
         print(f"{name} does not agree with the journal; run `python -m bench {command}`", file=sys.stderr)
     return 1 if differing else 0

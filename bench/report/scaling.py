@@ -1,48 +1,49 @@
 """`SCALING.md`: how the cost of an attempt grows with digits, attempts, machines and processes."""
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.config import current_names
-from bench.formatting import changed_settings, commit_text, escape_markdown, markdown_table, middle, number, spread_text
+from bench.formatting import (
+    UNKNOWN,
+    changed_settings,
+    commit_text,
+    escape_markdown,
+    markdown_table,
+    middle,
+    spread_text,
+)
 from bench.report import scaling_plot
 from bench.report.plot_style import csv_text
-from bench.report.render import template_environment
-from bench.report.scaling_families import CONFIGS, QUANTITIES, Family, ScalingAttempt, families, plotted
+from bench.report.render import render_template
+from bench.report.scaling_families import CONFIGS, QUANTITIES, Family, families, plotted
 from bench.stats.descriptive import overheads
 from bench.stats.power_law import MIN_LENGTHS
 from bench.stats.ranking import CLOCKS
 from bench.storage.results import FiledResults
 from bench.storage.schema import Run
 
-# -----------------------------------------------------------------------------
-# the page
-
 
 def render_scaling(runs: Sequence[Run], faults: Sequence[str] = ()) -> str:
-    """The whole page as Markdown.
-
-    Args:
-        faults: sentences about what could not be read.
-    """
+    """The whole page as Markdown, with the messages about what could not be read."""
     all_families = families(runs)
     shown = {(family.machine_class, family.order): family for family in plotted(all_families)}
     machines: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for family in all_families:
-        section = family_section(family, shown[family.machine_class, family.order])
-        machines[escape_markdown(family.machine_class)].append(section)
-    template = template_environment().get_template("scaling.md.jinja")
-    return template.render(
+        machines[family.machine_class].append(family_section(family, shown[family.machine_class, family.order]))
+    return render_template(
+        "scaling",
         configs=CONFIGS,
-        machines=dict(machines),
+        machines=machines,
         quantities=list(QUANTITIES),
         fewest_lengths=MIN_LENGTHS,
         digits=digits_table(runs),
         overhead=overhead_table(runs),
         processes=processes_table(runs),
-        faults=[escape_markdown(fault) for fault in faults],
+        faults=faults,
     )
 
 
@@ -54,48 +55,37 @@ def family_section(family: Family, shown: Family) -> dict[str, Any]:
     if family.attempts[0].run.source_sha256 != shown.attempts[0].run.source_sha256:
         changes.append("the source")
     return {
-        "order": family.order,
+        "family": family,
         "configs": sorted({run.config for run in runs}),
         "commits": ", ".join(sorted({commit_text(run.commit, run.dirty) for run in runs})),
         "days": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
-        "num_attempts": len(runs),
         "num_clean": sum(run.machine.clean is True for run in runs),
         "is_shown": family == shown,
         "changes": changes,
-        "num_solved": family.num_solved,
-        "exponents": family.exponents,
         "rows": [
-            length_row(digits, [attempt for attempt in family.attempts if attempt.digits == digits])
-            for digits in sorted({attempt.digits for attempt in family.attempts})
+            length_row(digits, [attempt.run for attempt in attempts])
+            for digits, attempts in itertools.groupby(family.attempts, key=lambda attempt: attempt.digits)
         ],
     }
 
 
-def length_row(digits: int, attempts: Sequence[ScalingAttempt]) -> dict[str, Any]:
+def length_row(digits: int, runs: Sequence[Run]) -> dict[str, Any]:
     """The attempts of a family at one number of digits."""
-    solved = [attempt.run for attempt in attempts if attempt.solved]
-    unsolved = [attempt.run for attempt in attempts if not attempt.solved]
+    solved = [run for run in runs if run.outcome == "solved"]
+    unsolved = [run for run in runs if run.outcome != "solved"]
     certificates = [run.certificate for run in unsolved if run.certificate is not None]
     others = Counter(run.outcome for run in unsolved if run.certificate is None)
-
-    def known(values: Sequence[float | None]) -> list[float]:
-        return [value for value in values if value is not None]
-
     return {
         "digits": digits,
-        "solved": f"{len(solved)}/{len(attempts)}",
-        "seconds": spread_text(known([run.seconds.train for run in solved]), ".2f"),
-        "steps": middle(known([run.steps for run in solved]), ",.0f"),
-        "flops": middle(known([run.train_flops for run in solved]), ".3g"),
-        "examples": middle(known([run.examples for run in solved]), ",.0f"),
-        "errors": spread_text([certificate.errors for certificate in certificates], ",.0f"),
-        "rate": spread_text([certificate.error_rate_upper_95 for certificate in certificates], ".2g"),
-        "uncertified": ", ".join(f"{count} {outcome}" for outcome, count in sorted(others.items())) or number(None),
+        "solved": f"{len(solved)}/{len(runs)}",
+        "seconds": spread_text((run.seconds.train for run in solved), ".2f"),
+        "steps": middle((run.steps for run in solved), ",.0f"),
+        "flops": middle((run.train_flops for run in solved), ".3g"),
+        "examples": middle((run.examples for run in solved), ",.0f"),
+        "errors": spread_text((certificate.errors for certificate in certificates), ",.0f"),
+        "rate": spread_text((certificate.error_rate_upper_95 for certificate in certificates), ".2g"),
+        "uncertified": ", ".join(f"{count} {outcome}" for outcome, count in sorted(others.items())) or UNKNOWN,
     }
-
-
-# -----------------------------------------------------------------------------
-# the plot's data
 
 
 class Row(NamedTuple):
@@ -119,10 +109,6 @@ def rows_of(shown: Sequence[Family]) -> list[Row]:
     ]
 
 
-# -----------------------------------------------------------------------------
-# the files
-
-
 def scaling_files(results_data: FiledResults, results: Path) -> tuple[dict[Path, str], dict[Path, Callable[[], bytes]]]:
     """Path -> text of the page and of the plot's data, path -> plot; empty without an attempt of the configs."""
     shown = plotted(families(results_data.runs))
@@ -133,10 +119,6 @@ def scaling_files(results_data: FiledResults, results: Path) -> tuple[dict[Path,
         results / "plots" / "scaling.csv": csv_text(rows_of(shown)),
     }
     return texts, {results / "plots" / "scaling.png": lambda: scaling_plot.draw_scaling(shown)}
-
-
-# -----------------------------------------------------------------------------
-# tables
 
 
 def digits_table(runs: Sequence[Run]) -> str:
@@ -182,10 +164,9 @@ def processes_table(runs: Sequence[Run]) -> str:
     text = ("track", "config", "machine class")
     headings = (*text, "processes", "threads of each", "solved", *(f"`{clock}`, s" for clock in CLOCKS))
     rows = []
-    for group, its_runs in sorted(groups.items()):
+    for (track, config, machine_class, *numbers), its_runs in sorted(groups.items()):
         solved = [run for run in its_runs if run.outcome == "solved"]
-        seconds = [spread_text([getattr(run.seconds, clock) for run in solved], ".2f") for clock in CLOCKS]
-        track, config, machine_class, processes, threads = group
-        cells = [track, config, escape_markdown(machine_class), processes, threads]
+        seconds = [spread_text((getattr(run.seconds, clock) for run in solved), ".2f") for clock in CLOCKS]
+        cells = [track, config, escape_markdown(machine_class), *numbers]
         rows.append([*cells, f"{len(solved)}/{len(its_runs)}", *seconds])
     return markdown_table(headings, rows, text) if rows else "Not measured yet."

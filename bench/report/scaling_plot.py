@@ -3,7 +3,6 @@
 A row shows the families of one machine class, at most one in each order of the answer's digits.
 """
 
-import io
 import itertools
 import math
 import textwrap
@@ -11,40 +10,31 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bench.report.plot_style import COLORS, DASHES, SOFT_COLOR, blank_canvas, show_plain_numbers, style
+from bench.report.plot_style import COLORS, DASHES, SOFT_COLOR, blank_canvas, draw, show_plain_numbers
 from bench.report.scaling_families import ORDERS, QUANTITIES, Family, ScalingAttempt, points
 from bench.stats.power_law import exponent_text, fit
 
 DOTS_PER_INCH = 200
 STRIP = 0.2  # share of a panel's height, at its top, for unsolved attempts
 NARROWEST = 8.0  # largest over smallest value that a quantity's axis shows
-LABELS = {
-    "seconds": "train seconds",
-    "steps": "optimizer steps",
-    "FLOPs": "FLOPs of the steps",
-}
+LABELS = {"seconds": "train seconds", "steps": "optimizer steps", "FLOPs": "FLOPs of the steps"}
 MARKERS = dict(zip(ORDERS, "o^", strict=True))
 
 
 def draw_scaling(families: Sequence[Family]) -> bytes:
     """The plot as PNG; families of one machine class must be adjacent."""
-    with style():
-        picture = io.BytesIO()
-        scaling_canvas(families).savefig(picture, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
-        return picture.getvalue()
+    return draw(lambda: scaling_canvas(families), format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
 def scaling_canvas(families: Sequence[Family]) -> Any:
     """The rows as a matplotlib Figure."""
     rows = [list(group) for _, group in itertools.groupby(families, key=lambda family: family.machine_class)]
     canvas = blank_canvas(12.6, 0.5 + 5.1 * len(rows), w_pad=0.1, h_pad=0.08)
-    canvas.suptitle(
-        "Cost of learning addition, by the number of digits", x=0.012, ha="left", fontsize=13, fontweight="bold"
-    )
+    title = "Cost of learning addition, by the number of digits"
+    canvas.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
     for row, row_families in zip(canvas.subfigures(len(rows), squeeze=False)[:, 0], rows, strict=True):
-        row.suptitle(
-            textwrap.fill(row_families[0].machine_class, 150), x=0.012, ha="left", fontsize=9, color=SOFT_COLOR
-        )
+        machine_class = textwrap.fill(row_families[0].machine_class, 150)
+        row.suptitle(machine_class, x=0.012, ha="left", fontsize=9, color=SOFT_COLOR)
         above, below = row.subplots(2, len(QUANTITIES), height_ratios=(5, 1.25))  # the panels, their legends
         for axes, legend_axes, quantity in zip(above, below, QUANTITIES, strict=True):
             add_legend(legend_axes, *draw_panel(axes, row_families, quantity))
@@ -56,9 +46,7 @@ def draw_panel(axes: Any, families: Sequence[Family], quantity: str) -> tuple[li
 
     Each solved attempt is a point, each order has a fitted line; unsolved attempts are hollow points at the top, with
     their number where there are several. The points of the two orders are shifted a little to the left and right.
-
-    Returns:
-        The handles and labels of the legend.
+    Returns the handles and labels of the legend.
     """
     from matplotlib.lines import Line2D
 
@@ -74,20 +62,13 @@ def draw_panel(axes: Any, families: Sequence[Family], quantity: str) -> tuple[li
         place, measured = ORDERS.index(family.order), points(family.attempts, quantity)
         look: dict[str, Any] = {"color": COLORS[place], "marker": MARKERS[family.order], "markersize": 6}
         shift = math.exp((2 * place - 1) * 0.012 * width)
-        axes.plot(
-            [digits * shift for digits, _ in measured],
-            [value for _, value in measured],
-            linestyle="none",
-            alpha=0.65,
-            markeredgewidth=0,
-            zorder=3,
-            **look,
-        )
+        xs, ys = [digits * shift for digits, _ in measured], [value for _, value in measured]
+        axes.plot(xs, ys, linestyle="none", alpha=0.65, markeredgewidth=0, zorder=3, **look)
         fitted = fit(measured)
         if fitted is not None:
             ends = [bound(digits for digits, _ in measured) for bound in (min, max)]
-            ys = [fitted.factor * digits**fitted.exponent for digits in ends]
-            axes.plot(ends, ys, color=COLORS[place], linestyle=DASHES[place], linewidth=1.8)
+            line = [fitted.factor * digits**fitted.exponent for digits in ends]
+            axes.plot(ends, line, color=COLORS[place], linestyle=DASHES[place], linewidth=1.8)
         handles.append(Line2D([], [], linestyle=DASHES[place] if fitted else "none", linewidth=1.8, **look))
         labels.append(f"{family.order}: {exponent_text(fitted)}")
         mark_unsolved(axes, [attempt for attempt in family.attempts if not attempt.solved], place, shift)
@@ -100,19 +81,10 @@ def draw_panel(axes: Any, families: Sequence[Family], quantity: str) -> tuple[li
 def add_legend(axes: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """A legend in separate axes, so that it neither covers nor narrows a panel."""
     axes.set_axis_off()
-    legend = axes.legend(
-        handles,
-        labels,
-        title="exponent and its 95% interval",
-        alignment="left",
-        loc="upper left",
-        bbox_to_anchor=(-0.04, 1),
-        frameon=False,
-        fontsize=9,
-        title_fontsize=9,
-        handlelength=2.6,
-        borderaxespad=0,
-    )
+    title = "exponent and its 95% interval"
+    place = {"loc": "upper left", "bbox_to_anchor": (-0.04, 1), "borderaxespad": 0, "alignment": "left"}
+    look = {"frameon": False, "fontsize": 9, "title_fontsize": 9, "handlelength": 2.6}
+    legend = axes.legend(handles, labels, title=title, **place, **look)
     legend.get_title().set_color(SOFT_COLOR)
     legend.set_in_layout(False)
 
@@ -120,23 +92,19 @@ def add_legend(axes: Any, handles: Sequence[Any], labels: Sequence[str]) -> None
 def set_up_axes(axes: Any, lengths: Sequence[int], width: float, values: Sequence[float], has_unsolved: bool) -> None:
     """Logarithmic axes for these lengths and values, with a strip at the top for unsolved attempts."""
     from matplotlib.patches import Rectangle
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    axes.set_xscale("log")
-    axes.set_xlim(lengths[0] * math.exp(-0.07 * width), lengths[-1] * math.exp(0.07 * width))
-    axes.xaxis.set_major_locator(FixedLocator(spread_out(lengths, 0.075 * width)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
-    axes.set_xlabel("digits of each number")
-    axes.set_yscale("log")
+    xlim = lengths[0] * math.exp(-0.07 * width), lengths[-1] * math.exp(0.07 * width)
+    axes.set(xscale="log", xlim=xlim, xlabel="digits of each number", yscale="log")
+    labelled = spread_out(lengths, 0.075 * width)
+    axes.set_xticks(labelled, [str(digits) for digits in labelled])
     low, high = (min(values), max(values)) if values else (1.0, 1.0)
     margin = max((high / low) ** 0.06, (NARROWEST * low / high) ** 0.5)
     bottom, top = low / margin, high * margin
     show_plain_numbers(axes.yaxis, bottom, top)
     # Fixed, so that the strip for unsolved attempts, which have no value, has no ticks.
     ticks = [tick for tick in axes.yaxis.get_major_locator().tick_values(bottom, top) if bottom <= tick <= top]
-    axes.yaxis.set_major_locator(FixedLocator(ticks if values else []))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(ticks if values else [])
+    axes.minorticks_off()
     if not values:
         axes.text(0.5, 0.4, "no data", ha="center", color=SOFT_COLOR, transform=axes.transAxes)
     if has_unsolved:
@@ -159,22 +127,14 @@ def spread_out(lengths: Sequence[int], apart: float) -> list[int]:
 
 def mark_unsolved(axes: Any, unsolved: Sequence[ScalingAttempt], place: int, shift: float) -> None:
     """Hollow points in the strip, one line for each order."""
-    height = 1 - STRIP * (0.4 if place == 0 else 0.78)
+    height, transform = 1 - STRIP * (0.4 if place == 0 else 0.78), axes.get_xaxis_transform()
+    look = {"markersize": 6, "transform": transform, "zorder": 3, **hollow(COLORS[place])}
     for digits, count in Counter(attempt.digits for attempt in unsolved).items():
         at = (digits * shift, height)
-        look = hollow(COLORS[place])
-        axes.plot(*at, MARKERS[ORDERS[place]], markersize=6, transform=axes.get_xaxis_transform(), zorder=3, **look)
+        axes.plot(*at, MARKERS[ORDERS[place]], **look)
         if count > 1:
-            axes.annotate(
-                str(count),
-                at,
-                (0, 4),
-                axes.get_xaxis_transform(),
-                "offset points",
-                fontsize=7,
-                ha="center",
-                color=COLORS[place],
-            )
+            offset = (0, 4), transform, "offset points"
+            axes.annotate(str(count), at, *offset, fontsize=7, ha="center", color=COLORS[place])
 
 
 def hollow(color: str) -> dict[str, Any]:

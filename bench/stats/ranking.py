@@ -89,11 +89,17 @@ def group_entries(batches: Iterable[RunBatch]) -> list[Entry]:
     return [Entry(tuple(group)) for group in groups.values()]
 
 
+def ranked_entries(runs: Iterable[Run], clock: ClockName) -> list[Entry]:
+    """The ranked entries of the board, the best one first."""
+    entries = group_entries(group_batches(runs))
+    return sorted((entry for entry in entries if entry.ranked), key=lambda entry: entry.order(clock))
+
+
 def leaders(runs: Sequence[Run], clock: ClockName) -> list[Entry]:
     """The best ranked entry of each track and machine class."""
     best: dict[tuple[str, str | None], Entry] = {}
-    for entry in sorted(group_entries(group_batches(runs)), key=lambda entry: entry.order(clock)):
-        if entry.ranked and entry.num_solved:
+    for entry in ranked_entries(runs, clock):
+        if entry.num_solved:
             best.setdefault((entry.runs[0].track, entry.runs[0].machine.class_), entry)
     return list(best.values())
 

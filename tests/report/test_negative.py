@@ -8,7 +8,7 @@ import pytest
 
 from bench.formatting import escape_markdown
 from bench.report.negative import render_tried
-from bench.storage.results import paired_plans_file
+from bench.storage.results import FiledResults, paired_plans_file
 from bench.storage.schema import Conclusion
 from tests.support.examples import example_agenda as agenda
 from tests.support.examples import example_record
@@ -36,7 +36,8 @@ def conclusion(of, verdict="slower", solved=(10, 10), **changes):
 
 def page(*tried, records=()):
     """The part about what was not faster and that about what was, of the page about (agenda, conclusion or None)."""
-    text = render_tried([each for each, _ in tried], [end for _, end in tried if end is not None], records)
+    plans, conclusions = [each for each, _ in tried], [end for _, end in tried if end is not None]
+    text = render_tried(FiledResults([], records=records, paired_plans=plans, conclusions=conclusions))
     return text.split("## Faster")
 
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.report import plot_style, plots
-from bench.report.plots import Category, RecordPoint
+from bench.report.plots import Category
 from bench.stats.ranking import RunBatch, group_entries
 from bench.storage.schema import Batch
-from tests.support.examples import example_run, example_seconds
+from tests.support.examples import example_record, example_run, example_seconds
 
 CATEGORY = Category("add3", "Example CPU (6/143/8), with AMX-BF16, 2 cores, 2 threads, torch 2.13", "train")
 
@@ -38,10 +38,14 @@ def batch_of(name, trains, solved=lambda i: True, **changes):
 
 
 def records(*erts, **changes):
-    """One record every other day."""
+    """One record by `train` every other day."""
     day = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    values = {"low_seconds": None, "high_seconds": None, "solved": 10, "attempts": 10} | changes
-    return [RecordPoint(f"record-{i}", day + timedelta(days=2 * i), ert, **values) for i, ert in enumerate(erts)]
+    made = []
+    for i, ert in enumerate(erts):
+        result = {"attempts": 10, "solved": 10, "clean": 10, "ert_train_seconds": ert, "ert_total_seconds": ert}
+        values = {"name": f"record-{i}", "started_at": day + timedelta(days=2 * i), "result": result}
+        made.append(example_record(**values | changes).record)
+    return made
 
 
 # -----------------------------------------------------------------------------
@@ -96,15 +100,16 @@ def test_each_clock_has_its_own_seconds():
     assert plots.solved_rows(group_entries([batch]), "total")[-1].seconds == 26.5
 
 
-def test_the_best_ranked_batches_are_shown_and_no_others():
-    ranked = [batch_of(f"config-{i}", [float(i + 1)] * 10) for i in range(10)]
-    shown = plots.best_ranked([batch_of("small", [0.1] * 9), *ranked[::-1]], "train")
-    assert shown == group_entries(ranked[: plots.MOST_CURVES])
+def test_no_more_than_the_best_entries_are_shown():
+    entries = group_entries([batch_of(f"config-{i}", [float(i + 1)] * 10) for i in range(10)])
+    (figure,) = plots.category_figures(CATEGORY, entries, [])
+    shown = dict.fromkeys(row["config"] for row in csv.DictReader(io.StringIO(figure.csv())))
+    assert list(shown) == [f"config-{i}" for i in range(plots.MOST_CURVES)]
 
 
 def test_records_stand_in_order_of_their_dates():
-    points = records(30.0, 20.0, 10.0)
-    assert plots.record_rows(points[::-1]) == points
+    rows = plots.record_rows(records(30.0, 20.0, 10.0)[::-1])
+    assert [row.name for row in rows] == ["record-0", "record-1", "record-2"]
 
 
 def test_csv_reads_back_and_leaves_the_unknown_empty():
@@ -113,9 +118,9 @@ def test_csv_reads_back_and_leaves_the_unknown_empty():
     assert [row["config"] for row in read] == ['a "quoted", name'] * len(rows)
     assert [row["seconds"] for row in read] == ["0.000000", "0.333333", "2.000000"]
     assert [int(row["solved"]) for row in read] == [0, 1, 2]
-    (read,) = csv.DictReader(io.StringIO(plot_style.csv_text(records(1.5, high_seconds=math.inf))))
+    (read,) = csv.DictReader(io.StringIO(plot_style.csv_text(plots.record_rows(records(1.5)))))
     assert read["date"] == "2026-01-31T12:00:00+00:00"
-    assert (read["ert_seconds"], read["low_seconds"], read["high_seconds"]) == ("1.500000", "", "inf")
+    assert (read["ert_seconds"], read["low_seconds"], read["high_seconds"]) == ("1.500000", "", "")
     assert plot_style.csv_text([]) == ""
 
 
@@ -141,10 +146,10 @@ def test_a_file_name_is_stable_and_can_be_read():
     assert plots.file_stem(CATEGORY, "solved") == "add3-example-cpu-6-143-8-with-amx-bf16-2-3279e8f4-train-solved"
 
 
-def test_a_category_without_a_ranked_batch_or_record_has_no_figure():
+def test_a_category_without_an_entry_or_record_has_no_figure():
     assert plots.category_figures(CATEGORY, [], []) == []
-    assert plots.category_figures(CATEGORY, [batch_of("small", [1.0] * 9)], []) == []
-    shown = plots.category_figures(CATEGORY, [batch_of("a", [1.0] * 10, lambda i: i > 0)], records(2.0))
+    entries = group_entries([batch_of("a", [1.0] * 10, lambda i: i > 0)])
+    shown = plots.category_figures(CATEGORY, entries, records(2.0))
     assert [figure.name for figure in shown] == [plots.file_stem(CATEGORY, kind) for kind in ("solved", "records")]
     assert shown[0].alt == "Share of attempts that solved add3, against train seconds"
     assert shown[1].alt == "Records of add3 by train over time"
@@ -182,7 +187,6 @@ def hidden(canvas):
 
 LONG = "a-config-whose-name-says-everything-about-it-and-then-some-more-{}"
 CURVES = {
-    "no batch": [],
     "one attempt": [batch_of("a", [5.0])],
     "none solved": [batch_of("a", [5.0] * 10, lambda i: False)],
     "equal seconds": [batch_of("a", [5.0] * 10)],
@@ -191,11 +195,9 @@ CURVES = {
     "very different": [batch_of("a", [0.01 + 0.001 * i for i in range(10)]), batch_of("b", [4000.0] * 10)],
 }
 HISTORIES = {
-    "none": [],
     "one": records(20.0),
-    "some with intervals": records(30.0, 20.0, 15.0, low_seconds=10.0, high_seconds=40.0),
-    "bounded below only": records(30.0, 20.0, low_seconds=10.0, high_seconds=math.inf),
-    "of one moment": [record._replace(date=records(1.0)[0].date) for record in records(30.0, 20.0)],
+    "of one moment": records(30.0, 20.0, started_at=datetime(2026, 1, 31, tzinfo=UTC)),
+    "one that solved nothing": records(30.0, None),
     "many and very different": records(*(1000.0 * 0.7**i for i in range(30))),
 }
 
@@ -209,18 +211,18 @@ def test_solved_curves_can_be_drawn_whatever_they_are(name):
         read = texts(canvas)
         assert not hidden(canvas)
     assert "seconds on the train clock" in read
-    ElementTree.fromstring(plots.draw_solved(rows, CATEGORY))
+    ElementTree.fromstring(plot_style.draw_svg(lambda: canvas))
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", HISTORIES)
 def test_histories_can_be_drawn_whatever_they_are(name):
     with plot_style.style():
-        canvas = plots.records_canvas(HISTORIES[name], CATEGORY)
+        canvas = plots.records_canvas(plots.record_rows(HISTORIES[name]), CATEGORY)
         read = texts(canvas)
         assert not hidden(canvas)
     assert {"ERT, seconds on the train clock", "date (UTC)"} <= set(read)
-    ElementTree.fromstring(plots.draw_records(HISTORIES[name], CATEGORY))
+    ElementTree.fromstring(plot_style.draw_svg(lambda: canvas))
 
 
 def test_the_legend_says_how_many_solved_of_how_many():
@@ -234,7 +236,7 @@ def test_the_legend_says_how_many_solved_of_how_many():
 
 def test_a_long_history_names_its_latest_records():
     with plot_style.style():
-        read = texts(plots.records_canvas(records(*range(40, 20, -1)), CATEGORY))
+        read = texts(plots.records_canvas(plots.record_rows(records(*range(40, 20, -1))), CATEGORY))
     named = [text for text in read if "ERT" in text and "solved" in text]
     assert len(named) == plots.MOST_NAMES
     assert named[-1] == "20. record-19: ERT 21.00 s, 10 of 10 solved"
@@ -264,7 +266,8 @@ def test_eight_curves_differ_in_colour_and_in_dashes():
 def test_the_same_data_make_the_same_picture_whatever_the_users_settings(monkeypatch):
     import matplotlib
 
-    (figure,) = plots.category_figures(CATEGORY, [batch_of("a", [float(i) for i in range(1, 11)])], [])
+    entries = group_entries([batch_of("a", [float(i) for i in range(1, 11)])])
+    (figure,) = plots.category_figures(CATEGORY, entries, [])
     picture = figure.svg()
     with matplotlib.rc_context({"figure.facecolor": "black", "font.size": 30.0, "svg.fonttype": "none"}):
         assert figure.svg() == picture

@@ -44,7 +44,7 @@ def test_any_history_can_be_drawn(name):
     rows = records_plot.history_rows(HISTORIES[name])
     with plot_style.style():
         assert "expected seconds to success (ERT)" in texts(records_plot.history_canvas(rows))
-    ElementTree.fromstring(records_plot.draw_history(rows))
+    ElementTree.fromstring(plot_style.draw_svg(lambda: records_plot.history_canvas(rows)))
 
 
 def test_both_clocks_are_named_with_their_latest_seconds_on_a_logarithmic_axis():

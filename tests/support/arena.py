@@ -17,7 +17,7 @@ from bench.commands import record
 from bench.experiments import paired_plan
 from bench.machine.noise import Noise, NoiseMonitor
 from bench.provenance import source_files
-from bench.report import plots, records_plot
+from bench.report.plot_style import Figure
 from bench.storage.journal import Journal
 from bench.storage.schema import Run
 from tests.support.examples import ROOT, example_run
@@ -98,9 +98,7 @@ def arena(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "SCRIPT", built.script)
     for module in (config, record):
         monkeypatch.setattr(module, "CONFIGS", built.root / "bench" / "configs")
-    for draw in ("draw_solved", "draw_records"):  # drawing takes a second; test_plots.py tests it
-        monkeypatch.setattr(plots, draw, lambda rows, category: "<svg></svg>")
-    monkeypatch.setattr(records_plot, "draw_history", lambda rows: "<svg></svg>")
+    monkeypatch.setattr(Figure, "svg", lambda figure: "<svg></svg>")  # drawing takes a second; test_plots.py tests it
     monkeypatch.setattr(NoiseMonitor, "observe", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are load
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield built
