@@ -79,10 +79,7 @@ def add(columns: Columns) -> Iterator[tuple[Tensor, Tensor]]:
 
 def carry_counts(columns: Columns) -> Tensor:
     """Return the number of places that carry, uint8."""
-    count = columns[0].new_zeros(())
-    for _, carry in add(columns):
-        count = count + carry
-    return count
+    return torch.stack([carry for _, carry in add(columns)]).sum(0, dtype=torch.uint8)
 
 
 def longest_chains(columns: Columns) -> Tensor:
@@ -96,10 +93,6 @@ def longest_chains(columns: Columns) -> Tensor:
         running = torch.where(sums > 9, 1, (running + 1) * ((sums == 9) & (running > 0)))
         longest = torch.maximum(longest, running)
     return longest
-
-
-# -----------------------------------------------------------------------------
-# the track
 
 
 class Addition:
@@ -183,9 +176,6 @@ class Addition:
             parts.append(hash_is_multiple_of_ten([*(a ^ change), *(b ^ change)]))  # the smaller, the larger
         return torch.cat(parts)
 
-    # -------------------------------------------------------------------------
-    # the list of all problems, if `exhaustive`
-
     @cached_property
     def rows(self) -> Tensor:
         """All problems in ascending order, (num_problems, 2 * digits) uint8."""
@@ -244,11 +234,9 @@ class Addition:
     def samples(self) -> dict[str, Tensor]:
         """Problems that are counted in addition to the test set, name to (n, 2 * digits) uint8.
 
-        Three digits have `sample80`, the 80 problems checked by the published report, 20 for each carry count. Longer
+        Three digits have `sample80`, the problems checked by the published report; one and two digits have none. Longer
         operands have `built chain 5` and its like, held-out problems whose longest carry chain is 5, since random draws
-        rarely contain long chains. They also have `nines`, edge cases that may be training problems: 99…9 with a digit,
-        or with a number whose distance from 0 or from 99…9 is a power of ten or one less, in both orders. One and two
-        digits have none.
+        rarely contain long chains, and the edge cases `nines`, which may be training problems.
         """
         if self.exhaustive:
             return {"sample80": sample80()} if self.digits == 3 else {}
@@ -275,9 +263,6 @@ class Addition:
         """
         # The rule is applied to the drawn rows, since building the table of all problems takes longer.
         return DigitSampler(self.digits, lambda rows: ~self.is_heldout_by_rule(rows), level_share, device)
-
-    # -------------------------------------------------------------------------
-    # drawn and constructed problems
 
     def draw(self, generator: np.random.Generator) -> Tensor:
         """Draw uniform problems (DRAW_ROWS, 2 * digits) uint8 on the CPU, so that they do not depend on the device."""
@@ -314,17 +299,19 @@ class Addition:
         return torch.tensor([list(row) for row in kept][:SAMPLE_PROBLEMS], dtype=torch.uint8)
 
     def nines(self) -> Tensor:
-        """Return the edge cases `nines` of `samples`, (n, 2 * digits) uint8."""
-        n = self.digits
-        powers = [10**place for place in range(n)]
-        full, near = 10**n - 1, {*powers, *(power - 1 for power in powers)}
+        """Return edge cases in both orders, (n, 2 * digits) uint8: 99…9 and a second operand.
+
+        It is a digit, or a number whose distance from 0 or from 99…9 is a power of ten or one less.
+        """
+        n, full = self.digits, 10**self.digits - 1
+        near = {10**place - less for place in range(n) for less in (0, 1)}
         others = sorted({*range(10), *near, *(full - number for number in near)})
         pairs = [f"{a:0{n}}{b:0{n}}" for other in others for a, b in ((full, other), (other, full))]
         return torch.tensor([list(map(int, text)) for text in dict.fromkeys(pairs)], dtype=torch.uint8)
 
 
 def sample80() -> Tensor:
-    """Return the 80 problems of the published report, (80, 6) uint8, drawn as by its script."""
+    """Return the 80 problems of the published report, 20 for each carry count, drawn by its rule, (80, 6) uint8."""
     generator = random.Random(42)
     kept: list[list[list[int]]] = [[], [], [], []]  # by carry count
     while any(len(problems) < 20 for problems in kept):

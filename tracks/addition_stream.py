@@ -38,9 +38,6 @@ class AdditionStream(Addition):
         self.block_size = 16
         self.token_map = TokenMap(TRACKS["add3"].vocabulary, self.vocabulary)
 
-    # -------------------------------------------------------------------------
-    # text
-
     def tokens(self, problems: Tensor) -> Tensor:
         """Map problems (..., 6) uint8 to token ids (..., 12) uint8 on the same device, without the line break."""
         return self.token_map.to_target(super().tokens(problems))
@@ -50,9 +47,6 @@ class AdditionStream(Addition):
         problems, valid = super().problems(self.token_map.to_source(prompts))
         valid &= (problems[:, 0] > 0) & (problems[:, 3] > 0)
         return problems * valid[:, None], valid
-
-    # -------------------------------------------------------------------------
-    # the training text
 
     @cached_property
     def rows(self) -> Tensor:
@@ -92,9 +86,6 @@ class AdditionStream(Addition):
     def lines(self) -> Tensor:
         """The problems of the training lines, in order, (216,000, 6) uint8."""
         return self.rows[self.training_numbers]
-
-    # -------------------------------------------------------------------------
-    # held-out problems
 
     @cached_property
     def heldout(self) -> Tensor:

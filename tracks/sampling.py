@@ -56,8 +56,8 @@ class ListSampler(TrainingSampler):
         self.rows = rows.to(device)
 
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
-        shape = num_batches, batch_size
-        return self.rows[torch.randint(len(self.rows), shape, generator=generator, device=self.device)]
+        index = torch.randint(len(self.rows), (num_batches, batch_size), generator=generator, device=self.device)
+        return self.rows[index]
 
 
 class DigitSampler(TrainingSampler):
