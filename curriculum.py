@@ -52,7 +52,6 @@ class Curriculum:
     def __init__(self, settings: Settings, track: Track, model: Transformer, generator: torch.Generator) -> None:
         self.settings, self.track, self.model, self.generator = settings, track, model, generator
         self.device = device = generator.device
-        self.draw_steps = min(settings.check_every, settings.num_steps)  # steps for which texts are drawn at once
         self.batch_sampler = track.sampler(settings.level_share, device)
         self.evaluation_sampler = track.sampler(0.0, device) if settings.evaluation_uniform else self.batch_sampler
         self.windows = Windows(track, device) if track.is_stream else None
@@ -61,15 +60,9 @@ class Curriculum:
             self.samples = {name: problems.to(device) for name, problems in track.samples.items()}
         self.hard_examples = torch.empty(0, track.problem_width, dtype=torch.uint8, device=device)
 
-    # -------------------------------------------------------------------------
-    # training texts
-
     def draw_tokens(self) -> Tensor:
-        """Draw the texts of the next `draw_steps` steps, token ids (draw_steps, B, block_size + 1) uint8.
-
-        A stream yields windows of its text; other tracks yield drawn problems and replayed hard examples.
-        """
-        steps, batch_size = self.draw_steps, self.settings.batch_size
+        """Draw the texts of the next `draw_steps` steps, token ids (draw_steps, B, block_size + 1) uint8."""
+        steps, batch_size = self.settings.draw_steps, self.settings.batch_size
         if self.windows is not None:
             return self.windows.draw(steps, batch_size, self.generator)
         num_replayed = 0
@@ -81,9 +74,6 @@ class Curriculum:
             index = torch.randint(len(self.hard_examples), shape, generator=self.generator, device=self.device)
             problems = torch.cat([problems, self.hard_examples[index]], 1)
         return self.track.tokens(problems)
-
-    # -------------------------------------------------------------------------
-    # evaluation
 
     @torch.no_grad()
     def evaluate(self, problems: Tensor) -> Evaluation:
@@ -102,35 +92,29 @@ class Curriculum:
         losses, wrong = (distributed.gather(torch.cat(each), len(problems)) for each in zip(*results, strict=True))
         return Evaluation(problems, losses, int(wrong.sum()))
 
-    def check(self) -> tuple[Evaluation, dict[str, bool]]:
-        """Evaluate the model during a round; returns the evaluation and which of the named targets are reached."""
-        return self.evaluate_drawn(self.batch_sampler.draw_distinct(self.settings.check_problems, self.generator))
+    def check(self, is_end: bool) -> tuple[Evaluation, dict[str, bool]]:
+        """Evaluate the model on drawn problems; returns the evaluation and which of the named targets are reached.
 
-    def evaluate_round(self) -> tuple[Evaluation, dict[str, bool]]:
-        """As `check`, at the end of a round: on more problems, and with those of the hard-example search."""
-        problems = self.evaluation_sampler.draw_distinct(self.settings.evaluation_problems, self.generator)
-        evaluation, reached = self.evaluate_drawn(problems)
-        if self.settings.hard_search_steps and self.settings.stop_at == "evaluation":
+        At the end of a round there are more problems, and those of the hard-example search are added.
+        """
+        settings = self.settings
+        sampler = self.evaluation_sampler if is_end else self.batch_sampler
+        count = settings.evaluation_problems if is_end else settings.check_problems
+        evaluation = self.evaluate(sampler.draw_distinct(count, self.generator))
+        reached = {name: self.evaluate(sample).num_errors == 0 for name, sample in self.samples.items()}
+        reached["99%"] = evaluation.is_99_percent
+        if is_end and settings.hard_search_steps and settings.stop_at == "evaluation":
             evaluation = evaluation.joined(self.search_hard_examples(evaluation))
         return evaluation, reached
-
-    def evaluate_drawn(self, problems: Tensor) -> tuple[Evaluation, dict[str, bool]]:
-        evaluation = self.evaluate(problems)
-        reached = {name: self.evaluate(sample).num_errors == 0 for name, sample in self.samples.items()}
-        return evaluation, reached | {"99%": evaluation.is_99_percent}
 
     def search_hard_examples(self, evaluation: Evaluation) -> Evaluation:
         """Search for errors that are too rare to be drawn; returns the evaluation of the last problems searched.
 
-        This is a beam search: each iteration evaluates the neighbours of the hardest problems so far. It works because
-        neighbouring problems have similar losses.
+        A beam search: each iteration evaluates the neighbours of the hardest problems so far, whose losses are similar.
         """
         for _ in range(self.settings.hard_search_steps):
             evaluation = self.evaluate(self.batch_sampler.nearby(evaluation.hardest(SEARCH_BEAM)))
         return evaluation
-
-    # -------------------------------------------------------------------------
-    # decisions
 
     def may_stop(self, evaluation: Evaluation) -> bool:
         """Return whether an evaluation meets the criterion of the setting `stop_at`."""

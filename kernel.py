@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model_config import ModelConfig
+
 SOURCE = Path(__file__).with_suffix(".c")
 # The compiler gets the first of these that it accepts. With gcc, -O3 takes three times as long to compile and is not
 # faster. clang has no option for the cost model and, on some machines, another option for the native processor.
@@ -33,17 +35,13 @@ LIBRARY = "-std=c11 -ffast-math -shared -fPIC -nostartfiles".split()
 
 @functools.cache
 def library(**constants: int | float) -> ctypes.CDLL:
-    """Compile `kernel.c` with these constants, using the compiler named by the environment's CC, or cc.
-
-    Raises:
-        RuntimeError: the compiler is missing or fails.
-    """
+    """Compile `kernel.c` with these constants, using the environment's CC or cc; raises RuntimeError if that fails."""
     with tempfile.TemporaryDirectory(prefix="addition-speedrun-") as folder:
         target = Path(folder, "kernel.so")
         definitions = [f"-D{name}={value}" for name, value in constants.items()]
         arguments = [*LIBRARY, *definitions, str(SOURCE), "-o", str(target), "-lm"]
         compiler = os.environ.get("CC", "").strip() or "cc"
-        messages = {}  # the first line of each failure; a dict drops repetitions and keeps the order
+        messages: dict[str, None] = {}  # the first line of each failure; a dict drops repetitions and keeps the order
         for options in OPTIONS:
             command = [*compiler.split(), *options.split(), *arguments]
             try:
@@ -65,13 +63,21 @@ def address(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def addresses(tensors: Sequence[Tensor]) -> ctypes.Array:
+def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
-class MuonWeight(ctypes.Structure):
-    """The struct of kernel.c."""
+def gradient(weight: Tensor) -> Tensor:
+    """Return the `grad` of a weight, zeros if it has had none."""
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    return weight.grad
 
+
+# The structs of kernel.c with the same names.
+
+
+class MuonWeight(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "gradient", "mean")),
         *((name, ctypes.c_int) for name in ("rows", "columns", "is_transposed")),
@@ -80,8 +86,6 @@ class MuonWeight(ctypes.Structure):
 
 
 class AdamWWeight(ctypes.Structure):
-    """The struct of kernel.c."""
-
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "gradient", "mean", "mean_square")),
         ("size", ctypes.c_int),
@@ -90,8 +94,6 @@ class AdamWWeight(ctypes.Structure):
 
 
 class Optimizers(ctypes.Structure):
-    """The struct of kernel.c."""
-
     _fields_ = (
         *((name, ctypes.c_int) for name in ("num_muon_weights", "num_adamw_weights", "num_iterations", "adamw_steps")),
         ("muon_weights", ctypes.POINTER(MuonWeight)),
@@ -105,7 +107,6 @@ class Optimizers(ctypes.Structure):
 
 
 Weights = tuple[Tensor, ...]  # token, position, qkv, out, up, down, head: float32 and contiguous
-Prepared = tuple[Weights, Tensor]  # the weights, and the kernel's table of everything that depends on them alone
 
 
 def check_length(weights: Weights, T: int) -> None:
@@ -119,105 +120,45 @@ class Kernel:
 
     Shapes: B texts of T characters; the Q = T - query_start positions from `query_start` on predict their next
     character.
-
-    Raises:
-        RuntimeError: see `library`.
     """
 
-    def __init__(
-        self,
-        vocab_size: int,
-        n_head: int,
-        n_embd: int,
-        n_hidden: int,
-        centered: bool,
-        epsilon: float,
-        dtype: torch.dtype,
-        threads: int,
-    ) -> None:
-        """
-        Args:
-            vocab_size, n_head, n_embd, n_hidden: the model's.
-            centered: whether the norm subtracts the mean.
-            epsilon: added to the variance in the norm.
-            dtype: of the factors of matrix products, bfloat16 or float32.
-            threads: at least 1.
-        """
-        shape = {"V": vocab_size, "NH": n_head, "HS": n_embd // n_head, "H": n_hidden}
-        options = {"CENTERED": int(centered), "EPSILON": epsilon, "BFLOAT16": int(dtype == torch.bfloat16)}
-        self.library = library(**shape, **options)
-        self.vocab_size, self.threads = vocab_size, threads
+    def __init__(self, config: ModelConfig, epsilon: float, dtype: torch.dtype, threads: int) -> None:
+        """Compile for a model whose norms add `epsilon`, with factors of matrix products rounded to `dtype`."""
+        self.vocab_size, self.threads = config.vocab_size, threads
+        self.library = library(
+            V=config.vocab_size,
+            NH=config.n_head,
+            HS=config.n_embd // config.n_head,
+            H=config.n_hidden,
+            CENTERED=int(config.norm != "rms"),
+            EPSILON=epsilon,
+            BFLOAT16=int(dtype == torch.bfloat16),
+        )
         self.pool = ThreadPoolExecutor(threads)  # ctypes releases the interpreter's lock during a call
         self.barrier = (ctypes.c_int * 3)()  # `Barrier` of kernel.c: arrived, generation, abandoned
 
-    def prepare(self, weights: Weights, T: int) -> Prepared:
-        """Build the table for texts of T characters. It is valid until the weights change.
-
-        Raises:
-            ValueError: the model has fewer positions.
-        """
+    def prepare(self, weights: Weights, T: int) -> "Prepared":
+        """Compute what depends on the weights alone, for texts of T characters."""
         check_length(weights, T)
         table = torch.empty(self.library.table_size(T))
         self.call("prepare", self.barrier, T, addresses(weights), address(table))
-        return weights, table
-
-    def logits(self, prepared: Prepared, idx: Tensor, query_start: int) -> Tensor:
-        """Map idx (B, T) to float32 logits (B, Q, V)."""
-        B, T = idx.shape
-        logits = torch.empty(B, T - query_start, -(-self.vocab_size // 16) * 16)
-        self.call_on_texts("logits", prepared, idx, T, query_start, logits)
-        return logits[..., : self.vocab_size]
-
-    def evaluate(self, prepared: Prepared, tokens: Tensor, query_start: int) -> tuple[Tensor, Tensor]:
-        """Return the loss of each predicted character of tokens (B, T + 1), and whether greedy decoding is wrong.
-
-        The losses (B, Q) are float32, nats; the errors (B, Q) are bool.
-        """
-        B, T = len(tokens), tokens.size(1) - 1
-        losses, wrong = torch.empty(B, T - query_start), torch.empty(B, T - query_start, dtype=torch.bool)
-        self.call_on_texts("evaluate", prepared, tokens, T, query_start, losses, wrong)
-        return losses, wrong
-
-    def call_on_texts(
-        self, name: str, prepared: Prepared, tokens: Tensor, T: int, query_start: int, *outputs: Tensor
-    ) -> None:
-        """Call a function of the library that reads tokens (B, T or T + 1) and fills the outputs.
-
-        Raises:
-            ValueError: a token id is not in the vocabulary.
-        """
-        if tokens.numel() and not 0 <= tokens.min() <= tokens.max() < self.vocab_size:
-            raise ValueError(f"a text holds a character that is not one of the vocabulary's {self.vocab_size}")
-        (weights, table), tokens = prepared, tokens.to(torch.uint8).contiguous()
-        inputs = ctypes.c_int64(len(tokens)), address(tokens), addresses(weights), address(table)
-        self.call(name, T, query_start, *inputs, *map(address, outputs))
+        return Prepared(self, weights, table)
 
     def train(
         self, weights: Weights, tokens: Tensor, query_start: int, factors: Tensor, optimizers: Optimizers
     ) -> float:
-        """Take one step on each batch of tokens (steps, B, T + 1).
+        """Take one step on each batch of tokens (steps, B, T + 1), uint8 and contiguous.
 
-        Changes the weights and the optimizers' state in place, and leaves the last step's gradients in `grad`.
-
-        Args:
-            weights: of the layer, each with a float32 contiguous `grad`; positions from T on do not change.
-            tokens: uint8 and contiguous, ids of the vocabulary.
-            query_start: the first position whose next character contributes to the loss.
-            factors: learning rates as shares of the peak, (steps,) float32.
-            optimizers: together they have all of the weights.
-
-        Returns:
-            The mean cross-entropy of the last batch before its step, nats.
-
-        Raises:
-            ValueError: the numbers of factors and batches differ or are 0, or the model has fewer than T positions.
+        Changes the weights and the optimizers' state in place; positions from T on do not change. Leaves the last
+        step's gradients in `grad`. `factors` (steps,) float32 are learning rates as shares of the peak; the optimizers
+        together have all of the weights. Returns the mean cross-entropy of the last batch before its step, nats.
         """
         if not len(factors) == len(tokens) > 0:
             raise ValueError(f"{len(factors)} factors of the learning rate for {len(tokens)} steps")
         steps, B, T = len(tokens), tokens.size(1), tokens.size(2) - 1
         check_length(weights, T)
         space = torch.empty(self.library.table_size(T) + self.threads * self.library.sums_size(T))
-        gradients = addresses([weight.grad for weight in weights])
+        gradients = addresses([gradient(weight) for weight in weights])
         inputs = T, query_start, ctypes.c_int64(B), steps, address(tokens), address(factors), addresses(weights)
         losses = self.call("train", self.barrier, *inputs, gradients, ctypes.byref(optimizers), address(space))
         return sum(losses) / (B * (T - query_start))
@@ -232,5 +173,41 @@ class Kernel:
             self.barrier[2] = 1
             self.pool.shutdown()
             self.pool = ThreadPoolExecutor(self.threads)
-            self.barrier[:] = 0, 0, 0
+            self.barrier[:] = [0, 0, 0]
             raise
+
+
+class Prepared:
+    """A kernel with the weights, and its table of everything that depends on them alone.
+
+    It is valid until the weights change. Shapes are as for `Kernel`; token ids outside the vocabulary are a ValueError.
+    """
+
+    def __init__(self, kernel: Kernel, weights: Weights, table: Tensor) -> None:
+        self.kernel, self.weights, self.table = kernel, weights, table
+
+    def logits(self, idx: Tensor, query_start: int) -> Tensor:
+        """Map idx (B, T) to float32 logits (B, Q, V)."""
+        (B, T), V = idx.shape, self.kernel.vocab_size
+        logits = torch.empty(B, T - query_start, -(-V // 16) * 16)
+        self.call("logits", idx, T, query_start, logits)
+        return logits[..., :V]
+
+    def evaluate(self, tokens: Tensor, query_start: int) -> tuple[Tensor, Tensor]:
+        """Return the loss of each predicted character of tokens (B, T + 1), and whether greedy decoding is wrong.
+
+        The losses (B, Q) are float32, nats; the errors (B, Q) are bool.
+        """
+        T = tokens.size(1) - 1
+        losses = torch.empty(len(tokens), T - query_start)
+        wrong = torch.empty_like(losses, dtype=torch.bool)
+        self.call("evaluate", tokens, T, query_start, losses, wrong)
+        return losses, wrong
+
+    def call(self, name: str, tokens: Tensor, T: int, query_start: int, *outputs: Tensor) -> None:
+        """Call a function of the library that reads tokens (B, T or T + 1) and fills the outputs."""
+        if tokens.numel() and not 0 <= tokens.min() <= tokens.max() < self.kernel.vocab_size:
+            raise ValueError(f"a text holds a character that is not one of the vocabulary's {self.kernel.vocab_size}")
+        tokens = tokens.to(torch.uint8).contiguous()
+        inputs = ctypes.c_int64(len(tokens)), address(tokens), addresses(self.weights), address(self.table)
+        self.kernel.call(name, T, query_start, *inputs, *map(address, outputs))

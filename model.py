@@ -9,6 +9,7 @@ H = n_hidden. The Q = T - query_start positions from `query_start` on predict th
 import functools
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -19,16 +20,14 @@ import pair_table
 from kernel import Kernel, Prepared
 from model_config import ModelConfig
 
+__all__ = ["ModelConfig", "Transformer"]  # imported from here by the harness
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "silu": F.silu,
     "relu2": lambda x: F.relu(x).square(),  # So et al., Primer, 2021
     "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),  # GPT-2's
 }
-
-
-# -----------------------------------------------------------------------------
-# layers
 
 
 class Norm(nn.Module):
@@ -133,10 +132,6 @@ class Block(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
 
-# -----------------------------------------------------------------------------
-# the model
-
-
 class Transformer(nn.Module):
     """Maps token ids to logits.
 
@@ -155,27 +150,29 @@ class Transformer(nn.Module):
         self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
         self.kernel: Kernel | None = None
 
+    @property
+    def head_weight(self) -> Tensor:
+        return self.token if self.head is None else self.head
+
     def use_kernel(self, threads: int) -> None:
         """Compile kernel.c, and use it from now on for all logits that need no gradients.
 
         The results are equal up to rounding: in bfloat16 the kernel rounds only the factors of matrix products. The
-        weights must be on the CPU.
-
-        Raises:
-            ValueError: the kernel does not support this model.
-            RuntimeError: it cannot be compiled.
+        weights must be on the CPU. Raises ValueError if the kernel does not support this model, RuntimeError if it
+        cannot be compiled.
         """
-        config, norm = self.config, self.norm
-        if config.kernel_problem:
-            raise ValueError(f"the C kernel: {config.kernel_problem}")
-        shape = config.vocab_size, config.n_head, config.n_embd, config.n_hidden
-        self.kernel = Kernel(*shape, not norm.is_rms, norm.epsilon, self.dtype, threads)
+        if self.config.kernel_problem:
+            raise ValueError(f"the C kernel: {self.config.kernel_problem}")
+        self.kernel = Kernel(self.config, self.norm.epsilon, self.dtype, threads)
+
+    @property
+    def first_block(self) -> Block:
+        return cast(Block, self.blocks[0])
 
     def kernel_weights(self) -> tuple[Tensor, ...]:
         """Return the weights in the order of `kernel.Weights`."""
-        block = self.blocks[0]
-        attention, mlp, head = block.attention, block.mlp, self.token if self.head is None else self.head
-        return self.token, self.position, attention.qkv, attention.out, mlp.up, mlp.down, head
+        attention, mlp = self.first_block.attention, self.first_block.mlp
+        return self.token, self.position, attention.qkv, attention.out, mlp.up, mlp.down, self.head_weight
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
@@ -184,10 +181,7 @@ class Transformer(nn.Module):
         With "identity", matrices that read the residual stream preserve its scale; matrices that write to it, and the
         head, are zero, so that every block starts as the identity (Zhang et al., Fixup, 2019). With "gpt2", all have
         standard deviation 0.02, divided by the square root of their number for matrices that write to the residual
-        stream (Radford et al., GPT-2, 2019). Gains start at one.
-
-        Raises:
-            ValueError: a parameter has an unknown role.
+        stream (Radford et al., GPT-2, 2019). Gains start at one. Raises ValueError for a parameter of unknown role.
         """
         is_gpt2 = self.config.init == "gpt2"
         for name, weight in self.named_parameters():
@@ -223,15 +217,10 @@ class Transformer(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Map the residual stream x (B, Q, C) after all blocks to float32 logits (B, Q, V)."""
-        return linear(self.norm(x), self.token if self.head is None else self.head).float()
+        return linear(self.norm(x), self.head_weight).float()
 
     # -------------------------------------------------------------------------
     # the fast path: kernel.c or a pair table, else the plain forward pass
-
-    @property
-    def uses_kernel(self) -> bool:
-        """Whether logits are computed by the kernel, which computes no gradients for them."""
-        return self.kernel is not None and not torch.is_grad_enabled()
 
     def uses_pair_table(self, T: int, query_start: int = 0) -> bool:
         """Whether `forward_fast` reads attention from a pair table: one layer, no dropout, and a table that fits."""
@@ -244,16 +233,14 @@ class Transformer(nn.Module):
     def prepare(self, T: int, query_start: int = 0) -> Tensor | Prepared | None:
         """Compute the part of `forward_fast` that depends on the weights and T alone, to be shared by many batches.
 
-        Returns:
-            The kernel's table, the pair table, or None where neither is used. It is valid until the weights change.
+        Returns the kernel's table, the pair table, or None where neither is used; valid until the weights change.
         """
-        if self.uses_kernel:
+        if self.kernel is not None and not torch.is_grad_enabled():  # the kernel computes no gradients of logits
             return self.kernel.prepare(self.kernel_weights(), T)
         if not self.uses_pair_table(T, query_start):
             return None
-        block = self.blocks[0]
-        rows = block.attention_norm(self.input_rows(T))
-        return pair_table.pair_table(rows, block.attention.qkv, self.config.n_head, query_start)
+        rows, attention = self.first_block.attention_norm(self.input_rows(T)), self.first_block.attention
+        return pair_table.pair_table(rows, attention.qkv, self.config.n_head, query_start)
 
     def input_rows(self, T: int) -> Tensor:
         """Return the input of the first layer for every (position, character) pair, (T, V, C)."""
@@ -265,9 +252,9 @@ class Transformer(nn.Module):
         prepared = self.prepare(T, query_start) if prepared is None else prepared
         if prepared is None:
             return self(idx, query_start)
-        if self.uses_kernel:
-            return self.kernel.logits(prepared, idx, query_start)
-        block = self.blocks[0]
+        if isinstance(prepared, Prepared):
+            return prepared.logits(idx, query_start)
+        block = self.first_block
         row_index = torch.arange(T, device=idx.device) * self.config.vocab_size + idx  # (B, T)
         queries = row_index[:, query_start:]
         x = pair_table.SumRows.apply(queries.reshape(-1, 1), self.input_rows(T).flatten(0, 1)).view(*queries.shape, -1)
@@ -290,14 +277,12 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Evaluate tokens (B, T + 1) at positions after `query_start`, given the right characters before each.
 
-        Returns:
-            The largest loss of a character of each text, nats, and whether greedy decoding would make an error in it:
-            (B,) float32 and (B,) bool.
+        Returns the largest loss of a character of each text, nats, (B,) float32, and whether greedy decoding would make
+        an error in it, (B,) bool.
         """
-        T = tokens.size(1) - 1
-        if self.uses_kernel:
-            prepared = self.prepare(T, query_start) if prepared is None else prepared
-            losses, wrong = self.kernel.evaluate(prepared, tokens, query_start)
+        prepared = self.prepare(tokens.size(1) - 1, query_start) if prepared is None else prepared
+        if isinstance(prepared, Prepared):
+            losses, wrong = prepared.evaluate(tokens, query_start)
         else:
             tokens = tokens.long()
             logits, targets = self.forward_fast(tokens[:, :-1], query_start, prepared), tokens[:, query_start + 1 :]
@@ -319,8 +304,8 @@ class Transformer(nn.Module):
         def next_logits(idx: Tensor) -> Tensor:
             nonlocal cached_ids, kv_caches
             T, P = idx.size(1), cached_ids.size(1)
-            if self.uses_kernel or self.uses_pair_table(T, T - 1):
-                return self.forward_fast(idx, T - 1, prepare(T))[:, 0]
+            if (prepared := prepare(T)) is not None:
+                return self.forward_fast(idx, T - 1, prepared)[:, 0]
             if not (0 < P < T and torch.equal(cached_ids, idx[:, :P])):
                 P, kv_caches = 0, [[] for _ in self.blocks]
             cached_ids = cached_ids[:, :0]  # an exception in the forward pass leaves the caches invalid
@@ -329,9 +314,6 @@ class Transformer(nn.Module):
             return logits
 
         return next_logits
-
-    # -------------------------------------------------------------------------
-    # cost
 
     def step_flops(self, B: int, T: int, query_start: int = 0) -> int:
         """Return the FLOPs of the matrix products of `forward_fast` and its backward pass, 2 for each multiply-add.

@@ -11,15 +11,11 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from kernel import AdamWWeight, MuonWeight, Optimizers
+from kernel import AdamWWeight, MuonWeight, Optimizers, gradient
 
 # Coefficients of the quintic iteration (Jordan et al., Muon, 2024).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 EPSILON = 1e-8  # of AdamW, added to the root of the mean square
-
-
-# -----------------------------------------------------------------------------
-# the learning-rate schedule
 
 
 def learning_rate_schedule(
@@ -27,8 +23,7 @@ def learning_rate_schedule(
 ) -> Tensor:
     """Return the learning rate at each step of a round as a share of the peak, (num_steps,) float32.
 
-    The schedule is the product of a linear warm-up and a decay from 1 to `decay_to`. See `settings.Settings` for the
-    arguments.
+    It is the product of a linear warm-up and a decay from 1 to `decay_to`; see `settings.Settings` for the arguments.
     """
     step, peak_step = torch.arange(num_steps), max(0, warmup_steps - 1)
     warmup = ((step + 1) / (peak_step + 1)).clamp(max=1.0)
@@ -41,10 +36,6 @@ def learning_rate_schedule(
         case "constant":
             remaining = torch.ones(num_steps)
     return warmup * (decay_to + (1 - decay_to) * remaining)
-
-
-# -----------------------------------------------------------------------------
-# Muon
 
 
 def orthogonalize(matrices: Tensor, num_iterations: int, dtype: torch.dtype) -> Tensor:
@@ -66,16 +57,9 @@ class Muon:
     """Momentum with an orthogonalized update (Jordan et al., Muon, 2024).
 
     Matrices of the same shape or transposed shape share a buffer and are orthogonalized together. A weight of three
-    dimensions is a stack of matrices. The reference for tests is `torch.optim.Muon`, which processes matrices one by
-    one and takes the learning rate from the host.
-
-    Args:
-        weights: of two or three dimensions, float32.
-        learning_rate: a scalar tensor on the weights' device, read at every step.
-        momentum: decay of the running mean of the gradient; the update uses Nesterov momentum.
-        num_iterations: Newton-Schulz iterations of `orthogonalize`.
-        weight_decay: decoupled, per step and unit of learning rate.
-        dtype: precision of the products in `orthogonalize`.
+    dimensions is a stack of matrices. Products are computed in `dtype`. The learning rate is a scalar tensor on the
+    weights' device, read at every step; see `settings.Settings` for the other arguments. The reference for tests is
+    `torch.optim.Muon`, which processes matrices one by one and takes the learning rate from the host.
     """
 
     def __init__(
@@ -87,18 +71,14 @@ class Muon:
         weight_decay: float,
         dtype: torch.dtype,
     ) -> None:
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.num_iterations = num_iterations
-        self.weight_decay = weight_decay
-        self.dtype = dtype
+        self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
+        self.num_iterations, self.dtype = num_iterations, dtype
         self.weights = list(weights)
-        self.by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+        by_shape: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
         for weight in self.weights:
-            self.by_shape[tuple(sorted(weight.shape[-2:]))].append(weight)
-        self.buffers = {
-            shape: torch.zeros_like(self.stack(group)) for shape, group in self.by_shape.items()
-        }  # running means of the gradient, (n, rows, columns) with rows <= columns
+            by_shape[tuple(sorted(weight.shape[-2:]))].append(weight)
+        # weights, and the running means of their gradients, (n, rows, columns) with rows <= columns
+        self.groups = [(group, torch.zeros_like(self.stack(group))) for group in by_shape.values()]
 
     @staticmethod
     def stack(tensors: Iterable[Tensor]) -> Tensor:
@@ -114,24 +94,24 @@ class Muon:
     @torch.no_grad()
     def step(self) -> None:
         decay_factor = 1 - self.weight_decay * self.learning_rate
-        for shape, weights in self.by_shape.items():
-            gradient, mean = self.stack(weight.grad for weight in weights), self.buffers[shape]
-            mean.lerp_(gradient, 1 - self.momentum)
-            gradient.lerp_(mean, self.momentum)
-            update = orthogonalize(gradient, self.num_iterations, self.dtype) * self.learning_rate
+        for weights, mean in self.groups:
+            update = self.stack(map(gradient, weights))
+            mean.lerp_(update, 1 - self.momentum)
+            update.lerp_(mean, self.momentum)  # Nesterov momentum
+            update = orthogonalize(update, self.num_iterations, self.dtype) * self.learning_rate
             for weight, part in self.split(update, weights):
                 wide(weight).mul_(decay_factor).sub_(part.view(wide(weight).shape), alpha=update_scale(weight))
 
     def step_flops(self) -> int:
         """Return the FLOPs of the matrix products of a step, 2 for each multiply-add."""
-        shapes = [buffer.shape for buffer in self.buffers.values()]
+        shapes = [mean.shape for mean in self.state()]
         # multiply-adds per iteration: the Gram matrix, its square, and the product of their sum with the matrix
         iteration = sum(n * (rows * columns * rows + rows**3 + rows * rows * columns) for n, rows, columns in shapes)
         return 2 * self.num_iterations * iteration
 
     def state(self) -> list[Tensor]:
         """Return every tensor that a step changes, except the weights."""
-        return list(self.buffers.values())
+        return [mean for _, mean in self.groups]
 
     def kernel_weights(self) -> list[MuonWeight]:
         """Return the matrices for kernel.c, whose sizes must be multiples of 16.
@@ -139,9 +119,10 @@ class Muon:
         The largest come first, which balances the load of the kernel's threads.
         """
         matrices = []
-        for (rows, columns), group in self.by_shape.items():
-            for weight, means in self.split(self.buffers[rows, columns], group):
-                addresses = [tensor.data_ptr() for tensor in (weight, weight.grad, means)]
+        for weights, means in self.groups:
+            rows, columns = means.shape[-2:]
+            for weight, mean in self.split(means, weights):
+                addresses = [tensor.data_ptr() for tensor in (weight, gradient(weight), mean)]
                 is_transposed = weight.size(-2) > weight.size(-1)
                 for offset in range(0, 4 * weight.numel(), 4 * rows * columns):  # bytes of float32
                     shifted = (address + offset for address in addresses)
@@ -160,57 +141,47 @@ def wide(weight: Tensor) -> Tensor:
     return weight.mT if weight.size(-2) > weight.size(-1) else weight
 
 
-# -----------------------------------------------------------------------------
-# AdamW
-
-
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), computed by torch's fused kernel.
 
-    Args:
-        weights: float32.
-        learning_rate: a scalar tensor on the weights' device, read at every step.
-        betas: decay per step of the running means of the gradient and of its square.
-        weight_decay: per step and unit of learning rate; weights of one dimension (gains) have none.
+    The learning rate is a scalar tensor on the weights' device, read at every step. Weights of one dimension (gains)
+    have no weight decay.
     """
 
     def __init__(
         self, weights: Iterable[Tensor], learning_rate: Tensor, betas: tuple[float, float], weight_decay: float
     ) -> None:
-        self.learning_rate = learning_rate
-        self.betas = betas
-        self.weights = list(weights)
+        self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
+        self.weights = sorted(weights, key=lambda weight: weight.dim() < 2)  # gains last
         self.means = [torch.zeros_like(weight) for weight in self.weights]
         self.mean_squares = [torch.zeros_like(weight) for weight in self.weights]
         self.steps = [torch.zeros((), device=weight.device) for weight in self.weights]
-        # One call of the fused kernel per group: weights, means, mean squares, steps, and their weight decay.
-        self.groups = []
-        for is_decayed in (True, False):
-            indices = [i for i, weight in enumerate(self.weights) if (weight.dim() >= 2) == is_decayed]
-            if indices:
-                lists = self.weights, self.means, self.mean_squares, self.steps
-                members = [[tensors[i] for i in indices] for tensors in lists]
-                self.groups.append((*members, weight_decay if is_decayed else 0.0))
+        num_decayed = sum(weight.dim() >= 2 for weight in self.weights)
+        self.groups = slice(num_decayed), slice(num_decayed, None)  # of one weight decay each
+
+    def decay_of(self, weight: Tensor) -> float:
+        return self.weight_decay if weight.dim() >= 2 else 0.0
 
     @torch.no_grad()
     def step(self) -> None:
         torch._foreach_add_(self.steps, 1)
-        for weights, means, mean_squares, steps, weight_decay in self.groups:
-            torch._fused_adamw_(
-                weights,
-                [weight.grad for weight in weights],
-                means,
-                mean_squares,
-                [],
-                steps,
-                lr=self.learning_rate,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
-                weight_decay=weight_decay,
-                eps=EPSILON,
-                amsgrad=False,
-                maximize=False,
-            )
+        for group in self.groups:
+            if weights := self.weights[group]:
+                torch._fused_adamw_(
+                    weights,
+                    [gradient(weight) for weight in weights],
+                    self.means[group],
+                    self.mean_squares[group],
+                    [],
+                    self.steps[group],
+                    lr=self.learning_rate,
+                    beta1=self.betas[0],
+                    beta2=self.betas[1],
+                    weight_decay=self.decay_of(weights[0]),
+                    eps=EPSILON,
+                    amsgrad=False,
+                    maximize=False,
+                )
 
     def state(self) -> list[Tensor]:
         """Return every tensor that a step changes, except the weights."""
@@ -218,15 +189,15 @@ class AdamW:
 
     def kernel_weights(self) -> list[AdamWWeight]:
         """Return the weights for kernel.c."""
+        lists = self.weights, map(gradient, self.weights), self.means, self.mean_squares
         return [
-            AdamWWeight(*(tensor.data_ptr() for tensor in tensors), tensors[0].numel(), weight_decay)
-            for weights, means, squares, _, weight_decay in self.groups
-            for tensors in zip(weights, [weight.grad for weight in weights], means, squares, strict=True)
+            AdamWWeight(*(tensor.data_ptr() for tensor in tensors), tensors[0].numel(), self.decay_of(tensors[0]))
+            for tensors in zip(*lists, strict=True)
         ]
 
 
 def kernel_optimizers(muon: Muon, muon_rate: float, adam: AdamW, adam_rate: float) -> Optimizers:
-    """Return both optimizers as kernel.c takes them, with their peak learning rates. All weights need a `grad`."""
+    """Return both optimizers as kernel.c takes them, with their peak learning rates."""
     muon_weights, adamw_weights = muon.kernel_weights(), adam.kernel_weights()
     return Optimizers(
         num_muon_weights=len(muon_weights),

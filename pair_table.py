@@ -20,38 +20,30 @@ MAX_TABLE_BYTES = 2**28  # 256 MiB; a larger table takes longer to build than it
 
 def table_bytes(T: int, query_start: int, vocab_size: int, n_embd: int, n_head: int, dtype: torch.dtype) -> int:
     """Return the size of the tensor that `pair_table` returns, bytes."""
-    num_pairs = (T - query_start) * vocab_size * T * vocab_size
-    return num_pairs * (n_embd + n_head) * dtype.itemsize
+    return (T - query_start) * vocab_size * T * vocab_size * (n_embd + n_head) * dtype.itemsize
 
 
 def pair_table(rows: Tensor, qkv: Tensor, n_head: int, query_start: int) -> Tensor:
     """Compute the terms of attention for every pair of a query's row and a key's row.
 
     Softmax attention is the sum of exp(query . key) * value over the keys, divided by the sum of exp(query . key). The
-    table holds the terms of both sums.
+    table (Q, V, R, hs + 1, nh) holds the terms of both sums in the dtype of `rows`; the last of hs + 1 belongs to the
+    denominator. Pairs whose key is at a later position are zero. Heads are the last dimension (wide layout), so that
+    the product that builds the table is one of whole vectors.
 
-    Args:
-        rows: (T, V, C), the normed embedding of every (position, character) pair.
-        qkv: (3, C, C) float32, the attention's weights.
-        n_head: number of heads, nh.
-        query_start: the first position with a query.
-
-    Returns:
-        (Q, V, R, hs + 1, nh) in the dtype of `rows`; the last entry of hs + 1 belongs to the denominator. Pairs whose
-        key is at a later position are zero. Heads are the last dimension (wide layout), so that the product that
-        builds the table is one of whole vectors.
+    `rows` (T, V, C) are the normed embeddings of every (position, character) pair, `qkv` (3, C, C) float32 the
+    attention's weights.
     """
     T, V, C = rows.shape
     Q, R = T - query_start, T * V
     rows = rows.reshape(R, C)
-    query = F.linear(rows[query_start * V :], qkv[0].to(rows.dtype)).view(Q * V, n_head, -1)
-    query = query.transpose(0, 1)  # (nh, Q * V, hs)
-    key = F.linear(rows, qkv[1].to(rows.dtype)).view(R, n_head, -1).permute(1, 2, 0)  # (nh, hs, R)
-    value = F.linear(rows, qkv[2].to(rows.dtype)).view(R, n_head, -1).transpose(1, 2)  # (R, hs, nh)
+    qkv = qkv.to(rows.dtype)
+    query = F.linear(rows[query_start * V :], qkv[0]).view(Q * V, n_head, -1).transpose(0, 1)  # (nh, Q * V, hs)
+    key = F.linear(rows, qkv[1]).view(R, n_head, -1).permute(1, 2, 0)  # (nh, hs, R)
+    value = F.linear(rows, qkv[2]).view(R, n_head, -1).transpose(1, 2)  # (R, hs, nh)
     position = torch.arange(R, device=rows.device) // V
     is_later = position > position[query_start * V :, None]  # (Q * V, R)
-    scores = (query @ key).float() / math.sqrt(C // n_head)
-    scores = scores.masked_fill(is_later, -torch.inf)
+    scores = ((query @ key).float() / math.sqrt(C // n_head)).masked_fill(is_later, -torch.inf)
     # The maximum is over all rows, including those that a text does not contain, so exp must not underflow. The clamp
     # changes the result only if the scores of all rows of a text are 80 below the maximum.
     scores = (scores - scores.detach().amax(-1, keepdim=True)).clamp(min=-80.0)
@@ -61,15 +53,9 @@ def pair_table(rows: Tensor, qkv: Tensor, n_head: int, query_start: int) -> Tens
 
 
 def attend(table: Tensor, row_index: Tensor, query_start: int) -> Tensor:
-    """Compute attention from a pair table.
+    """Compute attention (B, Q, C), before the output projection, from a pair table.
 
-    Args:
-        table: (Q, V, R, hs + 1, nh) from `pair_table`.
-        row_index: (B, T) int64, the row of each character, in 0..R - 1.
-        query_start: as for `pair_table`.
-
-    Returns:
-        (B, Q, C), before the output projection.
+    `row_index` (B, T) int64 is the row of each character, in 0..R - 1.
     """
     B, T = row_index.shape
     Q, V, R, terms, n_head = table.shape

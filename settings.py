@@ -12,128 +12,89 @@ from tracks.descriptions import TRACKS
 class Settings:
     """Set by a config in bench/configs, then by the command line."""
 
-    track: str = "add3"
-    """The task to learn; `python -m bench tracks` lists them."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Device to train on; auto selects CUDA if there is a GPU, else the CPU."""
+    track: str = "add3"  # The task to learn; `python -m bench tracks` lists them.
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # Auto selects CUDA if there is a GPU, else the CPU.
+    # Precision of matrix products; auto selects bfloat16 if it is faster on this hardware with this kernel.
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Precision of matrix products; auto selects bfloat16 if it is faster on this hardware with this kernel."""
-    compile: bool = False
-    """Whether to compile the step with torch.compile during the warm-up."""
+    compile: bool = False  # Whether to compile the step with torch.compile during the warm-up.
+    # Implementation of the step; auto selects kernel.c on a CPU if it supports the model and a C compiler is found.
     kernel: Literal["auto", "c", "torch"] = "torch"
-    """Implementation of the step; auto selects kernel.c on a CPU if it supports the model and a C compiler is found."""
-    cuda_graph: bool = False
-    """Whether to capture the step as a CUDA graph and replay it; ignored on other devices."""
-    threads: int = 0
-    """Number of CPU threads; 0 selects the number of cores."""
-    max_seconds: float = 600.0
-    """Limit of the phase `train`, seconds."""
+    cuda_graph: bool = False  # Whether to capture the step as a CUDA graph and replay it; ignored on other devices.
+    threads: int = 0  # Number of CPU threads; 0 selects the number of cores.
+    max_seconds: float = 600.0  # Limit of the phase `train`, seconds.
+    # Alteration of the track by which `bench audit` tests the trainer; such a run is never ranked.
     control: Literal["none", "permute", "shuffle", "poison"] = "none"
-    """Alteration of the track by which `bench audit` tests the trainer; such a run is never ranked."""
 
-    n_layer: int = 1
-    """Number of transformer blocks."""
-    n_head: int = 16
-    """Number of attention heads."""
-    n_embd: int = 64
-    """Width of the residual stream."""
-    n_hidden: int = 128
-    """Width of the MLP."""
-    activation: Literal["gelu", "silu", "relu2", "gelu_tanh"] = "gelu"
-    """Activation function of the MLP."""
+    n_layer: int = 1  # Number of transformer blocks.
+    n_head: int = 16  # Number of attention heads.
+    n_embd: int = 64  # Width of the residual stream.
+    n_hidden: int = 128  # Width of the MLP.
+    activation: Literal["gelu", "silu", "relu2", "gelu_tanh"] = "gelu"  # Activation function of the MLP.
+    # RMSNorm, LayerNorm without parameters, or LayerNorm with a gain; none has a bias.
     norm: Literal["rms", "layer", "layer_gain"] = "rms"
-    """RMSNorm, LayerNorm without parameters, or LayerNorm with a gain; none has a bias."""
+    # Initial values of the matrices: each block starts as the identity, or as in GPT-2.
     init: Literal["identity", "gpt2"] = "identity"
-    """Initial values of the matrices: each block starts as the identity, or as in GPT-2."""
-    tied: bool = False
-    """Whether the head shares its weights with the token embedding."""
-    dropout: float = 0.0
-    """Dropout probability in training, 0..1, below 1."""
+    tied: bool = False  # Whether the head shares its weights with the token embedding.
+    dropout: float = 0.0  # Dropout probability in training, 0..1, below 1.
+    # Standard deviation of the initial embeddings; a smaller value lets each step change them more.
     embedding_std: float = 0.12
-    """Standard deviation of the initial embeddings; a smaller value lets each step change them more."""
 
-    num_steps: int = 260
-    """Optimizer steps in a round."""
-    max_rounds: int = 12
-    """Largest number of rounds; training ends after the first round that passes its evaluation."""
+    num_steps: int = 260  # Optimizer steps in a round.
+    max_rounds: int = 12  # Largest number of rounds; training ends after the first round that passes its evaluation.
+    # Step of the schedule at which later rounds start; they start at 0 if it is not below num_steps.
     resume_at: int = 150
-    """Step of the schedule at which later rounds start; they start at 0 if it is not below num_steps."""
+    # Restart from new random weights after more errors than this in an end-of-round evaluation, problems.
     start_over_above: int = 5000
-    """Restart from new random weights after more errors than this in an end-of-round evaluation, problems."""
-    batch_size: int = 512
-    """Training texts per step, over all processes."""
+    batch_size: int = 512  # Training texts per step, over all processes.
+    # Sequential parts into which each process splits its share of a batch; more parts need less memory.
     micro_batches: int = 1
-    """Sequential parts into which each process splits its share of a batch; more parts need less memory."""
+    # Share of the drawn problems that is spread evenly over the track's levels of difficulty, 0..1.
     level_share: float = 0.65
-    """Share of the drawn problems that is spread evenly over the track's levels of difficulty, 0..1."""
-    evaluation_problems: int = 100_000
-    """Training problems drawn for an end-of-round evaluation."""
+    evaluation_problems: int = 100_000  # Training problems drawn for an end-of-round evaluation.
+    # Whether to draw them uniformly, as for a test set, instead of by levels as for a batch.
     evaluation_uniform: bool = False
-    """Whether to draw them uniformly, as for a test set, instead of by levels as for a batch."""
-    hard_search_steps: int = 0
-    """Iterations of the hard-example search at the end of a round; 0 disables it."""
-    evaluation_max_loss: float = 0.1
-    """An end-of-round evaluation is passed with no error and no character's loss above this, nats."""
+    hard_search_steps: int = 0  # Iterations of the hard-example search at the end of a round; 0 disables it.
+    evaluation_max_loss: float = 0.1  # An evaluation is passed with no error and no character's loss above this, nats.
+    # Number of hard examples kept for replay: those with the largest losses in the end-of-round evaluation.
     replay_problems: int = 2048
-    """Number of hard examples kept for replay: those with the largest losses in the end-of-round evaluation."""
-    replay_share: float = 0.25
-    """Share of each batch that replays hard examples, 0..1, below 1."""
+    replay_share: float = 0.25  # Share of each batch that replays hard examples, 0..1, below 1.
+    # Characters that contribute to the loss: those of the answer, or all but the first of a text.
     loss_on: Literal["answer", "all"] = "answer"
-    """Characters that contribute to the loss: those of the answer, or all but the first of a text."""
+    # Stop after a round that passes its evaluation, or at the first check with at most 1% errors (99%).
     stop_at: Literal["evaluation", "99%"] = "evaluation"
-    """Stop after a round that passes its evaluation, or at the first check with at most 1% errors (99%)."""
 
+    # Optimizer of the blocks' matrices; embeddings, gains and the head always use AdamW.
     matrix_optimizer: Literal["muon", "adamw"] = "muon"
-    """Optimizer of the blocks' matrices; embeddings, gains and the head always use AdamW."""
-    muon_learning_rate: float = 0.15
-    """Peak learning rate of Muon: the scale of the orthogonal update."""
-    muon_momentum: float = 0.8
-    """Decay per step of Muon's running mean of the gradient."""
-    muon_iterations: int = 5
-    """Newton-Schulz iterations per step."""
-    muon_weight_decay: float = 0.1
-    """Decoupled weight decay of Muon, per step and unit of learning rate."""
-    adam_learning_rate: float = 0.08
-    """Peak learning rate of AdamW."""
-    adam_beta1: float = 0.9
-    """Decay per step of AdamW's running mean of the gradient."""
-    adam_beta2: float = 0.95
-    """Decay per step of AdamW's running mean of the squared gradient."""
+    muon_learning_rate: float = 0.15  # Peak learning rate of Muon: the scale of the orthogonal update.
+    muon_momentum: float = 0.8  # Decay per step of Muon's running mean of the gradient.
+    muon_iterations: int = 5  # Newton-Schulz iterations per step.
+    muon_weight_decay: float = 0.1  # Decoupled weight decay of Muon, per step and unit of learning rate.
+    adam_learning_rate: float = 0.08  # Peak learning rate of AdamW.
+    adam_beta1: float = 0.9  # Decay per step of AdamW's running mean of the gradient.
+    adam_beta2: float = 0.95  # Decay per step of AdamW's running mean of the squared gradient.
+    # Decoupled weight decay of AdamW, per step and unit of learning rate; gains have none.
     adam_weight_decay: float = 0.1
-    """Decoupled weight decay of AdamW, per step and unit of learning rate; gains have none."""
+    # Largest norm of the gradient over all weights; larger gradients are scaled down to it; 0 disables clipping.
     clip_norm: float = 0.0
-    """Largest norm of the gradient over all weights; larger gradients are scaled down to it; 0 disables clipping."""
-    warmup_steps: int = 10
-    """Steps of linear learning-rate warm-up."""
+    warmup_steps: int = 10  # Steps of linear learning-rate warm-up.
+    # Decay of the learning rates in a round: a power of the remaining steps, a half cosine, or none.
     decay: Literal["power", "cosine", "constant"] = "power"
-    """Decay of the learning rates in a round: a power of the remaining steps, a half cosine, or none."""
-    decay_power: float = 2.0
-    """Exponent of the power decay; 1 is linear."""
-    decay_to: float = 0.0
-    """Final learning rate as a share of the peak, 0..1."""
+    decay_power: float = 2.0  # Exponent of the power decay; 1 is linear.
+    decay_to: float = 0.0  # Final learning rate as a share of the peak, 0..1.
 
-    check_every: int = 50
-    """Steps between checks, the sparse evaluations during a round."""
-    check_problems: int = 4096
-    """Training problems drawn for a check."""
+    check_every: int = 50  # Steps between checks, the sparse evaluations during a round.
+    check_problems: int = 4096  # Training problems drawn for a check.
 
     def __post_init__(self) -> None:
         """Raise ValueError for a value that no training run can have."""
         counts = "num_steps max_rounds batch_size micro_batches evaluation_problems replay_problems check_every"
-        self.check(
-            f"{counts} check_problems muon_iterations max_seconds",
-            lambda value: 0 < value < 2**31,
-            "above 0 and below 2**31",
-        )
-        self.check(
-            "threads resume_at start_over_above warmup_steps hard_search_steps",
-            lambda value: 0 <= value < 2**31,
-            "in 0..2**31",
-        )
-        amounts = (
-            "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay decay_power evaluation_max_loss"
-        )
-        self.check(f"{amounts} clip_norm", lambda value: 0 <= value < float("inf"), "finite and at least 0")
+        others = "check_problems muon_iterations max_seconds"
+        self.check(f"{counts} {others}", lambda value: 0 < value < 2**31, "above 0 and below 2**31")
+        counts = "threads resume_at start_over_above warmup_steps hard_search_steps"
+        self.check(counts, lambda value: 0 <= value < 2**31, "in 0..2**31")
+        rates = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay"
+        others = "decay_power evaluation_max_loss clip_norm"
+        self.check(f"{rates} {others}", lambda value: 0 <= value < float("inf"), "finite and at least 0")
         self.shared_among(processes=1)
         track = TRACKS.get(self.track)
         if track is not None and track.is_stream and self.loss_on != "all":
@@ -151,8 +112,7 @@ class Settings:
     def shared_among(self, processes: int) -> "Settings":
         """Return these settings for `processes` processes; several use neither kernel.c nor a CUDA graph.
 
-        Raises:
-            ValueError: the batch cannot be split evenly, or `kernel` is c.
+        Raises ValueError if the batch cannot be split evenly, or `kernel` is c.
         """
         if self.batch_size % (processes * self.micro_batches):
             parts = f"{processes} processes of {self.micro_batches} micro_batches each"
@@ -173,6 +133,11 @@ class Settings:
         if self.clip_norm:
             return "it does not clip gradients"
         return self.model_config(vocab_size=1, block_size=1).kernel_problem
+
+    @property
+    def draw_steps(self) -> int:
+        """The number of steps for which training texts are drawn at once."""
+        return min(self.check_every, self.num_steps)
 
     def model_config(self, vocab_size: int, block_size: int) -> ModelConfig:
         """Return the model's shape; raise ValueError when the sizes do not fit together."""

@@ -11,7 +11,7 @@ if __name__ == "__main__":
 
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -61,8 +61,7 @@ class Trainer:
         # inputs and outputs of a step, all at fixed addresses
         batch_seed = int(torch.randint(2**62, (), generator=self.weights_generator))
         self.generator = torch.Generator(device).manual_seed(batch_seed)
-        self.draw_steps = min(settings.check_every, settings.num_steps)  # steps for which texts are drawn at once
-        shape = (self.draw_steps, settings.batch_size, track.block_size + 1)
+        shape = (settings.draw_steps, settings.batch_size, track.block_size + 1)
         self.tokens = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.step_index = torch.zeros(1, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), device=device)
@@ -82,6 +81,7 @@ class Trainer:
         betas = settings.adam_beta1, settings.adam_beta2
         self.adam = AdamW(others, self.adam_learning_rate, betas, settings.adam_weight_decay)
         self.model_loss = self.model.loss
+        self.no_sync: Callable[[], AbstractContextManager[None]] = nullcontext  # without averaging of gradients
         self.part_weight = torch.full((), 1 / settings.micro_batches, device=device)
         self.take_step = self.step
         self.take_steps = self.take_each_step
@@ -101,14 +101,12 @@ class Trainer:
 
     def take_kernel_steps(self, count: int) -> None:
         """Take `count` steps in one call of kernel.c; they must not go beyond the drawn texts."""
-        for weight in self.model.parameters():
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
+        assert self.model.kernel is not None
         index = int(self.step_index)
-        batch_start, schedule_start = index % self.draw_steps, index % self.settings.num_steps
+        batch_start, schedule_start = index % self.settings.draw_steps, index % self.settings.num_steps
         factors = self.learning_rate_schedule[schedule_start : schedule_start + count]
-        rates = self.settings.muon_learning_rate, self.settings.adam_learning_rate
-        optimizers = kernel_optimizers(self.muon, rates[0], self.adam, rates[1])
+        muon_rate, adam_rate = self.settings.muon_learning_rate, self.settings.adam_learning_rate
+        optimizers = kernel_optimizers(self.muon, muon_rate, self.adam, adam_rate)
         weights, tokens = self.model.kernel_weights(), self.tokens[batch_start : batch_start + count]
         self.loss.fill_(self.model.kernel.train(weights, tokens, self.query_start, factors, optimizers))
         torch._foreach_add_(self.adam.steps, count)
@@ -116,7 +114,7 @@ class Trainer:
 
     def step(self) -> None:
         """Forward, backward and update on the batch selected by `step_index`."""
-        tokens = self.tokens.index_select(0, self.step_index % self.draw_steps).squeeze(0)  # (B, T + 1)
+        tokens = self.tokens.index_select(0, self.step_index % self.settings.draw_steps).squeeze(0)  # (B, T + 1)
         loss = self.backward(distributed.share(tokens))
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
@@ -138,10 +136,7 @@ class Trainer:
         *parts, last = tokens.chunk(self.settings.micro_batches)
         losses = []
         for part in (*parts, last):
-            is_synchronized = (
-                distributed.size() == 1 or part is last
-            )  # gradients are averaged once, after the last part
-            with nullcontext() if is_synchronized else self.model_loss.no_sync():
+            with nullcontext() if part is last else self.no_sync():  # gradients are averaged once
                 loss = self.model_loss(part, self.query_start)
                 loss.backward(self.part_weight)
             losses.append(loss.detach())
@@ -164,7 +159,8 @@ class Trainer:
         if self.settings.compile:
             self.model_loss = torch.compile(self.model.loss, dynamic=False)
         if distributed.size() > 1:
-            self.model_loss = DistributedDataParallel(Loss(self.model, self.model_loss))
+            self.model_loss = parallel = DistributedDataParallel(Loss(self.model, self.model_loss))
+            self.no_sync = parallel.no_sync
         if self.settings.kernel == "c":
             self.model.use_kernel(self.settings.threads)
             self.take_steps = self.take_kernel_steps
@@ -218,7 +214,7 @@ class Trainer:
         settings, step = self.settings, first_step
         while True:
             watch.tick()
-            if step == first_step or step % self.draw_steps == 0:
+            if step == first_step or step % settings.draw_steps == 0:
                 self.tokens.copy_(curriculum.draw_tokens())
             until_check = min(settings.check_every - step % settings.check_every, settings.num_steps - step)
             count = min(watch.patience, until_check)
@@ -230,7 +226,7 @@ class Trainer:
                 continue
 
             is_end = step == settings.num_steps
-            evaluation, reached = curriculum.evaluate_round() if is_end else curriculum.check()
+            evaluation, reached = curriculum.check(is_end)
             loss, steps_left = float(distributed.mean(self.loss)), settings.num_steps - step
             watch.check(self.steps, loss, evaluation.num_errors, reached, steps_left, len(evaluation.problems))
             if is_end or (settings.stop_at == "99%" and reached["99%"]):

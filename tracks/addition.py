@@ -5,15 +5,17 @@ converted to integers, so that operands of twenty digits cause no overflow.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tracks.descriptions import EXHAUSTIVE_DIGITS
-from tracks.sampling import DigitSampler, chunk_rows
+from tracks.descriptions import TrackDescription
+from tracks.sampling import DigitSampler, TrainingSampler, chunk_rows
+
+PLUS, EQUALS = 10, 11  # token ids; a digit is its own
 
 TEST_PROBLEMS = 1_000_000  # size of a test set that is not exhaustive
 LISTED_PROBLEMS = 100_000  # size of each of the fixed `sets` of such a track
@@ -60,19 +62,24 @@ def hash_is_multiple_of_ten(columns: Columns) -> Tensor:
 # digit-wise addition
 
 
-def place_sums(columns: Columns) -> list[Tensor]:
-    """Return the sum of the two digits at each place, units first."""
+def place_sums(columns: Columns) -> Iterator[Tensor]:
+    """Yield the sum of the two digits at each place, units first."""
     digits = len(columns) // 2
-    return [columns[digits - 1 - place] + columns[2 * digits - 1 - place] for place in range(digits)]
+    return (columns[place] + columns[digits + place] for place in reversed(range(digits)))
+
+
+def add(columns: Columns) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the sum at each place including the carry into it, and the carry out of it, both uint8, units first."""
+    carry = columns[0].new_zeros(())
+    for sums in place_sums(columns):
+        total = sums + carry
+        carry = (total > 9).view(torch.uint8)
+        yield total, carry
 
 
 def carry_counts(columns: Columns) -> Tensor:
     """Return the number of places that carry, uint8."""
-    carry = count = 0
-    for sums in place_sums(columns):
-        carry = (sums + carry > 9).view(torch.uint8)
-        count = count + carry
-    return count
+    return torch.stack([carry for _, carry in add(columns)]).sum(0, dtype=torch.uint8)
 
 
 def longest_chains(columns: Columns) -> Tensor:
@@ -81,15 +88,11 @@ def longest_chains(columns: Columns) -> Tensor:
     A chain starts at a place whose digits sum to ten or more. It continues through the next places whose digits sum to
     9: these carry only because they receive a carry.
     """
-    running = longest = torch.zeros((), dtype=torch.uint8, device=columns[0].device)
+    running = longest = columns[0].new_zeros(())
     for sums in place_sums(columns):
         running = torch.where(sums > 9, 1, (running + 1) * ((sums == 9) & (running > 0)))
         longest = torch.maximum(longest, running)
     return longest
-
-
-# -----------------------------------------------------------------------------
-# the track
 
 
 class Addition:
@@ -100,68 +103,43 @@ class Addition:
     run's seed.
     """
 
-    vocabulary = "0123456789+="
-    is_stream = False
-
-    def __init__(self, digits: int, reverse: bool = False, signs: bool = True, name: str | None = None) -> None:
-        """
-        Args:
-            digits: of each operand.
-            reverse: whether the answer starts with the units.
-            signs: whether the text contains `+` and `=`.
-            name: replaces the name that follows from the other arguments.
-        """
-        self.name = name or (f"add{digits}-reversed" if reverse else f"add{digits}")
-        self.digits = digits
-        self.reverse = reverse
-        self.signs = signs
-        if not signs:
-            self.vocabulary = "0123456789"
-        self.num_problems = 100**digits
-        self.exhaustive = digits <= EXHAUSTIVE_DIGITS
+    def __init__(self, description: TrackDescription, digits: int, reverse: bool) -> None:
+        """`digits` are those of each operand; with `reverse` the answer starts with the units."""
+        self.digits, self.reverse, self.signs = digits, reverse, "+" in description.vocabulary
+        self.name, self.vocabulary = description.name, description.vocabulary
+        self.prompt_length, self.answer_length = description.prompt_length, description.answer_length
+        self.num_problems, self.num_heldout = description.num_problems, description.num_heldout
+        self.exhaustive, self.is_stream = description.exhaustive, description.is_stream
         self.problem_width = 2 * digits
-        self.prompt_length = 2 * digits + 2 * signs
-        self.answer_length = digits + 1
         self.block_size = self.prompt_length + self.answer_length - 1
+        prompt = description.example_text[: self.prompt_length]
+        example = [int(character) for character in prompt if character.isdecimal()]
+        self.example = torch.tensor(example, dtype=torch.uint8)
 
     # -------------------------------------------------------------------------
     # text
 
     def tokens(self, problems: Tensor) -> Tensor:
         """Map problems (..., 2 * digits) uint8 to token ids (..., prompt + answer) uint8 on the same device."""
-        n, prompt_length = self.digits, self.prompt_length
+        n, prompt_length, second = self.digits, self.prompt_length, self.digits + self.signs
         tokens = problems.new_empty((*problems.shape[:-1], prompt_length + self.answer_length))
+        tokens[..., :n], tokens[..., second : second + n] = problems[..., :n], problems[..., n:]
         if self.signs:
-            tokens[..., :n], tokens[..., n] = problems[..., :n], self.vocabulary.index("+")
-            tokens[..., n + 1 : prompt_length - 1] = problems[..., n:]
-            tokens[..., prompt_length - 1] = self.vocabulary.index("=")
-        else:
-            tokens[..., :prompt_length] = problems
+            tokens[..., n], tokens[..., prompt_length - 1] = PLUS, EQUALS
         answer = tokens[..., prompt_length:]
-        carry = 0
-        for place, sums in enumerate(place_sums(problems.unbind(-1))):
-            total = sums + carry
-            carry = (total > 9).view(torch.uint8)
+        for place, (total, carry) in enumerate(add(problems.unbind(-1))):
             answer[..., place if self.reverse else n - place] = total - carry * 10
         answer[..., n if self.reverse else 0] = carry
         return tokens
 
     def problems(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Map prompts (N, prompt_length) uint8 to problems (N, 2 * digits) uint8 and their validity (N,) bool."""
-        n, problems = self.digits, prompts
-        if self.signs:
-            problems = torch.cat([prompts[:, :n], prompts[:, n + 1 : -1]], 1)
+        n, second = self.digits, self.digits + self.signs
+        problems = torch.cat([prompts[:, :n], prompts[:, second : second + n]], 1)
         valid = (problems <= 9).all(1)
         if self.signs:
-            plus, equals = self.vocabulary.index("+"), self.vocabulary.index("=")
-            valid &= (prompts[:, n] == plus) & (prompts[:, -1] == equals)
+            valid &= (prompts[:, n] == PLUS) & (prompts[:, -1] == EQUALS)
         return problems * valid[:, None], valid
-
-    @property
-    def example(self) -> Tensor:
-        """381+350, repeated or cut to the number of digits, (2 * digits,) uint8."""
-        digits = [pattern[place % 3] for pattern in ((3, 8, 1), (3, 5, 0)) for place in range(self.digits)]
-        return torch.tensor(digits, dtype=torch.uint8)
 
     def sentence(self, problem: Tensor, answer: str) -> str:
         """Describe an error; `problem` is one row (2 * digits,), `answer` the characters that the model produced."""
@@ -196,24 +174,12 @@ class Addition:
                 swap = (x > y) | ((x == y) & swap)
             change = (a ^ b) * swap
             parts.append(hash_is_multiple_of_ten([*(a ^ change), *(b ^ change)]))  # the smaller, the larger
-        return torch.cat(parts) if parts else problems.new_zeros(0, dtype=torch.bool)
-
-    # -------------------------------------------------------------------------
-    # the list of all problems, up to EXHAUSTIVE_DIGITS
-
-    @cached_property
-    def grid(self) -> Columns:
-        """Each digit of every problem, (1, …, 10, …, 1) uint8, broadcastable to (10, …, 10)."""
-        width = self.problem_width
-        return [torch.arange(10, dtype=torch.uint8).view([-1] + [1] * (width - 1 - place)) for place in range(width)]
+        return torch.cat(parts)
 
     @cached_property
     def rows(self) -> Tensor:
         """All problems in ascending order, (num_problems, 2 * digits) uint8."""
-        rows = torch.empty([10] * self.problem_width + [self.problem_width], dtype=torch.uint8)
-        for place, column in enumerate(self.grid):
-            rows[..., place] = column
-        return rows.view(self.num_problems, self.problem_width)
+        return torch.cartesian_prod(*[torch.arange(10, dtype=torch.uint8)] * self.problem_width)
 
     def number(self, problems: Tensor) -> Tensor:
         """Return the positions of problems (..., 2 * digits) in `rows`, (...,) int64: their digits as one number."""
@@ -227,19 +193,16 @@ class Addition:
         """`is_heldout` of `rows`, (num_problems,) bool."""
         if self.digits == 1:
             return torch.zeros(self.num_problems, dtype=torch.bool)
-        n, columns = self.digits, list(self.grid)
-        square = torch.zeros((10**n, 10**n), dtype=torch.bool)
+        n, size = self.digits, 10 ** (self.digits - 1)
+        # each digit of every problem, (1, …, 10, …, 1), broadcastable to (10, …, 10)
+        grid = [torch.arange(10, dtype=torch.uint8).view([-1] + [1] * place) for place in reversed(range(2 * n))]
+        square = torch.zeros((10 * size, 10 * size), dtype=torch.bool)
         for leading in range(10):  # digit of the smaller operand; the larger operand's is no smaller
-            columns[0], columns[n] = self.grid[0][leading], self.grid[n][leading:]
-            block = leading * 10 ** (n - 1)
-            square[block : block + 10 ** (n - 1), block:] = hash_is_multiple_of_ten(columns).view(10 ** (n - 1), -1)
+            columns = [grid[0][leading], *grid[1:n], grid[n][leading:], *grid[n + 1 :]]
+            start = leading * size
+            square[start : start + size, start:] = hash_is_multiple_of_ten(columns).view(size, -1)
         smaller_first = square.triu()
         return (smaller_first | smaller_first.T).reshape(-1)
-
-    @property
-    def num_heldout(self) -> int:
-        """Number of held-out problems; beyond EXHAUSTIVE_DIGITS the expected number, a tenth."""
-        return int(self.heldout.sum()) if self.exhaustive else self.num_problems // 10
 
     # -------------------------------------------------------------------------
     # the test set
@@ -250,13 +213,7 @@ class Addition:
         All problems if `exhaustive`, else TEST_PROBLEMS independent, uniform draws from the held-out problems, in which
         a problem can occur twice.
         """
-        if self.exhaustive:
-            return self.rows
-        parts, generator = [], np.random.default_rng((TEST_STREAM, seed))
-        while sum(map(len, parts)) < TEST_PROBLEMS:
-            rows = self.draw(generator, DRAW_ROWS)
-            parts.append(rows[self.is_heldout(rows)])
-        return torch.cat(parts)[:TEST_PROBLEMS]
+        return self.rows if self.exhaustive else self.draw_some((TEST_STREAM, seed), TEST_PROBLEMS, heldout=True)
 
     def groups(self, problems: Tensor) -> dict[str, Tensor]:
         """Map the name of each group to its members among problems (N, 2 * digits), (N,) bool.
@@ -277,16 +234,12 @@ class Addition:
     def samples(self) -> dict[str, Tensor]:
         """Problems that are counted in addition to the test set, name to (n, 2 * digits) uint8.
 
-        Three digits have `sample80`, the 80 problems checked by the published report, 20 for each carry count. Longer
+        Three digits have `sample80`, the problems checked by the published report; one and two digits have none. Longer
         operands have `built chain 5` and its like, held-out problems whose longest carry chain is 5, since random draws
-        rarely contain long chains. They also have `nines`, edge cases that may be training problems: 99…9 with a digit,
-        or with a number whose distance from 0 or from 99…9 is a power of ten or one less, in both orders. One and two
-        digits have none.
+        rarely contain long chains, and the edge cases `nines`, which may be training problems.
         """
-        if self.digits == 3:
-            return {"sample80": sample80()}
         if self.exhaustive:
-            return {}
+            return {"sample80": sample80()} if self.digits == 3 else {}
         generator = np.random.default_rng(SAMPLE_STREAM)
         chains = {f"built chain {length}": self.build_chains(generator, length) for length in range(self.digits + 1)}
         return chains | {"nines": self.nines()}
@@ -299,15 +252,10 @@ class Addition:
         """
         if self.exhaustive:
             return {"train": self.rows[~self.heldout], "heldout": self.rows[self.heldout]}
-        parts, generator = {"train": [], "heldout": []}, np.random.default_rng(LIST_STREAM)
-        while sum(map(len, parts["heldout"])) < LISTED_PROBLEMS:  # training problems are nine times as many
-            rows = self.draw(generator, DRAW_ROWS)
-            heldout = self.is_heldout(rows)
-            parts["train"].append(rows[~heldout])
-            parts["heldout"].append(rows[heldout])
-        return {name: torch.cat(rows)[:LISTED_PROBLEMS] for name, rows in parts.items()}
+        sets = {"train": False, "heldout": True}
+        return {name: self.draw_some(LIST_STREAM, LISTED_PROBLEMS, heldout) for name, heldout in sets.items()}
 
-    def sampler(self, level_share: float, device: torch.device) -> DigitSampler:
+    def sampler(self, level_share: float, device: torch.device) -> TrainingSampler:
         """Return a sampler of training problems; a problem's level is the number of places whose digits sum to 9.
 
         Whether such a place carries depends on the places below it: a model that writes the most significant digit
@@ -316,12 +264,18 @@ class Addition:
         # The rule is applied to the drawn rows, since building the table of all problems takes longer.
         return DigitSampler(self.digits, lambda rows: ~self.is_heldout_by_rule(rows), level_share, device)
 
-    # -------------------------------------------------------------------------
-    # drawn and constructed problems
+    def draw(self, generator: np.random.Generator) -> Tensor:
+        """Draw uniform problems (DRAW_ROWS, 2 * digits) uint8 on the CPU, so that they do not depend on the device."""
+        return torch.from_numpy(generator.integers(10, size=(self.problem_width, DRAW_ROWS), dtype=np.uint8)).t()
 
-    def draw(self, generator: np.random.Generator, count: int) -> Tensor:
-        """Draw uniform problems (count, 2 * digits) uint8 on the CPU, so that they do not depend on the device."""
-        return torch.from_numpy(generator.integers(10, size=(self.problem_width, count), dtype=np.uint8)).t()
+    def draw_some(self, seed: int | tuple[int, int], count: int, heldout: bool) -> Tensor:
+        """Draw `count` problems that are held out, or none of which is, (count, 2 * digits) uint8."""
+        parts: list[Tensor] = []
+        generator = np.random.default_rng(seed)
+        while sum(map(len, parts)) < count:
+            rows = self.draw(generator)
+            parts.append(rows[self.is_heldout(rows) == heldout])
+        return torch.cat(parts)[:count]
 
     def build_chains(self, generator: np.random.Generator, length: int) -> Tensor:
         """Construct SAMPLE_PROBLEMS distinct held-out problems whose longest carry chain has this length.
@@ -329,9 +283,10 @@ class Addition:
         Sets `length - 1` adjacent places of random problems to digits that sum to 9 and keeps those with the right
         length; for length 0 all digit sums are below ten. Returns (SAMPLE_PROBLEMS, 2 * digits) uint8.
         """
-        n, kept = self.digits, np.empty((0, self.problem_width), dtype=np.uint8)
+        n = self.digits
+        kept: dict[bytes, None] = {}  # the problems in the order in which they were drawn
         while len(kept) < SAMPLE_PROBLEMS:
-            rows = self.draw(generator, DRAW_ROWS)
+            rows = self.draw(generator)
             a, b = rows[:, :n], rows[:, n:]  # views of the rows
             if length == 0:
                 b.remainder_(10 - a)
@@ -340,27 +295,28 @@ class Addition:
                 place = torch.arange(n - 1, -1, -1)  # units last
                 torch.where((place > start) & (place < start + length), 9 - a, b, out=b)
             rows = rows[longest_chains(rows.unbind(-1)) == length]
-            candidates = np.concatenate([kept, rows[self.is_heldout(rows)].numpy()])
-            _, first_index = np.unique(candidates, axis=0, return_index=True)
-            kept = candidates[np.sort(first_index)]
-        return torch.from_numpy(kept[:SAMPLE_PROBLEMS])
+            kept |= dict.fromkeys(map(bytes, rows[self.is_heldout(rows)].numpy()))
+        return torch.tensor([list(row) for row in kept][:SAMPLE_PROBLEMS], dtype=torch.uint8)
 
     def nines(self) -> Tensor:
-        """Return the edge cases `nines` of `samples`, (n, 2 * digits) uint8."""
-        n = self.digits
-        powers = [10**place for place in range(n)]
-        full, near = 10**n - 1, {*powers, *(power - 1 for power in powers)}
+        """Return edge cases in both orders, (n, 2 * digits) uint8: 99…9 and a second operand.
+
+        It is a digit, or a number whose distance from 0 or from 99…9 is a power of ten or one less.
+        """
+        n, full = self.digits, 10**self.digits - 1
+        near = {10**place - less for place in range(n) for less in (0, 1)}
         others = sorted({*range(10), *near, *(full - number for number in near)})
         pairs = [f"{a:0{n}}{b:0{n}}" for other in others for a, b in ((full, other), (other, full))]
         return torch.tensor([list(map(int, text)) for text in dict.fromkeys(pairs)], dtype=torch.uint8)
 
 
 def sample80() -> Tensor:
-    """Return the 80 problems of the published report, (80, 6) uint8, drawn as by its script."""
-    generator, kept = random.Random(42), {count: [] for count in range(4)}
-    while any(len(problems) < 20 for problems in kept.values()):
+    """Return the 80 problems of the published report, 20 for each carry count, drawn by its rule, (80, 6) uint8."""
+    generator = random.Random(42)
+    kept: list[list[list[int]]] = [[], [], [], []]  # by carry count
+    while any(len(problems) < 20 for problems in kept):
         a, b = generator.randint(100, 999), generator.randint(100, 999)
         carries = sum(a % power + b % power >= power for power in (10, 100, 1000))
         if len(kept[carries]) < 20:
             kept[carries].append([int(digit) for digit in f"{a}{b}"])
-    return torch.tensor([*kept.values()], dtype=torch.uint8).view(80, 6)
+    return torch.tensor(kept, dtype=torch.uint8).view(80, 6)

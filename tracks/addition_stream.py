@@ -9,7 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tracks.addition import Addition, carry_counts, sample80
+from tracks.addition import Addition, carry_counts
+from tracks.descriptions import TRACKS, TrackDescription
 from tracks.sampling import ListSampler
 from tracks.tokenizer import TokenMap
 
@@ -18,7 +19,7 @@ TRAINING_SHARE = 0.9  # of the lines
 OPERANDS = range(100, 1000)
 
 
-class AdditionStream:
+class AdditionStream(Addition):
     """`ABC+DEF=GHIJ` and a line break: operands 100..999, most significant digit first, 810,000 problems.
 
     The text has 60,000 lines for each carry count, drawn with replacement, in a fixed random order. The first nine
@@ -30,52 +31,31 @@ class AdditionStream:
     held-out problems that the last tenth contains.
     """
 
-    name = "add3-report"
-    vocabulary = "\n+0123456789="  # nanoGPT's order
     separator = "\n"
-    is_stream = True
-    exhaustive = True
-    num_problems = len(OPERANDS) ** 2
-    prompt_length, answer_length, block_size = 8, 4, 16
-    problem_width = 6
 
-    def __init__(self) -> None:
-        self.plain = Addition(3)
-        self.token_map = TokenMap(Addition.vocabulary, self.vocabulary)
-
-    # -------------------------------------------------------------------------
-    # text
+    def __init__(self, description: TrackDescription, digits: int, reverse: bool) -> None:
+        super().__init__(description, digits, reverse)
+        self.block_size = 16
+        self.token_map = TokenMap(TRACKS["add3"].vocabulary, self.vocabulary)
 
     def tokens(self, problems: Tensor) -> Tensor:
         """Map problems (..., 6) uint8 to token ids (..., 12) uint8 on the same device, without the line break."""
-        return self.token_map.to_target(self.plain.tokens(problems))
+        return self.token_map.to_target(super().tokens(problems))
 
     def problems(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Map prompts (N, 8) uint8 to problems (N, 6) uint8 and their validity (N,) bool."""
-        problems, valid = self.plain.problems(self.token_map.to_source(prompts))
+        problems, valid = super().problems(self.token_map.to_source(prompts))
         valid &= (problems[:, 0] > 0) & (problems[:, 3] > 0)
         return problems * valid[:, None], valid
-
-    @property
-    def example(self) -> Tensor:
-        return self.plain.example
-
-    def sentence(self, problem: Tensor, answer: str) -> str:
-        """Describe an error; `problem` is one row (6,), `answer` the characters that the model produced."""
-        return self.plain.sentence(problem, answer)
-
-    # -------------------------------------------------------------------------
-    # the training text
 
     @cached_property
     def rows(self) -> Tensor:
         """All problems in ascending order, (810,000, 6) uint8."""
-        digits = [range(low, 10) for low in (1, 0, 0, 1, 0, 0)]
-        return torch.cartesian_prod(*(torch.tensor(each, dtype=torch.uint8) for each in digits))
+        return torch.cartesian_prod(*(torch.arange(low, 10, dtype=torch.uint8) for low in (1, 0, 0, 1, 0, 0)))
 
     def number(self, problems: Tensor) -> Tensor:
         """Return the positions of problems (..., 6) uint8 in `rows`, (...,) int64."""
-        number = self.plain.number(problems)
+        number = super().number(problems)
         return (number // 1000 - OPERANDS.start) * len(OPERANDS) + number % 1000 - OPERANDS.start
 
     @cached_property
@@ -107,39 +87,16 @@ class AdditionStream:
         """The problems of the training lines, in order, (216,000, 6) uint8."""
         return self.rows[self.training_numbers]
 
-    # -------------------------------------------------------------------------
-    # held-out problems
-
     @cached_property
     def heldout(self) -> Tensor:
-        """`is_heldout` of `rows`, (810,000,) bool."""
+        """Which problems no training line contains, (810,000,) bool."""
         heldout = torch.ones(self.num_problems, dtype=torch.bool)
         heldout[self.training_numbers] = False
         return heldout
 
-    def is_heldout(self, problems: Tensor) -> Tensor:
-        """Return which problems (N, 6) uint8 no training line contains, (N,) bool on the same device."""
-        return self.heldout.to(problems.device)[self.number(problems)]
-
     def is_training(self, rows: Tensor) -> Tensor:
         """Return which rows (N, 6) of any digits are problems of a training line, (N,) bool on the same device."""
         return (rows[:, 0] > 0) & (rows[:, 3] > 0) & ~self.is_heldout(rows)
-
-    @property
-    def num_heldout(self) -> int:
-        return int(self.heldout.sum())
-
-    @property
-    def sets(self) -> dict[str, Tensor]:
-        """`train` and `heldout`, complete and in ascending order, (n, 6) uint8 each."""
-        return {"train": self.rows[~self.heldout], "heldout": self.rows[self.heldout]}
-
-    # -------------------------------------------------------------------------
-    # the test set
-
-    def test_set(self, seed: int) -> Tensor:
-        """Return all problems, (810,000, 6) uint8 on the CPU."""
-        return self.rows
 
     def groups(self, problems: Tensor) -> dict[str, Tensor]:
         """Map each carry count, and `last tenth`, to its members among problems (N, 6), (N,) bool."""
@@ -148,11 +105,6 @@ class AdditionStream:
         in_last_tenth[self.text[len(self.training_numbers) :]] = True
         last_tenth = (in_last_tenth & self.heldout).to(problems.device)[self.number(problems)]
         return {f"carry {count}": carries == count for count in range(4)} | {"last tenth": last_tenth}
-
-    @cached_property
-    def samples(self) -> dict[str, Tensor]:
-        """`sample80`: the 80 problems checked by the report, (80, 6) uint8."""
-        return {"sample80": sample80()}
 
     def sampler(self, level_share: float, device: torch.device) -> ListSampler:
         """Return a uniform sampler of training problems for evaluation; training draws windows. There are no levels."""

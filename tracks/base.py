@@ -32,63 +32,49 @@ class Track(Protocol):
     @property
     def lines(self) -> Tensor:
         """Streams only: the problems of the training text in order, (n, W) uint8, each followed by `separator`."""
-        ...
 
     def tokens(self, problems: Tensor) -> Tensor:
         """Map problems (..., W) uint8 to token ids (..., prompt_length + answer_length) uint8 on the same device."""
-        ...
 
     def problems(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Map prompts (N, prompt_length) uint8 to problems (N, W) uint8 and their validity (N,) bool.
 
         The row of an invalid prompt is zeros.
         """
-        ...
 
     def is_heldout(self, problems: Tensor) -> Tensor:
         """Return which problems (N, W) uint8 must never be in a training batch, (N,) bool on the same device."""
-        ...
 
     def test_set(self, seed: int) -> Tensor:
         """Return the problems of the certificate, (N, W) uint8 on the CPU.
 
         All problems in ascending order if `exhaustive`, else held-out problems drawn from `seed`.
         """
-        ...
 
     def groups(self, problems: Tensor) -> dict[str, Tensor]:
         """Map the name of each group that the certificate counts to its members among problems (N, W), (N,) bool."""
-        ...
 
     def number(self, problems: Tensor) -> Tensor:
         """Return the positions of problems (..., W) uint8 in an exhaustive test set, (...,) int64."""
-        ...
 
     def sampler(self, level_share: float, device: torch.device) -> "Sampler":
-        """Return a sampler of training problems.
+        """Return a sampler of training problems on `device`.
 
-        Args:
-            level_share: share of the problems, 0..1, that is spread evenly over the track's levels of difficulty.
-            device: where problems are drawn.
+        `level_share` (0..1) of the problems are spread evenly over the track's levels of difficulty.
         """
-        ...
 
     def sentence(self, problem: Tensor, answer: str) -> str:
         """Describe an error; `problem` is one row (W,) uint8, `answer` the characters that the model produced."""
-        ...
 
 
 class Sampler(Protocol):
     """Draws training problems with replacement on its device; it never returns a held-out problem."""
 
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Draw problems (num_batches, batch_size, W) uint8."""
-        ...
+        """Draw problems (num_batches, batch_size, W) uint8; the generator is on the sampler's device."""
 
     def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw `count` problems and drop repetitions: (N, W) uint8 with N <= count."""
-        ...
 
     def nearby(self, problems: Tensor) -> Tensor:
         """Return problems (N, W) uint8 and all training problems one change away, (M, W), without repetitions."""
-        ...

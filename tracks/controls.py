@@ -62,16 +62,10 @@ def check_control(track: Track | TrackDescription, control: str) -> None:
 
 
 def controlled(track: Track, control: str, seed: int) -> Track:
-    """Apply a control to a track.
+    """Apply a control to a track; raises ValueError as `check_control`.
 
-    Args:
-        track: the track to alter.
-        control: `permute` permutes the token ids; `shuffle` permutes the answers of the training problems; `poison`
-            gives every held-out problem a wrong answer; `none` returns the track itself.
-        seed: of all random choices.
-
-    Raises:
-        ValueError: the track has too many problems for this control.
+    `permute` permutes the token ids; `shuffle` permutes the answers of the training problems; `poison` gives every
+    held-out problem a wrong answer; `none` returns the track itself.
     """
     check_control(track, control)
     generator = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tracks.base import Track
+from tracks.base import Sampler, Track
 
 
 def chunk_rows(device: torch.device) -> int:
@@ -27,23 +27,14 @@ def distinct(rows: Tensor) -> Tensor:
     return rows[order[is_new]]
 
 
-class TrainingSampler:
-    """Base of the samplers of problems that are rows of digits; see `tracks.base.Sampler`."""
+class TrainingSampler(Sampler):
+    """Base of the samplers of problems that are rows of digits."""
 
     def __init__(self, is_training: Callable[[Tensor], Tensor], device: torch.device) -> None:
-        """
-        Args:
-            is_training: maps rows of any digits (N, W) uint8 to whether each is a training problem, (N,) bool.
-            device: where problems are drawn.
-        """
+        """`is_training` maps rows of any digits (N, W) uint8 to whether each is a training problem, (N,) bool."""
         self.is_training, self.device = is_training, device
 
-    def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Draw problems (num_batches, batch_size, W) uint8; the generator is on the sampler's device."""
-        raise NotImplementedError
-
     def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw `count` problems and drop repetitions: (N, W) uint8 with N <= count."""
         return distinct(self.draw(1, count, generator)[0])
 
     def nearby(self, problems: Tensor) -> Tensor:
@@ -65,8 +56,8 @@ class ListSampler(TrainingSampler):
         self.rows = rows.to(device)
 
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
-        shape = num_batches, batch_size
-        return self.rows[torch.randint(len(self.rows), shape, generator=generator, device=self.device)]
+        index = torch.randint(len(self.rows), (num_batches, batch_size), generator=generator, device=self.device)
+        return self.rows[index]
 
 
 class DigitSampler(TrainingSampler):
@@ -78,11 +69,7 @@ class DigitSampler(TrainingSampler):
     def __init__(
         self, digits: int, is_training: Callable[[Tensor], Tensor], level_share: float, device: torch.device
     ) -> None:
-        """
-        Args:
-            digits: of each operand.
-            level_share: share of the problems, 0..1, whose level is drawn uniformly; the others are uniform.
-        """
+        """`level_share` (0..1) of the problems have a level that is drawn uniformly; the others are uniform."""
         super().__init__(is_training, device)
         self.digits, self.level_share = digits, level_share
 

@@ -11,11 +11,7 @@ NO_TOKEN = 255
 
 
 def encode(track: Track, text: str) -> list[int]:
-    """Return the token ids of a text.
-
-    Raises:
-        ValueError: a character is not in the track's vocabulary.
-    """
+    """Return the token ids of a text; raises ValueError for a character that is not in the track's vocabulary."""
     unknown = set(text) - set(track.vocabulary)
     if unknown:
         raise ValueError(f"{text!r} holds {min(unknown)!r}; {track.name} is written with {track.vocabulary!r}")

@@ -12,7 +12,6 @@ from data import Permuted, get_track
 from model import Transformer
 from tests.support.examples import ROOT, random_model
 from tracks import addition
-from tracks.addition import Addition
 
 CPU = torch.device("cpu")
 ADD2 = get_track("add2")
@@ -46,7 +45,7 @@ def test_a_separate_process_gives_the_same_certificate_as_this_one(how: str, tmp
 def test_a_sampled_test_set_is_drawn_again_with_the_seed_of_the_run(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(addition, "TEST_PROBLEMS", 3000)
     monkeypatch.setattr(addition, "SAMPLE_PROBLEMS", 20)
-    track, model = Addition(4), random_model(block_size=14).eval().requires_grad_(False)
+    track, model = get_track.__wrapped__("add4"), random_model(block_size=14).eval().requires_grad_(False)
     path = saved(tmp_path, model, track)
     monkeypatch.setattr(weights, "get_track", lambda name: track)
     for seed in (7, 8):

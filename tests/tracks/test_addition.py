@@ -141,9 +141,7 @@ def test_problems_undo_the_prompts_of_tokens(digits: int, data: st.DataObject) -
     assert torch.equal(problems, rows)
 
 
-@given(
-    st.one_of(st.text(alphabet=Addition.vocabulary, min_size=8, max_size=8), st.from_regex(r"\A[0-9]{3}\+[0-9]{3}=\Z"))
-)
+@given(st.one_of(st.text(alphabet=ADD3.vocabulary, min_size=8, max_size=8), st.from_regex(r"\A[0-9]{3}\+[0-9]{3}=\Z")))
 def test_only_what_is_written_like_a_prompt_is_a_problem(text: str) -> None:
     problems, valid = ADD3.problems(torch.tensor([encode(ADD3, text)], dtype=torch.uint8))
     written = re.fullmatch(r"(\d{3})\+(\d{3})=", text)
@@ -189,7 +187,7 @@ def test_multiples_of_ten_are_told_as_of_unsigned_numbers(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(("digits", "expected"), [(1, 0), (2, 996), (3, 99_771)])
 def test_as_many_problems_are_held_out_as_the_design_says(digits: int, expected: int) -> None:
-    for track in (Addition(digits), Addition(digits, reverse=True)):
+    for track in (get_track(f"add{digits}"), get_track(f"add{digits}-reversed")):
         heldout = track.is_heldout(track.test_set(0))
         assert heldout.dtype == torch.bool
         assert heldout.shape == (100**digits,)
@@ -230,7 +228,7 @@ def test_the_table_of_three_digits_says_what_the_rule_for_many_says() -> None:
     """Two ways to one rule: by a tree of prefixes, and row by row."""
     rows = ADD3.test_set(0)
     listed = ADD3.is_heldout(rows)
-    track = Addition(3)
+    track = get_track.__wrapped__("add3")
     track.exhaustive = False
     assert torch.equal(track.is_heldout(rows), listed)
 
@@ -444,7 +442,7 @@ def test_chains_of_every_length_are_built_from_held_out_problems(digits: int) ->
         assert {longest_chain(a, b) for a, b in pairs} == {length}
         assert all(is_held_out(a, b, digits) for a, b in pairs)
         assert max(len(carries(a, b)) for a, b in pairs) == digits  # the places above are not left empty
-    again = Addition(digits, reverse=True).samples
+    again = get_track(f"add{digits}-reversed").samples
     assert all(torch.equal(problems, again[name]) for name, problems in track.samples.items())
 
 

@@ -9,9 +9,9 @@ import torch
 from bench.attempt.certify import certify
 from bench.commands.ask import read_prompts
 from bench.storage import weights
-from data import Misanswered, Permuted, controlled, decode, encode, get_track, index_sets_sha256
+from data import Permuted, controlled, decode, encode, get_track, index_sets_sha256
 from tests.support.examples import random_model
-from tracks.addition import Addition
+from tracks.controls import Misanswered
 
 ADD2 = get_track("add2")
 EVERY = ADD2.test_set(0)
@@ -117,7 +117,7 @@ def test_wrong_answers_follow_from_the_seed(control: str) -> None:
 
 @pytest.mark.parametrize("control", ["permute", "shuffle", "poison"])
 def test_a_control_changes_neither_the_prompts_nor_what_is_held_out(control: str) -> None:
-    track = controlled(Addition(2), control, 7)
+    track = controlled(ADD2, control, 7)
     assert [text[:6] for text in texts_of(track)] == [text[:6] for text in texts_of(ADD2)]
     assert np.array_equal(track.is_heldout(EVERY).numpy(), HELD_OUT)
     drawn = track.sampler(0.5, CPU).draw(4, 500, torch.Generator().manual_seed(0))
@@ -171,10 +171,9 @@ def test_weights_that_were_taught_wrong_answers_are_certified_against_the_right_
 
 
 def test_weights_of_another_set_of_characters_are_refused(tmp_path: Path) -> None:
-    class Foreign(Addition):
-        vocabulary = "0123456789-="
-
-    saved(tmp_path / "w.safetensors", Foreign(2))
+    foreign = get_track.__wrapped__("add2")
+    foreign.vocabulary = "0123456789-="
+    saved(tmp_path / "w.safetensors", foreign)
     with pytest.raises(ValueError, match="does not hold the characters"):
         weights.load(tmp_path / "w.safetensors", CPU)
 

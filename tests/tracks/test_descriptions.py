@@ -26,8 +26,6 @@ def test_a_description_says_what_the_track_is(name: str) -> None:
     for attribute in ATTRIBUTES:
         assert getattr(description, attribute) == getattr(track, attribute), attribute
     assert description.example_text == decode(track, track.tokens(track.example))
-    number = f"{track.num_problems:,}" if track.exhaustive else "1,000,000"
-    assert number in description.solved
 
 
 def test_listing_the_tracks_imports_neither_torch_nor_numpy() -> None:
