@@ -62,16 +62,9 @@ def read_lines(path: Path) -> Sequence[str]:
 
 
 def read_prompts(texts: Sequence[str], track: Track, location: Callable[[int], str]) -> Tensor:
-    """Encode prompts as token ids.
+    """Encode prompts as token ids (n, prompt_length) uint8.
 
-    Args:
-        location: from the index of a text to where it stands, at the head of an error message.
-
-    Returns:
-        Tensor (n, prompt_length) of uint8.
-
-    Raises:
-        UsageError: a text is not a prompt of the track.
+    `location` maps the index of a text to where it stands, for the UsageError about a text that is no prompt.
     """
     no_character = len(track.vocabulary)
     ids_of_bytes = torch.full((256,), no_character, dtype=torch.uint8)

@@ -71,13 +71,7 @@ def columns_of(runs: Sequence[Run]) -> list[Column]:
 
 
 def columns_below(annotation: Any, values: Sequence[Any], keys: tuple[str, ...]) -> Iterator[Column]:
-    """The columns of one key and of the keys nested in it.
-
-    Args:
-        annotation: type annotation of the key's value.
-        values: the key's value in each run; None for a run without the key.
-        keys: the path to the key.
-    """
+    """The columns of the key at a path and of the keys nested in it; `values` are None for runs without the key."""
     alternatives = types_in(annotation)
     only_type = alternatives[0] if len(alternatives) == 1 else None
     if isinstance(only_type, type) and issubclass(only_type, BaseModel):
@@ -145,11 +139,7 @@ def as_json(runs: Sequence[Run]) -> bytes:
 
 
 def as_parquet(runs: Sequence[Run]) -> bytes:
-    """Typed columns; times are in UTC with microseconds.
-
-    Raises:
-        UsageError: pyarrow is not installed.
-    """
+    """Typed columns; times are in UTC with microseconds."""
     try:
         import pyarrow
         import pyarrow.parquet

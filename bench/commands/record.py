@@ -28,7 +28,7 @@ from bench.report.record_page import render_record_page
 from bench.stats.ranking import RANKED_FROM
 from bench.storage.jsonl import replace_file
 from bench.storage.records import RecordFolder, file_record, is_record, read_records, records_folder, standing_record
-from bench.storage.results import FiledResults
+from bench.storage.results import FiledResults, weights_path
 from bench.storage.schema import PairedPlan, Record, Run
 
 QUIET_SECONDS = 3.0
@@ -177,15 +177,15 @@ def decide(
         leaderboard.refresh(results)
         print(f"no record: {refusal}")
         return 1
-    median = median_attempt(batch_runs, plan.clock)
-    if median.weights is None:
-        raise UsageError(f"{median.run_id} kept no weights")
+    solved = [run for run in batch_runs if run.outcome == "solved"]
+    solved.sort(key=lambda run: getattr(run.seconds, plan.clock))
+    median = solved[(len(solved) - 1) // 2]  # the lower of the two for an even number
     record = make_record(arguments, plan, batch_runs, median, comparison, standing)
     yardstick = FiledResults(runs).yardsticks().get(plan.id)
     file_record(
         results,
         record,
-        results / median.weights,
+        weights_path(median, results),
         source,
         f"The settings of {record.name}, as they were resolved on its machine.",
         lambda record_folder: render_record_page(record_folder, standing, plan, batch_runs, yardstick),
@@ -221,12 +221,6 @@ def reason_against(batch_runs: Sequence[Run], comparison: Comparison | None, noi
     return None
 
 
-def median_attempt(batch_runs: Sequence[Run], clock: ClockName) -> Run:
-    """The solved attempt with the median seconds, the lower of the two for an even number."""
-    solved = [run for run in batch_runs if run.outcome == "solved"]
-    return sorted(solved, key=lambda run: getattr(run.seconds, clock))[(len(solved) - 1) // 2]
-
-
 # -----------------------------------------------------------------------------
 # filing
 
@@ -239,14 +233,12 @@ def make_record(
     comparison: Comparison | None,
     standing: RecordFolder | None,
 ) -> Record:
-    commit = plan.a.commit
-    if commit is None or median.weights_sha256 is None or median.parameters is None:
-        raise UsageError(f"{median.run_id}: a record needs a commit, weights and their number")
+    contestant_keys = {"config", "settings", "config_hash", "source_sha256", "harness_sha256", "commit"}
     return Record(
         name=new_record_name(arguments, plan),
         **plan.model_dump(include={"track", "clock", "machine_class", "device", "started_at"}),
-        **plan.a.model_dump(include={"config", "settings", "config_hash", "source_sha256", "harness_sha256"}),
-        commit=commit,
+        **plan.a.model_dump(include=contestant_keys),
+        **median.model_dump(include={"weights_sha256", "parameters", "search"}),
         batch=plan.id,
         result=summarize_batch(batch_runs),
         predecessor=None if standing is None else standing.record.name,
@@ -256,9 +248,6 @@ def make_record(
         p_value=None if comparison is None else comparison.p_value,
         noisy=any(run.machine.clean is not True for run in batch_runs),
         median_run=median.run_id,
-        weights_sha256=median.weights_sha256,
-        parameters=median.parameters,
-        search=median.search,
     )
 
 

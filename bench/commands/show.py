@@ -14,7 +14,7 @@ from bench.clock import PHASES
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.errors import UsageError
 from bench.experiments.comparison import evaluate_comparison, show_comparison
-from bench.formatting import terminal_table
+from bench.formatting import UNKNOWN, terminal_table
 from bench.report.summary import show_summary
 from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
 from bench.stats.ranking import describe_standing
@@ -23,7 +23,6 @@ from bench.storage.results import find_run, is_weights_path, paired_plans_file
 from bench.storage.schema import PairedPlan, Run
 
 MOST_CHECKS = 20  # rows of the table; of more checks, every second, third, … is printed
-UNKNOWN = "—"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,24 +80,14 @@ def show_plan(plan: PairedPlan, arguments: Arguments) -> int:
     return 0
 
 
-# -----------------------------------------------------------------------------
-# values as text
-
-
 def value_text(value: Any, pattern: str = "", unit: str = "") -> str:
     """A value with its unit; an em dash for an unknown value."""
     return UNKNOWN if value is None else f"{value:{pattern}}{unit and ' ' + unit}"
 
 
-def clean_text(run: Run) -> str:
-    machine = run.machine
-    verdict = f"{UNKNOWN} (not measured)" if machine.clean is None else "yes" if machine.clean else "no"
-    return "; ".join([verdict, *machine.reasons])
-
-
 def facts(run: Run) -> Iterator[tuple[str, str]]:
     """The run's inputs and costs, as labels and texts."""
-    batch, software, mebibyte = run.batch, run.software, 2**20
+    batch, software = run.batch, run.software
     yield "run", run.run_id
     yield "started", f"{run.started_at:%Y-%m-%d %H:%M:%S} UTC"
     if batch is None:
@@ -115,25 +104,23 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     changes = {True: " + changes", False: "", None: " (changes unknown)"}[run.dirty]
     yield "commit", UNKNOWN if run.commit is None else run.commit + changes
     yield "machine", value_text(run.machine.class_)
-    yield "clean", clean_text(run)
+    clean = {True: "yes", False: "no", None: f"{UNKNOWN} (not measured)"}[run.machine.clean]
+    yield "clean", "; ".join([clean, *run.machine.reasons])
     before, during = (value_text(share, ".1%") for share in (run.machine.others_before, run.machine.others_train))
     yield "other load", f"{before} of the cores before, {during} during train"
     compiled = "compiled" if run.compiled else "not compiled"
     yield "device", f"{run.device}, {run.precision}, {compiled}, {value_text(run.threads, '', 'threads')}"
     versions = None if software is None else f"torch {software.torch}, Python {software.python}, {software.platform}"
     yield "software", value_text(versions)
-    host, device = (
-        None if size is None else size / mebibyte for size in (run.peak_memory_bytes, run.peak_device_memory_bytes)
-    )
-    yield "peak memory", f"{value_text(host, ',.0f', 'MiB')}, on the device {value_text(device, ',.0f', 'MiB')}"
+    sizes = [size and size / 2**20 for size in (run.peak_memory_bytes, run.peak_device_memory_bytes)]
+    yield "peak memory", ", on the device ".join(value_text(size, ",.0f", "MiB") for size in sizes)
     yield "trained", f"{value_text(run.steps, ',')} steps, {value_text(run.examples, ',')} examples"
     yield "parameters", value_text(run.parameters, ",")
     yield "train FLOPs", value_text(run.train_flops, ".4g")
     peak = value_text(run.matmul_flops_per_second, ".4g", "FLOP/s")
     yield "utilisation", f"{value_text(utilisation(run), '.1%')} of the measured peak of {peak}"
     by_flops, by_launches = (
-        value_text(matmul_bound_seconds(run), ".3g", "s"),
-        value_text(launch_bound_seconds(run), ".3g", "s"),
+        value_text(bound(run), ".3g", "s") for bound in (matmul_bound_seconds, launch_bound_seconds)
     )
     launches = f"{by_launches} by launches ({value_text(run.step_launches)} a step)"
     yield "lower bounds", f"{by_flops} of train by FLOPs, {launches}"
@@ -145,10 +132,6 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     yield "warm-up hash", value_text(run.warmed_weights_sha256)
     if run.note is not None:
         yield "note", run.note
-
-
-# -----------------------------------------------------------------------------
-# tables
 
 
 def new_table(*headings: str) -> Table:
@@ -171,18 +154,11 @@ def phase_table(run: Run) -> Table:
 def check_table(run: Run) -> Table:
     """The evaluations during training, thinned to MOST_CHECKS; the last one is always there."""
     table = new_table("step", "train, s", "loss", "errors", "asked")
-    stride = -(-len(run.checks) // MOST_CHECKS)
+    stride = max(1, -(-len(run.checks) // MOST_CHECKS))
     for check in run.checks[::-1][::stride][::-1]:
         loss = "not finite" if check.loss is None else f"{check.loss:.6f}"
         counts = value_text(check.errors, ","), value_text(check.asked, ",")
         table.add_row(f"{check.step:,}", f"{check.train_seconds:.2f}", loss, *counts)
-    return table
-
-
-def target_table(run: Run) -> Table:
-    table = new_table("target", "reached after, s of train")
-    for target, seconds in run.reached.items():
-        table.add_row(target, value_text(seconds, ".2f"))
     return table
 
 
@@ -192,22 +168,17 @@ def show_run(run: Run, runs: Sequence[Run], console: Console) -> None:
     console.print()
     for label, text in facts(run):
         console.print(f"{label:<14}{text}", soft_wrap=True, markup=False)
-    tables = [phase_table(run), check_table(run) if run.checks else None, target_table(run) if run.reached else None]
-    for table in filter(None, tables):
-        console.print()
-        console.print(table)
-
-
-# -----------------------------------------------------------------------------
-# weights of a run that is not in this journal
+    targets = new_table("target", "reached after, s of train")
+    for target, seconds in run.reached.items():
+        targets.add_row(target, value_text(seconds, ".2f"))
+    for table in (phase_table(run), check_table(run), targets):
+        if table.rows:
+            console.print()
+            console.print(table)
 
 
 def weights_facts(path: Path) -> Iterator[tuple[str, str]]:
-    """The metadata of a weights file, as labels and texts.
-
-    Raises:
-        UsageError: it is not a weights file of this project.
-    """
+    """The metadata of a weights file, as labels and texts; raises UsageError if it is not one of this project."""
     from safetensors import SafetensorError, safe_open
 
     try:

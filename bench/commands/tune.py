@@ -97,7 +97,7 @@ def report(search: Search, stem: str) -> None:
     """Print the cost of a study and its best trial, and write the trial as a config of this name."""
     cost = search.cost()
     print(search_text(cost))
-    solved = [trial for trial in search.complete_trials() if trial.value < NEVER]
+    solved = [trial for trial in search.trials("COMPLETE") if trial.value < NEVER]
     if not solved:
         print("no trial has solved the track yet")
         return

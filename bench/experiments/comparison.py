@@ -10,8 +10,7 @@ from rich.table import Table
 
 from bench.clock import ClockName
 from bench.experiments.paired_plan import runs_by_pair
-from bench.formatting import contestant_text, ratio_text, terminal_table
-from bench.stats.descriptive import spread
+from bench.formatting import contestant_text, number, ratio_text, spread_text, terminal_table
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.paired_test import (
     FEWEST_PAIRS,
@@ -25,7 +24,7 @@ from bench.stats.paired_test import (
 )
 from bench.stats.ranking import CLOCKS
 from bench.storage.results import conclusions_file
-from bench.storage.schema import BatchSummary, Conclusion, Interval, PairedPlan, Run, Side, Verdict
+from bench.storage.schema import BatchSummary, Conclusion, Interval, PairedPlan, Run, Verdict
 
 COMPARISON_WIDTH = 160  # columns of the table
 
@@ -35,7 +34,6 @@ class Comparison:
     """Side a compared with side b, on the plan's clock."""
 
     plan: PairedPlan
-    side_b: Side
     a: list[Run]
     b: list[Run]
     verdict: Verdict  # about a; decided by the swap test alone
@@ -50,11 +48,7 @@ class Comparison:
         return len(self.a) == len(self.b) == self.plan.pairs
 
     def conclusion(self) -> Conclusion:
-        """What is filed about a finished comparison.
-
-        Raises:
-            ValueError: attempts are missing.
-        """
+        """What is filed about a finished comparison; raises ValueError when attempts are missing."""
         if self.p_value is None:
             raise ValueError(f"{self.plan.id} is not finished")
         return Conclusion(
@@ -83,13 +77,7 @@ def is_concluded(plan: PairedPlan, results: Path) -> bool:
 
 
 def evaluate_comparison(plan: PairedPlan, runs: Sequence[Run]) -> Comparison:
-    """Evaluate a comparison; the verdict is "not decided" while attempts are missing.
-
-    Raises:
-        ValueError: the plan has no side b.
-    """
-    if plan.b is None:
-        raise ValueError(f"{plan.id} has no side b")
+    """Evaluate the comparison of a plan with two sides; the verdict is "not decided" while attempts are missing."""
     a, b = runs_by_pair(plan, runs)
     indices, seed = sorted(a.keys() & b.keys()), plan.seeds[0]
     pairs = pair_runs([a[index] for index in indices], [b[index] for index in indices], plan.clock)
@@ -97,7 +85,6 @@ def evaluate_comparison(plan: PairedPlan, runs: Sequence[Run]) -> Comparison:
     decision = verdict(pairs, seed) if finished else "not decided"
     return Comparison(
         plan=plan,
-        side_b=plan.b,
         a=list(a.values()),
         b=list(b.values()),
         verdict=decision,
@@ -161,16 +148,14 @@ def sides_table(comparison: Comparison) -> Table:
     spread_heading = "median (min … max)"
     headings = ("side", "contestant", "solved", "clean", "ERT train, s", spread_heading, "ERT total, s", spread_heading)
     table = terminal_table(headings, text=("side", "contestant"))
-    for name, side, runs in (("a", comparison.plan.a, comparison.a), ("b", comparison.side_b, comparison.b)):
-        cells = [name, contestant_text(side)]
-        cells.append(f"{sum(run.outcome == 'solved' for run in runs)}/{len(runs)}")
-        cells.append(f"{sum(run.machine.clean is True for run in runs)}/{len(runs)}")
+    for name, side, runs in (("a", comparison.plan.a, comparison.a), ("b", comparison.plan.b, comparison.b)):
+        cells = ["" if side is None else contestant_text(side)]
+        cells += [f"{sum(run.outcome == 'solved' for run in runs)}/{len(runs)}"]
+        cells += [f"{sum(run.machine.clean is True for run in runs)}/{len(runs)}"]
         for clock in CLOCKS:
-            ert = expected_time_to_success(runs, clock)
-            seconds = spread([value for run in runs if (value := getattr(run.seconds, clock)) is not None])
-            cells.append("never" if math.isinf(ert) else f"{ert:.2f}")
-            cells.append(f"{seconds.median:.2f} ({seconds.minimum:.2f} … {seconds.maximum:.2f})" if seconds else "—")
-        table.add_row(*cells)
+            seconds = [value for run in runs if (value := getattr(run.seconds, clock)) is not None]
+            cells += [number(expected_time_to_success(runs, clock), ".2f"), spread_text(seconds, ".2f")]
+        table.add_row(name, *cells)
     return table
 
 

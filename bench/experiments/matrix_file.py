@@ -100,7 +100,7 @@ def read_seeds(file: TomlFile) -> tuple[int, ...]:
 
 
 def read_axes(file: TomlFile) -> Axes:
-    tables = file.values.get("axes")
+    tables: Any = file.values.get("axes")
     file.require(isinstance(tables, dict), "must be a table of lists", "axes")
     axes = {axis: tuple(read_choices(file, axis, values)) for axis, values in tables.items()}
     axis_of: dict[str, str] = {}

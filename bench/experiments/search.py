@@ -9,6 +9,7 @@ errors than any solved attempt of the study had after half the time.
 import contextlib
 import hashlib
 import importlib.util
+import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -77,7 +78,6 @@ class Search:
     """Runs the trials of a study on one executor.
 
     Args:
-        script: the trainer's.
         options: the trainer's options for all trials: base config, device, limits.
         num_trials: finished trials at which the study ends.
 
@@ -93,17 +93,18 @@ class Search:
         journal: Journal,
         executor: Executor,
         script: Path,
-        options: Sequence[str],
+        options: list[str],
         num_trials: int,
     ) -> None:
         if importlib.util.find_spec("optuna") is None:
             raise UsageError("tune needs Optuna: pip install '.[tune]'")
         self.space, self.journal, self.executor, self.script = space, journal, executor, script
-        self.options, self.num_trials = tuple(options), num_trials
+        self.options, self.num_trials = options, num_trials
         self.planned = self.resolve({}).planned
         self.seeds = range(FIRST_SEED, FIRST_SEED + space.attempts)
         self.folder = journal.results / TUNE
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.machine_class = self.planned.machine.class_
         self.study_name = self.make_study_name()
         self.study = self.open_study()
         self.start_lock = self.lock("turn")  # held while a process starts a trial
@@ -111,10 +112,6 @@ class Search:
         self.early_checks = EarlyChecks()
         for run in journal.read()[0]:
             self.add_run(run)
-
-    @property
-    def machine_class(self) -> str | None:
-        return self.planned.machine.class_
 
     def make_study_name(self) -> str:
         """Trials are comparable, and belong to one study, only with the same source, machine, space, base and limit."""
@@ -140,12 +137,7 @@ class Search:
         )
 
     def resolve(self, values: Choice) -> Contestant:
-        """The base with some settings changed.
-
-        Raises:
-            UsageError: the trainer refuses these settings; UnavailableHere if only on this machine.
-            ExecutorLost: the executor did not answer.
-        """
+        """The base with some settings changed; raises UsageError, UnavailableHere or ExecutorLost."""
         try:
             (answer,) = self.executor.resolve_all(self.script, [[*self.options, *options_of(values)]])
         except UsageError:
@@ -153,8 +145,8 @@ class Search:
                 raise ExecutorLost from None
             raise
         if isinstance(answer, Refusal):
-            error = UnavailableHere if answer.not_here else UsageError
-            raise error(f"{self.space.path}: {settings_text(values)}: {answer.reason}")
+            message = f"{self.space.path}: {settings_text(values)}: {answer.reason}"
+            raise UnavailableHere(message) if answer.not_here else UsageError(message)
         return answer
 
     # -------------------------------------------------------------------------
@@ -163,16 +155,14 @@ class Search:
     def run(self, max_minutes: float | None) -> None:
         """Run trials until the study has enough of them, or the time is over.
 
-        Raises:
-            KeyboardInterrupt: this process was interrupted.
-            ExecutorLost: during a trial, which is queued again.
+        A trial that ends with KeyboardInterrupt or ExecutorLost is queued again.
         """
         import optuna
 
         self.requeue_abandoned_trials()
-        began = time.monotonic()
+        end = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         while not self.is_over():
-            if max_minutes is not None and time.monotonic() - began > 60 * max_minutes:
+            if time.monotonic() > end:
                 print_progress(f"{max_minutes:g} minutes are over")
                 return
             with contextlib.ExitStack() as stack:
@@ -181,10 +171,9 @@ class Search:
                     stack.enter_context(self.trial_lock(trial.number))
                 try:
                     self.study.tell(trial, self.run_trial(trial))
-                except optuna.TrialPruned:
-                    self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-                except UsageError as problem:  # a combination of settings that the trainer refuses
-                    print_progress(f"trial {trial.number}  {problem}")
+                except (optuna.TrialPruned, UsageError) as problem:
+                    if isinstance(problem, UsageError):  # a combination of settings that the trainer refuses
+                        print_progress(f"trial {trial.number}  {problem}")
                     self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 except BaseException:
                     self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -192,36 +181,28 @@ class Search:
                     raise
 
     def run_trial(self, trial: "Trial") -> float:
-        """The ERT of the settings that a trial suggests.
-
-        Raises:
-            TrialPruned: the settings cannot be the best.
-        """
+        """The ERT of the settings that a trial suggests; raises TrialPruned when they cannot be the best."""
         import optuna
 
         values, clock = self.space.suggest(trial), self.space.clock
         contestant, batch_id = self.resolve(values), new_id(f"{TUNE}-{self.space.name}")
-        runs: list[Run] = []
+        runs, ert = [], NEVER
         print_progress(f"trial {trial.number}  {settings_text(values)}")
         with supervised(self.journal, batch_id):
             for index, seed in enumerate(self.seeds):
                 batch = Batch(id=batch_id, command=TUNE, planned=len(self.seeds), index=index)
                 runs.append(self.run_attempt(Task(contestant, seed, batch)))
-                trial.report(min(NEVER, expected_time_to_success(runs, clock)), step=index + 1)
+                ert = min(NEVER, expected_time_to_success(runs, clock))
+                trial.report(ert, step=index + 1)
                 num_left = len(self.seeds) - index - 1
                 if num_left and (lowest_ert(runs, num_left, clock) > self.best_ert() or trial.should_prune()):
                     self.print_trial(trial.number, runs, "pruned")
                     raise optuna.TrialPruned
         self.print_trial(trial.number, runs, "")
-        return min(NEVER, expected_time_to_success(runs, clock))
+        return ert
 
     def run_attempt(self, task: Task) -> Run:
-        """Run an attempt, or return the same attempt's run from the journal.
-
-        Raises:
-            KeyboardInterrupt: this process was interrupted.
-            ExecutorLost: the outcome says nothing about the settings.
-        """
+        """Run an attempt, or return the same attempt's run from the journal."""
         key = attempt_key(task.contestant.planned)._replace(seed=task.seed)
         if key in self.known:
             return self.known[key]
@@ -229,7 +210,7 @@ class Search:
         self.add_run(run)
         if interrupted:
             raise KeyboardInterrupt
-        if self.executor.is_lost:
+        if self.executor.is_lost:  # the outcome says nothing about the settings
             raise ExecutorLost
         return run
 
@@ -246,22 +227,20 @@ class Search:
     # -------------------------------------------------------------------------
     # the study
 
+    def trials(self, *states: str) -> "list[FrozenTrial]":
+        """The trials in these states; a trial is COMPLETE when it ran all of its attempts."""
+        from optuna.trial import TrialState
+
+        return self.study.get_trials(deepcopy=False, states=[TrialState[state] for state in states])
+
+    def num_finished(self) -> int:
+        return len(self.trials("COMPLETE", "PRUNED"))
+
     def is_over(self) -> bool:
-        return len(self.finished_trials()) >= self.num_trials
-
-    def finished_trials(self) -> "list[FrozenTrial]":
-        from optuna.trial import TrialState
-
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-
-    def complete_trials(self) -> "list[FrozenTrial]":
-        """The trials that ran all of their attempts."""
-        from optuna.trial import TrialState
-
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return self.num_finished() >= self.num_trials
 
     def best_ert(self) -> float:
-        return min((trial.value for trial in self.complete_trials()), default=float("inf"))
+        return min((trial.value for trial in self.trials("COMPLETE")), default=float("inf"))
 
     def lock(self, name: int | str) -> filelock.FileLock:
         return filelock.FileLock(self.folder / f"{self.study_name.replace(' ', '-')}-{name}.lock")
@@ -269,8 +248,7 @@ class Search:
     @contextlib.contextmanager
     def trial_lock(self, trial_number: int) -> Iterator[None]:
         """Hold the lock that shows other processes that a trial is running."""
-        lock = self.lock(trial_number)
-        with lock:
+        with self.lock(trial_number) as lock:
             yield
         with contextlib.suppress(OSError):
             Path(lock.lock_file).unlink(missing_ok=True)
@@ -280,7 +258,7 @@ class Search:
         from optuna.trial import TrialState
 
         with self.start_lock:  # so that every running trial holds its lock
-            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            for trial in self.trials("RUNNING"):
                 with contextlib.suppress(filelock.Timeout), self.lock(trial.number).acquire(timeout=0):
                     self.study.tell(trial.number, state=TrialState.FAIL)
                     self.study.enqueue_trial(trial.params)
@@ -297,10 +275,10 @@ class Search:
         return {
             "study": self.study_name,
             "clock": self.space.clock,
-            "trials": len(self.finished_trials()),
+            "trials": self.num_finished(),
             "attempts": len(runs),
-            "seconds": round(sum(run.seconds.total for run in runs if run.seconds.total is not None), 1),
-            "flops": float(sum(run.train_flops or 0.0 for run in runs)),
+            "seconds": round(sum(run.seconds.total or 0.0 for run in runs), 1),
+            "flops": sum(run.train_flops or 0.0 for run in runs),
             "first_seed": FIRST_SEED,
             "seeds": self.space.attempts,
         }

@@ -43,7 +43,7 @@ class TomlFile:
 
     def read_base(self) -> str:
         """The name of the config from which the file starts."""
-        base: str = self.values.get("base", None)
+        base: Any = self.values.get("base")
         self.require(isinstance(base, str), "must be the name of a config", "base")
         return base
 
