@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +46,7 @@ def main(arguments: Arguments) -> int:
         raise UsageError(str(problem)) from None
     if not texts:
         return 0
-    prompts = read_prompts(texts, track, lambda i: f"{arguments.file}:{i + 1}: " if arguments.file else "")
+    prompts = read_prompts(texts, track, arguments.file)
     next_logits = model.answerer()
     for block in prompts.split(batch_size_for(track, device)):
         answers = greedy_answers(next_logits, block.long().to(device), track.answer_length).cpu()
@@ -61,11 +61,8 @@ def read_lines(path: Path) -> Sequence[str]:
         raise UsageError(f"{path}: {problem}") from None
 
 
-def read_prompts(texts: Sequence[str], track: Track, location: Callable[[int], str]) -> Tensor:
-    """Encode prompts as token ids (n, prompt_length) uint8.
-
-    `location` maps the index of a text to where it stands, for the UsageError about a text that is no prompt.
-    """
+def read_prompts(texts: Sequence[str], track: Track, file: Path | None) -> Tensor:
+    """Encode prompts as token ids (n, prompt_length) uint8; a text that is no prompt is a UsageError."""
     no_character = len(track.vocabulary)
     ids_of_bytes = torch.full((256,), no_character, dtype=torch.uint8)
     for token, character in enumerate(track.vocabulary):
@@ -79,4 +76,5 @@ def read_prompts(texts: Sequence[str], track: Track, location: Callable[[int], s
             return ids
         wrong = int((~valid).nonzero()[0])
     example = decode(track, track.tokens(track.example)[: track.prompt_length])
-    raise UsageError(f"{location(wrong)}{texts[wrong]!r} is not a problem of {track.name}; write it like {example!r}")
+    location = "" if file is None else f"{file}:{wrong + 1}: "
+    raise UsageError(f"{location}{texts[wrong]!r} is not a problem of {track.name}; write it like {example!r}")

@@ -9,10 +9,9 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from bench.audit.checks import CHECKS, CheckResult, Verdict, run_checks
+from bench.audit.checks import CHECKS, Verdict, run_checks
 from bench.audit.session import Audit
 from bench.audit.target import find_target
 from bench.cli import handle_interrupts, reject_unwritable
@@ -57,13 +56,9 @@ def main(arguments: Arguments) -> int:
             leaderboard.refresh(arguments.results)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(f"audit of {target.name}", markup=False, soft_wrap=True)
-    console.print(results_table(check_results))
-    return 0 if all(result.verdict == "passed" for result in check_results.values()) else 1
-
-
-def results_table(check_results: dict[str, CheckResult]) -> Table:
     headings = ("check", "verdict", "evidence")
     table = terminal_table(headings, text=headings, no_wrap=("check", "verdict"))
     for name, result in check_results.items():
         table.add_row(name, Text(result.verdict, STYLES[result.verdict]), Text(result.evidence))
-    return table
+    console.print(table)
+    return 0 if all(result.verdict == "passed" for result in check_results.values()) else 1

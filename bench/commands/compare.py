@@ -9,9 +9,9 @@ import tyro
 from bench.cli import handle_interrupts
 from bench.clock import ClockName
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption, WhyOption
-from bench.commands.paired_experiment import conclude_comparison, run_paired_experiment
+from bench.commands.paired_experiment import run_paired_experiment
 from bench.errors import UsageError
-from bench.experiments.comparison import is_concluded
+from bench.experiments.comparison import conclude_comparison, is_concluded
 from bench.experiments.paired_plan import Experiment, normalize_why, resolve_side
 from bench.provenance import first_seed
 from bench.report import leaderboard

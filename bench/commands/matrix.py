@@ -1,6 +1,7 @@
 """`python -m bench matrix FILE`: run every combination of some settings with every seed, and rank them by ERT."""
 
 import dataclasses
+import itertools
 import math
 import statistics
 import sys
@@ -91,17 +92,18 @@ def main(arguments: Arguments) -> int:
 
 def check_size(matrix: Matrix, is_large_allowed: bool) -> None:
     """Raises UsageError before any cell is resolved: there is none, or there are too many to run without `--yes`."""
-    most_cells = math.inf if is_large_allowed else MOST_ATTEMPTS // len(matrix.seeds)
-    num_cells = 0
-    for num_cells, _ in enumerate(matrix.cells(), start=1):  # stops early: the product of the axes can be astronomical
-        if num_cells > most_cells:
-            possible = math.prod(len(choices) for choices in matrix.axes.values())
-            raise UsageError(
-                f"{matrix.path}: up to {possible * len(matrix.seeds):,} attempts ({possible:,} cells, "
-                f"{len(matrix.seeds)} seeds) are more than {MOST_ATTEMPTS}; --yes runs them nevertheless"
-            )
+    most_cells = MOST_ATTEMPTS // len(matrix.seeds)
+    num_cells = len(
+        list(itertools.islice(matrix.cells(), most_cells + 1))
+    )  # the product of the axes can be astronomical
     if not num_cells:
         raise UsageError(f"{matrix.path}: exclude: no cell is left")
+    if num_cells > most_cells and not is_large_allowed:
+        possible = math.prod(len(choices) for choices in matrix.axes.values())
+        raise UsageError(
+            f"{matrix.path}: up to {possible * len(matrix.seeds):,} attempts ({possible:,} cells, "
+            f"{len(matrix.seeds)} seeds) are more than {MOST_ATTEMPTS}; --yes runs them nevertheless"
+        )
 
 
 # -----------------------------------------------------------------------------
@@ -122,11 +124,7 @@ def announce(machine_matrix: MachineMatrix, num_pending: int, runs: Sequence[Run
     )
     for reason, count in sorted(Counter(refusal.reason for refusal in machine_matrix.refusals).items()):
         print_progress(f"{count} cells cannot run here and are left out: {reason}")
-    announce_uncounted(machine_matrix, runs)
-
-
-def announce_uncounted(machine_matrix: MachineMatrix, runs: Sequence[Run]) -> None:
-    """Print how many attempts of the same cells were run on another machine class, or with other source."""
+    # attempts of the same cells on another machine class, or with other source
     counted, machine_class = machine_matrix.keys, machine_matrix.cells[0].contestant.planned.machine.class_
     hashes = {key.config_hash for key in counted}
     keys = [attempt_key(run) for run in runs if run.command == MATRIX and run.config_hash in hashes]
@@ -172,7 +170,7 @@ def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_
             console.print(machine_matrix.machine_class, soft_wrap=True, markup=False)
         console.print(results_table(results, matrix.clock))
         if matrix.plot:
-            path = stem.with_suffix(".svg") if is_single else stem.with_name(f"{stem.name}-{index}.svg")
+            path = stem.with_name(f"{stem.name}.svg" if is_single else f"{stem.name}-{index}.svg")
             title = f"{matrix.name}: ERT by {matrix.clock}, s"
             files[path] = draw_matrix(results, matrix, title, machine_matrix.machine_class)
     for path, text in files.items():

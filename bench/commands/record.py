@@ -14,10 +14,10 @@ from bench.clock import ClockName
 from bench.commands import board
 from bench.commands.executor_options import AddressOption, EngineOption
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption, WhyOption
-from bench.commands.paired_experiment import conclude_comparison, run_paired_experiment
+from bench.commands.paired_experiment import run_paired_experiment
 from bench.config import CONFIGS, find_config, merged_values, with_current_names
 from bench.errors import UnavailableHere, UsageError
-from bench.experiments.comparison import Comparison, evaluate_comparison, summarize_batch
+from bench.experiments.comparison import Comparison, conclude_comparison, evaluate_comparison, summarize_batch
 from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, open_executors, prepare_each
 from bench.experiments.launcher import SCRIPT, Refusal
 from bench.experiments.paired_plan import Experiment, normalize_why, resolve_side, runs_by_side
@@ -113,9 +113,7 @@ def record_on_any(executors: Sequence[Executor], arguments: Arguments) -> int:
 def record_on(executor: Executor, arguments: Arguments) -> int:
     """Run the batch on an executor, and file the record if it is one. Returns the exit status.
 
-    Raises:
-        ExecutorLost: attempts are left, which another executor of the same machine class can run.
-        UsageError: the batch cannot be a record, or the machine is not quiet.
+    After ExecutorLost, another executor of the same machine class can run the attempts that are left.
     """
     results = arguments.results
     with contextlib.ExitStack() as stack:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from bench.report import leaderboard
 from bench.stats.descriptive import solve_rates_agree
 from bench.stats.paired_test import charge_attempts, unpaired_ratio_interval
 from bench.storage.records import RecordFolder, find_record
+from bench.storage.results import weights_sha256
 from bench.storage.schema import PairedPlan, Reproduction, Run
 
 
@@ -47,14 +47,16 @@ def main(arguments: Arguments) -> int:
     handle_interrupts()
     results = arguments.results
     record_folder = find_record(arguments.record, results)
-    check_weights(record_folder)
+    record = record_folder.record
+    if weights_sha256(record_folder.weights) != record.weights_sha256:
+        raise UsageError(f"{record.name}: weights.safetensors holds other weights than record.json names")
     with contextlib.ExitStack() as stack:
         participant = resolve_side(arguments.record, "auto", results, stack)  # checks the hashes of source and settings
         experiment = Experiment(
             "replay",
             participant,
             None,
-            record_folder.record.clock,
+            record.clock,
             arguments.attempts,
             first_seed=lambda number: random.SystemRandom().randrange(2**31),
             is_finished=lambda plan, runs: any(line.batch == plan.id for line in record_folder.reproductions.read()[0]),
@@ -69,17 +71,6 @@ def main(arguments: Arguments) -> int:
     leaderboard.refresh(results)
     print(describe_reproduction(record_folder, reproduction))
     return 0 if reproduction.reproduced else 1
-
-
-def check_weights(record_folder: RecordFolder) -> None:
-    """Raises UsageError when the record's weights are missing, or differ from those that record.json names."""
-    record = record_folder.record
-    try:
-        digest = hashlib.sha256(record_folder.weights.read_bytes()).hexdigest()
-    except OSError as problem:
-        raise UsageError(f"{record.name}: {problem}") from None
-    if digest != record.weights_sha256:
-        raise UsageError(f"{record.name}: weights.safetensors holds other weights than record.json names")
 
 
 def certificate_problem(source: Path, run: Run, results: Path) -> str | None:

@@ -39,9 +39,10 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> int:
-    plan = find_plan(arguments.run, arguments.results)
-    if plan is not None:
-        return show_plan(plan, arguments)
+    plans, _ = paired_plans_file(arguments.results).read()
+    for plan in plans:
+        if plan.id == arguments.run and plan.b is not None:
+            return show_plan(plan, arguments)
     console, weights = Console(highlight=False), Path(arguments.run)
     try:
         run = find_run(arguments.run, arguments.results)
@@ -61,12 +62,6 @@ def main(arguments: Arguments) -> int:
     else:
         show_run(run, Journal(arguments.results).read()[0], console)
     return 0
-
-
-def find_plan(plan_id: str, results: Path) -> PairedPlan | None:
-    """The plan of a comparison; None when there is none with this id and two sides."""
-    plans, _ = paired_plans_file(results).read()
-    return next((plan for plan in plans if plan.id == plan_id and plan.b is not None), None)
 
 
 def show_plan(plan: PairedPlan, arguments: Arguments) -> int:

@@ -89,10 +89,6 @@ def main(arguments: Arguments) -> int:
         return EXIT_UNFINISHED if is_lost and not all(search.is_over() for search in studies) else 0
 
 
-# -----------------------------------------------------------------------------
-# the result
-
-
 def report(search: Search, stem: str) -> None:
     """Print the cost of a study and its best trial, and write the trial as a config of this name."""
     cost = search.cost()
@@ -114,11 +110,9 @@ def config_text(search: Search, best: "FrozenTrial", cost: Mapping[str, Any]) ->
 
     space, planned = search.space, search.planned
     base = merged_values(find_config(space.base, planned.device)[1], with_current_names)
-    values = base | current_names(best.params)
-    values.pop(SEARCH, None)
     header = (
         f"# Found by a search of {space.path.name} from {space.base}: trial {best.number} of "
         f"{cost['trials']}, ERT {space.clock} {best.value:.2f} s\n"
         f"# over {space.attempts} seeds on {planned.machine.class_}.\n"
     )
-    return header + tomli_w.dumps({**values, SEARCH: dict(cost)})
+    return header + tomli_w.dumps({**base, **current_names(best.params), SEARCH: dict(cost)})

@@ -64,12 +64,14 @@ class Comparison:
         )
 
 
-def file_conclusion(comparison: Comparison, results: Path) -> None:
-    """File the conclusion of a finished comparison, unless it is filed already."""
-    file = conclusions_file(results)
+def conclude_comparison(plan: PairedPlan, runs: Sequence[Run], results: Path) -> Comparison:
+    """Evaluate and show a finished comparison, and file its conclusion, unless it is filed already."""
+    comparison, file = evaluate_comparison(plan, runs), conclusions_file(results)
     with file.lock():
-        if not is_concluded(comparison.plan, results):
+        if not is_concluded(plan, results):
             file.append(comparison.conclusion())
+    show_comparison(comparison)
+    return comparison
 
 
 def is_concluded(plan: PairedPlan, results: Path) -> bool:

@@ -80,10 +80,6 @@ def label(axis: str, choice: Choice) -> str:
     return setting_text(choice[axis]) if choice.keys() == {axis} else settings_text(choice)
 
 
-# -----------------------------------------------------------------------------
-# reading the file
-
-
 def read_matrix(path: Path) -> Matrix:
     """Read a matrix file; a UsageError names the file, the line, the key, and the problem."""
     file = TomlFile(path, KEYS)

@@ -46,16 +46,12 @@ class ResolvedCell:
         return attempt_key(self.contestant.planned)._replace(seed=seed)
 
 
-@dataclasses.dataclass(frozen=True)
-class PendingAttempt:
+class PendingAttempt(NamedTuple):
     """An attempt still to run."""
 
     resolved: ResolvedCell
     seed: int
-
-    @property
-    def key(self) -> AttemptKey:
-        return self.resolved.key(self.seed)
+    key: AttemptKey
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +59,7 @@ class MachineMatrix:
     """A matrix on the executors of one kind of machine."""
 
     matrix: Matrix
-    executors: tuple[Executor, ...]
+    executors: list[Executor]
     cells: tuple[ResolvedCell, ...]  # those that these executors can run
     refusals: tuple[Refusal, ...]  # for the other cells
 
@@ -85,7 +81,7 @@ class MachineMatrix:
         digests = "".join(resolved.contestant.planned.config_hash for resolved in self.cells)
         generator = random.Random(hashlib.sha256(digests.encode()).hexdigest())
         shuffled = [(seed, generator.sample(self.cells, len(self.cells))) for seed in self.matrix.seeds]
-        attempts = [PendingAttempt(resolved, seed) for seed, cells in shuffled for resolved in cells]
+        attempts = [PendingAttempt(cell, seed, cell.key(seed)) for seed, cells in shuffled for cell in cells]
         outcomes = {key: repeats[-1].outcome for key, repeats in matrix_runs(runs).items()}
         repeated = UNFINISHED | FAILED if retry_failed else UNFINISHED
         return [attempt for attempt in attempts if outcomes.get(attempt.key) in {None, *repeated}]
@@ -95,15 +91,10 @@ class MachineMatrix:
         results = []
         for resolved in self.cells:
             runs_by_seed = [repeats for seed in self.matrix.seeds if (repeats := runs.get(resolved.key(seed)))]
-            results.append(
-                CellResult(
-                    cell=resolved.cell,
-                    machine_class=resolved.contestant.planned.machine.class_,
-                    planned=len(self.matrix.seeds),
-                    runs=tuple(repeats[-1] for repeats in runs_by_seed),
-                    repeated=sum(len(repeats) - 1 for repeats in runs_by_seed),
-                )
-            )
+            latest = tuple(repeats[-1] for repeats in runs_by_seed)
+            num_repeated = sum(len(repeats) - 1 for repeats in runs_by_seed)
+            machine_class = resolved.contestant.planned.machine.class_
+            results.append(CellResult(resolved.cell, machine_class, len(self.matrix.seeds), latest, num_repeated))
         return results
 
 

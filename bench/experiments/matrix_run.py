@@ -1,6 +1,5 @@
 """Resolve a matrix on each executor, and run the attempts that the journal does not have yet."""
 
-import dataclasses
 import math
 import threading
 import time
@@ -43,20 +42,17 @@ def resolve_matrix(
     refusals: list[Refusal] = []
     for executor in executors:
         machine_matrix = resolve_on(executor, matrix, script, max_seconds)
-        if not machine_matrix.cells:
+        if machine_matrix.cells:
+            resolved.setdefault(machine_matrix.keys, machine_matrix).executors.append(executor)
+        else:
             refusals += machine_matrix.refusals
-            continue
-        same = resolved.get(machine_matrix.keys)
-        if same is not None:
-            machine_matrix = dataclasses.replace(same, executors=(*same.executors, executor))
-        resolved[machine_matrix.keys] = machine_matrix
     if not resolved:
         raise UsageError(f"{matrix.path}: no cell can run here: {refusals[0].reason}")
     return sorted(resolved.values(), key=lambda machine_matrix: machine_matrix.machine_class)
 
 
 def resolve_on(executor: Executor, matrix: Matrix, script: Path, max_seconds: float | None) -> MachineMatrix:
-    """The matrix on one executor; raises UsageError when a cell is wrong everywhere, or has the settings of another."""
+    """The matrix as one executor resolves it; a wrong cell, or two with the same settings, are a UsageError."""
     limit = [] if max_seconds is None else ["--max-seconds", str(max_seconds)]  # last, to override a cell's
     cells = list(matrix.cells())
     command_lines = [["--config", matrix.base, *options_of(cell.settings), *limit] for cell in cells]
@@ -71,7 +67,7 @@ def resolve_on(executor: Executor, matrix: Matrix, script: Path, max_seconds: fl
         other = by_config_hash.setdefault(answer.planned.config_hash, ResolvedCell(cell, answer))
         if other.cell is not cell:
             raise UsageError(f"{matrix.path}: {other.cell} and {cell} have the same settings here")
-    return MachineMatrix(matrix, (executor,), tuple(by_config_hash.values()), tuple(refusals))
+    return MachineMatrix(matrix, [], tuple(by_config_hash.values()), tuple(refusals))
 
 
 def run_matrix(

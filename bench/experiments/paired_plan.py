@@ -10,6 +10,7 @@ import random
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -58,14 +59,9 @@ class Experiment:
 def resolve_side(
     name: str, device: str, results: Path, stack: contextlib.ExitStack, executor: Executor = THIS_MACHINE
 ) -> Participant:
-    """A config of this checkout, or a record, as a participant.
+    """A config of this checkout on a device, or a record, as a participant; raises UsageError when neither can run.
 
-    Args:
-        device: of the config, as on the command line; a record uses its own.
-        stack: deletes the unpacked snapshot of a record when it closes.
-
-    Raises:
-        UsageError: no config or record has this name, or it cannot run on the executor.
+    `stack` deletes the unpacked snapshot of a record when it closes.
     """
     if not is_record(name, results):
         contestant = executor.resolve(SCRIPT, ["--config", name, "--device", device])
@@ -118,17 +114,14 @@ def normalize_why(text: str | None) -> str | None:
 def plan_experiment(experiment: Experiment) -> tuple[PairedPlan, bool]:
     """File a plan for an experiment, or find its unfinished one; also returns whether the plan is resumed.
 
-    An unfinished plan keeps the `why` with which it was filed.
-
-    Raises:
-        UsageError: the unfinished plan has another number of pairs, or the machine class is unknown.
+    An unfinished plan keeps the `why` with which it was filed; another number of pairs is a UsageError.
     """
-    file = paired_plans_file(experiment.results)
+    file, identity = paired_plans_file(experiment.results), attrgetter("command", "clock", "machine_class", "a", "b")
     with file.lock():
         filed_plans, _ = file.read()
         runs, _ = Journal(experiment.results).read()
         plan = new_plan(experiment, filed_plans)
-        latest = next((filed for filed in reversed(filed_plans) if is_same_experiment(filed, plan)), None)
+        latest = next((filed for filed in reversed(filed_plans) if identity(filed) == identity(plan)), None)
         if latest is not None:
             num_runs, num_attempts = sum(map(len, runs_by_side(latest, runs))), len(latest.batches())
             if num_runs < num_attempts or not experiment.is_finished(latest, runs):
@@ -143,11 +136,6 @@ def plan_experiment(experiment: Experiment) -> tuple[PairedPlan, bool]:
                 return latest, True
         file.append(plan)
     return plan, False
-
-
-def is_same_experiment(filed: PairedPlan, plan: PairedPlan) -> bool:
-    keys = ("command", "clock", "machine_class", "a", "b")
-    return all(getattr(filed, key) == getattr(plan, key) for key in keys)
 
 
 def new_plan(experiment: Experiment, filed_plans: Sequence[PairedPlan]) -> PairedPlan:
@@ -183,10 +171,7 @@ def new_plan(experiment: Experiment, filed_plans: Sequence[PairedPlan]) -> Paire
 def run_experiment(plan: PairedPlan, resumed: bool, experiment: Experiment) -> None:
     """Run the yardstick and the remaining attempts of a plan, and print a line for each.
 
-    Raises:
-        KeyboardInterrupt: this process was interrupted; the same command resumes the plan.
-        ExecutorLost: attempts are left.
-        UsageError: another process is running the same plan.
+    Attempts are left after KeyboardInterrupt and ExecutorLost. A UsageError: another process is running the plan.
     """
     executor, a, b = experiment.executor, experiment.a, experiment.b or experiment.a  # or: no batch is of side b
     tasks = [

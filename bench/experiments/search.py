@@ -26,7 +26,6 @@ from bench.experiments.launcher import Contestant, Refusal, Task, supervised
 from bench.experiments.matrix_file import Choice, options_of, settings_text
 from bench.experiments.matrix_results import FAILED, UNFINISHED, AttemptKey, attempt_key
 from bench.experiments.search_space import SearchSpace
-from bench.formatting import number
 from bench.provenance import config_hash
 from bench.stats.expected_time import attempt_costs, expected_time_to_success
 from bench.storage.journal import Journal
@@ -67,11 +66,8 @@ class EarlyChecks:
         if len(self.solved) < self.MIN_ATTEMPTS or check.errors is None:
             return False
         limit = check.train_seconds / self.SLACK
-        for checks in self.solved:
-            errors = [errors for seconds, errors in checks if seconds <= limit]
-            if not errors or errors[-1] >= check.errors:
-                return False
-        return True
+        errors_then = [[errors for seconds, errors in checks if seconds <= limit] for checks in self.solved]
+        return all(errors and errors[-1] < check.errors for errors in errors_then)
 
 
 class Search:
@@ -80,11 +76,6 @@ class Search:
     Args:
         options: the trainer's options for all trials: base config, device, limits.
         num_trials: finished trials at which the study ends.
-
-    Raises:
-        UsageError: Optuna is not installed, or the trainer refuses the base config.
-        UnavailableHere: the executor's machine cannot run the base config.
-        ExecutorLost: the executor did not answer.
     """
 
     def __init__(
@@ -186,7 +177,7 @@ class Search:
 
         values, clock = self.space.suggest(trial), self.space.clock
         contestant, batch_id = self.resolve(values), new_id(f"{TUNE}-{self.space.name}")
-        runs, ert = [], NEVER
+        runs, ert, num_left = [], NEVER, len(self.seeds)
         print_progress(f"trial {trial.number}  {settings_text(values)}")
         with supervised(self.journal, batch_id):
             for index, seed in enumerate(self.seeds):
@@ -196,9 +187,12 @@ class Search:
                 trial.report(ert, step=index + 1)
                 num_left = len(self.seeds) - index - 1
                 if num_left and (lowest_ert(runs, num_left, clock) > self.best_ert() or trial.should_prune()):
-                    self.print_trial(trial.number, runs, "pruned")
-                    raise optuna.TrialPruned
-        self.print_trial(trial.number, runs, "")
+                    break
+        num_solved, ert_text = sum(run.outcome == "solved" for run in runs), "never" if ert == NEVER else f"{ert:.2f}"
+        remark = "  pruned" if num_left else ""
+        print_progress(f"trial {trial.number}  solved {num_solved}/{len(runs)}  ERT {clock} {ert_text} s{remark}")
+        if num_left:
+            raise optuna.TrialPruned
         return ert
 
     def run_attempt(self, task: Task) -> Run:
@@ -218,11 +212,6 @@ class Search:
         if run.command == TUNE and run.outcome not in UNFINISHED | FAILED:
             self.known[attempt_key(run)] = run
             self.early_checks.add(run)
-
-    def print_trial(self, trial_number: int, runs: Sequence[Run], remark: str) -> None:
-        num_solved, clock = sum(run.outcome == "solved" for run in runs), self.space.clock
-        ert = number(expected_time_to_success(runs, clock), ".2f")
-        print_progress(f"trial {trial_number}  solved {num_solved}/{len(runs)}  ERT {clock} {ert} s  {remark}".rstrip())
 
     # -------------------------------------------------------------------------
     # the study

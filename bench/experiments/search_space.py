@@ -67,10 +67,6 @@ class SearchSpace:
         return values
 
 
-# -----------------------------------------------------------------------------
-# reading the file
-
-
 def read_search_space(path: Path) -> SearchSpace:
     """Read a search space; a UsageError names the file, the line, the key, and the problem."""
     file = TomlFile(path, KEYS)
@@ -93,10 +89,8 @@ def read_dimension(file: TomlFile, name: str, table: Any, earlier: Mapping[str, 
     for key in table:
         require(key in valid, f"unknown key {key!r}{nearest_hint(key, valid)}")
     when = read_condition(table.get("when", {}), earlier, require)
-    return read_choices(name, table, when, require) if "choices" in table else read_range(name, table, when, require)
-
-
-def read_choices(name: str, table: Mapping[str, Any], when: Condition, require: Require) -> Dimension:
+    if "choices" not in table:
+        return read_range(name, table, when, require)
     choices = table["choices"]
     require(isinstance(choices, list) and choices != [], "choices must be a list of values")
     are_values = all(isinstance(choice, bool | int | float | str) for choice in choices)
