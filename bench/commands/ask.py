@@ -40,10 +40,8 @@ def main(arguments: Arguments) -> int:
     try:
         model, track = weights.load(find_weights(arguments.run, arguments.results), device)
         texts = arguments.prompts if arguments.file is None else read_lines(arguments.file)
-    except OSError as problem:
-        raise UsageError(describe_os_error(problem)) from None
-    except ValueError as problem:
-        raise UsageError(str(problem)) from None
+    except (OSError, ValueError) as problem:
+        raise UsageError(describe_os_error(problem) if isinstance(problem, OSError) else str(problem)) from None
     if not texts:
         return 0
     prompts = read_prompts(texts, track, arguments.file)

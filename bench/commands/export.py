@@ -53,10 +53,6 @@ def main(arguments: Arguments) -> int:
     return 0
 
 
-# -----------------------------------------------------------------------------
-# the table
-
-
 class Column(NamedTuple):
     """One value of every run."""
 
@@ -111,10 +107,6 @@ def make_column(name: str, annotated_types: Sequence[Any], values: Sequence[Any]
 
 def json_text(value: Any) -> str:
     return json.dumps(value, default=lambda section: section.model_dump(mode="json"), ensure_ascii=False)
-
-
-# -----------------------------------------------------------------------------
-# the formats
 
 
 def as_csv(runs: Sequence[Run]) -> bytes:

@@ -16,20 +16,12 @@ from rich.table import Table
 
 from bench.cli import EXIT_INTERRUPTED, check_positive, handle_interrupts, print_progress, reject_unwritable
 from bench.clock import ClockName
-from bench.commands.executor_options import AddressOption, EngineOption
-from bench.commands.options import DEFAULT_RESULTS, ResultsOption
+from bench.commands.options import DEFAULT_RESULTS, AddressOption, EngineOption, ResultsOption
 from bench.errors import UsageError
 from bench.experiments.executors import EXIT_UNFINISHED, LocalExecutor, open_executors
 from bench.experiments.launcher import SCRIPT, supervised
 from bench.experiments.matrix_file import MATRICES, Matrix, read_matrix
-from bench.experiments.matrix_results import (
-    CellResult,
-    MachineMatrix,
-    attempt_key,
-    matrix_runs,
-    rank_cells,
-    results_csv,
-)
+from bench.experiments.matrix_results import CellResult, MachineMatrix, matrix_runs, rank_cells, results_csv
 from bench.experiments.matrix_run import resolve_matrix, run_matrix
 from bench.experiments.toml_file import find_file
 from bench.formatting import duration, number, spread_text, terminal_table
@@ -93,12 +85,10 @@ def main(arguments: Arguments) -> int:
 def check_size(matrix: Matrix, is_large_allowed: bool) -> None:
     """Raises UsageError before any cell is resolved: there is none, or there are too many to run without `--yes`."""
     most_cells = MOST_ATTEMPTS // len(matrix.seeds)
-    num_cells = len(
-        list(itertools.islice(matrix.cells(), most_cells + 1))
-    )  # the product of the axes can be astronomical
-    if not num_cells:
+    first_cells = list(itertools.islice(matrix.cells(), most_cells + 1))  # the product of the axes can be astronomical
+    if not first_cells:
         raise UsageError(f"{matrix.path}: exclude: no cell is left")
-    if num_cells > most_cells and not is_large_allowed:
+    if len(first_cells) > most_cells and not is_large_allowed:
         possible = math.prod(len(choices) for choices in matrix.axes.values())
         raise UsageError(
             f"{matrix.path}: up to {possible * len(matrix.seeds):,} attempts ({possible:,} cells, "
@@ -124,11 +114,7 @@ def announce(machine_matrix: MachineMatrix, num_pending: int, runs: Sequence[Run
     )
     for reason, count in sorted(Counter(refusal.reason for refusal in machine_matrix.refusals).items()):
         print_progress(f"{count} cells cannot run here and are left out: {reason}")
-    # attempts of the same cells on another machine class, or with other source
-    counted, machine_class = machine_matrix.keys, machine_matrix.cells[0].contestant.planned.machine.class_
-    hashes = {key.config_hash for key in counted}
-    keys = [attempt_key(run) for run in runs if run.command == MATRIX and run.config_hash in hashes]
-    uncounted = [key for key in keys if key._replace(seed=0) not in counted]
+    machine_class, uncounted = machine_matrix.cells[0].contestant.planned.machine.class_, machine_matrix.uncounted(runs)
     elsewhere = sum(key.machine_class != machine_class for key in uncounted)
     if elsewhere:
         print_progress(f"{elsewhere} attempts were run on another machine class and do not count here")
@@ -170,7 +156,7 @@ def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_
             console.print(machine_matrix.machine_class, soft_wrap=True, markup=False)
         console.print(results_table(results, matrix.clock))
         if matrix.plot:
-            path = stem.with_name(f"{stem.name}.svg" if is_single else f"{stem.name}-{index}.svg")
+            path = stem.with_suffix(".svg") if is_single else stem.with_name(f"{stem.name}-{index}.svg")
             title = f"{matrix.name}: ERT by {matrix.clock}, s"
             files[path] = draw_matrix(results, matrix, title, machine_matrix.machine_class)
     for path, text in files.items():

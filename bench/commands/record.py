@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +13,7 @@ import tyro
 from bench.cli import EXIT_WRONG_REQUEST, handle_interrupts, print_progress
 from bench.clock import ClockName
 from bench.commands import board
-from bench.commands.executor_options import AddressOption, EngineOption
-from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption, WhyOption
+from bench.commands.options import DEFAULT_RESULTS, AddressOption, DeviceOption, EngineOption, ResultsOption, WhyOption
 from bench.commands.paired_experiment import run_paired_experiment
 from bench.config import CONFIGS, find_config, merged_values, with_current_names
 from bench.errors import UnavailableHere, UsageError
@@ -27,7 +27,7 @@ from bench.report import leaderboard
 from bench.report.record_page import render_record_page
 from bench.stats.ranking import RANKED_FROM
 from bench.storage.jsonl import replace_file
-from bench.storage.records import RecordFolder, file_record, is_record, read_records, records_folder, standing_record
+from bench.storage.records import RecordFolder, file_record, is_record, read_records, standing_record
 from bench.storage.results import FiledResults, weights_path
 from bench.storage.schema import PairedPlan, Record, Run
 
@@ -253,9 +253,8 @@ def new_record_name(arguments: Arguments, plan: PairedPlan) -> str:
     """`<date>-<track>-<name>`, with a number at the end when such a record exists."""
     stem = arguments.name or f"{plan.a.config.removeprefix(f'{plan.track}-')}-{plan.clock}"
     name = f"{datetime.now(UTC):%Y-%m-%d}-{plan.track}-{stem}"
-    taken = {path.name for path in records_folder(arguments.results).glob("*") if (path / "record.json").exists()}
-    candidates = [name, *(f"{name}-{count}" for count in range(2, len(taken) + 2))]
-    return next(candidate for candidate in candidates if candidate not in taken)
+    candidates = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
+    return next(candidate for candidate in candidates if not is_record(candidate, arguments.results))
 
 
 def make_default(config: str, record: Record) -> None:

@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from bench.cli import EXIT_INTERRUPTED, check_positive, handle_interrupts, print_progress, reject_unwritable
-from bench.commands.executor_options import AddressOption, EngineOption
-from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption
+from bench.commands.options import DEFAULT_RESULTS, AddressOption, DeviceOption, EngineOption, ResultsOption
 from bench.config import SEARCH, current_names, find_config, merged_values, with_current_names
-from bench.experiments.executors import (
-    EXIT_UNFINISHED,
-    Executor,
-    group_by_machine_class,
-    open_executors,
-    prepare_each,
-    run_jobs,
-)
+from bench.experiments.executors import EXIT_UNFINISHED, group_by_machine_class, open_executors, prepare_each, run_jobs
 from bench.experiments.launcher import SCRIPT
 from bench.experiments.matrix_file import settings_text
 from bench.experiments.search import NEVER, Search
@@ -59,7 +51,7 @@ def main(arguments: Arguments) -> int:
     check_positive(arguments, "trials", "max_seconds", "max_minutes")
     handle_interrupts()
 
-    def run_search(executor: Executor, search: Search) -> bool:
+    def run_search(_: object, search: Search) -> bool:
         search.run(arguments.max_minutes)
         return False
 
@@ -93,11 +85,10 @@ def report(search: Search, stem: str) -> None:
     """Print the cost of a study and its best trial, and write the trial as a config of this name."""
     cost = search.cost()
     print(search_text(cost))
-    solved = [trial for trial in search.trials("COMPLETE") if trial.value < NEVER]
-    if not solved:
+    best = min(search.trials("COMPLETE"), key=lambda trial: trial.value, default=None)
+    if best is None or best.value == NEVER:
         print("no trial has solved the track yet")
         return
-    best = min(solved, key=lambda trial: trial.value)
     path = search.folder / f"{stem}.toml"
     replace_file(path, config_text(search, best, cost))
     print(f"best: trial {best.number}, ERT {search.space.clock} {best.value:.2f} s: {settings_text(best.params)}")

@@ -5,11 +5,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
-from bench.cli import print_progress
+from bench.cli import EngineName, print_progress
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments import launcher
 from bench.experiments.launcher import Contestant, Refusal, Task
@@ -17,7 +17,6 @@ from bench.machine.noise import NoiseMonitor
 from bench.storage.journal import Journal
 from bench.storage.schema import Check, Run
 
-EngineName = Literal["local", "ray"]
 EXIT_UNFINISHED = 1  # attempts are left, but no executor can run them
 JobT = TypeVar("JobT")
 PreparedT = TypeVar("PreparedT")

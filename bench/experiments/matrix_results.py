@@ -86,6 +86,12 @@ class MachineMatrix:
         repeated = UNFINISHED | FAILED if retry_failed else UNFINISHED
         return [attempt for attempt in attempts if outcomes.get(attempt.key) in {None, *repeated}]
 
+    def uncounted(self, runs: Iterable[Run]) -> list[AttemptKey]:
+        """The attempts of the same cells on another machine class, or with other source."""
+        counted, hashes = self.keys, {resolved.contestant.planned.config_hash for resolved in self.cells}
+        keys = [attempt_key(run) for run in runs if run.command == MATRIX and run.config_hash in hashes]
+        return [key for key in keys if key._replace(seed=0) not in counted]
+
     def results(self, runs: Mapping[AttemptKey, Sequence[Run]]) -> list["CellResult"]:
         """A result for each cell, in the matrix's order."""
         results = []

@@ -33,10 +33,7 @@ def resolve_matrix(
 ) -> list[MachineMatrix]:
     """The cells as the trainer resolves them on each executor; executors that agree share one `MachineMatrix`.
 
-    `max_seconds` limits `train` of all attempts.
-
-    Raises:
-        UsageError: no executor can run any cell, or a cell is wrong on every machine.
+    `max_seconds` limits `train` of all attempts. It is a UsageError when no executor can run any cell.
     """
     resolved: dict[frozenset[AttemptKey], MachineMatrix] = {}
     refusals: list[Refusal] = []
@@ -73,11 +70,7 @@ def resolve_on(executor: Executor, matrix: Matrix, script: Path, max_seconds: fl
 def run_matrix(
     pending: Mapping[MachineMatrix, Sequence[PendingAttempt]], journal: Journal, max_minutes: float | None
 ) -> tuple[bool, int]:
-    """Run the pending attempts of each machine matrix on its executors.
-
-    Returns:
-        Whether it was interrupted, and the number of attempts that no executor could run.
-    """
+    """Run the pending attempts; returns whether it was interrupted, and how many attempts no executor could run."""
     batch_id = new_id(f"matrix-{next(iter(pending)).matrix.name}")
     keys = {attempt.key for attempts in pending.values() for attempt in attempts}
     end, is_late = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes, False

@@ -7,6 +7,7 @@ errors than any solved attempt of the study had after half the time.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import math
@@ -70,30 +71,23 @@ class EarlyChecks:
         return all(errors and errors[-1] < check.errors for errors in errors_then)
 
 
+@dataclasses.dataclass(eq=False)
 class Search:
-    """Runs the trials of a study on one executor.
+    """Runs the trials of a study on one executor."""
 
-    Args:
-        options: the trainer's options for all trials: base config, device, limits.
-        num_trials: finished trials at which the study ends.
-    """
+    space: SearchSpace
+    journal: Journal
+    executor: Executor
+    script: Path  # the trainer's
+    options: list[str]  # of the trainer, for all trials: base config, device, limits
+    num_trials: int  # finished ones, at which the study ends
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        journal: Journal,
-        executor: Executor,
-        script: Path,
-        options: list[str],
-        num_trials: int,
-    ) -> None:
+    def __post_init__(self) -> None:
         if importlib.util.find_spec("optuna") is None:
             raise UsageError("tune needs Optuna: pip install '.[tune]'")
-        self.space, self.journal, self.executor, self.script = space, journal, executor, script
-        self.options, self.num_trials = options, num_trials
         self.planned = self.resolve({}).planned
-        self.seeds = range(FIRST_SEED, FIRST_SEED + space.attempts)
-        self.folder = journal.results / TUNE
+        self.seeds = range(FIRST_SEED, FIRST_SEED + self.space.attempts)
+        self.folder = self.journal.results / TUNE
         self.folder.mkdir(parents=True, exist_ok=True)
         self.machine_class = self.planned.machine.class_
         self.study_name = self.make_study_name()
@@ -101,7 +95,7 @@ class Search:
         self.start_lock = self.lock("turn")  # held while a process starts a trial
         self.known: dict[AttemptKey, Run] = {}
         self.early_checks = EarlyChecks()
-        for run in journal.read()[0]:
+        for run in self.journal.read()[0]:
             self.add_run(run)
 
     def make_study_name(self) -> str:
