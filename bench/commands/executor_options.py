@@ -1,11 +1,16 @@
-"""The options of the commands that can run attempts on a Ray cluster."""
+"""The options of the commands that can run attempts on a Ray cluster, and the executors that they stand for."""
 
-from typing import Annotated
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
-from bench.experiments.executors import EngineName
+from bench.errors import UsageError
+from bench.experiments.executors import Executor
 
+EngineName = Literal["local", "ray"]
 EngineOption = Annotated[
     EngineName, tyro.conf.arg(help="Where attempts run: on this machine (local), or on the nodes of a Ray cluster.")
 ]
@@ -13,3 +18,24 @@ AddressOption = Annotated[
     str | None,
     tyro.conf.arg(help="Address of a running Ray cluster; by default a cluster of this machine alone is started."),
 ]
+
+
+@contextlib.contextmanager
+def open_executors(engine: EngineName, address: str | None, script: Path) -> Iterator[Sequence[Executor]]:
+    """The executors of an engine for a trainer's script; UsageError if Ray is not installed or no cluster answers.
+
+    `address` is that of a running Ray cluster; by default a cluster of this machine is started.
+    """
+    if engine == "local":
+        if address is not None:
+            raise UsageError(f"--address {address}: needs --engine ray")
+        yield [Executor()]
+        return
+    try:
+        import ray  # noqa: F401, an extra
+    except ImportError:
+        raise UsageError("--engine ray needs Ray: pip install '.[ray]'") from None
+    from bench.experiments.ray_executor import open_cluster
+
+    with open_cluster(address, script.parent) as executors:
+        yield executors

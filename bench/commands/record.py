@@ -12,13 +12,13 @@ import tyro
 from bench.cli import EXIT_WRONG_REQUEST, handle_interrupts, print_progress
 from bench.clock import ClockName
 from bench.commands import board
-from bench.commands.executor_options import AddressOption, EngineOption
+from bench.commands.executor_options import AddressOption, EngineOption, open_executors
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption, WhyOption
 from bench.commands.paired_experiment import conclude_comparison, run_paired_experiment
 from bench.config import CONFIGS, find_config, merged_values, with_current_names
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments.comparison import Comparison, evaluate_comparison, summarize_batch
-from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, open_executors, prepare_each
+from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, prepare_each
 from bench.experiments.launcher import SCRIPT, Refusal
 from bench.experiments.paired_plan import Experiment, normalize_why, resolve_side, runs_by_side
 from bench.formatting import batch_line

@@ -23,6 +23,8 @@ CATEGORY = Category("add3", "Example CPU (6/143/8), with AMX-BF16, 2 cores, 2 th
 def batch_of(name, trains, solved=lambda i: True, **changes):
     """A batch with these seconds of `train`; None for an attempt that was killed."""
     return RunBatch(
+        f"batch-{name}",
+        len(trains),
         tuple(
             example_run(
                 run_id=f"{name}-{i}",
@@ -33,7 +35,7 @@ def batch_of(name, trains, solved=lambda i: True, **changes):
                 **{"config_hash": name} | changes,
             )
             for i, train in enumerate(trains)
-        )
+        ),
     )
 
 
