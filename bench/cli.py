@@ -10,7 +10,7 @@ import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import tyro
 
@@ -19,7 +19,6 @@ from bench.errors import UsageError, nearest_hint
 
 EXIT_SOLVED, EXIT_NOT_SOLVED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
 
-EngineName = Literal["local", "ray"]  # this machine, or the nodes of a Ray cluster
 T = TypeVar("T")
 
 

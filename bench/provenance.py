@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,14 @@ def source_files(root: Path = ROOT) -> list[Path]:
 def harness_files(root: Path = ROOT) -> list[Path]:
     """The code and templates in `bench/`; configs are covered by the config hash."""
     return [path for kind in ("*.py", "*.jinja") for path in (root / "bench").rglob(kind)]
+
+
+def copy_files(paths: Iterable[Path], root: Path, folder: Path) -> None:
+    """Copy files of a source tree to the same places in a folder."""
+    for path in paths:
+        target = folder / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
 
 
 def files_sha256(paths: Iterable[Path], root: Path) -> str:

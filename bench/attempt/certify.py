@@ -16,7 +16,7 @@ from data import Track, decode
 
 CPU_BATCH_CHARACTERS = 100_000  # the activations of so many characters fit into the caches
 GPU_BATCH_SIZE = 32_768  # problems; large batches hide the launch times of the kernels
-NextLogits = Callable[[Tensor], Tensor]
+NextLogits = Callable[[Tensor], Tensor]  # token ids (B, T) int64 to logits (B, V) of the next character
 
 
 def batch_size_for(track: Track, device: torch.device) -> int:
@@ -64,14 +64,8 @@ def certify(
 ) -> tuple[Certificate, list[str]]:
     """Decode the track's test set, which holds every problem if they can be listed, and count the errors.
 
-    Args:
-        next_logits: token ids (B, T) int64 on `device` to logits (B, V) of the next character.
-        seed: of the run; draws the test set if it does not hold every problem.
-        batch_size: problems decoded together; by default a size that suits the device.
-        num_sentences: maximum number of mistakes to describe.
-
-    Returns:
-        The certificate, and a sentence for each of the first mistakes.
+    `seed` draws the test set if it does not hold every problem. Also returns sentences about the first `num_sentences`
+    mistakes.
     """
     batch_size = batch_size or batch_size_for(track, device)
     test_set = track.test_set(seed)

@@ -9,30 +9,18 @@ from pathlib import Path
 
 import torch
 
-from bench import distributed
+from bench import cli, distributed
 from bench.attempt.interface import Build
 from bench.attempt.lifecycle import lost_run, timed_attempt
 from bench.attempt.plan import AttemptPlan, make_plan
 from bench.attempt.resources import device_turn
 from bench.attempt.worker import run_worker, wait_for_first_process
-from bench.cli import (
-    EXIT_INTERRUPTED,
-    EXIT_NOT_SOLVED,
-    EXIT_SOLVED,
-    EXIT_WRONG_REQUEST,
-    handle_interrupts,
-    print_progress,
-    reject_unwritable,
-    split_option,
-)
 from bench.clock import Clock
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments.launcher import PIPE_VARIABLE, Contestant, Task, run_tasks, yardstick_task
 from bench.formatting import attempt_line, batch_line
 from bench.storage.journal import Journal
-from bench.storage.schema import Batch, Outcome, Run, new_id
-
-EXIT_STATUS: dict[Outcome, int] = {"solved": EXIT_SOLVED, "interrupted": EXIT_INTERRUPTED}  # EXIT_NOT_SOLVED otherwise
+from bench.storage.schema import Batch, Run, new_id
 
 
 def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[str], description: str) -> int:
@@ -40,27 +28,29 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
 
     Args:
         settings_type: the trainer's settings, a frozen dataclass; see `interface.Settings`.
-        build: makes the trainer.
         clock: started with the process.
         arguments: the command line without the program's name.
         description: for `--help`.
     """
-    handle_interrupts()
+    cli.handle_interrupts()
     clock.announce = edge_announcer()
     program = Path(sys.argv[0]).name
     try:
         clock.enter("setup")
         if list(arguments) == ["--plans"]:
             print_plans(settings_type, description)
-            return EXIT_SOLVED
+            return cli.EXIT_SOLVED
         plan = make_plan(settings_type, arguments, description)
         torch.set_num_threads(plan.settings.threads)
         if plan.request.plan:
             print(lost_run(plan).model_dump_json())
-            return EXIT_SOLVED
+            return cli.EXIT_SOLVED
         if plan.request.probe is not None:
-            print(run_probe(plan, plan.request.probe, build))
-            return EXIT_SOLVED
+            from bench.attempt.probe import PROBES
+
+            with device_turn(plan):  # although a probe is not an attempt
+                print(PROBES[plan.request.probe](plan, build).model_dump_json())
+            return cli.EXIT_SOLVED
         if plan.request.attempts is not None:
             return run_batch(plan, plan.request.attempts, arguments)
         if plan.world.rank:
@@ -70,15 +60,19 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
         if distributed.read_world().rank:
             wait_for_first_process()
         print(f"{program}: {problem}", file=sys.stderr)
-        return EXIT_WRONG_REQUEST
+        return cli.EXIT_WRONG_REQUEST
     except OSError as problem:
         print(f"{program}: the results could not be filed: {problem}", file=sys.stderr)
-        return EXIT_NOT_SOLVED
+        return cli.EXIT_NOT_SOLVED
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return cli.EXIT_INTERRUPTED
     if plan.request.json:
-        print_last_line(run.model_dump_json())
-    return distributed.leave(EXIT_STATUS.get(run.outcome, EXIT_NOT_SOLVED))
+        try:
+            print(run.model_dump_json(), flush=True)
+        except OSError:  # standard output is closed; the run is filed, so that is not an error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    statuses = {"solved": cli.EXIT_SOLVED, "interrupted": cli.EXIT_INTERRUPTED}
+    return distributed.leave(statuses.get(run.outcome, cli.EXIT_NOT_SOLVED))
 
 
 def edge_announcer() -> Callable[[str], None]:
@@ -95,14 +89,6 @@ def edge_announcer() -> Callable[[str], None]:
     return announce
 
 
-def print_last_line(line: str) -> None:
-    """Print to standard output, which may be closed: the run is filed, so that is not an error."""
-    try:
-        print(line, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def print_plans(settings_type: type, description: str) -> None:
     """Answer `--plans`: a line for each command line on standard input; see `bench.experiments.launcher`."""
     for arguments in json.load(sys.stdin):
@@ -112,63 +98,46 @@ def print_plans(settings_type: type, description: str) -> None:
             print(json.dumps({"refused": str(problem), "not_here": isinstance(problem, UnavailableHere)}))
 
 
-def run_probe(plan: AttemptPlan, name: str, build: Build) -> str:
-    """The result of a probe as JSON. Holds the device lock, although a probe is not an attempt."""
-    from bench.attempt.probe import PROBES
-
-    with device_turn(plan):
-        return PROBES[name](plan, build).model_dump_json()
-
-
 def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) -> int:
-    """Run the yardstick and a batch of attempts, each in its own process; all are filed.
+    """Run the yardstick and a batch of attempts, each in its own process; all are filed. Returns the exit status.
 
-    Args:
-        plan: of the first attempt; the others differ in the seed.
-        arguments: the command line that requested the batch.
-
-    Returns:
-        Exit status 0 if all attempts solved the track, 130 if interrupted, else 1.
-
-    Raises:
-        UsageError: the results folder is not writable.
+    `plan` is the first attempt's, the others differ in the seed; `arguments` is the command line of the batch.
     """
     from bench.report import leaderboard
     from bench.stats.ranking import RANKED_FROM
 
     journal, batch_id = Journal(plan.request.results), new_id(plan.config)
-    with reject_unwritable(plan.request.results):
+    with cli.reject_unwritable(plan.request.results):
         journal.recover()
         with journal.lock():
             pass
-    _, without_attempts = split_option(arguments, "--attempts")
-    _, without_batch = split_option(without_attempts, "--results")
+    _, without_attempts = cli.split_option(arguments, "--attempts")
+    _, without_batch = cli.split_option(without_attempts, "--results")
     # With --json this process prints the runs, because it completes them.
     attempt_arguments = tuple(argument for argument in without_batch if argument != "--json")
     contestant = Contestant(Path(sys.argv[0]), attempt_arguments, lost_run(plan))
-    batches = [
-        Batch(id=batch_id, command="speedrun", planned=num_attempts, index=index) for index in range(num_attempts)
-    ]
-    tasks = [Task(contestant, (plan.seed + batch.index) % 2**31, batch) for batch in batches]
+    tasks = [yardstick_task(contestant.script, plan.device.type, batch_id)]
+    for index in range(num_attempts):
+        batch = Batch(id=batch_id, command="speedrun", planned=num_attempts, index=index)
+        tasks.append(Task(contestant, (plan.seed + index) % 2**31, batch))
     runs: list[Run] = []
 
     def on_filed(run: Run) -> None:
         leaderboard.update(plan.request.results, run)
         if run.command != "speedrun":
-            print_progress(f"yardstick  {attempt_line(run)}")
+            cli.print_progress(f"yardstick  {attempt_line(run)}")
             return
         runs.append(run)
         if plan.request.json:
             print(run.model_dump_json(), flush=True)
-        print_progress(f"{len(runs)}/{num_attempts}  {attempt_line(run)}")
+        cli.print_progress(f"{len(runs)}/{num_attempts}  {attempt_line(run)}")
 
-    yardstick = yardstick_task(contestant.script, plan.device.type, batch_id)
     try:
-        run_tasks([yardstick, *tasks], journal, on_filed)
+        run_tasks(tasks, journal, on_filed)
     except KeyboardInterrupt:
-        print_progress(f"interrupted: {len(runs)} of {num_attempts} attempts were started")
-        return EXIT_INTERRUPTED
-    print_progress(batch_line(runs))
+        cli.print_progress(f"interrupted: {len(runs)} of {num_attempts} attempts were started")
+        return cli.EXIT_INTERRUPTED
+    cli.print_progress(batch_line(runs))
     if num_attempts < RANKED_FROM:
-        print_progress(f"not ranked, because a ranked batch has at least {RANKED_FROM} attempts")
-    return EXIT_SOLVED if all(run.outcome == "solved" for run in runs) else EXIT_NOT_SOLVED
+        cli.print_progress(f"not ranked, because a ranked batch has at least {RANKED_FROM} attempts")
+    return cli.EXIT_SOLVED if all(run.outcome == "solved" for run in runs) else cli.EXIT_NOT_SOLVED

@@ -33,11 +33,7 @@ class Settings(Protocol):
     control: str
 
     def shared_among(self, processes: int) -> "Settings":
-        """The settings for a number of processes that train together.
-
-        Raises:
-            ValueError: the processes cannot train together with these settings.
-        """
+        """The settings for processes that train together; ValueError if that is impossible with these settings."""
 
 
 class Trainer(Protocol):
@@ -64,8 +60,7 @@ class Trainer(Protocol):
     def train(self, watch: Any) -> None:
         """Train, from the first access to training data to the decision to stop.
 
-        Args:
-            watch: a TrainingMonitor, which the trainer informs of each step and each check.
+        `watch` is a TrainingMonitor, which the trainer informs of each step and each check.
         """
 
 
@@ -91,10 +86,7 @@ class TrainingMonitor:
         self, clock: Clock, display: Display, max_seconds: float, send_check: Callable[[str], None] | None = None
     ) -> None:
         """`send_check` is called with each check as JSON, if a search started the attempt."""
-        self.clock = clock
-        self.display = display
-        self.max_seconds = max_seconds
-        self.send_check = send_check
+        self.clock, self.display, self.max_seconds, self.send_check = clock, display, max_seconds, send_check
         self.is_pruned = False  # set by a signal handler
         self.checks: list[Check] = []
         self.reached: dict[str, float | None] = {}
@@ -104,11 +96,7 @@ class TrainingMonitor:
     def tick(self) -> None:
         """Called before each step, or before up to `patience` steps, which take about TICK_SECONDS.
 
-        Reads the host's clock and does not synchronise with the device.
-
-        Raises:
-            Timeout: `train` has reached its time limit.
-            Pruned: the search has pruned the attempt.
+        Reads the host's clock and does not synchronise with the device. Raises Timeout or Pruned.
         """
         if self.is_pruned:
             raise Pruned("a check found more mistakes than any solved attempt of the search had in half the time")
@@ -122,15 +110,9 @@ class TrainingMonitor:
             self.patience = max(1, self.patience // 2)
 
     def check(
-        self,
-        step: int,
-        loss: float,
-        errors: int,
-        reached: dict[str, bool],
-        steps_left: int,
-        asked: int | None = None,
+        self, step: int, loss: float, errors: int, reached: dict[str, bool], steps_left: int, asked: int | None = None
     ) -> None:
-        """Report an evaluation on training problems.
+        """Report an evaluation on training problems. Raises Diverged if the loss is not finite.
 
         Args:
             step: steps taken so far.
@@ -139,9 +121,6 @@ class TrainingMonitor:
             reached: whether each named target is met now.
             steps_left: until the end of the round; training stops only at the end of a round.
             asked: number of problems evaluated; trainers of older records do not pass it.
-
-        Raises:
-            Diverged: the loss is not finite.
         """
         seconds = self.clock.elapsed()
         finite_loss = loss if math.isfinite(loss) else None

@@ -6,7 +6,6 @@ import functools
 import signal
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,23 +30,10 @@ from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha2
 from bench.report.summary import show_summary
 from bench.storage import weights
 from bench.storage.journal import Journal
-from bench.storage.schema import (
-    EXPLORATION_COMMANDS,
-    TUNE,
-    Certificate,
-    Machine,
-    Outcome,
-    Run,
-    Seconds,
-    new_id,
-)
+from bench.storage.schema import EXPLORATION_COMMANDS, TUNE, Certificate, Machine, Outcome, Run, Seconds, new_id
 from data import index_sets_sha256
 
 QUIET_SECONDS = 1.0  # of measuring the machine's noise before the start, on no clock
-
-
-# -----------------------------------------------------------------------------
-# the phases
 
 
 class Attempt:
@@ -55,18 +41,13 @@ class Attempt:
 
     def __init__(self, plan: AttemptPlan, lost: Run, clock: Clock, noise_monitor: NoiseMonitor, before: Noise) -> None:
         """`lost` is the run that is filed if the attempt never ends, `before` the noise before the start."""
-        self.plan = plan
-        self.lost = lost
-        self.clock = clock
-        self.noise_monitor = noise_monitor
-        self.noise_before = before
+        self.plan, self.lost, self.clock = plan, lost, clock
+        self.noise_monitor, self.noise_before = noise_monitor, before
         self.noise_during_train: Noise | None = None
         self.display = Display(f"{plan.config} seed {plan.seed}")
-        in_search = lost.command == TUNE
-        self.monitor = TrainingMonitor(
-            clock, self.display, plan.settings.max_seconds, clock.announce if in_search else None
-        )
-        if in_search and hasattr(signal, "SIGUSR1"):
+        send_check = clock.announce if lost.command == TUNE else None
+        self.monitor = TrainingMonitor(clock, self.display, plan.settings.max_seconds, send_check)
+        if send_check is not None and hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, lambda *_: setattr(self.monitor, "is_pruned", True))
         self.trainer: Trainer | None = None
         self.certificate: Certificate | None = None
@@ -75,24 +56,16 @@ class Attempt:
 
     def run(self, build: Build) -> Outcome:
         """All phases after `import`; failures are raised."""
-        trainer = self.set_up(build)
-        self.warm_up(trainer)
-        self.train(trainer)
-        self.certificate = self.certify(trainer)
-        return "missed" if self.certificate.errors else "solved"
-
-    def set_up(self, build: Build) -> Trainer:
-        plan = self.plan
-        self.display.phase("setup", plan.remark)
-        trainer = self.trainer = build(plan.settings, plan.track, plan.device, plan.dtype, plan.seed)
+        self.display.phase("setup", self.plan.remark)
+        trainer = self.trainer = self.plan.trainer(build)
         self.results["initial_weights_sha256"] = weights.state_sha256(trainer.model)
-        return trainer
-
-    def warm_up(self, trainer: Trainer) -> None:
         self.display.phase("warmup")
         self.clock.enter("warmup")
         trainer.warm_up()
         self.results["warmed_weights_sha256"] = weights.state_sha256(trainer.model)
+        self.train(trainer)
+        self.certificate = self.certify(trainer)
+        return "missed" if self.certificate.errors else "solved"
 
     def train(self, trainer: Trainer) -> None:
         self.display.phase("train")
@@ -101,30 +74,29 @@ class Attempt:
         self.clock.enter("train")
         distributed.barrier()
         try:
-            self.train_within_limit(trainer)
+            try:
+                trainer.train(self.monitor)
+                self.monitor.tick()
+            except Timeout:  # a control is certified even so: it shows what that much training leads to
+                if self.plan.settings.control == "none":
+                    raise
             self.clock.enter("certify")
         finally:  # also after a failure
             self.results["energy_joules"], self.results["energy_method"] = meter.since(energy)
             self.noise_during_train = self.noise_monitor.since(noise, "during train")
 
-    def train_within_limit(self, trainer: Trainer) -> None:
-        """Train up to the time limit. A control is certified even there: it shows what that much training leads to."""
-        try:
-            trainer.train(self.monitor)
-            self.monitor.tick()
-        except Timeout:
-            if self.plan.settings.control == "none":
-                raise
-
     def certify(self, trainer: Trainer) -> Certificate:
         """Save the weights, load them again, and certify the loaded model."""
         plan = self.plan
         self.display.phase("certify")
-        with self.weights_folder() as folder:
-            path = folder / f"{self.lost.run_id}.safetensors"
+        # A matrix or a search makes thousands of attempts and keeps no weights.
+        is_filed = plan.request.journal and self.lost.command not in EXPLORATION_COMMANDS
+        with tempfile.TemporaryDirectory() as temporary:
+            name = f"weights/{self.lost.run_id}.safetensors"
+            path = (plan.request.results if is_filed else Path(temporary)) / name
             digest = weights.save(path, trainer.model, plan.track, plan.settings_dict)
-            if self.keeps_weights:
-                self.results |= {"weights": f"{folder.name}/{path.name}", "weights_sha256": digest}
+            if is_filed:
+                self.results |= {"weights": name, "weights_sha256": digest}
             if plan.world.size > 1:
                 distributed.broadcast(path.read_bytes())
             model, track = weights.load(path, plan.device)
@@ -135,10 +107,7 @@ class Attempt:
         return certificate
 
     def measure_afterwards(self) -> None:
-        """Measure the peak performance of the machine and the cost of a step, off the clock.
-
-        Nothing measured here changes the verdict.
-        """
+        """Measure the peak performance of the machine and the cost of a step: off the clock, and after the verdict."""
         plan, trainer, noise = self.plan, self.trainer, self.noise_during_train
         if trainer is None or noise is None:
             return
@@ -154,32 +123,18 @@ class Attempt:
         if step is not None and not plan.settings.compile:  # the kernels of torch.compile are not torch operations
             self.results["step_launches"] = launches_of(step)
 
-    @property
-    def keeps_weights(self) -> bool:
-        """Whether the weights are filed; a matrix or a search makes thousands of attempts and keeps none."""
-        return self.plan.request.journal and self.lost.command not in EXPLORATION_COMMANDS
-
-    @contextlib.contextmanager
-    def weights_folder(self) -> Iterator[Path]:
-        if self.keeps_weights:
-            yield self.plan.request.results / "weights"
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                yield Path(folder)
-
-    # -------------------------------------------------------------------------
-    # the run
-
     def finished_run(self, outcome: Outcome, message: str | None) -> Run:
         """The run to file, from the results so far."""
         trainer, seconds = self.trainer, self.clock.seconds
         certificate = self.certificate if outcome in ("solved", "missed") else None
+        if message is not None:  # the journal is published, so it has no absolute paths
+            message = message.replace(str(self.plan.request.results.resolve()), "results").replace(str(ROOT), ".")
         update: dict[str, Any] = {
             "peak_memory_bytes": peak_memory_bytes(),
             "peak_device_memory_bytes": peak_device_memory_bytes(self.plan.device),
             **self.results,
             "outcome": outcome,
-            "message": message and self.without_paths(message),
+            "message": message,
             "seconds": Seconds.model_validate({**seconds, "total": self.clock.total}),
             "clock_resolution_seconds": self.clock.resolution_seconds,
             "display_seconds": None if seconds["train"] is None else self.display.processor_seconds,
@@ -210,22 +165,15 @@ class Attempt:
             reached["solved"] = None if certificate.errors else seconds
         return reached
 
-    def without_paths(self, message: str) -> str:
-        """A message without absolute paths, because the journal is published."""
-        for folder, name in ((self.plan.request.results.resolve(), "results"), (ROOT, ".")):
-            message = message.replace(str(folder), name)
-        return message
-
     def machine(self) -> Machine:
         """The machine with the measured noise."""
-        before, during = self.noise_before, self.noise_during_train
+        machine, before, during = self.lost.machine, self.noise_before, self.noise_during_train
         if during is None:
-            return self.lost.machine.with_reasons(before.reasons)
+            return machine.with_reasons(before.reasons)
         update: dict[str, Any] = {"others_before": before.others, "others_train": during.others}
-        if self.lost.machine.clean is None and None not in update.values():
+        if machine.clean is None and None not in update.values():
             update["clean"] = True
-        machine = self.lost.machine.model_copy(update=update)
-        return machine.with_reasons([*before.reasons, *during.reasons])
+        return machine.model_copy(update=update).with_reasons([*before.reasons, *during.reasons])
 
 
 def classify_exception(problem: BaseException) -> tuple[Outcome, str]:
@@ -240,10 +188,9 @@ def classify_exception(problem: BaseException) -> tuple[Outcome, str]:
             return "pruned", line
         case KeyboardInterrupt():
             return "interrupted", line or "SIGINT"
-        case MemoryError() | torch.OutOfMemoryError():
-            return "error", f"out of memory: {line}"
-        case RuntimeError() if "can't allocate memory" in line:  # the message of torch's CPU allocator
-            return "error", f"out of memory: {line}"
+    # The second is the message of torch's CPU allocator.
+    if isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in line:
+        return "error", f"out of memory: {line}"
     traceback.print_exception(problem)
     return "error", f"{type(problem).__name__}: {line}"
 
@@ -289,17 +236,10 @@ def lost_run(plan: AttemptPlan) -> Run:
     return Run.model_validate(dict.fromkeys(names) | values)
 
 
-# -----------------------------------------------------------------------------
-# the whole attempt
-
-
 def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
     """Lock the device, write a start mark, run the attempt, file the run, and show the summary.
 
-    Raises:
-        UsageError: the results folder is not writable.
-        OSError: the results folder is not writable any more.
-        KeyboardInterrupt: interrupted while waiting for the device.
+    Raises UsageError or, after the start, OSError if the results folder is not writable.
     """
     journal = Journal(plan.request.results)
     with contextlib.ExitStack() as stack:
@@ -309,7 +249,10 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
             noise_before = noise_monitor.observe(QUIET_SECONDS)
             distributed.barrier()  # until all processes hold their device
         stack.enter_context(empty_compile_caches(plan))
-        clock.synchronize = synchronizer(plan.device)
+        if plan.device.type == "cuda":
+            clock.synchronize = functools.partial(torch.cuda.synchronize, plan.device)
+        elif plan.device.type == "mps":
+            clock.synchronize = torch.mps.synchronize
         lost, mark = lost_run(plan), None
         if plan.request.journal:
             with reject_unwritable(plan.request.results):
@@ -350,13 +293,3 @@ def run_to_outcome(attempt: Attempt, build: Build) -> tuple[Outcome, str | None]
         ignore_interrupts()  # the run must still be filed
         attempt.clock.stop()
         attempt.display.close()
-
-
-def synchronizer(device: torch.device) -> Callable[[], None]:
-    """A function that waits until the device is idle."""
-    match device.type:
-        case "cuda":
-            return lambda: torch.cuda.synchronize(device)
-        case "mps":
-            return torch.mps.synchronize
-    return lambda: None

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from bench.attempt.interface import Settings
+from bench.attempt.interface import Build, Settings, Trainer
 from bench.cli import parse_arguments, split_option, with_current_option_names
 from bench.config import SEARCH, check_values, find_config, knows_current_names, merged_values, read_config
 from bench.distributed import World, read_world
@@ -72,13 +72,16 @@ class AttemptPlan:
     def config_hash(self) -> str:
         return config_hash(self.settings_dict)
 
+    def trainer(self, build: Build, seed: int | None = None) -> Trainer:
+        """A trainer for this attempt, by default with its seed."""
+        return build(self.settings, self.track, self.device, self.dtype, self.seed if seed is None else seed)
+
 
 def make_plan(settings_type: type, arguments: Sequence[str], description: str) -> AttemptPlan:
     """Read the command line and the config, and resolve what depends on the machine.
 
     Raises:
         UsageError: the request is wrong; UnavailableHere if another machine could run it.
-        SystemExit: after `--help`.
     """
     world = read_world()
     try:
@@ -93,7 +96,10 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         )
     except (ValueError, OSError) as problem:  # OSError: a file name that is too long
         raise UsageError(str(problem)) from None
-    check_settings(settings, device)
+    if settings.track not in TRACKS:
+        raise UsageError(f"track: there is no track {settings.track!r}{nearest_hint(settings.track, TRACKS)}")
+    if settings.compile and (reason := torch_compile_problem(device)):
+        raise UnavailableHere(f"--compile: {reason}; or run with --no-compile")
     cores = len(usable_cores()) or 1
     if settings.threads > cores:
         raise UsageError(f"--threads {settings.threads}: there are {cores} cores; 0 uses all of them")
@@ -101,8 +107,9 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
     processes = f"{world.size} processes, " if world.size > 1 else ""
     precision = str(dtype).removeprefix("torch.")
     settings = dataclasses.replace(settings, device=device.type, precision=precision, kernel=kernel, threads=threads)
-    settings_hash = config_hash(dataclasses.asdict(settings))
-    seed = first_seed(settings_hash, source_sha256()) if request.seed is None else request.seed
+    seed = request.seed
+    if seed is None:
+        seed = first_seed(config_hash(dataclasses.asdict(settings)), source_sha256())
     try:
         track = controlled(get_track(settings.track), settings.control, seed)
     except ValueError as problem:
@@ -128,15 +135,10 @@ def read_request(
     """The config's resolved name, the search that found it, the request and the settings.
 
     Values on the command line override those of the config. The name of the config may depend on the device.
-
-    Raises:
-        UsageError, ValueError: see `make_plan`.
     """
     without_prefix: Any = tyro.conf.OmitArgPrefixes  # its type argument is known only at run time
     command_line = dataclasses.make_dataclass(
-        "CommandLine",
-        [("request", without_prefix[Request]), ("settings", without_prefix[settings_type])],
-        frozen=True,
+        "CommandLine", [("request", without_prefix[Request]), ("settings", without_prefix[settings_type])], frozen=True
     )
     if knows_current_names(settings_type):  # those of older records have the former ones
         arguments = with_current_option_names(arguments)
@@ -152,14 +154,6 @@ def read_request(
         raise UsageError(f"{path}: {problem}") from None
     parsed = parse_arguments(command_line, arguments, command_line(Request(config=name), settings), description)
     return config, merged_values(path).get(SEARCH), parsed.request, parsed.settings
-
-
-def check_settings(settings: Settings, device: torch.device) -> None:
-    """Raises UsageError: the track is unknown, or the step cannot be compiled on this machine."""
-    if settings.track not in TRACKS:
-        raise UsageError(f"track: there is no track {settings.track!r}{nearest_hint(settings.track, TRACKS)}")
-    if settings.compile and (reason := torch_compile_problem(device)):
-        raise UnavailableHere(f"--compile: {reason}; or run with --no-compile")
 
 
 def check_request(request: Request) -> None:

@@ -5,7 +5,6 @@ weights. The distance between two sets of weights is the norm of the difference,
 """
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,10 +58,6 @@ class StepLimit:
         raise Enough
 
 
-# -----------------------------------------------------------------------------
-# weights
-
-
 def weights_of(model: Transformer) -> Tensor:
     """All weights, concatenated, (parameters,) float64."""
     return torch.cat([weight.detach().double().flatten() for weight in model.parameters()])
@@ -73,12 +68,6 @@ def train(trainer: Trainer) -> Tensor:
     with contextlib.suppress(Enough):
         trainer.train(StepLimit())
     return weights_of(trainer.model)
-
-
-@torch.no_grad()
-def copy_weights(source: Transformer, target: Transformer) -> None:
-    for original, copy in zip(source.parameters(), target.parameters(), strict=True):
-        copy.copy_(original)
 
 
 @torch.no_grad()
@@ -95,45 +84,39 @@ def relative(difference: Tensor, reference: Tensor) -> float:
     return min(float(difference.norm() / reference.norm()), 1e9) if difference.any() else 0.0
 
 
-# -----------------------------------------------------------------------------
-# the probes
-
-
 def probe_seeds(plan: AttemptPlan, build: Build) -> Seeds:
     """Train on the batches of two seeds, from the same weights.
 
     Training amplifies differences: in bfloat16 rounding errors grow to a fifth of the movement in these few steps.
     Therefore the effect of rounding alone is measured as well.
     """
-    make = functools.partial(build, plan.settings, plan.track, plan.device, plan.dtype)
-    one, other, rounded = make(plan.seed), make((plan.seed + 1) % 2**31), make(plan.seed)
+    one, other, rounded = plan.trainer(build), plan.trainer(build, (plan.seed + 1) % 2**31), plan.trainer(build)
     start = weights_of(one.model)
     initial = relative(weights_of(other.model) - start, start)
-    copy_weights(one.model, other.model)
+    with torch.no_grad():
+        for original, copy in zip(one.model.parameters(), other.model.parameters(), strict=True):
+            copy.copy_(original)
     add_rounding_errors(rounded.model)
     end = train(one)
-    movement = end - start
     return Seeds(
         initial=initial,
-        batches=relative(train(other) - end, movement),
-        rounding=relative(train(rounded) - end, movement),
+        batches=relative(train(other) - end, end - start),
+        rounding=relative(train(rounded) - end, end - start),
     )
 
 
 def probe_warmup(plan: AttemptPlan, build: Build) -> Warmup:
     """Train with and without the warm-up, and record which attributes of the track are used before `train`."""
-    make = functools.partial(build, plan.settings, plan.track, plan.device, plan.dtype)
     with track_access_recorded() as touched:
-        warm = make(plan.seed)
+        warm = plan.trainer(build)
         warm.warm_up()
-    cold, rounded = make(plan.seed), make(plan.seed)
+    cold, rounded = plan.trainer(build), plan.trainer(build)
     start = weights_of(cold.model)
     add_rounding_errors(rounded.model)
     end = train(cold)
-    movement = end - start
     return Warmup(
-        skipped=relative(train(warm) - end, movement),
-        rounding=relative(train(rounded) - end, movement),
+        skipped=relative(train(warm) - end, end - start),
+        rounding=relative(train(rounded) - end, end - start),
         touched=sorted(touched),
     )
 

@@ -18,20 +18,12 @@ WITHHOLD_SECONDS = 1.0  # from the start of `train`
 
 
 class Display:
-    """Shows the progress of one attempt.
-
-    Args:
-        label: config and seed, the start of every line.
-        console: standard error by default.
-        processor_time: returns the CPU time of this thread, seconds.
-    """
+    """Shows the progress of one attempt."""
 
     def __init__(
-        self,
-        label: str,
-        console: Console | None = None,
-        processor_time: Callable[[], float] = time.thread_time,
+        self, label: str, console: Console | None = None, processor_time: Callable[[], float] = time.thread_time
     ) -> None:
+        """`label`, config and seed, starts every line; `processor_time` is the CPU time of this thread, seconds."""
         self.label = label
         self.console = console or Console(stderr=True, highlight=False)
         self.processor_time = processor_time
@@ -57,11 +49,9 @@ class Display:
             f"train  step {check.step:,} of {check.step + steps_left:,}  loss {loss}{errors}  "
             f"{check.train_seconds:.1f} s elapsed, {remaining}"
         )
-        if check.train_seconds < WITHHOLD_SECONDS:
-            self.withheld = line
-        else:
-            self.withheld = None
-            self._show(line)
+        self.withheld = line
+        if check.train_seconds >= WITHHOLD_SECONDS:
+            self._flush()
         self.processor_seconds += self.processor_time() - started
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 The process runs the current harness and tracks with the contestant's model, assembled in a temporary folder.
 """
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from bench.attempt.certify import NextLogits, certify, greedy_answers
 from bench.experiments.launcher import last_error_line, run_python
-from bench.provenance import ROOT, harness_files, source_files
+from bench.provenance import ROOT, copy_files, harness_files, source_files
 from bench.storage import weights
 from bench.storage.schema import Certificate, SchemaModel
 from data import Track
@@ -40,16 +39,11 @@ class UnusableWeights(Exception):
 
 
 def recertify(contestant: Path, path: Path, seed: int, forward_pass: ForwardPass) -> Recertification:
-    """Certify a weights file again.
+    """Certify a weights file again, with the test set of the run's seed; UnusableWeights if that is impossible.
 
     Args:
         contestant: root of the source tree that holds the model.
-        path: the weights file.
-        seed: of the run, which draws its test set.
         forward_pass: `plain` for the model's `forward`, which defines it, or `fast` for its `answerer`.
-
-    Raises:
-        UnusableWeights: the weights cannot be certified.
     """
     with tempfile.TemporaryDirectory(prefix="addition-speedrun-") as folder:
         assemble(contestant, Path(folder))
@@ -62,17 +56,12 @@ def recertify(contestant: Path, path: Path, seed: int, forward_pass: ForwardPass
 
 def assemble(contestant: Path, folder: Path) -> None:
     """Copy the current harness and tracks, and the rest of the contestant's source, into an empty folder."""
-    current_files = [*harness_files(), *(path for path in source_files() if is_track(path, ROOT))]
-    contestant_files = [path for path in source_files(contestant) if not is_track(path, contestant)]
-    for root, files in ((ROOT, current_files), (contestant, contestant_files)):
-        for path in files:
-            target = folder / path.relative_to(root)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
 
+    def is_track(path: Path, root: Path) -> bool:
+        return path.relative_to(root).parts[0] in ("data.py", "tracks")
 
-def is_track(path: Path, root: Path) -> bool:
-    return path.relative_to(root).parts[0] in ("data.py", "tracks")
+    copy_files([*harness_files(), *(path for path in source_files() if is_track(path, ROOT))], ROOT, folder)
+    copy_files([path for path in source_files(contestant) if not is_track(path, contestant)], contestant, folder)
 
 
 # -----------------------------------------------------------------------------
@@ -80,7 +69,6 @@ def is_track(path: Path, root: Path) -> bool:
 
 
 def plain_next_logits(model: Transformer) -> NextLogits:
-    """The logits of the last position, by the model's plain forward pass."""
     return lambda idx: model(idx)[:, -1]
 
 
@@ -125,11 +113,11 @@ def right_when_scrambled(model: Transformer, track: Track, num_problems: int = 4
         weight.copy_(weight.flatten()[order].view_as(weight))
     problems = track.sampler(0.0, torch.device("cpu")).draw(1, num_problems, generator)[0]
     texts = track.tokens(problems).long().to(next(model.parameters()).device)
-    prompts, right = texts[:, : track.prompt_length], texts[:, track.prompt_length :]
-    parts = [
-        greedy_answers(plain_next_logits(model), part, track.answer_length) for part in prompts.split(PLAIN_BATCH_SIZE)
-    ]
-    return float((torch.cat(parts) == right).all(1).float().mean())
+    num_right = 0
+    for part in texts.split(PLAIN_BATCH_SIZE):
+        answers = greedy_answers(plain_next_logits(model), part[:, : track.prompt_length], track.answer_length)
+        num_right += int((answers == part[:, track.prompt_length :]).all(1).sum())
+    return num_right / len(texts)
 
 
 def main(path: Path, seed: int, forward_pass: ForwardPass) -> int:
@@ -140,17 +128,15 @@ def main(path: Path, seed: int, forward_pass: ForwardPass) -> int:
     if forward_pass == "plain":
         next_logits, batch_size = plain_next_logits(model), PLAIN_BATCH_SIZE
     certificate, sentences = certify(next_logits, track, device, seed, batch_size)
-    lookahead_change = change_by_later_characters(model, track)
-    scrambled_accuracy = right_when_scrambled(model, track) if forward_pass == "plain" else None  # changes the weights
-    names = {name for name, _ in model.named_parameters()}
     sizes = weights.tensor_sizes(path)
     result = Recertification(
         certificate=certificate,
         sentences=sentences,
         parameters=sum(sizes.values()),
-        other_tensors=sorted(sizes.keys() - names),
-        lookahead_change=lookahead_change,
-        right_when_scrambled=scrambled_accuracy,
+        other_tensors=sorted(sizes.keys() - dict(model.named_parameters()).keys()),
+        lookahead_change=change_by_later_characters(model, track),
+        # Last, because it changes the weights.
+        right_when_scrambled=right_when_scrambled(model, track) if forward_pass == "plain" else None,
     )
     print(result.model_dump_json())
     return 0

@@ -43,13 +43,12 @@ def empty_compile_caches(plan: AttemptPlan) -> Iterator[None]:
         yield
         return
     names = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
-    outer_values = {name: os.environ.pop(name, None) for name in names}
+    outer_values = {name: os.environ[name] for name in names if name in os.environ}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ |= {name: str(Path(folder, name)) for name in names}
         try:
-            os.environ |= {name: str(Path(folder, name)) for name in names}
             yield
         finally:
-            for name, value in outer_values.items():
-                os.environ.pop(name)
-                if value is not None:
-                    os.environ[name] = value
+            for name in names:
+                del os.environ[name]
+            os.environ |= outer_values

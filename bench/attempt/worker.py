@@ -1,5 +1,6 @@
 """The other processes of a torchrun attempt. They train and certify with the first one, which files the run."""
 
+import itertools
 import signal
 import sys
 import tempfile
@@ -29,10 +30,9 @@ def restore_default_signals() -> None:
 
 
 def wait_for_first_process() -> None:
-    """After a refusal, wait for torchrun to end this process, which it does when the first process has refused, too.
+    """After a refusal, wait up to REFUSAL_SECONDS for torchrun to end this process, as the first one refuses, too.
 
-    If this process ended first, torchrun would end the first one before it could print its message. Returns after
-    REFUSAL_SECONDS if the first process does not refuse.
+    If this process ended first, torchrun would end the first one before it could print its message.
     """
     restore_default_signals()
     time.sleep(REFUSAL_SECONDS)
@@ -57,7 +57,7 @@ def run_worker(plan: AttemptPlan, build: Build) -> int:
         noise_monitor = NoiseMonitor(plan.device, distributed.join(plan.world, plan.device))
         with device_turn(plan), empty_compile_caches(plan):
             distributed.barrier()  # until all processes hold their device
-            trainer = build(plan.settings, plan.track, plan.device, plan.dtype, plan.seed)
+            trainer = plan.trainer(build)
             trainer.warm_up()
             meter = EnergyMeter(plan.device)
             distributed.barrier()  # until the clock has entered `train`
@@ -83,25 +83,21 @@ def run_worker(plan: AttemptPlan, build: Build) -> int:
 def gather_resource_use(
     plan: AttemptPlan, joules: float | None, noise_reasons: list[str]
 ) -> tuple[dict[str, float | int | None], list[str]]:
-    """Collect the resource use and the noise of all processes; called by each of them.
+    """Collect the resource use of all processes, as totals by key of the run, and their noise; each one calls this.
 
-    Args:
-        joules: energy of this process's device during `train`.
-        noise_reasons: why the machine was not quiet for this process.
-
-    Returns:
-        Totals by key of the run, and the reasons of all processes.
+    `joules` is the energy of this process's device during `train`.
     """
     device, total = plan.device, distributed.sum_or_none
     # Memory is read first, because measuring the peak of matrix products would raise it.
     memory, device_memory = peak_memory_bytes(), peak_device_memory_bytes(device)
     peak = matmul_peak(device, plan.dtype, plan.settings.threads)
     gathered = distributed.gather_objects((memory, device_memory, peak, joules, noise_reasons))
+    memories, device_memories, peaks, energies, all_reasons = zip(*gathered, strict=True)
     totals = {
-        "peak_memory_bytes": total([memory for memory, _, _, _, _ in gathered]),
-        "peak_device_memory_bytes": total([device_memory for _, device_memory, _, _, _ in gathered]),
-        "matmul_flops_per_second": total([peak for _, _, peak, _, _ in gathered]),
+        "peak_memory_bytes": total(memories),
+        "peak_device_memory_bytes": total(device_memories),
+        "matmul_flops_per_second": total(peaks),
         # The counter of a CPU includes all processes, the counter of a GPU only its own.
-        "energy_joules": total([joules for _, _, _, joules, _ in gathered]) if device.type == "cuda" else joules,
+        "energy_joules": total(energies) if device.type == "cuda" else joules,
     }
-    return totals, [reason for _, _, _, _, reasons in gathered for reason in reasons]
+    return totals, list(itertools.chain(*all_reasons))

@@ -69,9 +69,8 @@ def run_checks(audit: Audit, names: Collection[str]) -> dict[str, CheckResult]:
 
 def check_weights(audit: Audit) -> CheckResult:
     """The file is the certified one, and its plain forward pass gives the same certificate in a separate process."""
-    target, run = audit.target, audit.target.run
-    digest = weights_sha256(target.weights)
-    if digest != target.weights_sha256:
+    run, digest = audit.target.run, weights_sha256(audit.target.weights)
+    if digest != audit.target.weights_sha256:
         return check_result(["the file is not the one that was certified"], f"sha256 {digest[:12]}…")
     if run.certificate is None:
         raise CheckSkipped("the run has no certificate to compare with")
@@ -88,8 +87,7 @@ def check_weights(audit: Audit) -> CheckResult:
         faults.append(f"{run.parameters or 0:,} parameters were journalled")
     if recertification.other_tensors:
         faults.append(f"tensors that are not parameters: {', '.join(recertification.other_tensors)}")
-    scrambled = recertification.right_when_scrambled or 0.0
-    if scrambled > 0.5:
+    if (scrambled := recertification.right_when_scrambled or 0.0) > 0.5:
         faults.append("its answers do not come from its weights")
     return check_result(
         faults,
@@ -131,27 +129,20 @@ def check_blindness(audit: Audit) -> CheckResult:
     """With permuted vocabulary ids the track is solved as often as with the original ones."""
     seeds, rate = [audit.seed(f"blindness {number}") for number in range(NUM_PERMUTATIONS)], audit.target.solve_rate
 
-    def is_plausible(num_solved: int, rate: float) -> bool:
-        """Whether attempts that solve at this rate may solve only so many of the permuted ones."""
-        _, highest = wilson_interval(num_solved, NUM_PERMUTATIONS)
-        return num_solved >= MUST_SOLVE or rate <= highest
-
-    def is_decided(possible: range) -> bool:
-        if possible[0] >= MUST_SOLVE:
+    def is_plausible(num_solved: int, rate: float | None) -> bool | None:
+        """Whether attempts that solve at this rate may solve only so many of the permuted ones; None if unknown."""
+        if num_solved >= MUST_SOLVE:
             return True
-        return rate is not None and len({is_plausible(num_solved, rate) for num_solved in possible}) == 1
+        return None if rate is None else rate <= wilson_interval(num_solved, NUM_PERMUTATIONS)[1]
 
-    num_solved, num_attempts = audit.count_solved("permute", seeds, is_decided)
+    num_solved, num_attempts = audit.count_solved("permute", seeds, lambda solved: is_plausible(solved, rate))
     evidence = f"{num_solved} of {num_attempts} solved with permuted vocabulary ids"
     if num_solved >= MUST_SOLVE:
         return check_result([], evidence)
-    if rate is not None:
-        usual = f"its batch solved {rate:.0%}"
-    else:  # the solve rate cannot be estimated from a single run
+    usual = f"its batch solved {rate or 0.0:.0%}"
+    if rate is None:  # the solve rate cannot be estimated from a single run
         usual_solved, usual_attempts = audit.count_solved(
-            "none",
-            seeds,
-            lambda possible: len({is_plausible(num_solved, count / NUM_PERMUTATIONS) for count in possible}) == 1,
+            "none", seeds, lambda solved: is_plausible(num_solved, solved / NUM_PERMUTATIONS)
         )
         rate = usual_solved / NUM_PERMUTATIONS
         usual = f"{usual_solved} of {usual_attempts} with the original ids"
@@ -177,23 +168,23 @@ def check_labels(audit: Audit) -> CheckResult:
 def check_data(audit: Audit) -> CheckResult:
     """With wrong answers of all held-out problems, training gives the same result."""
     run = audit.target.run
+
+    def train_again(control: str) -> tuple[Run, tuple[object, ...]]:
+        again = audit.attempt(control, run.seed)
+        return again, outcome_of_training(again, None if again.weights is None else audit.results / again.weights)
+
     journalled = outcome_of_training(run, audit.target.weights)
-    poisoned = audit.attempt("poison", run.seed)
-    poisoned_outcome = outcome_of_training(poisoned, audit.weights_of(poisoned))
+    poisoned, poisoned_outcome = train_again("poison")
+    evidence = f"with wrong held-out answers, {poisoned.steps or 0:,} steps end in"
     if poisoned_outcome == journalled:
-        return check_result(
-            [], f"with wrong held-out answers, {run.steps or 0:,} steps end in the same weights as the run's"
-        )
-    plain = audit.attempt("none", run.seed)  # the run may be from another machine, which rounds differently
-    plain_outcome = outcome_of_training(plain, audit.weights_of(plain))
+        return check_result([], f"{evidence} the same weights as the run's")
+    plain, plain_outcome = train_again("none")  # the run may be from another machine, which rounds differently
     if poisoned_outcome == plain_outcome:
-        return check_result(
-            [], f"with wrong held-out answers, {plain.steps or 0:,} steps end in the same weights as with right ones"
-        )
-    repeated = plain if plain_outcome == journalled else audit.attempt("none", run.seed)
-    if repeated is plain or outcome_of_training(repeated, audit.weights_of(repeated)) == plain_outcome:
-        evidence = f"with wrong held-out answers, {poisoned.steps or 0:,} steps end in different weights"
-        return check_result(["it trains on held-out problems"], f"{evidence}, while a repetition ends in the same")
+        return check_result([], f"{evidence} the same weights as with right ones")
+    repeated, repeated_outcome = (plain, journalled) if plain_outcome == journalled else train_again("none")
+    if repeated_outcome == plain_outcome:
+        evidence += " different weights, while a repetition ends in the same"
+        return check_result(["it trains on held-out problems"], evidence)
     certificate = certificate_of(poisoned)
     return check_result(
         [] if poisoned.outcome in (plain.outcome, repeated.outcome) else ["wrong held-out answers change the outcome"],
@@ -267,16 +258,16 @@ def outcome_of_training(run: Run, weights: Path | None) -> tuple[object, ...]:
 
 def clock_faults(run: Run) -> Iterator[str]:
     """Faults in the seconds of a run, and in the weights after its warm-up."""
-    inner = run.seconds.model_dump()
+    inner, total, warmup = run.seconds.model_dump(), run.seconds.total, run.seconds.warmup
     if run.outer_seconds is not None:
         # Only the ranked clocks: on a busy machine an edge may be read late, which matters for a short phase.
         sentences = disagreements(ranked_seconds(run.seconds), ranked_seconds(run.outer_seconds))
         yield from (f"{run.run_id}: {sentence}" for sentence in sentences)
     phases_seconds = sum(inner[phase] or 0.0 for phase in PHASES)
-    if inner["total"] is not None and abs(phases_seconds - inner["total"]) > PHASES_TOLERANCE * inner["total"]:
-        yield f"{run.run_id}: the phases add up to {phases_seconds:.2f} s of {inner['total']:.2f} s"
-    if (inner["warmup"] or 0.0) > MAX_WARMUP_SECONDS:
-        yield f"{run.run_id}: the warm-up took {inner['warmup']:.0f} s, allowed are {MAX_WARMUP_SECONDS:.0f} s"
+    if total is not None and abs(phases_seconds - total) > PHASES_TOLERANCE * total:
+        yield f"{run.run_id}: the phases add up to {phases_seconds:.2f} s of {total:.2f} s"
+    if warmup is not None and warmup > MAX_WARMUP_SECONDS:
+        yield f"{run.run_id}: the warm-up took {warmup:.0f} s, allowed are {MAX_WARMUP_SECONDS:.0f} s"
     if run.warmed_weights_sha256 is not None and run.initial_weights_sha256 != run.warmed_weights_sha256:
         yield f"{run.run_id}: the warm-up changed the weights"
 

@@ -33,37 +33,23 @@ class Audit:
     """An audit of one target."""
 
     def __init__(self, target: AuditTarget, folder: Path, results: Path, options: Sequence[str] = ()) -> None:
-        """Create an audit.
-
-        Args:
-            folder: an empty folder, in which the contestant is assembled.
-            results: the folder of the journal.
-            options: added to each command line of the contestant.
-        """
-        self.target = target
-        self.folder = folder
-        self.results = results
-        self.options = options
+        """The contestant is assembled in the empty `folder`; `options` are added to each of its command lines."""
+        self.target, self.folder, self.results, self.options = target, folder, results, options
         self.batch_id = new_id(f"{target.run.config}-audit")
         self.runs: list[Run] = []  # made by this audit
 
     @cached_property
     def contestant(self) -> Contestant:
-        """The trainer with the settings of the run.
-
-        Raises:
-            CheckSkipped: it does not run on this machine, with the current tracks, or with these settings.
-        """
-        run = self.target.run
-        if (interface := track_interface(self.target.source)) != INTERFACE:
+        """The trainer with the settings of the run; CheckSkipped if it does not run on this machine or these tracks."""
+        run, interface = self.target.run, track_interface(self.target.source)
+        if interface != INTERFACE:
             raise CheckSkipped(
                 f"its trainer is written for tracks of interface {interface}, the current ones have {INTERFACE}"
             )
         assemble(self.target.source, self.folder)
         config = self.folder / f"{run.config}.toml"
-        config.write_text(
-            tomli_w.dumps({key: value for key, value in run.settings.items() if value is not None}), encoding="utf-8"
-        )
+        settings = {key: value for key, value in run.settings.items() if value is not None}
+        config.write_text(tomli_w.dumps(settings), encoding="utf-8")
         try:
             contestant = resolve_contestant(self.folder / "speedrun.py", ["--config", str(config), *self.options])
         except UsageError as problem:
@@ -81,20 +67,16 @@ class Audit:
 
         Args:
             control: see `data.controlled`.
-            seed: of training and control.
             time_share: limits `train` to this share of the run's seconds; by default the config's limit holds.
 
         Raises:
             CheckSkipped: the trainer does not know controls, or the track has too many problems for this one.
-            KeyboardInterrupt: this process or the attempt was interrupted.
         """
         contestant = self.contestant
         settings = self.control_settings(control, time_share)
         options = [text for key, value in settings.items() for text in (f"--{key.replace('_', '-')}", str(value))]
-        all_settings = contestant.planned.settings | settings
-        planned = contestant.planned.model_copy(
-            update={"settings": all_settings, "config_hash": config_hash(all_settings)}
-        )
+        changed = contestant.planned.settings | settings
+        planned = contestant.planned.model_copy(update={"settings": changed, "config_hash": config_hash(changed)})
         batch = Batch(id=self.batch_id, command=AUDIT, planned=MAX_ATTEMPTS, index=len(self.runs))
         task = Task(dataclasses.replace(contestant, planned=planned), seed, batch, tuple(options))
         (run,) = run_tasks([task], Journal(self.results), lambda run: None)
@@ -117,31 +99,23 @@ class Audit:
             raise CheckSkipped("the training time of the run is unknown")
         return {"control": control, "max_seconds": max(MIN_LIMIT_SECONDS, round(time_share * train_seconds, 3))}
 
-    def weights_of(self, run: Run) -> Path | None:
-        return None if run.weights is None else self.results / run.weights
+    def count_solved(
+        self, control: str, seeds: Sequence[int], verdict: Callable[[int], bool | None]
+    ) -> tuple[int, int]:
+        """Run attempts, one per seed, until the verdict on the final number of solved ones is certain.
 
-    def count_solved(self, control: str, seeds: Sequence[int], is_decided: Callable[[range], bool]) -> tuple[int, int]:
-        """Run attempts, one per seed, until the result is decided.
-
-        Args:
-            is_decided: whether all possible final numbers of solved attempts lead to the same result.
-
-        Returns:
-            The number of attempts that solved the track, and the number that were run.
+        Returns the number of attempts that solved the track, and the number that were run.
         """
         num_solved = 0
         for num_attempts, seed in enumerate(seeds, start=1):
             num_solved += self.attempt(control, seed).outcome == "solved"
-            if is_decided(range(num_solved, num_solved + len(seeds) - num_attempts + 1)):
-                return num_solved, num_attempts
-        return num_solved, len(seeds)
+            verdicts = {verdict(num_solved + further) for further in range(len(seeds) - num_attempts + 1)}
+            if verdicts in ({True}, {False}):
+                break
+        return num_solved, num_attempts
 
     def probe(self, name: str, result_type: type[ProbeT]) -> ProbeT:
-        """The result of a probe of the contestant; see `bench.attempt.probe`.
-
-        Raises:
-            CheckSkipped: the contestant failed, or printed no valid result.
-        """
+        """The result of a probe of the contestant; see `bench.attempt.probe`. CheckSkipped if there is no valid one."""
         contestant = self.contestant
         options = ["--seed", str(self.target.run.seed), "--probe", name]
         process = run_python([str(contestant.script), *contestant.arguments, *options])

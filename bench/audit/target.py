@@ -33,10 +33,6 @@ class AuditTarget:
     source: Path  # root of the contestant's source tree
 
 
-# -----------------------------------------------------------------------------
-# finding the target
-
-
 def find_target(name: str, results: Path, stack: contextlib.ExitStack) -> AuditTarget:
     """Find a run or a record to audit.
 
@@ -79,19 +75,14 @@ def record_target(record_folder: RecordFolder, runs: Sequence[Run], folder: Path
 
 
 def find_run_with_weights(name: str, runs: Sequence[Run], results: Path) -> Run:
-    """The run with an id or with a path to weights, or the latest run that can be audited.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The run with an id or with a path to weights, or the latest run that can be audited; UsageError if none."""
     if is_weights_path(name):
         return find_run(name, results, with_weights=True)
     candidates = [run for run in runs if run.weights is not None and run.is_contest]
     if name == "latest" and candidates:
         return max(candidates, key=lambda run: run.started_at)
-    for run in runs:
-        if run.run_id == name:
-            return run
+    if found := [run for run in runs if run.run_id == name]:
+        return found[0]
     names = [run.run_id for run in candidates] + [filed.record.name for filed in read_records(results)[0]]
     nearest = "".join(f"; the nearest is {near!r}" for near in get_close_matches(name, names, n=1, cutoff=0.0))
     raise UsageError(f"there is no run or record {name!r} in {results}{nearest}")
@@ -101,34 +92,25 @@ def solve_rate(run: Run, runs: Sequence[Run]) -> float | None:
     """The share of the run's batch that solved the track, 0..1; None if the batch is too small."""
     if run.batch is None:
         return None
-    batch = run.batch.id, run.batch.command, run.batch.side
-    outcomes = [
-        other.outcome
-        for other in runs
-        if other.batch is not None and (other.batch.id, other.batch.command, other.batch.side) == batch
-    ]
+    batch = run.batch.model_copy(update={"index": 0})
+    outcomes = [other.outcome for other in runs if other.batch and other.batch.model_copy(update={"index": 0}) == batch]
     return outcomes.count("solved") / len(outcomes) if len(outcomes) >= NUM_PERMUTATIONS else None
 
 
 def find_source(run: Run, folder: Path, root: Path = ROOT) -> Path:
-    """The source tree of a run: this checkout, or the run's commit, unpacked into an empty folder.
-
-    Raises:
-        UsageError: neither has the source of the run.
-    """
+    """The source tree of a run: this checkout, or the run's commit, unpacked into an empty folder; else UsageError."""
     if source_sha256(root) == run.source_sha256:
         return root
     reason = "the journal names no commit"
     if run.commit is not None:
         reason = f"the commit {run.commit} is not in this checkout"
-        with contextlib.suppress(OSError):  # git is not installed
-            archived = subprocess.run(["git", "-C", root, "archive", run.commit], capture_output=True)
-            if archived.returncode == 0:
-                with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as archive:
-                    archive.extractall(folder, filter="data")
-                if source_sha256(folder) == run.source_sha256:
-                    return folder
-                reason = f"its source had changes that the commit {run.commit} does not hold"
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):  # git or the commit is missing
+            archived = subprocess.run(["git", "-C", root, "archive", run.commit], capture_output=True, check=True)
+            with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as archive:
+                archive.extractall(folder, filter="data")
+            if source_sha256(folder) == run.source_sha256:
+                return folder
+            reason = f"its source had changes that the commit {run.commit} does not hold"
     raise UsageError(f"{run.run_id} was made from another source than this checkout's, and {reason}")
 
 

@@ -16,9 +16,9 @@ from rich.table import Table
 
 from bench.cli import EXIT_INTERRUPTED, check_positive, handle_interrupts, print_progress, reject_unwritable
 from bench.clock import ClockName
-from bench.commands.options import DEFAULT_RESULTS, AddressOption, EngineOption, ResultsOption
+from bench.commands.options import DEFAULT_RESULTS, AddressOption, EngineOption, ResultsOption, open_executors
 from bench.errors import UsageError
-from bench.experiments.executors import EXIT_UNFINISHED, LocalExecutor, open_executors
+from bench.experiments.executors import EXIT_UNFINISHED, Executor
 from bench.experiments.launcher import SCRIPT, supervised
 from bench.experiments.matrix_file import MATRICES, Matrix, read_matrix
 from bench.experiments.matrix_results import CellResult, MachineMatrix, matrix_runs, rank_cells, results_csv
@@ -103,7 +103,7 @@ def check_size(matrix: Matrix, is_large_allowed: bool) -> None:
 def announce(machine_matrix: MachineMatrix, num_pending: int, runs: Sequence[Run]) -> None:
     """Print the numbers of cells and attempts, an estimate of the duration, and which earlier attempts do not count."""
     matrix, executors = machine_matrix.matrix, machine_matrix.executors
-    if len(executors) > 1 or executors[0].name != LocalExecutor.name:
+    if len(executors) > 1 or executors[0].name != Executor.name:
         print_progress(f"{', '.join(executor.name for executor in executors)}: {machine_matrix.machine_class}")
     total = len(machine_matrix.cells) * len(matrix.seeds)
     seconds = estimate_seconds(machine_matrix, runs)

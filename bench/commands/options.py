@@ -1,14 +1,18 @@
-"""Options that several commands share, as annotated types."""
+"""Options that several commands share, as annotated types, and the executors that `--engine` selects."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from bench.cli import EngineName
+from bench.errors import UsageError
+from bench.experiments.executors import Executor
 from bench.provenance import ROOT
 
 DEFAULT_RESULTS = ROOT / "results"
+EngineName = Literal["local", "ray"]  # this machine, or the nodes of a Ray cluster
 
 ResultsOption = Annotated[Path, tyro.conf.arg(help="Folder of the journal, the weights, the records and the board.")]
 UnusedResultsOption = Annotated[Path, tyro.conf.arg(help="Every command accepts this option; this one ignores it.")]
@@ -23,3 +27,24 @@ DeviceOption = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or mps.")]
 WhyOption = Annotated[
     str | None, tyro.conf.arg(help="What is changed and why, in one line; for NEGATIVE.md and a record's README.")
 ]
+
+
+@contextlib.contextmanager
+def open_executors(engine: EngineName, address: str | None, script: Path) -> Iterator[Sequence[Executor]]:
+    """The executors of an engine for a trainer's script; UsageError if Ray is not installed or no cluster answers.
+
+    `address` is that of a running Ray cluster; by default a cluster of this machine is started.
+    """
+    if engine == "local":
+        if address is not None:
+            raise UsageError(f"--address {address}: needs --engine ray")
+        yield [Executor()]
+        return
+    try:
+        import ray  # noqa: F401, an extra
+    except ImportError:
+        raise UsageError("--engine ray needs Ray: pip install '.[ray]'") from None
+    from bench.experiments.ray_executor import open_cluster
+
+    with open_cluster(address, script.parent) as executors:
+        yield executors

@@ -13,12 +13,20 @@ import tyro
 from bench.cli import EXIT_WRONG_REQUEST, handle_interrupts, print_progress
 from bench.clock import ClockName
 from bench.commands import board
-from bench.commands.options import DEFAULT_RESULTS, AddressOption, DeviceOption, EngineOption, ResultsOption, WhyOption
+from bench.commands.options import (
+    DEFAULT_RESULTS,
+    AddressOption,
+    DeviceOption,
+    EngineOption,
+    ResultsOption,
+    WhyOption,
+    open_executors,
+)
 from bench.commands.paired_experiment import run_paired_experiment
 from bench.config import CONFIGS, find_config, merged_values, with_current_names
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments.comparison import Comparison, conclude_comparison, evaluate_comparison, summarize_batch
-from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, open_executors, prepare_each
+from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, prepare_each
 from bench.experiments.launcher import SCRIPT, Refusal
 from bench.experiments.paired_plan import Experiment, normalize_why, resolve_side, runs_by_side
 from bench.formatting import batch_line
@@ -28,7 +36,7 @@ from bench.report.record_page import render_record_page
 from bench.stats.ranking import RANKED_FROM
 from bench.storage.jsonl import replace_file
 from bench.storage.records import RecordFolder, file_record, is_record, read_records, standing_record
-from bench.storage.results import FiledResults, weights_path
+from bench.storage.results import FiledResults
 from bench.storage.schema import PairedPlan, Record, Run
 
 QUIET_SECONDS = 3.0
@@ -179,11 +187,12 @@ def decide(
     solved.sort(key=lambda run: getattr(run.seconds, plan.clock))
     median = solved[(len(solved) - 1) // 2]  # the lower of the two for an even number
     record = make_record(arguments, plan, batch_runs, median, comparison, standing)
+    assert median.weights is not None  # a solved attempt keeps its weights, except in a matrix or a search
     yardstick = FiledResults(runs).yardsticks().get(plan.id)
     file_record(
         results,
         record,
-        weights_path(median, results),
+        results / median.weights,
         source,
         f"The settings of {record.name}, as they were resolved on its machine.",
         lambda record_folder: render_record_page(record_folder, standing, plan, batch_runs, yardstick),

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from bench.cli import EXIT_INTERRUPTED, check_positive, handle_interrupts, print_progress, reject_unwritable
-from bench.commands.options import DEFAULT_RESULTS, AddressOption, DeviceOption, EngineOption, ResultsOption
+from bench.commands.options import (
+    DEFAULT_RESULTS,
+    AddressOption,
+    DeviceOption,
+    EngineOption,
+    ResultsOption,
+    open_executors,
+)
 from bench.config import SEARCH, current_names, find_config, merged_values, with_current_names
-from bench.experiments.executors import EXIT_UNFINISHED, group_by_machine_class, open_executors, prepare_each, run_jobs
+from bench.experiments.executors import EXIT_UNFINISHED, group_by_machine_class, prepare_each, run_jobs
 from bench.experiments.launcher import SCRIPT
 from bench.experiments.matrix_file import settings_text
 from bench.experiments.search import NEVER, Search

@@ -1,15 +1,14 @@
 """Executors run attempts: this machine, or the nodes of a Ray cluster (ray_executor.py), one attempt at a time each."""
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 
-from bench.cli import EngineName, print_progress
+from bench.cli import print_progress
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments import launcher
 from bench.experiments.launcher import Contestant, Refusal, Task
@@ -26,43 +25,11 @@ class ExecutorLost(Exception):
     """The executor can run no more attempts; its current one is filed as `lost`."""
 
 
-class Executor(Protocol):
-    """One device that runs attempts, one at a time."""
+class Executor:
+    """Runs attempts on one device, one at a time: on this machine, where the device lock keeps other commands away.
 
-    name: str
-    is_lost: bool
-
-    def resolve(self, script: Path, arguments: Sequence[str], commit: str | None = None) -> Contestant:
-        """What a trainer would run on this device; see `launcher.resolve_contestant`."""
-
-    def resolve_all(self, script: Path, command_lines: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
-        """What a trainer would run on this device for each command line; see `launcher.resolve_contestants`."""
-
-    def check_quiet(self, device: str, seconds: float) -> list[str]:
-        """Measure for some seconds whether the machine is quiet; a sentence for each reason why it is not."""
-
-    def run_attempt(
-        self,
-        task: Task,
-        journal: Journal,
-        quietly: bool = True,
-        is_hopeless: Callable[[Check], bool] | None = None,
-    ) -> tuple[Run, bool]:
-        """Run one attempt and file it here; see `launcher.run_attempt`.
-
-        Returns:
-            The run, which is `lost` if the executor was lost, and whether it was interrupted.
-
-        Raises:
-            KeyboardInterrupt: the executor was stopped before the attempt began.
-        """
-
-    def stop(self) -> None:
-        """Interrupt the current attempt; called from another thread."""
-
-
-class LocalExecutor:
-    """This machine. Timed attempts of other commands are kept apart by the device lock."""
+    A subclass runs them elsewhere. The methods correspond to the functions of `launcher`.
+    """
 
     name = "this machine"
     is_lost = False
@@ -74,45 +41,20 @@ class LocalExecutor:
         return launcher.resolve_contestants(script, command_lines)
 
     def check_quiet(self, device: str, seconds: float) -> list[str]:
+        """Measure for some seconds whether the machine is quiet; a sentence for each reason why it is not."""
         return NoiseMonitor(torch.device(device)).observe(seconds).reasons
 
     def run_attempt(
-        self,
-        task: Task,
-        journal: Journal,
-        quietly: bool = True,
-        is_hopeless: Callable[[Check], bool] | None = None,
+        self, task: Task, journal: Journal, quietly: bool = True, is_hopeless: Callable[[Check], bool] | None = None
     ) -> tuple[Run, bool]:
+        """The run, which is `lost` if the executor was lost, and whether it was interrupted.
+
+        Raises KeyboardInterrupt if the executor was stopped before the attempt began.
+        """
         return launcher.run_attempt(task, journal, quietly, is_hopeless)
 
     def stop(self) -> None:
-        """Do nothing: as the only executor it runs in the main thread, which receives the interrupt itself."""
-
-
-@contextlib.contextmanager
-def open_executors(engine: EngineName, address: str | None, script: Path) -> Iterator[Sequence[Executor]]:
-    """The executors of an engine, valid inside the context.
-
-    Args:
-        address: of a running Ray cluster, as for `ray.init`; by default a cluster of this machine is started.
-        script: the trainer's.
-
-    Raises:
-        UsageError: Ray is not installed, or no cluster answers.
-    """
-    if engine == "local":
-        if address is not None:
-            raise UsageError(f"--address {address}: needs --engine ray")
-        yield [LocalExecutor()]
-        return
-    try:
-        import ray  # noqa: F401, an extra
-    except ImportError:
-        raise UsageError("--engine ray needs Ray: pip install '.[ray]'") from None
-    from bench.experiments.ray_executor import open_cluster
-
-    with open_cluster(address, script.parent) as executors:
-        yield executors
+        """Interrupt the current attempt, from another thread; here the main thread receives the interrupt itself."""
 
 
 def prepare_each(executors: Sequence[Executor], prepare: Callable[[Executor], PreparedT]) -> dict[Executor, PreparedT]:
@@ -143,9 +85,7 @@ def group_by_machine_class(classes: Mapping[Executor, str | None]) -> list[list[
 
 
 def run_jobs(
-    jobs: Mapping[Executor, Iterator[JobT]],
-    run_job: Callable[[Executor, JobT], bool],
-    report: Callable[[str], None],
+    jobs: Mapping[Executor, Iterator[JobT]], run_job: Callable[[Executor, JobT], bool], report: Callable[[str], None]
 ) -> bool:
     """Let each executor take jobs from its iterator until it is empty; executors may share an iterator.
 
@@ -153,8 +93,7 @@ def run_jobs(
         run_job: runs one job on an executor; returns whether it was interrupted, which ends all of them.
         report: called with a sentence about each executor that was lost.
 
-    Returns:
-        Whether a job or this process was interrupted.
+    Returns whether a job or this process was interrupted.
     """
     iterator_lock, stopped = threading.Lock(), threading.Event()
 
@@ -169,11 +108,10 @@ def run_jobs(
                     stopped.set()
         except ExecutorLost:
             pass
-        except KeyboardInterrupt:
+        except BaseException as problem:
             stopped.set()
-        except BaseException:
-            stopped.set()
-            raise
+            if not isinstance(problem, KeyboardInterrupt):
+                raise
         if executor.is_lost:
             report(f"{executor.name} was lost, and its current attempt with it")
 

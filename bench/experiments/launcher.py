@@ -16,6 +16,7 @@ A command and an attempt communicate by this protocol. Snapshots of old records 
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -78,14 +79,9 @@ def run_python(
     arguments: Sequence[str], standard_input: str | None = None, folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run this Python interpreter in a child process to its end, and capture its output as text."""
+    command, environment = [sys.executable, *arguments], child_environment()
     return subprocess.run(
-        [sys.executable, *arguments],
-        input=standard_input,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env=child_environment(),
+        command, input=standard_input, cwd=folder, env=environment, capture_output=True, encoding="utf-8"
     )
 
 
@@ -95,30 +91,21 @@ def last_error_line(stderr: str) -> str:
 
 
 def resolve_contestants(script: Path, command_lines: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
-    """Ask a trainer what it would run for each command line, in one process.
-
-    Raises:
-        UsageError: the trainer does not start.
-    """
+    """Ask a trainer what it would run for each command line, in one process; UsageError if it does not start."""
     process = run_python([str(script), "--plans"], json.dumps(list(map(list, command_lines))))
     if process.returncode:
         raise UsageError(f"{script.name} does not start: {last_error_line(process.stderr)}")
-    resolved: list[Contestant | Refusal] = []
-    for arguments, line in zip(command_lines, process.stdout.splitlines(), strict=True):
-        answer = json.loads(line)
-        if "refused" in answer:
-            resolved.append(Refusal(answer["refused"], answer["not_here"]))
-        else:
-            resolved.append(Contestant(script, tuple(arguments), Run.model_validate(answer)))
-    return resolved
+    answers = map(json.loads, process.stdout.splitlines())
+    return [
+        Refusal(answer["refused"], answer["not_here"])
+        if "refused" in answer
+        else Contestant(script, tuple(arguments), Run.model_validate(answer))
+        for arguments, answer in zip(command_lines, answers, strict=True)
+    ]
 
 
 def resolve_contestant(script: Path, arguments: Sequence[str], commit: str | None = None) -> Contestant:
-    """Ask a trainer what it would run.
-
-    Raises:
-        UsageError: the trainer refuses, with its message, or does not start.
-    """
+    """Ask a trainer what it would run; UsageError if it refuses, with its message, or does not start."""
     process = run_python([str(script), *arguments, "--plan"])
     if process.returncode == EXIT_WRONG_REQUEST:
         raise UsageError(last_error_line(process.stderr).removeprefix(f"{script.name}: "))
@@ -129,10 +116,7 @@ def resolve_contestant(script: Path, arguments: Sequence[str], commit: str | Non
 
 
 def yardstick_task(
-    script: Path,
-    device: str,
-    batch_id: str,
-    resolve: Callable[[Path, Sequence[str]], Contestant] = resolve_contestant,
+    script: Path, device: str, batch_id: str, resolve: Callable[[Path, Sequence[str]], Contestant] = resolve_contestant
 ) -> Task:
     """One attempt of the frozen yardstick config beside a batch, which shows how fast the machine was on that day."""
     contestant = resolve(script, ["--config", YARDSTICK, "--device", device])
@@ -140,7 +124,7 @@ def yardstick_task(
 
 
 # -----------------------------------------------------------------------------
-# running a batch
+# running attempts
 
 
 def run_tasks(
@@ -164,9 +148,9 @@ def run_tasks(
     with supervised(journal, tasks[0].batch.id):
         filed_runs = {run.batch: run for run in journal.read()[0] if run.batch is not None}
         for task in tasks:
-            run, interrupted = filed_runs.get(task.batch), False
-            if run is None:  # the attempt may have gone on after its command was killed
-                run = collect_run(task, journal, None)
+            # The attempt may have gone on after its command was killed.
+            run = filed_runs.get(task.batch) or journal.collect(task.batch, functools.partial(complete_run, task, None))
+            interrupted = False
             if run is None:
                 run, interrupted = (run_task or run_attempt)(task, journal)
             runs.append(run)
@@ -178,20 +162,12 @@ def run_tasks(
 
 @contextlib.contextmanager
 def supervised(journal: Journal, batch_id: str) -> Iterator[None]:
-    """Hold a batch, so that no other command collects its attempts.
-
-    Raises:
-        UsageError: another process holds it.
-    """
+    """Hold a batch, so that no other command collects its attempts; UsageError if another process holds it."""
     try:
         with journal.supervise(batch_id):
             yield
     except filelock.Timeout:
         raise UsageError(f"another process is running the batch {batch_id}") from None
-
-
-# -----------------------------------------------------------------------------
-# running one attempt
 
 
 def run_attempt(
@@ -208,8 +184,7 @@ def run_attempt(
         is_hopeless: decides at each check whether to prune an attempt of a search.
         on_started: called with the process, so that another thread can stop it.
 
-    Returns:
-        The run, and whether the attempt or this process was interrupted.
+    Returns the run, and whether the attempt or this process was interrupted.
     """
     edges: list[tuple[str, float]] = []
 
@@ -226,10 +201,12 @@ def run_attempt(
         variables[PIPE_VARIABLE] = str(listener.descriptor)
     output = subprocess.DEVNULL if quietly else None
     interrupted = False
+    script, arguments = task.contestant.script, (*task.contestant.arguments, *task.arguments)
+    options = ["--seed", str(task.seed), "--results", str(journal.results)]
     started = time.perf_counter()
     process = subprocess.Popen(
-        attempt_command(task, journal),
-        env=child_environment(variables),
+        [sys.executable, str(script), *arguments, *options],
+        env=child_environment(**variables),
         pass_fds=() if listener is None else (listener.descriptor,),
         stdout=output,
         stderr=output,
@@ -244,16 +221,15 @@ def run_attempt(
         status = stop_process(process)
     if listener is not None:
         listener.close()
-    run = collect_run(task, journal, outer_seconds(started, edges) if edges else None)
+    outer = outer_seconds(started, edges) if edges else None
+    run = journal.collect(task.batch, functools.partial(complete_run, task, outer))
     if run is None:
-        run = run_without_mark(task, status, interrupted)
+        outcome: Outcome = "lost" if status < 0 else "error"
+        if interrupted or status in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+            outcome = "interrupted"
+        run = run_without_answer(task, outcome, f"the process ended with status {status} before it could begin")
         journal.append(run)
     return run, interrupted or status == EXIT_INTERRUPTED
-
-
-def attempt_command(task: Task, journal: Journal) -> list[str]:
-    options = ["--seed", str(task.seed), "--results", str(journal.results)]
-    return [sys.executable, str(task.contestant.script), *task.contestant.arguments, *task.arguments, *options]
 
 
 def stop_process(process: subprocess.Popen[bytes]) -> int:
@@ -266,12 +242,7 @@ def stop_process(process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
-def collect_run(task: Task, journal: Journal, outer: Mapping[str, float | None] | None) -> Run | None:
-    """File the run in an attempt's start mark, with the outer clock's seconds; None where there is no mark."""
-    return journal.collect(task.batch, lambda run: complete_run(run, task, outer))
-
-
-def complete_run(run: Run, task: Task, outer: Mapping[str, float | None] | None) -> Run:
+def complete_run(task: Task, outer: Mapping[str, float | None] | None, run: Run) -> Run:
     """Add what only the command knows to a run: the outer clock's seconds, and the commit of a snapshot."""
     update: dict[str, Any] = {}
     if task.contestant.commit is not None:
@@ -283,28 +254,14 @@ def complete_run(run: Run, task: Task, outer: Mapping[str, float | None] | None)
     return run.model_copy(update=update)
 
 
-def run_without_mark(task: Task, status: int, interrupted: bool) -> Run:
-    """The run of an attempt that ended before it wrote its start mark.
-
-    Args:
-        status: exit status of the process.
-        interrupted: whether this process was interrupted.
-    """
-    outcome: Outcome = "lost" if status < 0 else "error"
-    if interrupted or status in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
-        outcome = "interrupted"
-    update = {
-        "run_id": new_id(task.contestant.planned.config),
-        "batch": task.batch,
-        "seed": task.seed,
-        "outcome": outcome,
-        "message": f"the process ended with status {status} before it could begin",
-        "started_at": datetime.now(UTC),
-    }
-    return complete_run(task.contestant.planned.model_copy(update=update), task, None)
+def run_without_answer(task: Task, outcome: Outcome, message: str) -> Run:
+    """The run of an attempt that left none, for example because it ended before it wrote its start mark."""
+    planned = task.contestant.planned
+    update = {"run_id": new_id(planned.config), "batch": task.batch, "seed": task.seed, "started_at": datetime.now(UTC)}
+    return complete_run(task, None, planned.model_copy(update=update | {"outcome": outcome, "message": message}))
 
 
-def child_environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+def child_environment(**variables: str) -> dict[str, str]:
     """The environment for a child process, without the variables that this process received as an attempt."""
     inherited = {name: value for name, value in os.environ.items() if name not in (BATCH_VARIABLE, PIPE_VARIABLE)}
-    return inherited | dict(variables or {})
+    return inherited | variables

@@ -67,14 +67,10 @@ def delay_since_write(ancillary: list[tuple[int, int, bytes]]) -> float:
 
 
 def outer_seconds(started: float, edges: Iterable[tuple[str, float]]) -> dict[str, float | None]:
-    """The seconds of each phase and the total, from the edges that an attempt announced.
+    """The seconds of each phase that ended with an edge, and `total` if the attempt announced its stop; else None.
 
-    Args:
-        started: when the process was started, in seconds of the outer clock.
-        edges: the announced lines and their times, in order. Unknown lines are ignored.
-
-    Returns:
-        Seconds for each phase that ended with an edge, and `total` if the attempt announced its stop; else None.
+    `started` is the start of the process, and `edges` are the announced lines and their times, in seconds of the outer
+    clock. Unknown lines are ignored.
     """
     seconds: dict[str, float | None] = dict.fromkeys((*PHASES, "total"))
     phase, edge, off_since, total = "import", started, None, 0.0
@@ -99,10 +95,9 @@ def disagreements(inner: Mapping[str, float | None], outer: Mapping[str, float |
     sentences = []
     for phase in (*PHASES, "total"):
         inside, outside = inner[phase], outer[phase]
-        if inside is None and outside is None:
-            continue
         if inside is None or outside is None:
-            sentences.append(f"the clocks disagree about {phase}: only one of them saw it")
+            if inside is not outside:
+                sentences.append(f"the clocks disagree about {phase}: only one of them saw it")
         elif abs(inside - outside) > TOLERANCE * outside + TOLERANCE_SECONDS:
             sentences.append(f"the clocks disagree about {phase}: {inside:.3f} s inside, {outside:.3f} s outside")
     return sentences

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from bench.cli import print_progress
 from bench.clock import ClockName
 from bench.errors import UsageError
-from bench.experiments.executors import Executor, ExecutorLost, LocalExecutor
+from bench.experiments.executors import Executor, ExecutorLost
 from bench.experiments.launcher import SCRIPT, Contestant, Task, run_tasks, yardstick_task
 from bench.formatting import attempt_line
 from bench.storage.journal import Journal
@@ -26,7 +26,7 @@ from bench.storage.results import paired_plans_file
 from bench.storage.schema import PairedPlan, Run, Side, SideName, new_id
 
 SIDES: tuple[SideName, ...] = ("a", "b")
-THIS_MACHINE = LocalExecutor()
+THIS_MACHINE = Executor()
 
 
 class Participant(NamedTuple):

@@ -12,7 +12,7 @@ import pytest
 
 from bench.commands import matrix
 from bench.errors import UsageError
-from bench.experiments.executors import LocalExecutor
+from bench.experiments.executors import Executor
 from bench.experiments.launcher import Refusal
 
 TWO_BY_TWO = """\
@@ -191,7 +191,7 @@ def test_cells_that_this_machine_cannot_run_are_left_out_and_wrong_cells_are_err
 
 
 def test_cells_that_two_machine_matrices_share_run_once(arena, run_matrix, monkeypatch):
-    class WithoutGpu(LocalExecutor):
+    class WithoutGpu(Executor):
         def resolve_all(self, script, command_lines):
             answers = super().resolve_all(script, command_lines)
             return [
@@ -199,7 +199,7 @@ def test_cells_that_two_machine_matrices_share_run_once(arena, run_matrix, monke
                 for arguments, answer in zip(command_lines, answers, strict=True)
             ]
 
-    monkeypatch.setattr(matrix, "open_executors", lambda *_: contextlib.nullcontext([LocalExecutor(), WithoutGpu()]))
+    monkeypatch.setattr(matrix, "open_executors", lambda *_: contextlib.nullcontext([Executor(), WithoutGpu()]))
     arena.behave(fast={"sleep": 0.05})
     assert run_matrix() == 0
     runs = arena.attempts()

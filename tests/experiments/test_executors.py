@@ -6,9 +6,10 @@ import threading
 import pytest
 
 from bench.commands import matrix
+from bench.commands.options import open_executors
 from bench.errors import UsageError
 from bench.experiments import executors
-from bench.experiments.executors import ExecutorLost, LocalExecutor, group_by_machine_class, open_executors, run_jobs
+from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, run_jobs
 from tests.support.examples import ROOT
 
 
@@ -118,7 +119,7 @@ def test_executors_are_grouped_by_machine_class():
 
 def test_the_local_engine_is_this_machine():
     with open_executors("local", None, ROOT / "speedrun.py") as opened:
-        assert [type(executor) for executor in opened] == [LocalExecutor]
+        assert [type(executor) for executor in opened] == [Executor]
     with (
         pytest.raises(UsageError, match="--address somewhere: needs --engine ray"),
         open_executors("local", "somewhere", ROOT / "speedrun.py"),

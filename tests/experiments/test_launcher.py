@@ -206,5 +206,5 @@ def test_the_clocks_of_a_lost_attempt_are_not_compared():
 def test_a_child_process_does_not_inherit_the_variables_of_an_attempt(monkeypatch):
     monkeypatch.setenv(launcher.BATCH_VARIABLE, "mine")
     assert launcher.BATCH_VARIABLE not in launcher.child_environment()
-    assert launcher.child_environment({launcher.BATCH_VARIABLE: "theirs"})[launcher.BATCH_VARIABLE] == "theirs"
+    assert launcher.child_environment(**{launcher.BATCH_VARIABLE: "theirs"})[launcher.BATCH_VARIABLE] == "theirs"
     assert launcher.child_environment()["PATH"] == os.environ["PATH"]
