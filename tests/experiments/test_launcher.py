@@ -189,16 +189,16 @@ def test_a_run_whose_clocks_agree_stays_clean():
     inner = example_run().seconds.model_dump()
     left = example_run(machine={"class": "Example CPU", "clean": True, "reasons": []})
     task = launcher.Task(launcher.Contestant("", (), left), 1, None)
-    assert launcher.complete_run(left, task, inner).machine == left.machine
+    assert launcher.complete_run(task, inner, left).machine == left.machine
     outer = inner | {"train": inner["train"] * 1.05, "total": inner["total"] + inner["train"] * 0.05}
-    assert launcher.complete_run(left, task, outer).machine.clean is False
+    assert launcher.complete_run(task, outer, left).machine.clean is False
 
 
 def test_the_clocks_of_a_lost_attempt_are_not_compared():
     left = example_run(outcome="lost", seconds=dict.fromkeys(example_seconds()))
     outer = dict.fromkeys(example_seconds()) | {"import": 2.0}
     assert (
-        launcher.complete_run(left, launcher.Task(launcher.Contestant("", (), left), 1, None), outer).machine
+        launcher.complete_run(launcher.Task(launcher.Contestant("", (), left), 1, None), outer, left).machine
         == left.machine
     )
 
