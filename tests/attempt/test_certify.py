@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.attempt.certify import all_answers, certify, greedy_answers
-from data import Track, decode, encode, get_track
+from data import TRACKS, Track, decode, encode, get_track
 from tests.support.digits import is_held_out, longest_chain, pairs_of, rows_of
 from tests.support.examples import random_model
 from tracks import addition
@@ -101,7 +101,7 @@ def test_samples_are_counted_by_their_own_problems() -> None:
             "none wrong": rows_of([(0, 0), (0, 1)], 2),
         }
 
-    track = Sampled(2)
+    track = Sampled(TRACKS["add2"], digits=2, reverse=False)
 
     def answer(prompt: str) -> str:
         return "000" if prompt in ("00+05=", "99+99=", "50+50=") else calculator(prompt)
