@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracks.descriptions import TrackDescription
+from tracks.descriptions import TEST_PROBLEMS, TrackDescription
 from tracks.sampling import DigitSampler, TrainingSampler, chunk_rows
 
 PLUS, EQUALS = 10, 11  # token ids; a digit is its own
 
-TEST_PROBLEMS = 1_000_000  # size of a test set that is not exhaustive
 LISTED_PROBLEMS = 100_000  # size of each of the fixed `sets` of such a track
 SAMPLE_PROBLEMS = 1000  # problems constructed for each length of carry chain
 DRAW_ROWS = 2**15  # problems per draw in rejection sampling; changing it changes which problems are drawn

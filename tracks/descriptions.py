@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+TEST_PROBLEMS = 1_000_000  # size of a test set that is not exhaustive
 EXHAUSTIVE_DIGITS = 3  # longest operands for which the certificate decodes every problem
 HELDOUT_COUNTS = {1: 0, 2: 996, 3: 99_771}  # by digits, counted; beyond, a tenth of all problems is the expectation
 
@@ -23,6 +24,13 @@ class TrackDescription:
     exhaustive: bool  # whether the test set is the whole problem space
     is_stream: bool  # whether training texts are windows of one long text
     example_text: str  # a problem with its right answer
+
+    @property
+    def solved(self) -> str:
+        """What solved means on this track."""
+        if self.exhaustive:
+            return f"0 errors in all {self.num_problems:,} problems"
+        return f"0 errors in {TEST_PROBLEMS:,} held-out problems"
 
 
 def describe_addition(digits: int, reverse: bool = False, signs: bool = True, name: str = "") -> TrackDescription:

@@ -57,7 +57,7 @@ def first_to_last(texts: list[str]) -> str:
 
 
 def tracks_table(device_type: str) -> Table:
-    headings = ("track", "example", "problems", "held out", "certificate", f"config on {device_type}")
+    headings = ("track", "example", "problems", "held out", "solved means", f"config on {device_type}")
     text = [heading for heading in headings if heading not in ("problems", "held out")]
     table = terminal_table(headings, text, no_wrap=headings)
     for tracks in families(device_type):
@@ -68,7 +68,7 @@ def tracks_table(device_type: str) -> Table:
             track.example_text,
             first_to_last([count_text(track.num_problems) for track in tracks]),
             about + first_to_last([count_text(track.num_heldout) for track in tracks]),
-            "every problem" if track.exhaustive else "sample of held-out problems",
+            track.solved,
             default_config(track, device_type),
         )
     return table

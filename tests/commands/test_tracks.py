@@ -18,8 +18,8 @@ def shown(capsys: pytest.CaptureFixture, *arguments: str) -> dict[str, list[str]
 
 def test_a_track_is_shown_with_an_example_its_size_and_its_config(capsys) -> None:
     rows = shown(capsys, "--device", "cpu")
-    assert rows["add3"] == ["381+350=0731", "1,000,000", "99,771", "every problem", "add3-cpu"]
-    assert rows["add1-reversed"] == ["3+3=60", "100", "0", "every problem", tracks.NO_CONFIG]
+    assert rows["add3"] == ["381+350=0731", "1,000,000", "99,771", "0 errors in all 1,000,000 problems", "add3-cpu"]
+    assert rows["add1-reversed"] == ["3+3=60", "100", "0", "0 errors in all 100 problems", tracks.NO_CONFIG]
 
 
 def test_every_track_is_in_one_row_and_long_ones_share_rows() -> None:
