@@ -59,6 +59,13 @@ def test_commands_are_not_imported_before_they_are_called():
     assert shown.strip() == "[]"
 
 
+@pytest.mark.parametrize("command", ["show", "export", "board"])
+def test_a_command_that_only_reads_imports_no_torch(command):
+    code = f"import sys, bench.commands.{command}; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "False"
+
+
 def test_the_hardware_record_is_json(capsys):
     import json
 

@@ -3,13 +3,15 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from bench.errors import UsageError
-from bench.experiments.executors import Executor
 from bench.provenance import ROOT
+
+if TYPE_CHECKING:
+    from bench.experiments.executors import Executor
 
 DEFAULT_RESULTS = ROOT / "results"
 EngineName = Literal["local", "ray"]  # this machine, or the nodes of a Ray cluster
@@ -30,11 +32,13 @@ WhyOption = Annotated[
 
 
 @contextlib.contextmanager
-def open_executors(engine: EngineName, address: str | None, script: Path) -> Iterator[Sequence[Executor]]:
+def open_executors(engine: EngineName, address: str | None, script: Path) -> "Iterator[Sequence[Executor]]":
     """The executors of an engine for a trainer's script; UsageError if Ray is not installed or no cluster answers.
 
     `address` is that of a running Ray cluster; by default a cluster of this machine is started.
     """
+    from bench.experiments.executors import Executor  # imports torch, which commands that only read do without
+
     if engine == "local":
         if address is not None:
             raise UsageError(f"--address {address}: needs --engine ray")

@@ -6,13 +6,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from bench.cli import print_progress
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments import launcher
 from bench.experiments.launcher import Contestant, Refusal, Task
-from bench.machine.noise import NoiseMonitor
 from bench.storage.journal import Journal
 from bench.storage.schema import Check, Run
 
@@ -42,6 +39,10 @@ class Executor:
 
     def check_quiet(self, device: str, seconds: float) -> list[str]:
         """Measure for some seconds whether the machine is quiet; a sentence for each reason why it is not."""
+        import torch  # here, because commands that only read need no torch
+
+        from bench.machine.noise import NoiseMonitor
+
         return NoiseMonitor(torch.device(device)).observe(seconds).reasons
 
     def run_attempt(

@@ -10,7 +10,7 @@ def test_the_peak_memory_of_this_process_is_at_least_its_present_memory() -> Non
     resident = psutil.Process().memory_info().rss
     ballast = b"\1" * (32 * 2**20)
     peak = memory.peak_memory_bytes()
-    assert peak >= resident
+    assert peak >= resident - 2**20  # Linux updates the two counters at different times
     assert peak >= len(ballast)
     assert peak <= psutil.virtual_memory().total
 
