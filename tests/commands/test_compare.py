@@ -205,7 +205,7 @@ def test_after_ctrl_c_the_same_command_resumes_and_repeats_nothing(arena, capsys
 @pytest.mark.slow
 def test_an_interrupted_comparison_resumes_with_the_reason_that_it_was_filed_with(arena, capsys):
     interrupted(arena, signal.SIGINT, 3)
-    assert "no comparison has come to its end" in history(arena)
+    assert "no comparison is finished" in history(arena)
     assert run_compare(arena, pairs=3, why="an afterthought") == 0
     (plan,) = plans(arena)
     assert plan.why is None, "a line is never rewritten"
