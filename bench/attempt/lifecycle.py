@@ -188,8 +188,8 @@ def classify_exception(problem: BaseException) -> tuple[Outcome, str]:
             return "pruned", line
         case KeyboardInterrupt():
             return "interrupted", line or "SIGINT"
-    # The second is the message of torch's CPU allocator.
-    if isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in line:
+    is_torch_allocator = isinstance(problem, RuntimeError) and "can't allocate memory" in line  # on a CPU
+    if isinstance(problem, MemoryError | torch.OutOfMemoryError) or is_torch_allocator:
         return "error", f"out of memory: {line}"
     traceback.print_exception(problem)
     return "error", f"{type(problem).__name__}: {line}"

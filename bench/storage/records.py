@@ -7,6 +7,7 @@ and harness as `source.zip`, the weights of the median attempt, a generated READ
 
 import dataclasses
 import hashlib
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -117,9 +118,12 @@ def file_record(
     record_folder.weights.write_bytes(content)
     settings = {key: value for key, value in record.settings.items() if value is not None}
     replace_file(record_folder.config, f"# {config_note}\n{tomli_w.dumps(settings)}")
-    if (source_sha256(source), harness_sha256(source)) != (record.source_sha256, record.harness_sha256):
-        raise ValueError("the source has changed since the record's attempts were made")
     pack_source(folder / "source.zip", source)
+    with tempfile.TemporaryDirectory() as unpacked, zipfile.ZipFile(folder / "source.zip") as packed:
+        packed.extractall(unpacked)  # the archive itself is checked, not the tree that it was made from
+        hashes = source_sha256(Path(unpacked)), harness_sha256(Path(unpacked))
+    if hashes != (record.source_sha256, record.harness_sha256):
+        raise ValueError("the source has changed since the record's attempts were made")
     replace_file(folder / "README.md", readme(record_folder))
     replace_file(folder / "record.json", record.model_dump_json(indent=2) + "\n")
     return record_folder
