@@ -1,8 +1,26 @@
-"""One attempt, from its command line to its run in the journal. A trainer calls `main`."""
+"""One attempt, from its command line to its run in the journal. A trainer calls `main`.
 
-from bench.attempt.command import main
-from bench.attempt.interface import TrainingMonitor
+The names are imported on first use, because `request` reads the command line before torch is imported.
+"""
 
-Watch = TrainingMonitor  # the former name, which trainers of older records use in annotations
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.attempt.command import main
+    from bench.attempt.interface import TrainingMonitor
+
+    Watch = TrainingMonitor
 
 __all__ = ["TrainingMonitor", "Watch", "main"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "main":
+        from bench.attempt.command import main
+
+        return main
+    if name in ("TrainingMonitor", "Watch"):  # Watch: the former name, in annotations of older records' trainers
+        from bench.attempt.interface import TrainingMonitor
+
+        return TrainingMonitor
+    raise AttributeError(name)

@@ -27,7 +27,7 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
     """Run `python speedrun.py` and return its exit status.
 
     Args:
-        settings_type: the trainer's settings, a frozen dataclass; see `interface.Settings`.
+        settings_type: the trainer's settings, a frozen dataclass; see `request.Settings`.
         clock: started with the process.
         arguments: the command line without the program's name.
         description: for `--help`.

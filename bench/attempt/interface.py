@@ -1,9 +1,8 @@
 """What the trainer and the harness require of each other."""
 
-import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -15,25 +14,6 @@ from model import Transformer
 
 TICK_SECONDS = 0.05  # the longest time between two ticks that the monitor aims at
 MAX_PATIENCE = 64  # steps; a GPU runs behind the host, whose clock then says little about the pace of the steps
-
-
-class Settings(Protocol):
-    """The fields of the trainer's settings, a frozen dataclass, that the harness reads."""
-
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
-
-    track: str
-    device: str
-    precision: str
-    compile: bool
-    kernel: str
-    kernel_problem: str | None  # why the C kernel cannot compute such a step
-    threads: int
-    max_seconds: float
-    control: str
-
-    def shared_among(self, processes: int) -> "Settings":
-        """The settings for processes that train together; ValueError if that is impossible with these settings."""
 
 
 class Trainer(Protocol):

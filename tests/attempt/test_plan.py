@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.attempt.plan import check_request, make_plan
+from bench.attempt.plan import make_plan
+from bench.attempt.request import check_request
 from bench.errors import UsageError
 from bench.experiments.launcher import BATCH_VARIABLE
 from bench.provenance import first_seed, source_sha256

@@ -1,0 +1,128 @@
+"""The command line of an attempt: the request, the config and the settings. Imports no torch."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import tyro
+
+from bench.cli import parse_arguments, split_option, with_current_option_names
+from bench.config import SEARCH, check_values, find_config, knows_current_names, merged_values, read_config
+from bench.errors import UsageError
+from bench.provenance import ROOT
+
+
+class Settings(Protocol):
+    """The fields of the trainer's settings, a frozen dataclass, that the harness reads."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    track: str
+    device: str
+    precision: str
+    compile: bool
+    kernel: str
+    kernel_problem: str | None  # why the C kernel cannot compute such a step
+    threads: int
+    max_seconds: float
+    control: str
+
+    def shared_among(self, processes: int) -> "Settings":
+        """The settings for processes that train together; ValueError if that is impossible with these settings."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The options beside the settings. Only the seed has an effect on training."""
+
+    config: str = "add3"
+    """A name in bench/configs, or a TOML file; `add3` means `add3-cpu` or `add3-cuda`, by the device."""
+    seed: int | None = None
+    """Seed of all random numbers; by default the first 31 bits of sha256(config_hash + source_sha256)."""
+    attempts: int | None = None
+    """Run a batch of this many attempts, each in its own process; their seeds are derived from config and source."""
+    results: Path = ROOT / "results"
+    """Folder of the journal, the board and the weights."""
+    journal: bool = True
+    """File the attempt in the journal."""
+    note: str | None = None
+    """A remark to file with the run."""
+    shared: bool = False
+    """Do not wait for the device's lock; the run is marked not clean."""
+    json: bool = False
+    """Print the run as JSON, as the last line of standard output."""
+    plan: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Only print, as JSON, the run that would be filed if the attempt were lost."""
+    probe: Literal["seeds", "warmup"] | None = None
+    """Run a check of `bench audit` instead of an attempt, and print its result as JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """A command line and the config that it names."""
+
+    config: str  # the resolved name
+    search: dict[str, Any] | None  # that found the config, with its cost
+    request: Request
+    settings: Settings
+
+
+def read_command_line(
+    settings_type: type, arguments: Sequence[str], description: str, resolve_device: Callable[[str], str]
+) -> CommandLine:
+    """Read the command line and the config; values on the command line override those of the config.
+
+    `resolve_device` turns the value of `--device` into the type of a device, on which the config's name may depend.
+    Raises UsageError. A second call with the same arguments and type of device returns the same object.
+    """
+    if knows_current_names(settings_type):  # those of older records have the former ones
+        arguments = with_current_option_names(arguments)
+    if split_option(arguments, "--results")[0] == "":
+        raise UsageError("--results: the folder's name is empty")
+    device_name = split_option(arguments, "--device")[0] or "auto"
+    check_values({"device": device_name}, settings_type, "the command line")
+    try:
+        return parse_command_line(settings_type, tuple(arguments), description, resolve_device(device_name))
+    except (ValueError, OSError) as problem:  # OSError: a file name that is too long
+        raise UsageError(str(problem)) from None
+
+
+@functools.lru_cache(maxsize=1)
+def parse_command_line(
+    settings_type: type, arguments: tuple[str, ...], description: str, device_type: str
+) -> CommandLine:
+    without_prefix: Any = tyro.conf.OmitArgPrefixes  # its type argument is known only at run time
+    schema = dataclasses.make_dataclass(
+        "CommandLine", [("request", without_prefix[Request]), ("settings", without_prefix[settings_type])], frozen=True
+    )
+    name = split_option(arguments, "--config")[0] or Request.config
+    config, path = find_config(name, device_type)
+    try:
+        settings = settings_type(**read_config(path, settings_type))
+    except ValueError as problem:
+        raise UsageError(f"{path}: {problem}") from None
+    parsed = parse_arguments(schema, arguments, schema(Request(config=name), settings), description)
+    check_request(parsed.request)
+    return CommandLine(config, merged_values(path).get(SEARCH), parsed.request, parsed.settings)
+
+
+def check_request(request: Request) -> None:
+    """Raises UsageError: a value has the right type but is invalid."""
+    if request.seed is not None and not 0 <= request.seed < 2**63:
+        raise UsageError(f"--seed {request.seed}: a seed is a whole number from 0 to 2**63 - 1")
+    try:
+        (request.note or "").encode()
+    except UnicodeEncodeError:
+        raise UsageError("--note: this is not UTF-8") from None
+    if request.results.exists() and not request.results.is_dir():
+        raise UsageError(f"--results {request.results}: this is not a folder")
+    if request.attempts is None:
+        return
+    if request.attempts < 1:
+        raise UsageError(f"--attempts {request.attempts}: a batch has at least one attempt")
+    if request.seed is not None:
+        raise UsageError("--seed: the seeds of a batch are derived from config and source; leave the option out")
+    if not request.journal:
+        raise UsageError("--no-journal: every attempt of a batch is journalled; leave the option out")
