@@ -222,7 +222,7 @@ def run_attempt(
     if listener is not None:
         listener.close()
     outer = outer_seconds(started, edges) if edges else None
-    run = journal.collect(task.batch, functools.partial(complete_run, task, outer))
+    run = journal.collect(task.batch, functools.partial(complete_run, task, outer), ended=True)
     if run is None:
         outcome: Outcome = "lost" if status < 0 else "error"
         if interrupted or status in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):

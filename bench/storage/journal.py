@@ -1,11 +1,16 @@
 """The journal: `runs.jsonl`, one line for each attempt whatever its outcome, appended and never rewritten.
 
-Before an attempt starts, it writes a start mark: a file with the line to be filed if its process dies. The attempt
-holds a lock on its mark while it runs, so a mark whose lock is free belongs to a dead attempt. An attempt of a batch
-leaves its finished line in the mark; the command that started the batch adds the times of the outer clock and files
-it. If that command was killed, the next command files the line as it is.
+Before an attempt starts, it writes a start mark: a file with the line to be filed if its process dies. Another command
+files that line once the attempt has provably ended; see `StartMark.final_line`. An attempt of a batch leaves its
+finished line in the mark; the command that started the batch adds the times of the outer clock and files it. If that
+command was killed, the next command files the line as it is.
+
+Whatever others have concluded, the line of a finished attempt is filed. So two lines of one run are possible; readers
+take the one with more evidence.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -13,8 +18,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from bench.storage.jsonl import JsonLines, replace_file
-from bench.storage.schema import Batch, Run
+from bench.cli import print_progress
+from bench.clock import MAX_WARMUP_SECONDS
+from bench.process_identity import ProcessIdentity, current_process, has_ended
+from bench.storage.jsonl import JsonLines, file_lock, hold, replace_file
+from bench.storage.schema import Batch, Run, SchemaModel
+
+GRACE_SECONDS = 600.0  # beyond its limit, before an attempt that cannot be checked is taken for dead
+UNKNOWN_LIMIT_SECONDS = 86_400.0  # of an attempt whose settings have no limit
+DRAFT_SECONDS = 600.0  # a draft this old is left over from a killed process
+POLL_SECONDS = 0.5
+ASSUMED_LOST = "no word for longer than its limit; its process could not be checked"
 
 
 class Journal(JsonLines[Run]):
@@ -24,20 +38,45 @@ class Journal(JsonLines[Run]):
         super().__init__(results / "runs.jsonl", Run)
         self.results, self.marks = results, results / "started"
 
+    def read_numbered(self) -> tuple[dict[int, Run], dict[int, str]]:
+        """One line for each run, by its number; a message about each line that is invalid or passed over."""
+        lines, faults = super().read_numbered()
+        taken: dict[str, int] = {}  # run id -> number of the line
+        for number, run in lines.items():
+            other = taken.setdefault(run.run_id, number)
+            if evidence(run) > evidence(lines[other]):
+                taken[run.run_id] = number
+        for number, run in lines.items():
+            if (other := taken[run.run_id]) != number:
+                faults[number] = f"{self.path.name}:{number}: passed over for line {other}, which is of the same run"
+        return {number: lines[number] for number in sorted(taken.values())}, dict(sorted(faults.items()))
+
     @contextmanager
     def attempt(self, lost_run: Run) -> Iterator["StartMark"]:
-        """Hold a start mark for the `with` block; `lost_run` is the line to file if the process dies."""
+        """Hold a start mark for the `with` block; `lost_run` is the line to file if the process dies.
+
+        Raises OSError, before the block, if no line could be appended to the journal.
+        """
+        with suppress(Timeout):
+            self.check_writable()
         mark = StartMark(self, self.marks / f"{lost_run.run_id}.json")
-        with mark.lock:
+        with hold(mark.lock):
             mark.write(lost_run)
             yield mark
         remove_lock_file(mark.lock)
+
+    def check_writable(self) -> None:
+        """Raise OSError if no line could be appended, for example because another user owns the file or its lock."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with hold(file_lock(f"{self.path}.lock", is_singleton=True), timeout=0):
+            if self.path.exists():
+                open(self.path, "ab").close()
 
     @contextmanager
     def supervise(self, batch_id: str) -> Iterator[None]:
         """Hold the lock of a batch, so that no other command recovers its attempts; raises Timeout if one holds it."""
         lock = self.batch_lock(batch_id)
-        with lock.acquire(timeout=0):
+        with hold(lock, timeout=0):
             try:
                 yield
             finally:
@@ -46,21 +85,26 @@ class Journal(JsonLines[Run]):
     def batch_lock(self, batch_id: str) -> FileLock:
         """The lock held by the command that runs a batch."""
         self.marks.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.marks / f"{batch_id}.lock", is_singleton=True)
+        return file_lock(self.marks / f"{batch_id}.lock", is_singleton=True)
 
-    def collect(self, batch: Batch, finish: Callable[[Run], Run]) -> Run | None:
-        """Wait for one attempt of a batch to end and file its line, completed by `finish`; None without such a mark."""
+    def collect(self, batch: Batch, finish: Callable[[Run], Run], ended: bool = False) -> Run | None:
+        """Wait for one attempt of a batch to end and file its line, completed by `finish`; None without such a mark.
+
+        Args:
+            ended: the caller has seen the process of the attempt end.
+        """
         for mark, run in self.read_marks():
-            if run.batch == batch:
-                with mark.lock:
-                    run_at_end = mark.read()
-                    if run_at_end is None:  # another process filed it meanwhile
-                        continue
-                    finished = finish(run_at_end)
-                    mark.file(finished)
-                remove_lock_file(mark.lock)
-                return finished
-        return None
+            if run.batch == batch and (run_at_end := mark.wait_and_file(finish, ended)) is not None:
+                return run_at_end
+        # Another command may have filed the line as it was, where locks have no effect.
+        filed = next((run for run in self.read()[0] if run.batch == batch), None) if ended else None
+        if filed is None:
+            return None
+        finished = finish(filed)
+        if evidence(finished) <= evidence(filed):
+            return filed
+        self.append(finished)
+        return finished
 
     def collect_orphans(self, command: str) -> None:
         """File the attempts of all batches of a command that are not supervised; waits for those still running."""
@@ -71,20 +115,25 @@ class Journal(JsonLines[Run]):
                     self.collect(batch, lambda run: run)
 
     def recover(self) -> list[Run]:
-        """File the line of every mark whose attempt is dead and whose batch is not supervised; returns these runs."""
+        """File the line of every mark whose attempt has ended and whose batch is not supervised; returns these runs."""
         recovered = []
         for mark, run in self.read_marks():
-            with suppress(Timeout), ExitStack() as locks:
+            with suppress(Timeout, PermissionError), ExitStack() as locks:  # another user's lock cannot be checked
                 if run.batch is not None:
-                    locks.enter_context(self.batch_lock(run.batch.id).acquire(timeout=0))
-                locks.enter_context(mark.lock.acquire(timeout=0))
-                run_at_end = mark.read()
-                if run_at_end is not None and mark.file(run_at_end):
-                    recovered.append(run_at_end)
+                    locks.enter_context(hold(self.batch_lock(run.batch.id), timeout=0))
+                locks.enter_context(hold(mark.lock, timeout=0))
+                content = mark.read_content()
+                if content is not None:
+                    final_line = mark.final_line(content)
+                    if final_line is None:
+                        continue
+                    if mark.file(final_line):
+                        recovered.append(final_line)
                 remove_lock_file(mark.lock)
         for draft in self.marks.glob(".*.json.*"):  # of an attempt that was killed while it wrote its mark
             with suppress(OSError):
-                draft.unlink()
+                if seconds_since_change(draft) > DRAFT_SECONDS:
+                    draft.unlink()
         return recovered
 
     def read_marks(self) -> Iterator[tuple["StartMark", Run]]:
@@ -95,32 +144,115 @@ class Journal(JsonLines[Run]):
                 yield mark, run
 
 
+def evidence(run: Run) -> tuple[bool, bool]:
+    """The order of two lines of one run: what the attempt filed beats `lost`, and a completed line one that is not."""
+    return run.outcome != "lost", run.outer_seconds is not None
+
+
+# -----------------------------------------------------------------------------
+# start marks
+
+
+class MarkContent(SchemaModel):
+    """What a start mark holds."""
+
+    run: Run  # the line to file if the attempt ends without another word
+    process: ProcessIdentity | None  # of the attempt; null if unknown
+
+
 class StartMark:
     """The file that represents a running attempt; `lock` is held as long as its line may change."""
 
     def __init__(self, journal: Journal, path: Path) -> None:
         self.journal, self.path = journal, path
         journal.marks.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(self.path.with_suffix(".lock"))
+        self.lock = file_lock(self.path.parent / f"{self.path.stem}.lock")
 
     def write(self, run: Run) -> None:
-        """Replace the line in the mark."""
-        replace_file(self.path, Run.model_validate(run.model_dump()).model_dump_json() + "\n")
+        """Replace the line in the mark, and name this process as that of the attempt."""
+        content = MarkContent(run=Run.model_validate(run.model_dump()), process=current_process())
+        replace_file(self.path, content.model_dump_json() + "\n")
 
     def read(self) -> Run | None:
         """The line in the mark; None if the mark is gone, or the file is not a mark."""
-        with suppress(ValidationError, FileNotFoundError):
-            return Run.model_validate_json(self.path.read_bytes())
+        content = self.read_content()
+        return None if content is None else content.run
+
+    def read_content(self) -> MarkContent | None:
+        """The content of the mark; None if the mark is gone, or the file is not a mark.
+
+        The harness in the snapshot of an older record writes the line alone.
+        """
+        with suppress(FileNotFoundError, PermissionError):
+            text = self.path.read_bytes()
+            with suppress(ValidationError):
+                return MarkContent.model_validate_json(text)
+            with suppress(ValidationError):
+                return MarkContent(run=Run.model_validate_json(text), process=None)
         return None
 
+    def final_line(self, content: MarkContent) -> Run | None:
+        """The line to file if the attempt has ended: it left its finished line, or its process provably ended.
+
+        The caller holds the lock, which alone proves nothing: on some file systems every lock is free. A process of
+        another boot, container or machine cannot be checked. It is taken for dead when the mark has not changed for
+        the limit of the attempt and GRACE_SECONDS more.
+        """
+        run = content.run
+        if run.outcome != "lost":
+            return run
+        ended = None if content.process is None else has_ended(content.process)
+        if ended is None and self.seconds_left(run) < 0:
+            return run.model_copy(update={"message": ASSUMED_LOST})
+        return run if ended else None
+
+    def seconds_left(self, run: Run) -> float:
+        """Seconds until the attempt is taken for dead if it cannot be checked."""
+        limit = float(run.settings.get("max_seconds") or UNKNOWN_LIMIT_SECONDS) + MAX_WARMUP_SECONDS
+        try:
+            return limit + GRACE_SECONDS - seconds_since_change(self.path)
+        except FileNotFoundError:
+            return 0.0
+
+    def wait_and_file(self, finish: Callable[[Run], Run], ended: bool) -> Run | None:
+        """Wait for the attempt to end, and file its line, completed by `finish`; None if another process filed it."""
+        is_announced = False
+        while True:
+            with hold(self.lock):
+                content = self.read_content()
+                if content is None:
+                    return None
+                run = content.run if ended else self.final_line(content)
+                if run is not None:
+                    finished = finish(run)
+                    self.file(finished)
+                    break
+            if not is_announced:
+                minutes = max(1, math.ceil(self.seconds_left(content.run) / 60))
+                print_progress(
+                    f"waiting for the attempt {content.run.run_id}; if it was started on another machine or before a "
+                    f"restart, it counts as lost in {minutes} minute{'s' if minutes > 1 else ''}"
+                    if content.process is None or has_ended(content.process) is None
+                    else f"waiting for the attempt {content.run.run_id}, which is still running"
+                )
+                is_announced = True
+            time.sleep(POLL_SECONDS)
+        remove_lock_file(self.lock)
+        return finished
+
     def file(self, run: Run) -> bool:
-        """Append the line to the journal and remove the mark; False if the journal has the run already."""
+        """Append the line to the journal and remove the mark; False if the journal has a line at least as good."""
         with self.journal.lock():
-            is_new = all(filed.run_id != run.run_id for filed in self.journal.read()[0])
+            filed = [line for line in self.journal.read()[0] if line.run_id == run.run_id]
+            is_new = all(evidence(line) < evidence(run) for line in filed)
             if is_new:
                 self.journal.append(run)
             self.path.unlink(missing_ok=True)
         return is_new
+
+
+def seconds_since_change(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
 
 
 def remove_lock_file(lock: FileLock) -> None:

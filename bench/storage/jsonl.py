@@ -1,8 +1,11 @@
 """JSON Lines files: appended under a lock and fsynced, never rewritten; and atomic replacement of other files."""
 
+import errno
 import os
 import sys
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
@@ -13,6 +16,32 @@ from bench.storage.schema import SchemaModel
 
 LineT = TypeVar("LineT", bound=SchemaModel)
 
+# What a file system without locks answers, for example one mounted by NFS with `nolock`.
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+def file_lock(path: Path | str, is_singleton: bool = False) -> FileLock:
+    """An advisory lock; hold it with `hold`. On a file system without locks its file does not become the lock."""
+    return FileLock(path, is_singleton=is_singleton, fallback_to_soft=False)
+
+
+@contextmanager
+def hold(lock: FileLock, timeout: float = -1.0) -> Iterator[None]:
+    """Hold a lock for the `with` block; without effect on a file system that has no locks.
+
+    So a lock only prevents what is wasteful or confusing: no line is lost or damaged without one. Raises Timeout after
+    `timeout` seconds; a negative number waits for ever.
+    """
+    try:
+        lock.acquire(timeout=timeout)
+    except OSError as problem:
+        if problem.errno not in WITHOUT_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
+
 
 class JsonLines(Generic[LineT]):
     """One JSON Lines file of lines of one type; it and its folder are created with the first line."""
@@ -20,17 +49,20 @@ class JsonLines(Generic[LineT]):
     def __init__(self, path: Path, model: type[LineT]) -> None:
         self.path, self.model = path, model
 
-    def lock(self) -> FileLock:
-        """The lock for writing; reentrant."""
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the lock for writing; reentrant."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(f"{self.path}.lock", is_singleton=True)
+        return hold(file_lock(f"{self.path}.lock", is_singleton=True))
 
     def append(self, line: LineT) -> None:
-        """Append one line and fsync it; an OSError may leave an incomplete line, which readers skip."""
+        """Append one line and fsync it; an OSError may leave an incomplete line, which readers skip.
+
+        The line is written by one call, so that lines stay whole even where another process writes without the lock.
+        """
         text = self.model.model_validate(line.model_dump()).model_dump_json()
         with self.lock():
             is_new = not self.path.exists()
-            with open(self.path, "ab+") as file:
+            with open(self.path, "ab+", buffering=0) as file:
                 if file.seek(0, os.SEEK_END):
                     file.seek(-1, os.SEEK_END)
                     if file.read(1) != b"\n":  # a process was killed while writing
@@ -41,15 +73,20 @@ class JsonLines(Generic[LineT]):
 
     def read(self) -> tuple[list[LineT], list[str]]:
         """All lines in file order, and a message about each invalid line."""
-        lines: list[LineT] = []
-        faults: list[str] = []
+        lines, faults = self.read_numbered()
+        return list(lines.values()), list(faults.values())
+
+    def read_numbered(self) -> tuple[dict[int, LineT], dict[int, str]]:
+        """As `read`, by the number of the line, from 1."""
+        lines: dict[int, LineT] = {}
+        faults: dict[int, str] = {}
         content = self.path.read_bytes() if self.path.exists() else b""
         for number, text in enumerate(content.split(b"\n"), start=1):
             try:
                 if text.strip():
-                    lines.append(self.model.model_validate_json(text))
+                    lines[number] = self.model.model_validate_json(text)
             except ValidationError as problem:
-                faults.append(f"{self.path.name}:{number}: skipped, {describe_invalid(problem)}")
+                faults[number] = f"{self.path.name}:{number}: skipped, {describe_invalid(problem)}"
         return lines, faults
 
 
@@ -69,7 +106,7 @@ def print_faults(faults: Iterable[str]) -> None:
 def replace_file(path: Path, content: str | bytes) -> None:
     """Replace a file atomically and fsync it: a reader finds the old or the new content, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")  # process ids repeat on other machines
     with open(draft, "wb") as file:
         write_durably(file, content.encode() if isinstance(content, str) else content)
     os.replace(draft, path)
@@ -77,7 +114,8 @@ def replace_file(path: Path, content: str | bytes) -> None:
 
 
 def write_durably(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
+    while content:  # an unbuffered file on a full disk writes a part and fails at the next call
+        content = content[file.write(content) :]
     file.flush()
     os.fsync(file.fileno())
 

@@ -180,7 +180,8 @@ def test_a_folder_without_a_journal_is_an_error(tmp_path):
 
 def test_a_closed_pipe_is_not_an_error(results):
     journal = results / "runs.jsonl"
-    journal.write_text(journal.read_text("utf-8") * 200, "utf-8")  # more than a pipe holds
+    lines = (run.model_copy(update={"run_id": str(i)}).model_dump_json() for i, run in enumerate(100 * runs()))
+    journal.write_text("".join(f"{line}\n" for line in lines), "utf-8")  # more than a pipe holds
     command = [sys.executable, "-m", "bench", "export", "--results", str(results)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.read(10) == b"schema,run"

@@ -127,7 +127,7 @@ def test_the_check_fails_when_file_and_journal_disagree_and_writes_nothing(resul
     assert run_command(results, "--check") == 0
     (results / "plots" / "scaling.png").write_bytes(b"drawn by another version")
     assert run_command(results, "--check") == 0
-    Journal(results).append(attempt("add9"))
+    Journal(results).append(attempt("add9", run_id="add9"))
     capsys.readouterr()
     assert run_command(results, "--check") == 1
     told = capsys.readouterr().err.splitlines()

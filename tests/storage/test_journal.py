@@ -1,14 +1,20 @@
 """Start marks: attempts that are running, finished, killed, or supervised by the command of their batch."""
 
+import dataclasses
+import errno
 import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from bench.storage.journal import Journal
+from bench.process_identity import ProcessIdentity, current_process, identify
+from bench.storage import journal as journal_module
+from bench.storage.journal import ASSUMED_LOST, Journal, MarkContent, StartMark
 from bench.storage.schema import Run
 from tests.support.examples import ROOT, example_run
 from tests.support.processes import start_process
@@ -23,6 +29,29 @@ with journal.attempt(example_run(run_id=sys.argv[1], outcome="lost")):
     print("ready", flush=True)
     input()
 """
+
+
+def dead_process() -> ProcessIdentity:
+    """The identity of a process of this machine that has ended."""
+    identity = current_process()
+    assert identity is not None
+    return dataclasses.replace(identity, started="1")
+
+
+def distant_process() -> ProcessIdentity:
+    """The identity of a process on another machine, or before a restart."""
+    identity = current_process()
+    assert identity is not None
+    return dataclasses.replace(identity, boot="another boot")
+
+
+def leave_mark(journal: Journal, run: Run, process: ProcessIdentity | None, minutes: float = 0.0) -> StartMark:
+    """A start mark that was written some minutes ago."""
+    mark = StartMark(journal, journal.marks / f"{run.run_id}.json")
+    mark.path.write_text(MarkContent(run=run, process=process).model_dump_json())
+    written = time.time() - 60 * minutes
+    os.utime(mark.path, (written, written))
+    return mark
 
 
 def test_a_journal_that_does_not_exist_is_empty(tmp_path: Path) -> None:
@@ -54,13 +83,16 @@ def test_a_mark_holds_the_line_of_the_lost_run_and_is_fsynced(tmp_path: Path, mo
     journal, lost, sizes = Journal(tmp_path), example_run(outcome="lost"), []
     monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
     with journal.attempt(lost) as mark:
-        assert Run.model_validate_json(mark.path.read_bytes()) == lost
+        assert mark.read() == lost
         assert mark.path.stat().st_size in sizes
         mark.file(lost)
 
 
-def test_an_attempt_that_could_not_file_its_line_is_filed_as_lost(tmp_path: Path) -> None:
+def test_an_attempt_that_could_not_file_its_line_is_filed_as_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal, lost = Journal(tmp_path), example_run(outcome="lost")
+    monkeypatch.setattr(journal_module, "current_process", dead_process)  # the attempt's process ends with the error
 
     def fail() -> None:
         with journal.attempt(lost):
@@ -76,11 +108,9 @@ def test_an_attempt_that_could_not_file_its_line_is_filed_as_lost(tmp_path: Path
 def test_an_attempt_killed_after_filing_its_line_is_filed_once(tmp_path: Path) -> None:
     journal, run = Journal(tmp_path), example_run()
     journal.append(run)
-    journal.marks.mkdir()
-    mark = journal.marks / f"{run.run_id}.json"
-    mark.write_text(run.model_copy(update={"outcome": "lost"}).model_dump_json())
+    mark = leave_mark(journal, example_run(outcome="lost"), dead_process())
     assert journal.recover() == []
-    assert not mark.exists()
+    assert not mark.path.exists()
     assert journal.read() == ([run], [])
 
 
@@ -157,3 +187,154 @@ def test_a_killed_attempt_is_filed_as_lost_and_a_running_one_is_not(tmp_path: Pa
         process.kill()
         process.communicate()
     assert list(journal.marks.iterdir()) == []
+
+
+# -----------------------------------------------------------------------------
+# the proof that an attempt has ended
+
+
+@pytest.fixture
+def free_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a mount whose locks always succeed."""
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", lambda *_: None)
+
+
+@pytest.mark.usefixtures("free_locks")
+def test_a_running_attempt_is_not_lost_although_its_lock_is_free(tmp_path: Path) -> None:
+    journal, run = Journal(tmp_path), example_run()
+    with journal.attempt(example_run(outcome="lost")) as mark:
+        assert Journal(tmp_path).recover() == []
+        assert mark.path.exists()
+        mark.file(run)
+    assert journal.read() == ([run], [])
+
+
+def test_a_finished_line_is_filed_although_the_run_was_filed_as_lost(tmp_path: Path) -> None:
+    journal, run, lost = Journal(tmp_path), example_run(), example_run(outcome="lost")
+    with journal.attempt(lost) as mark:
+        journal.append(lost)  # what another machine concluded
+        mark.path.unlink()
+        assert mark.file(run)
+        assert not mark.file(run)
+    runs, (fault,) = journal.read()
+    assert runs == [run]
+    assert fault == "runs.jsonl:1: passed over for line 2, which is of the same run"
+    assert len(journal.path.read_text().splitlines()) == 2, "the journal is never rewritten"
+
+
+def test_a_lost_line_after_the_finished_one_is_passed_over(tmp_path: Path) -> None:
+    journal, run = Journal(tmp_path), example_run()
+    other = example_run(run_id="another")
+    for line in (run, example_run(outcome="lost"), other, run):
+        journal.append(line)
+    runs, faults = journal.read()
+    assert runs == [run, other]
+    assert [fault.partition(" ")[0] for fault in faults] == ["runs.jsonl:2:", "runs.jsonl:4:"]
+
+
+@pytest.mark.usefixtures("free_locks")
+def test_the_completed_line_of_a_batch_is_filed_although_another_command_filed_it_as_it_was(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with journal.supervise("batch"):
+        run = attempt_of_a_batch(journal)
+        assert Journal(tmp_path).recover() == [run]
+
+        def complete(left: Run) -> Run:
+            return left.model_copy(update={"outer_seconds": left.seconds})
+
+        assert journal.collect(run.batch, complete) is None
+        assert journal.collect(run.batch, complete, ended=True) == complete(run)
+        assert journal.collect(run.batch, complete, ended=True) == complete(run)
+    runs, (fault,) = journal.read()
+    assert runs == [complete(run)]
+    assert fault.startswith("runs.jsonl:1: passed over for line 2")
+
+
+def test_an_attempt_of_this_machine_whose_process_is_gone_is_lost_at_once(tmp_path: Path) -> None:
+    journal, lost = Journal(tmp_path), example_run(outcome="lost")
+    leave_mark(journal, lost, dead_process())
+    assert journal.recover() == [lost]
+
+
+@pytest.mark.parametrize("has_process", [True, False])
+def test_an_attempt_that_cannot_be_checked_is_lost_ten_minutes_after_its_limit(
+    has_process: bool, tmp_path: Path
+) -> None:
+    journal, lost = Journal(tmp_path), example_run(outcome="lost", settings={"max_seconds": 600.0})
+    process = distant_process() if has_process else None
+    leave_mark(journal, lost, process, minutes=21.9)  # 10 of its limit, 2 of warm-up, 10 of grace
+    assert journal.recover() == []
+    leave_mark(journal, lost, process, minutes=22.1)
+    (filed,) = journal.recover()
+    assert filed == lost.model_copy(update={"message": ASSUMED_LOST})
+    assert list(journal.marks.iterdir()) == []
+
+
+def test_an_attempt_that_cannot_be_checked_is_not_lost_while_its_lock_is_held(tmp_path: Path) -> None:
+    journal, lost = Journal(tmp_path), example_run(outcome="lost", settings={"max_seconds": 600.0})
+    mark = leave_mark(journal, lost, distant_process(), minutes=1000)
+    with mark.lock:
+        assert journal.recover() == []
+    assert len(journal.recover()) == 1
+
+
+def test_a_mark_as_older_harnesses_write_it_is_read(tmp_path: Path) -> None:
+    journal, run = Journal(tmp_path), example_run()
+    mark = StartMark(journal, journal.marks / "old.json")
+    mark.path.write_text(run.model_dump_json())
+    assert mark.read() == run
+
+
+@pytest.mark.usefixtures("free_locks")
+def test_collect_waits_for_a_running_attempt_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(journal_module, "POLL_SECONDS", 0.02)
+    journal = Journal(tmp_path)
+    lost = example_run(batch={"id": "batch", "command": "compare", "planned": 1, "index": 0}, outcome="lost")
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.3)"]) as process:
+        leave_mark(journal, lost, identify(process.pid))
+        assert journal.collect(lost.batch, lambda run: run) == lost
+        assert process.poll() == 0
+    assert capfd.readouterr().err == f"waiting for the attempt {lost.run_id}, which is still running\n"
+
+
+def test_collect_does_not_wait_for_an_attempt_whose_end_the_caller_has_seen(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    lost = example_run(batch={"id": "batch", "command": "compare", "planned": 1, "index": 0}, outcome="lost")
+    leave_mark(journal, lost, None)
+    assert journal.collect(lost.batch, lambda run: run, ended=True) == lost
+
+
+def test_a_mark_under_the_lock_of_another_user_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path)
+    mark = leave_mark(journal, example_run(outcome="lost"), dead_process())
+
+    def refuse(self: FileLock, timeout: float) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileLock, "acquire", refuse)
+        assert journal.recover() == []
+    assert mark.path.exists()
+
+
+@pytest.mark.parametrize("name", ["runs.jsonl", "runs.jsonl.lock"])
+def test_an_attempt_does_not_begin_when_its_line_could_not_be_filed(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()  # as a file that belongs to another user
+    journal = Journal(tmp_path)
+    with pytest.raises(OSError, match="directory"), journal.attempt(example_run(outcome="lost")):
+        pytest.fail("the attempt began")
+    assert not list(journal.marks.glob("*.json"))
+
+
+def test_the_draft_of_a_mark_that_is_being_written_is_not_removed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.marks.mkdir()
+    young, old = journal.marks / ".run.json.1", journal.marks / ".run.json.2"
+    for draft in (young, old):
+        draft.touch()
+    os.utime(old, (0, 0))
+    journal.recover()
+    assert young.exists()
+    assert not old.exists()

@@ -1,9 +1,11 @@
 """JSON Lines files with incomplete and invalid lines, and with two writers at once; the journal is the example."""
 
+import errno
 import json
 import math
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.storage.journal import Journal
+from bench.storage.jsonl import replace_file
 from bench.storage.schema import Run
 from tests.support.examples import example_run
 from tests.support.processes import start_process
@@ -40,10 +43,11 @@ def test_a_line_after_an_incomplete_one_starts_on_a_new_line(tmp_path: Path) -> 
     torn = run.model_dump_json()[:100].encode()
     journal.path.write_bytes(torn)
     journal.append(run)
-    journal.append(run)
-    assert journal.path.read_bytes() == torn + b"\n" + 2 * (run.model_dump_json().encode() + b"\n")
+    journal.append(other := example_run(run_id="another"))
+    lines = [each.model_dump_json().encode() + b"\n" for each in (run, other)]
+    assert journal.path.read_bytes() == torn + b"\n" + lines[0] + lines[1]
     found, faults = journal.read()
-    assert found == [run, run]
+    assert found == [run, other]
     (fault,) = faults
     assert fault.startswith("runs.jsonl:1: skipped, ")
     assert "\n" not in fault
@@ -51,7 +55,12 @@ def test_a_line_after_an_incomplete_one_starts_on_a_new_line(tmp_path: Path) -> 
 
 @settings(max_examples=40)
 @given(
-    st.lists(st.one_of(junk, st.text(min_size=1).map(lambda name: example_run(note=name))), max_size=6), st.booleans()
+    st.lists(
+        st.one_of(junk, st.text(min_size=1).map(lambda name: example_run(run_id=name))),
+        max_size=6,
+        unique_by=lambda line: line.run_id if isinstance(line, Run) else object(),
+    ),
+    st.booleans(),
 )
 def test_an_invalid_line_is_skipped_and_reported_and_never_altered(lines: list, is_torn: bool) -> None:
     content = b"\n".join(line.model_dump_json().encode() if isinstance(line, Run) else line for line in lines)
@@ -114,8 +123,8 @@ from bench.storage import jsonl as module
 from bench.storage.journal import Journal
 
 class SlowFile:  # writes a line in two halves, between which another writer must not write
-    def __init__(self, *arguments):
-        self.file = open(*arguments)
+    def __init__(self, *arguments, **options):
+        self.file = open(*arguments, **options)
     def __enter__(self):
         return self
     def __exit__(self, *_):
@@ -124,9 +133,8 @@ class SlowFile:  # writes a line in two halves, between which another writer mus
         return getattr(self.file, name)
     def write(self, line):
         self.file.write(line[:100])
-        self.file.flush()
         time.sleep(0.002)
-        self.file.write(line[100:])
+        return 100 + self.file.write(line[100:])
 
 module.open = SlowFile
 name, journal = sys.argv[1], Journal(Path(sys.argv[2]))
@@ -150,3 +158,43 @@ def test_two_processes_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
     for name in ("left", "right"):
         own = [run.run_id for run in found if run.run_id.startswith(name)]
         assert own == [f"{name}-{i}" for i in range(20)]
+
+
+# -----------------------------------------------------------------------------
+# file systems whose locks do not exclude
+
+
+@pytest.mark.parametrize("answer", [None, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_lines_stay_whole_without_locks(answer: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_: object) -> None:
+        if answer is not None:
+            raise OSError(answer, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)  # as a mount whose locks always succeed, or that has none
+    note = "x" * 20_000  # longer than the buffer of a file
+
+    def write(name: str) -> None:
+        for index in range(20):
+            Journal(tmp_path).append(example_run(run_id=f"{name}-{index}", note=note))
+
+    writers = [threading.Thread(target=write, args=(name,)) for name in ("left", "right")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    runs, faults = Journal(tmp_path).read()
+    assert faults == []
+    assert {run.run_id for run in runs} == {f"{name}-{i}" for name in ("left", "right") for i in range(20)}
+
+
+def test_a_draft_is_never_that_of_another_process_with_the_same_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafts = []
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in every container
+    monkeypatch.setattr(os, "replace", lambda draft, path: drafts.append(draft))
+    for _ in range(2):
+        replace_file(tmp_path / "page.md", "text")
+    assert len(set(drafts)) == 2
