@@ -1,20 +1,19 @@
-"""The start of the process: signals, garbage collection and memory allocation. Imports no torch."""
+"""The start of the process: signals, streams, garbage collection and memory allocation. Imports no torch."""
 
 import ctypes
 import gc
-import os
-import signal
 import sys
+
+from bench.entry import prepare_process
 
 
 def before_imports() -> None:
     """Prepare for the slow imports.
 
-    SIGINT and SIGTERM exit with status 130 and no traceback. The garbage collector is off, because it would traverse
-    the imported modules again and again without finding garbage.
+    Ctrl-C exits with status 130 and no traceback. The garbage collector is off, because it would traverse the imported
+    modules again and again without finding garbage.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: os._exit(130))
+    prepare_process()
     gc.disable()
 
 

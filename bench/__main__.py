@@ -1,12 +1,17 @@
 """`python -m bench COMMAND`: run one of the harness's commands; only that command's module is imported."""
 
+if __name__ == "__main__":
+    from bench.entry import prepare_process
+
+    prepare_process()
+
 import importlib
 import inspect
-import os
 import sys
 
-from bench.cli import parse_arguments
+from bench.cli import EXIT_INTERRUPTED, handle_interrupts, ignore_interrupts, parse_arguments
 from bench.errors import UsageError, describe_os_error, nearest_hint
+from bench.streams import lost_output, print_error
 
 MAIN_COMMANDS = {
     "ask": "answer problems with the weights of a run",
@@ -25,6 +30,7 @@ MORE_COMMANDS = {
     "hardware": "print this machine's inventory and the class its attempts are ranked in",
 }
 COMMANDS = MAIN_COMMANDS | MORE_COMMANDS
+PRINTING_COMMANDS = {"ask", "show", "export", "tracks", "hardware"}  # their output is all that they produce
 
 
 def print_usage() -> None:
@@ -47,21 +53,24 @@ def main(arguments: list[str]) -> int:
         command = importlib.import_module(f"bench.commands.{name}")
         description = inspect.getdoc(command.Arguments) or ""
         program = f"python -m bench {name}"
-        status = command.main(parse_arguments(command.Arguments, rest, description=description, program=program))
-        sys.stdout.flush()
-        return status
+        arguments_of_command = parse_arguments(command.Arguments, rest, description=description, program=program)
+        handle_interrupts()
+        status: int = command.main(arguments_of_command)
     except UsageError as problem:
-        print(f"bench: {problem}", file=sys.stderr)
+        print_error(f"bench: {problem}")
         return 2
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return EXIT_INTERRUPTED
     except OSError as problem:  # a full disk, say; what was filed before stays whole
-        print(f"bench: {describe_os_error(problem)}", file=sys.stderr)
+        print_error(f"bench: {describe_os_error(problem)}")
         return 1
+    if name in PRINTING_COMMANDS and (lost := lost_output()) is not None:
+        print_error(f"bench: standard output is incomplete: {describe_os_error(lost)}")
+        return 1
+    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_status = main(sys.argv[1:])
+    ignore_interrupts()  # while the interpreter shuts down
+    sys.exit(exit_status)

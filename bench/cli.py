@@ -1,47 +1,32 @@
-"""Shared by all commands: exit codes, signals, progress lines and command-line parsing."""
+"""Shared by all commands: exit codes, progress lines, command-line parsing, and the report of an internal error."""
 
 import contextlib
 import dataclasses
 import io
 import itertools
 import re
-import signal
-import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
 from bench.config import RENAMED_SETTINGS, RENAMED_VALUES
 from bench.errors import UsageError, nearest_hint
+from bench.interrupts import EXIT_INTERRUPTED as EXIT_INTERRUPTED
+from bench.interrupts import handle_interrupts as handle_interrupts
+from bench.interrupts import ignore_interrupts as ignore_interrupts
+from bench.streams import print_error
 
-EXIT_SOLVED, EXIT_NOT_SOLVED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_SOLVED, EXIT_NOT_SOLVED, EXIT_WRONG_REQUEST = 0, 1, 2
 
 T = TypeVar("T")
 
 
-def handle_interrupts() -> None:
-    """Raise KeyboardInterrupt on Ctrl-C or SIGTERM, once: a second must not disturb the filing that the first began."""
-
-    def interrupt(signal_number: int, _: object) -> NoReturn:
-        ignore_interrupts()
-        raise KeyboardInterrupt(signal.Signals(signal_number).name)
-
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
-
-
-def ignore_interrupts() -> None:
-    """Ignore Ctrl-C and SIGTERM from now on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
 def print_progress(line: str) -> None:
     """Print a line on standard error and flush it."""
-    print(line, file=sys.stderr, flush=True)
+    print_error(line)
 
 
 def split_option(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:

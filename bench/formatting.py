@@ -100,12 +100,12 @@ def search_text(search: Mapping[str, Any] | None) -> str | None:
 
 
 def attempt_line(run: Run) -> str:
+    """The outcome, the reason or the errors, and the known seconds of one attempt."""
     verdict = run.message or ("" if run.certificate is None else errors_in_words(run.certificate.errors))
-    return (
-        f"seed {run.seed}  {run.outcome}  {verdict}  "
-        f"train {seconds_text(run.seconds.train)}  total {seconds_text(run.seconds.total)}"
-        + ("" if run.machine.clean is not False else f"  not clean: {'; '.join(run.machine.reasons)}")
-    )
+    parts = [f"seed {run.seed}", run.outcome, verdict]
+    parts += [f"{clock} {seconds_text(seconds)}" for clock in CLOCKS if (seconds := getattr(run.seconds, clock))]
+    parts += [f"not clean: {'; '.join(run.machine.reasons)}"] if run.machine.clean is False else []
+    return "  ".join(part for part in parts if part)
 
 
 def batch_line(runs: Sequence[Run]) -> str:

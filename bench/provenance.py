@@ -1,14 +1,16 @@
 """Provenance of a result: hashes of settings and source, the commit, and the seed derived from the hashes."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from bench.config import former_names
+from bench.git import Checkout, GitProblem, is_checkout, read_checkout
+from bench.streams import print_error
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,17 +62,23 @@ def first_seed(*parts: str) -> int:
 
 
 def commit_and_dirty() -> tuple[str | None, bool | None]:
-    """The commit of this checkout, and whether any file outside `results/` differs; None where there is no git."""
+    """The commit of this checkout, and whether any file outside `results/` differs; None where there is no git.
 
-    def git(*arguments: str) -> str | None:
-        try:
-            answer = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True)
-        except OSError:
-            return None
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    top = git("rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != ROOT:
+    Prints a line if this is a checkout and git does not answer.
+    """
+    if not is_checkout(ROOT):
         return None, None
-    changes = git("status", "--porcelain", "--", ".", ":(exclude)results")
-    return git("rev-parse", "HEAD"), None if changes is None else bool(changes)
+    try:
+        checkout = source_checkout()
+    except GitProblem as problem:
+        print_error(f"the commit is not known; git says: {problem}")
+        return None, None
+    return checkout.commit, bool(checkout.changes)
+
+
+def source_checkout() -> Checkout:
+    """This checkout with its changes outside `results/`, among them source files that git ignores; or GitProblem."""
+    checkout = read_checkout(ROOT)
+    files = {path.relative_to(ROOT).as_posix() for path in (*source_files(ROOT), *harness_files(ROOT))}
+    changes = {*checkout.changes, *(files - checkout.tracked)}
+    return dataclasses.replace(checkout, changes=sorted(path for path in changes if not path.startswith("results/")))

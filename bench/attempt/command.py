@@ -17,8 +17,9 @@ from bench.attempt.resources import device_turn
 from bench.attempt.worker import run_worker, wait_for_first_process
 from bench.clock import Clock
 from bench.errors import UnavailableHere, UsageError
-from bench.experiments.launcher import PIPE_VARIABLE, Contestant, Task, run_tasks, yardstick_task
+from bench.experiments.launcher import Contestant, Task, run_tasks, yardstick_task
 from bench.formatting import attempt_line, batch_line
+from bench.processes import PIPE_VARIABLE
 from bench.storage.journal import Journal
 from bench.storage.schema import Batch, Run, new_id
 

@@ -11,9 +11,9 @@ from bench.attempt.interface import Build, Trainer
 from bench.attempt.request import Request, Settings, read_command_line
 from bench.distributed import World, read_world
 from bench.errors import UnavailableHere, UsageError, nearest_hint
-from bench.experiments.launcher import BATCH_VARIABLE
 from bench.machine.devices import pick_device, pick_precision_and_kernel, torch_compile_problem
 from bench.machine.hardware import usable_cores
+from bench.processes import BATCH_VARIABLE
 from bench.provenance import config_hash, first_seed, source_sha256
 from bench.storage.schema import Batch
 from data import TRACKS, Track, controlled, get_track

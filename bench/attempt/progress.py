@@ -1,8 +1,8 @@
 """The progress of an attempt on standard error.
 
-A terminal shows one line that is updated in place, other outputs get plain lines. There is no refresh thread: the line
-changes only at the start of a phase and at a check. Checks in the first second of `train` are not shown at once; the
-latest of them is shown afterwards.
+A terminal shows one line that is updated in place; other outputs, and dumb terminals, get plain lines. There is no
+refresh thread: the line changes only at the start of a phase and at a check. Checks in the first second of `train` are
+not shown at once; the latest of them is shown afterwards.
 """
 
 import time
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from bench.console import error_console
 from bench.storage.schema import Check
 
 WITHHOLD_SECONDS = 1.0  # from the start of `train`
@@ -25,7 +26,7 @@ class Display:
     ) -> None:
         """`label`, config and seed, starts every line; `processor_time` is the CPU time of this thread, seconds."""
         self.label = label
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or error_console()
         self.processor_time = processor_time
         self.processor_seconds = 0.0  # CPU time of `check` during `train`
         self.live: Live | None = None
@@ -68,7 +69,7 @@ class Display:
 
     def _show(self, line: str) -> None:
         text = Text.assemble((self.label, "bold"), "  ", line)
-        if not self.console.is_terminal:
+        if not self.console.is_interactive:
             self.console.print(text, soft_wrap=True)
             return
         text.truncate(self.console.width, overflow="ellipsis")

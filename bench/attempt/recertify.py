@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from bench.attempt.certify import NextLogits, certify, greedy_answers
-from bench.experiments.launcher import last_error_line, run_python
+from bench.processes import json_lines, last_error_line, run_python
 from bench.provenance import ROOT, copy_files, harness_files, source_files
 from bench.storage import weights
 from bench.storage.schema import Certificate, SchemaModel
+from bench.streams import print_data
 from data import Track
 from model import Transformer
 
@@ -51,7 +52,7 @@ def recertify(contestant: Path, path: Path, seed: int, forward_pass: ForwardPass
         process = run_python(arguments, folder=Path(folder))
     if process.returncode:
         raise UnusableWeights(last_error_line(process.stderr))
-    return Recertification.model_validate_json(process.stdout.splitlines()[-1])
+    return Recertification.model_validate_json(*json_lines(process.stdout))
 
 
 def assemble(contestant: Path, folder: Path) -> None:
@@ -138,7 +139,7 @@ def main(path: Path, seed: int, forward_pass: ForwardPass) -> int:
         # Last, because it changes the weights.
         right_when_scrambled=right_when_scrambled(model, track) if forward_pass == "plain" else None,
     )
-    print(result.model_dump_json())
+    print_data(result.model_dump_json())
     return 0
 
 

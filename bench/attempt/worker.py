@@ -2,7 +2,6 @@
 
 import itertools
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,19 +12,21 @@ from bench.attempt.certify import certify
 from bench.attempt.interface import Build
 from bench.attempt.plan import AttemptPlan
 from bench.attempt.resources import device_turn, empty_compile_caches
+from bench.interrupts import interrupts
 from bench.machine.energy import EnergyMeter
 from bench.machine.memory import peak_device_memory_bytes, peak_memory_bytes
 from bench.machine.noise import NoiseMonitor
 from bench.machine.peaks import matmul_peak
 from bench.storage import weights
+from bench.streams import print_error
 
 STEPS_PER_TICK = 64
 REFUSAL_SECONDS = 60.0  # for the first process to print its refusal, however slowly it starts
 
 
 def restore_default_signals() -> None:
-    """Let SIGINT and SIGTERM end this process, which files nothing and may be waiting inside a collective operation."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Let an interrupt end this process, which files nothing and may be waiting inside a collective operation."""
+    for number in interrupts():
         signal.signal(number, signal.SIG_DFL)
 
 
@@ -75,7 +76,7 @@ def run_worker(plan: AttemptPlan, build: Build) -> int:
             gather_resource_use(plan, joules, [f"process {plan.world.rank}: {reason}" for reason in reasons])
     except Exception as problem:
         line = (str(problem).splitlines() or [""])[0]
-        print(f"process {plan.world.rank}: {type(problem).__name__}: {line}", file=sys.stderr)
+        print_error(f"process {plan.world.rank}: {type(problem).__name__}: {line}")
         return 1
     return 0
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import tomli_w
-from pydantic import ValidationError
 
 from bench.attempt.recertify import Recertification, assemble, recertify
 from bench.audit.target import NUM_PERMUTATIONS, AuditTarget, track_interface
 from bench.cli import print_progress
 from bench.errors import UsageError
-from bench.experiments.launcher import Contestant, Task, last_error_line, resolve_contestant, run_python, run_tasks
+from bench.experiments.launcher import Contestant, Task, resolve_contestant, run_tasks
 from bench.formatting import attempt_line
+from bench.processes import json_lines, last_error_line, run_python
 from bench.provenance import config_hash, first_seed
 from bench.storage.journal import Journal
 from bench.storage.schema import AUDIT, Batch, Run, SchemaModel, new_id
@@ -122,8 +122,8 @@ class Audit:
         if process.returncode:
             raise CheckSkipped(f"the probe failed: {last_error_line(process.stderr)}")
         try:
-            return result_type.model_validate_json((process.stdout.splitlines() or [""])[-1])
-        except ValidationError:
+            return result_type.model_validate_json(*json_lines(process.stdout))
+        except ValueError:
             raise CheckSkipped("the probe printed no valid numbers; training may have diverged") from None
 
     @cached_property

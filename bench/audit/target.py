@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import io
 import re
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from bench.errors import UsageError
+from bench.git import GitProblem, run_git
 from bench.provenance import ROOT, source_sha256
 from bench.storage.journal import Journal
 from bench.storage.records import RecordFolder, find_record, is_record, read_records, unpack_source
@@ -103,10 +103,12 @@ def find_source(run: Run, folder: Path, root: Path = ROOT) -> Path:
         return root
     reason = "the journal names no commit"
     if run.commit is not None:
-        reason = f"the commit {run.commit} is not in this checkout"
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):  # git or the commit is missing
-            archived = subprocess.run(["git", "-C", root, "archive", run.commit], capture_output=True, check=True)
-            with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as archive:
+        try:
+            content = run_git(root, "archive", run.commit)
+        except GitProblem as problem:
+            reason = f"git does not give its commit: {problem}"
+        else:
+            with tarfile.open(fileobj=io.BytesIO(content)) as archive:
                 archive.extractall(folder, filter="data")
             if source_sha256(folder) == run.source_sha256:
                 return folder

@@ -2,13 +2,11 @@
 
 import contextlib
 import dataclasses
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.text import Text
 
 from bench.audit.checks import CHECKS, Verdict, run_checks
@@ -16,6 +14,7 @@ from bench.audit.session import Audit
 from bench.audit.target import find_target
 from bench.cli import handle_interrupts, reject_unwritable
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
+from bench.console import output_console
 from bench.errors import UsageError, nearest_hint
 from bench.formatting import terminal_table
 from bench.report import leaderboard
@@ -54,8 +53,8 @@ def main(arguments: Arguments) -> int:
             check_results = run_checks(Audit(target, folder, arguments.results), names)
         finally:
             leaderboard.refresh(arguments.results)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    console.print(f"audit of {target.name}", markup=False, soft_wrap=True)
+    console = output_console(piped_width=160)
+    console.print(f"audit of {target.name}", soft_wrap=True)
     headings = ("check", "verdict", "evidence")
     table = terminal_table(headings, text=headings, no_wrap=("check", "verdict"))
     for name, result in check_results.items():

@@ -6,6 +6,7 @@ import json
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, UnusedResultsOption
 from bench.machine.devices import pick_device, pick_precision_and_kernel
 from bench.machine.hardware import hardware_record, machine_class, software_record, usable_cores
+from bench.streams import print_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,5 +27,5 @@ def main(arguments: Arguments) -> int:
         "hardware": hardware.model_dump(),
         "software": software.model_dump(),
     }
-    print(json.dumps(record, indent=2, ensure_ascii=False))
+    print_data(json.dumps(record, indent=2, ensure_ascii=False))
     return 0

@@ -4,19 +4,18 @@ import dataclasses
 import itertools
 import math
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from bench.cli import EXIT_INTERRUPTED, check_positive, handle_interrupts, print_progress, reject_unwritable
 from bench.clock import ClockName
 from bench.commands.options import DEFAULT_RESULTS, AddressOption, EngineOption, ResultsOption, open_executors
+from bench.console import output_console
 from bench.errors import UsageError
 from bench.experiments.executors import EXIT_UNFINISHED, Executor
 from bench.experiments.launcher import SCRIPT, supervised
@@ -147,13 +146,13 @@ def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_
     """Print the ranking of each machine matrix as a table, and write it as CSV and as a plot."""
     matrix, known = machine_matrices[0].matrix, matrix_runs(journal.read()[0])
     stem = results_folder / MATRIX / matrix.name
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = output_console(piped_width=120)
     tables = [machine_matrix.results(known) for machine_matrix in machine_matrices]
     files = {stem.with_suffix(".csv"): results_csv(tables, matrix.clock)}
     is_single = len(machine_matrices) == 1
     for index, (machine_matrix, results) in enumerate(zip(machine_matrices, tables, strict=True), start=1):
         if not is_single:
-            console.print(machine_matrix.machine_class, soft_wrap=True, markup=False)
+            console.print(machine_matrix.machine_class, soft_wrap=True)
         console.print(results_table(results, matrix.clock))
         if matrix.plot:
             path = stem.with_suffix(".svg") if is_single else stem.with_name(f"{stem.name}-{index}.svg")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bench.clock import PHASES
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
+from bench.console import output_console
 from bench.errors import UsageError
 from bench.experiments.comparison import evaluate_comparison, show_comparison
 from bench.formatting import UNKNOWN, terminal_table
@@ -21,6 +22,7 @@ from bench.stats.ranking import describe_standing
 from bench.storage.journal import Journal
 from bench.storage.results import find_run, is_weights_path, paired_plans_file
 from bench.storage.schema import PairedPlan, Run
+from bench.streams import print_data
 
 MOST_CHECKS = 20  # rows of the table; of more checks, every second, third, … is printed
 
@@ -43,22 +45,22 @@ def main(arguments: Arguments) -> int:
     for plan in plans:
         if plan.id == arguments.run and plan.b is not None:
             return show_plan(plan, arguments)
-    console, weights = Console(highlight=False), Path(arguments.run)
+    console, weights = output_console(), Path(arguments.run)
     try:
         run = find_run(arguments.run, arguments.results)
     except UsageError as problem:
         if arguments.json or arguments.settings or not is_weights_path(arguments.run) or not weights.is_file():
             raise
         for label, text in list(weights_facts(weights)):
-            console.print(f"{label:<26}{text}", soft_wrap=True, markup=False)
-        console.print(str(problem), soft_wrap=True, markup=False)
+            console.print(f"{label:<26}{text}", soft_wrap=True)
+        console.print(str(problem), soft_wrap=True)
         return 0
     if arguments.json:
-        print(run.model_dump_json())
+        print_data(run.model_dump_json())
     elif arguments.settings:
         import tomli_w
 
-        print(tomli_w.dumps(run.settings), end="")
+        print_data(tomli_w.dumps(run.settings).rstrip("\n"))
     else:
         show_run(run, Journal(arguments.results).read()[0], console)
     return 0
@@ -162,7 +164,7 @@ def show_run(run: Run, runs: Sequence[Run], console: Console) -> None:
     show_summary(run, [], describe_standing(run, runs), console)
     console.print()
     for label, text in facts(run):
-        console.print(f"{label:<14}{text}", soft_wrap=True, markup=False)
+        console.print(f"{label:<14}{text}", soft_wrap=True)
     targets = new_table("target", "reached after, s of train")
     for target, seconds in run.reached.items():
         targets.add_row(target, value_text(seconds, ".2f"))

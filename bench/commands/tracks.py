@@ -3,13 +3,12 @@
 import dataclasses
 import itertools
 import re
-import sys
 
-from rich.console import Console
 from rich.table import Table
 
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, UnusedResultsOption
 from bench.config import find_config
+from bench.console import output_console
 from bench.errors import UsageError
 from bench.formatting import terminal_table
 from bench.machine.devices import pick_device
@@ -76,5 +75,5 @@ def tracks_table(device_type: str) -> Table:
 
 def main(arguments: Arguments) -> int:
     device = pick_device(arguments.device)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(tracks_table(device.type))
+    output_console(piped_width=160).print(tracks_table(device.type))
     return 0

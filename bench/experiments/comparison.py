@@ -5,10 +5,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from bench.clock import ClockName
+from bench.console import output_console
 from bench.experiments.paired_plan import runs_by_pair
 from bench.formatting import contestant_text, number, ratio_text, spread_text, terminal_table
 from bench.stats.expected_time import expected_time_to_success
@@ -163,9 +163,10 @@ def sides_table(comparison: Comparison) -> Table:
 
 def show_comparison(comparison: Comparison) -> None:
     """Print the table and the description; the caller prints the verdict as its last line."""
-    console = Console(highlight=False, width=COMPARISON_WIDTH)
+    console = output_console()
+    console.width = COMPARISON_WIDTH
     plan = comparison.plan
     console.print(f"comparison {plan.id}, {plan.track} on {plan.machine_class}")
     console.print(sides_table(comparison))
     for line in description_lines(comparison):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line, soft_wrap=True)

@@ -21,7 +21,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -33,12 +32,11 @@ import filelock
 from bench.cli import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST, ignore_interrupts
 from bench.errors import UsageError
 from bench.experiments.outer_clock import CAN_LISTEN, EdgeListener, disagreements, outer_seconds
+from bench.processes import BATCH_VARIABLE, PIPE_VARIABLE, json_lines, last_error_line, run_python, start_python
 from bench.provenance import ROOT
 from bench.storage.journal import Journal
 from bench.storage.schema import YARDSTICK, Batch, Check, Outcome, Run, Seconds, new_id
 
-BATCH_VARIABLE = "ADDITION_SPEEDRUN_BATCH"
-PIPE_VARIABLE = "ADDITION_SPEEDRUN_PIPE"
 SCRIPT = ROOT / "speedrun.py"
 PATIENCE_SECONDS = 60.0  # for an interrupted attempt to write its run
 
@@ -75,27 +73,15 @@ class Refusal:
 # resolving contestants
 
 
-def run_python(
-    arguments: Sequence[str], standard_input: str | None = None, folder: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run this Python interpreter in a child process to its end, and capture its output as text."""
-    command, environment = [sys.executable, *arguments], child_environment()
-    return subprocess.run(
-        command, input=standard_input, cwd=folder, env=environment, capture_output=True, encoding="utf-8"
-    )
-
-
-def last_error_line(stderr: str) -> str:
-    """The last line of a process's standard error, which names the problem."""
-    return (stderr.strip().splitlines() or ["the process printed no error message"])[-1]
-
-
 def resolve_contestants(script: Path, command_lines: Sequence[Sequence[str]]) -> list[Contestant | Refusal]:
     """Ask a trainer what it would run for each command line, in one process; UsageError if it does not start."""
     process = run_python([str(script), "--plans"], json.dumps(list(map(list, command_lines))))
     if process.returncode:
         raise UsageError(f"{script.name} does not start: {last_error_line(process.stderr)}")
-    answers = map(json.loads, process.stdout.splitlines())
+    try:
+        answers = map(json.loads, json_lines(process.stdout, len(command_lines)))
+    except ValueError as problem:
+        raise UsageError(f"{script.name} --plans: {problem}") from None
     return [
         Refusal(answer["refused"], answer["not_here"])
         if "refused" in answer
@@ -111,7 +97,10 @@ def resolve_contestant(script: Path, arguments: Sequence[str], commit: str | Non
         raise UsageError(last_error_line(process.stderr).removeprefix(f"{script.name}: "))
     if process.returncode:
         raise UsageError(f"{script.name} does not start: {last_error_line(process.stderr)}")
-    planned = Run.model_validate_json(process.stdout.splitlines()[-1])
+    try:
+        planned = Run.model_validate_json(*json_lines(process.stdout))
+    except ValueError as problem:
+        raise UsageError(f"{script.name} --plan: {problem}") from None
     return Contestant(script, tuple(arguments), planned, commit)
 
 
@@ -199,42 +188,40 @@ def run_attempt(
     listener = EdgeListener(on_line) if CAN_LISTEN else None
     if listener is not None:
         variables[PIPE_VARIABLE] = str(listener.descriptor)
-    output = subprocess.DEVNULL if quietly else None
     interrupted = False
     script, arguments = task.contestant.script, (*task.contestant.arguments, *task.arguments)
     options = ["--seed", str(task.seed), "--results", str(journal.results)]
     started = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, str(script), *arguments, *options],
-        env=child_environment(**variables),
-        pass_fds=() if listener is None else (listener.descriptor,),
-        stdout=output,
-        stderr=output,
-    )
+    descriptors = [] if listener is None else [listener.descriptor]
+    process = start_python([str(script), *arguments, *options], variables, descriptors, quietly)
     if on_started is not None:
         on_started(process)
     try:
         status = process.wait()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         interrupted = True
         ignore_interrupts()  # the run must still be filed
-        status = stop_process(process)
+        status = stop_process(process, signal.SIGTERM if str(interrupt) == "SIGTERM" else signal.SIGINT)
     if listener is not None:
         listener.close()
     outer = outer_seconds(started, edges) if edges else None
     run = journal.collect(task.batch, functools.partial(complete_run, task, outer), ended=True)
     if run is None:
         outcome: Outcome = "lost" if status < 0 else "error"
+        message = f"the process ended with status {status} before it could begin"
         if interrupted or status in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
-            outcome = "interrupted"
-        run = run_without_answer(task, outcome, f"the process ended with status {status} before it could begin")
+            outcome, message = "interrupted", "before it could begin"
+        run = run_without_answer(task, outcome, message)
         journal.append(run)
     return run, interrupted or status == EXIT_INTERRUPTED
 
 
-def stop_process(process: subprocess.Popen[bytes]) -> int:
-    """Terminate an attempt, kill it after PATIENCE_SECONDS, and return its exit status."""
-    process.send_signal(signal.SIGTERM)  # Ctrl-C reaches the attempt, too; a signal sent only to this process does not
+def stop_process(process: subprocess.Popen[bytes], number: int = signal.SIGINT) -> int:
+    """Interrupt an attempt, kill it after PATIENCE_SECONDS, and return its exit status.
+
+    The attempt files the signal's name. Ctrl-C reaches it, too; a signal that is sent to this process alone does not.
+    """
+    process.send_signal(number if os.name == "posix" else signal.SIGTERM)  # Windows can only terminate
     try:
         return process.wait(timeout=PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -259,9 +246,3 @@ def run_without_answer(task: Task, outcome: Outcome, message: str) -> Run:
     planned = task.contestant.planned
     update = {"run_id": new_id(planned.config), "batch": task.batch, "seed": task.seed, "started_at": datetime.now(UTC)}
     return complete_run(task, None, planned.model_copy(update=update | {"outcome": outcome, "message": message}))
-
-
-def child_environment(**variables: str) -> dict[str, str]:
-    """The environment for a child process, without the variables that this process received as an attempt."""
-    inherited = {name: value for name, value in os.environ.items() if name not in (BATCH_VARIABLE, PIPE_VARIABLE)}
-    return inherited | variables

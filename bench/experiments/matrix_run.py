@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bench.console import error_console
 from bench.errors import UsageError
 from bench.experiments.executors import Executor, run_jobs
 from bench.experiments.launcher import Refusal, Task, supervised
@@ -117,15 +117,15 @@ class MatrixProgress:
         matrix = self.machine_matrices[0].matrix
         self.clock = matrix.clock
         self.known = matrix_runs(journal.read()[0])
-        self.console = Console(stderr=True, highlight=False)
+        self.console = error_console()
         self.progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}", markup=False),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not self.console.is_interactive,
         )
         self.task = self.progress.add_task(matrix.name, total=num_planned, status="")
         self.lock = threading.Lock()  # each executor reports from its own thread
@@ -147,7 +147,7 @@ class MatrixProgress:
             self.num_done += 1
             self.known[attempt.key].append(run)
             self.progress.update(self.task, advance=1, status=self.status(machine_matrix))
-            if not self.console.is_terminal or run.outcome in ("error", "lost"):
+            if not self.console.is_interactive or run.outcome in ("error", "lost"):
                 self.print(f"{self.num_done}/{self.num_planned}  {attempt.resolved.cell}  {attempt_line(run)}")
 
     def status(self, latest: MachineMatrix) -> str:
@@ -159,4 +159,4 @@ class MatrixProgress:
         return text + (f"  best {number(best.ert(self.clock), '.2f')} s {best.cell}" if best.num_solved else "")
 
     def print(self, line: str) -> None:
-        self.progress.console.print(line, soft_wrap=True, markup=False)
+        self.progress.console.print(line, soft_wrap=True)

@@ -7,6 +7,7 @@ driver's machine, so that exactly one run is filed whether the node or the drive
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -83,7 +84,7 @@ class RayWorker:
     def on_started(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         if self.is_stopped:  # `stop` was called before there was a process
-            process.terminate()
+            process.send_signal(signal.SIGINT)
 
     def stop(self) -> None:
         self.is_stopped = True

@@ -1,7 +1,6 @@
 """Jinja templates with their filters, and writing or checking rendered pages."""
 
 import functools
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import Entry
 from bench.storage.jsonl import replace_file
 from bench.storage.schema import Run, Side
+from bench.streams import print_error
 
 
 def clean_text(runs: Sequence[Run]) -> str:
@@ -120,5 +120,5 @@ def write_or_check(
     differing = [path.name for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
     differing += [*(path.name for path in pictures if not path.exists()), *(path.name for path in stale)]
     for name in differing:
-        print(f"{name} does not agree with the journal; run `python -m bench {command}`", file=sys.stderr)
+        print_error(f"{name} does not agree with the journal; run `python -m bench {command}`")
     return 1 if differing else 0

@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.clock import PHASES
+from bench.console import error_console
 from bench.formatting import errors_in_words, seconds_text, terminal_table
 from bench.storage.schema import Certificate, Run
 
@@ -53,7 +54,7 @@ def show_summary(run: Run, sentences: list[str], standing: str, console: Console
         sentences: the first mistakes of the model, as sentences.
         standing: the line that says where the attempt stands.
     """
-    console = console or Console(stderr=True, highlight=False)
+    console = console or error_console()
     verdict = Text(run.outcome, style=OUTCOME_STYLES.get(run.outcome, "bold red"))
     if run.certificate is not None:
         verdict.append(f"  {errors_in_words(run.certificate.errors)} in {run.certificate.problems:,}", style="default")
@@ -63,12 +64,12 @@ def show_summary(run: Run, sentences: list[str], standing: str, console: Console
     if run.parameters is not None:
         trained += f", {run.steps:,} steps, {run.parameters:,} parameters"
     console.print()
-    console.print(verdict, trained, sep="", soft_wrap=True, markup=False)
+    console.print(verdict, trained, sep="", soft_wrap=True)
     console.print(phase_bar(run, min(console.width, 100)))
     if run.certificate is not None:
         console.print(certificate_table(run.certificate))
     for reason in run.machine.reasons:
-        console.print(f"not clean: {reason}", style="yellow", soft_wrap=True, markup=False)
+        console.print(f"not clean: {reason}", style="yellow", soft_wrap=True)
     for sentence in sentences:
-        console.print(f"  {sentence}", style="yellow", soft_wrap=True, markup=False)
-    console.print(standing, soft_wrap=True, markup=False)
+        console.print(f"  {sentence}", style="yellow", soft_wrap=True)
+    console.print(standing, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +12,7 @@ from filelock import FileLock
 from pydantic import ValidationError
 
 from bench.storage.schema import SchemaModel
+from bench.streams import print_error
 
 LineT = TypeVar("LineT", bound=SchemaModel)
 
@@ -100,7 +100,7 @@ def describe_invalid(problem: ValidationError) -> str:
 def print_faults(faults: Iterable[str]) -> None:
     """Print the messages about skipped lines on standard error."""
     for fault in faults:
-        print(fault, file=sys.stderr)
+        print_error(fault)
 
 
 def replace_file(path: Path, content: str | bytes) -> None:

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from bench.attempt import command
-from bench.experiments.launcher import PIPE_VARIABLE
+from bench.processes import PIPE_VARIABLE
 
 
 def test_an_attempt_announces_its_edges_to_the_descriptor_in_the_environment(monkeypatch):

@@ -10,7 +10,7 @@ from bench.attempt import interface, lifecycle
 from bench.attempt.plan import make_plan
 from bench.cli import handle_interrupts
 from bench.clock import Clock
-from bench.experiments.launcher import BATCH_VARIABLE
+from bench.processes import BATCH_VARIABLE
 from bench.storage.journal import Journal
 from bench.storage.schema import Batch
 from speedrun import Settings

@@ -7,7 +7,7 @@ import pytest
 from bench.attempt.plan import make_plan
 from bench.attempt.request import check_request
 from bench.errors import UsageError
-from bench.experiments.launcher import BATCH_VARIABLE
+from bench.processes import BATCH_VARIABLE
 from bench.provenance import first_seed, source_sha256
 from speedrun import Settings
 from tests.support.examples import ROOT

@@ -1,0 +1,89 @@
+"""What `python speedrun.py` and `python -m bench` do before anything else, also before their imports.
+
+Runs on every Python 3, to say which version is needed; imports nothing that takes time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from bench.interrupts import exit_on_interrupts
+from bench.streams import prepare_streams, print_error
+
+ROOT = Path(__file__).resolve().parent.parent
+OLDEST_PYTHON = 3, 11
+
+
+def prepare_process() -> None:
+    """Prepare the standard streams, exit with status 130 on Ctrl-C, and report internal errors in one line."""
+    prepare_streams()
+    exit_on_interrupts()
+    sys.excepthook = lambda kind, problem, trace: report_uncaught(problem)
+    threading.excepthook = lambda arguments: report_uncaught(arguments.exc_value)
+    if sys.version_info < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        print_error(f"{program_name()}: needs Python {oldest} or newer; this is {sys.version.split()[0]}")
+        sys.exit(1)
+
+
+def program_name() -> str:
+    name = Path(sys.argv[0]).name
+    return "bench" if name == "__main__.py" else name
+
+
+def report_uncaught(problem: BaseException | None) -> None:
+    """Say in one line what went wrong and what to do about it; the traceback goes to a file."""
+    if problem is None or isinstance(problem, KeyboardInterrupt):
+        return
+    if isinstance(problem, ModuleNotFoundError) and problem.name and not is_ours(problem.name):
+        print_error(
+            f"{program_name()}: {problem}; install the requirements (pip install -r requirements.txt), "
+            "or use .venv/bin/python, which `make` creates"
+        )
+        return
+    line = " ".join(str(problem).split())
+    path = save_traceback(problem, results_folder(sys.argv[1:]))
+    where = "which could not be saved" if path is None else f"in {path}"
+    print_error(
+        f"{program_name()}: internal error: {type(problem).__name__}: {line}; "
+        f"this is a fault of the program: please report it, with the traceback {where}"
+    )
+
+
+def is_ours(module: str) -> bool:
+    """Whether a module belongs to this project; if it is missing, the checkout is damaged."""
+    first = module.partition(".")[0]
+    return first in ("bench", "tracks") or (ROOT / f"{first}.py").exists()
+
+
+def results_folder(arguments: list[str]) -> Path:
+    """The value of `--results` on a command line that may not have been parsed yet."""
+    folder = ROOT / "results"
+    for position, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--results":
+            folder = Path(value or "".join(arguments[position + 1 : position + 2]) or folder)
+    return folder
+
+
+def save_traceback(problem: BaseException, results: Path) -> Path | None:
+    """Write a traceback to `errors/` in a results folder, else to the temporary folder; None if both are unwritable."""
+    lines = traceback.format_exception(type(problem), problem, problem.__traceback__)
+    text = f"{' '.join(sys.argv)}\nPython {sys.version}\n\n{''.join(lines)}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}.txt"
+    for folder in (results / "errors", Path(tempfile.gettempdir())):
+        try:
+            if folder.parent.is_dir():
+                folder.mkdir(exist_ok=True)
+                path = folder / (name if folder.name == "errors" else f"addition-speedrun-{name}")
+                path.write_text(text, encoding="utf-8", errors="backslashreplace")
+                return path
+        except OSError:
+            continue
+    return None

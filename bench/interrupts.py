@@ -1,0 +1,40 @@
+"""Ctrl-C, SIGTERM and a closed terminal, from the first moment of a process to its last. Imports no other module."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import NoReturn
+
+EXIT_INTERRUPTED = 130
+
+
+def interrupts() -> list[signal.Signals]:
+    """The signals that interrupt a command; SIGHUP unless it is ignored, as `nohup` does."""
+    found = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        found.append(signal.SIGHUP)
+    return found
+
+
+def exit_on_interrupts() -> None:
+    """Exit with status 130 and no traceback; for the time of the imports, in which an exception would not arrive."""
+    for number in interrupts():
+        signal.signal(number, lambda *_: os._exit(EXIT_INTERRUPTED))
+
+
+def handle_interrupts() -> None:
+    """Raise KeyboardInterrupt on an interrupt, once: a second must not disturb the filing that the first began."""
+
+    def interrupt(signal_number: int, _: object) -> NoReturn:
+        ignore_interrupts()
+        raise KeyboardInterrupt(signal.Signals(signal_number).name)
+
+    for number in interrupts():
+        signal.signal(number, interrupt)
+
+
+def ignore_interrupts() -> None:
+    """Ignore all interrupts from now on."""
+    for number in interrupts():
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,70 @@
+"""Child processes of this program: their environment, their encoding, and what they answered."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+BATCH_VARIABLE = "ADDITION_SPEEDRUN_BATCH"  # the batch of an attempt, as JSON
+PIPE_VARIABLE = "ADDITION_SPEEDRUN_PIPE"  # the file descriptor to which an attempt writes the edges of its clock
+
+
+def child_environment(**variables: str) -> dict[str, str]:
+    """The environment for a child process, without the variables that this process received as an attempt."""
+    inherited = {name: value for name, value in os.environ.items() if name not in (BATCH_VARIABLE, PIPE_VARIABLE)}
+    return inherited | variables
+
+
+def run_python(
+    arguments: Sequence[str], standard_input: str = "", folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run this Python interpreter in a child process to its end, and capture its output as text.
+
+    Both processes use UTF-8, whatever the locale. Other bytes, which a message of the system may hold, are replaced.
+    """
+    return subprocess.run(
+        [sys.executable, *arguments],
+        input=standard_input,
+        cwd=folder,
+        env=child_environment(PYTHONUTF8="1", PYTHONIOENCODING="utf-8"),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+
+
+def json_lines(output: str, count: int = 1) -> list[str]:
+    """The last `count` lines of an output that are JSON objects; the interpreter may have printed lines of its own.
+
+    Raises ValueError if there are fewer.
+    """
+    lines = [line for line in output.split("\n") if line.startswith("{")]
+    if len(lines) < count:
+        raise ValueError(f"expected {count} JSON objects in the output, got {len(lines)}")
+    return lines[len(lines) - count :]
+
+
+def last_error_line(stderr: str) -> str:
+    """The last line of a process's standard error, which names the problem."""
+    return (stderr.strip().splitlines() or ["the process printed no error message"])[-1]
+
+
+def start_python(
+    arguments: Sequence[str], variables: dict[str, str], descriptors: Sequence[int] = (), quietly: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start this Python interpreter in a child process that shares the display of this one, unless `quietly`.
+
+    Args:
+        variables: added to its environment.
+        descriptors: file descriptors that it inherits.
+    """
+    output = subprocess.DEVNULL if quietly else None
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env=child_environment(**variables),
+        pass_fds=descriptors,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+    )
