@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -16,6 +17,9 @@ class PlainTextConsole(Console):
     terminal.
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"highlight": False, "markup": False, "emoji": False} | options)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
@@ -24,9 +28,9 @@ class PlainTextConsole(Console):
 def output_console(piped_width: int | None = None) -> Console:
     """Standard output, `piped_width` columns wide where it is not a terminal."""
     width = None if sys.stdout.isatty() else piped_width
-    return PlainTextConsole(highlight=False, markup=False, emoji=False, width=width)
+    return PlainTextConsole(width=width)
 
 
 def error_console() -> Console:
     """Standard error, for progress and summaries. A line is updated in place only if it `is_interactive`."""
-    return PlainTextConsole(stderr=True, highlight=False, markup=False, emoji=False)
+    return PlainTextConsole(stderr=True)

@@ -22,6 +22,8 @@ CONTROL_TIMEOUT = datetime.timedelta(days=7)
 # The process group for barriers and Python objects: on the CPU, whatever device holds the rows.
 control_group: dist.ProcessGroup | None = None
 
+WORLD_VARIABLES = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"  # in the order of World's fields
+
 T = TypeVar("T")
 
 
@@ -44,11 +46,22 @@ class World:
 
 
 def read_world(environment: Mapping[str, str] = os.environ) -> World:
-    """Read the variables that torchrun sets; a world of one process where they are not set."""
-    if "TORCHELASTIC_RUN_ID" not in environment:
+    """Read the variables that torchrun sets; a world of one process where they are not set, or not all of them."""
+    if "TORCHELASTIC_RUN_ID" not in environment or missing_variables(environment):
         return World()
-    names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
-    return World(*(int(environment[name]) for name in names))
+    return World(*(int(environment[name]) for name in WORLD_VARIABLES))
+
+
+def missing_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The variables that torchrun sets and that are missing, or are no numbers, although others of them are set.
+
+    They are left over from another job, or a script has passed some of them on.
+    """
+    if "TORCHELASTIC_RUN_ID" not in environment:
+        return []
+    numbers = (*WORLD_VARIABLES, "MASTER_PORT")
+    missing = [name for name in numbers if not environment.get(name, "").isdecimal()]
+    return missing if environment.get("MASTER_ADDR") else [*missing, "MASTER_ADDR"]
 
 
 def join(world: World, device: torch.device) -> list[int]:

@@ -80,6 +80,8 @@ def test_without_torchrun_there_is_a_world_of_one_process():
         "WORLD_SIZE": "4",
         "LOCAL_RANK": "1",
         "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "29500",
     }
     assert read_world(environment) == World(rank=3, size=4, local_rank=1, local_size=2)
     rows = torch.arange(5)
@@ -91,6 +93,23 @@ def test_without_torchrun_there_is_a_world_of_one_process():
         ["a"],
         b"b",
     )
+
+
+@pytest.mark.parametrize("left", [{}, {"RANK": "1", "WORLD_SIZE": "2"}, {"RANK": ""}])
+def test_with_half_the_variables_of_torchrun_a_process_is_alone(left):
+    environment = {"TORCHELASTIC_RUN_ID": "left over", **left}
+    assert read_world(environment) == World()
+    assert {"LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR"} <= set(
+        distributed.missing_variables(environment)
+    )
+    assert distributed.missing_variables({}) == distributed.missing_variables({"RANK": "1"}) == []
+
+
+def test_half_the_variables_of_torchrun_are_said(monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "left over")
+    monkeypatch.setattr(command.cli, "handle_interrupts", lambda: None)
+    assert command.main(Settings, Trainer, Clock(), ["--config", "nosuch"], "") == 2
+    assert "TORCHELASTIC_RUN_ID is set without RANK" in capsys.readouterr().err
 
 
 def test_the_sum_with_an_unknown_value_is_unknown():
@@ -122,7 +141,8 @@ def test_a_batch_that_cannot_be_divided_evenly_is_refused(changes):
 def test_options_that_several_processes_do_not_support_are_refused_or_turned_off(monkeypatch):
     for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("RANK", "0"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    for name, value in (("LOCAL_WORLD_SIZE", "3"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "29500")):
+        monkeypatch.setenv(name, value)
 
     def plan(*arguments):
         return make_plan(Settings, ["--config", "yardstick", "--device", "cpu", *arguments], "")
@@ -290,6 +310,8 @@ def test_a_request_that_is_invalid_in_one_process_only_is_reported_by_it(monkeyp
         "WORLD_SIZE": "2",
         "LOCAL_RANK": "1",
         "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "29500",
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -74,7 +74,7 @@ def test_an_attempt_in_one_line_tells_errors_and_seconds_or_why_it_failed():
         seconds=example_seconds(train=None, total=None),
         machine={"class": "Example CPU", "clean": False, "reasons": ["noise", "heat"]},
     )
-    line = "seed 7  lost  it was killed  train unknown  total unknown  not clean: noise; heat"
+    line = "seed 7  lost  it was killed  not clean: noise; heat"
     assert attempt_line(lost) == line
 
 

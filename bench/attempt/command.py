@@ -16,12 +16,14 @@ from bench.attempt.plan import AttemptPlan, make_plan
 from bench.attempt.resources import device_turn
 from bench.attempt.worker import run_worker, wait_for_first_process
 from bench.clock import Clock
-from bench.errors import UnavailableHere, UsageError
+from bench.entry import program_name
+from bench.errors import UnavailableHere, UsageError, describe_os_error
 from bench.experiments.launcher import Contestant, Task, run_tasks, yardstick_task
 from bench.formatting import attempt_line, batch_line
 from bench.processes import PIPE_VARIABLE
 from bench.storage.journal import Journal
-from bench.storage.schema import Batch, Run, new_id
+from bench.storage.schema import Batch, Run, SchemaModel, new_id
+from bench.streams import lost_output, print_data, print_error
 
 
 def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[str], description: str) -> int:
@@ -35,7 +37,11 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
     """
     cli.handle_interrupts()
     clock.announce = edge_announcer()
-    program = Path(sys.argv[0]).name
+    program = program_name()
+    if missing := distributed.missing_variables():
+        cli.print_progress(
+            f"{program}: TORCHELASTIC_RUN_ID is set without {', '.join(missing)}; this process trains alone"
+        )
     try:
         clock.enter("setup")
         if list(arguments) == ["--plans"]:
@@ -44,14 +50,12 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
         plan = make_plan(settings_type, arguments, description)
         torch.set_num_threads(plan.settings.threads)
         if plan.request.plan:
-            print(lost_run(plan).model_dump_json())
-            return cli.EXIT_SOLVED
+            return print_answer(program, lost_run(plan))
         if plan.request.probe is not None:
             from bench.attempt.probe import PROBES
 
             with device_turn(plan):  # although a probe is not an attempt
-                print(PROBES[plan.request.probe](plan, build).model_dump_json())
-            return cli.EXIT_SOLVED
+                return print_answer(program, PROBES[plan.request.probe](plan, build))
         if plan.request.attempts is not None:
             return run_batch(plan, plan.request.attempts, arguments)
         if plan.world.rank:
@@ -60,20 +64,26 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
     except UsageError as problem:
         if distributed.read_world().rank:
             wait_for_first_process()
-        print(f"{program}: {problem}", file=sys.stderr)
+        print_error(f"{program}: {problem}")
         return cli.EXIT_WRONG_REQUEST
     except OSError as problem:
-        print(f"{program}: the results could not be filed: {problem}", file=sys.stderr)
+        print_error(f"{program}: the results could not be filed: {describe_os_error(problem)}")
         return cli.EXIT_NOT_SOLVED
     except KeyboardInterrupt:
         return cli.EXIT_INTERRUPTED
     if plan.request.json:
-        try:
-            print(run.model_dump_json(), flush=True)
-        except OSError:  # standard output is closed; the run is filed, so that is not an error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print_data(run.model_dump_json())
     statuses = {"solved": cli.EXIT_SOLVED, "interrupted": cli.EXIT_INTERRUPTED}
     return distributed.leave(statuses.get(run.outcome, cli.EXIT_NOT_SOLVED))
+
+
+def print_answer(program: str, answer: SchemaModel) -> int:
+    """Print the answer to `--plan` or `--probe` as JSON; returns the exit status."""
+    print_data(answer.model_dump_json())
+    if (problem := lost_output()) is not None:
+        print_error(f"{program}: standard output is incomplete: {describe_os_error(problem)}")
+        return cli.EXIT_NOT_SOLVED
+    return cli.EXIT_SOLVED
 
 
 def edge_announcer() -> Callable[[str], None]:
@@ -94,9 +104,9 @@ def print_plans(settings_type: type, description: str) -> None:
     """Answer `--plans`: a line for each command line on standard input; see `bench.experiments.launcher`."""
     for arguments in json.load(sys.stdin):
         try:
-            print(lost_run(make_plan(settings_type, arguments, description)).model_dump_json())
+            print_data(lost_run(make_plan(settings_type, arguments, description)).model_dump_json())
         except UsageError as problem:
-            print(json.dumps({"refused": str(problem), "not_here": isinstance(problem, UnavailableHere)}))
+            print_data(json.dumps({"refused": str(problem), "not_here": isinstance(problem, UnavailableHere)}))
 
 
 def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) -> int:
@@ -130,7 +140,7 @@ def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) ->
             return
         runs.append(run)
         if plan.request.json:
-            print(run.model_dump_json(), flush=True)
+            print_data(run.model_dump_json())
         cli.print_progress(f"{len(runs)}/{num_attempts}  {attempt_line(run)}")
 
     try:

@@ -4,13 +4,15 @@ import io
 
 from rich.console import Console
 
+from bench.console import PlainTextConsole
+
 
 def plain_console(width: int = 120) -> Console:
-    return Console(file=io.StringIO(), width=width, highlight=False)
+    return PlainTextConsole(file=io.StringIO(), width=width)
 
 
 def terminal(width: int = 80) -> Console:
-    return Console(file=io.StringIO(), width=width, force_terminal=True, highlight=False)
+    return PlainTextConsole(file=io.StringIO(), width=width, force_terminal=True)
 
 
 def written(console: Console) -> list[str]:
