@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from bench.processes import json_lines, run_python
+from bench.processes import BATCH_VARIABLE, child_environment, json_lines, run_python
 
 SITE = """
 import atexit, sys
@@ -51,3 +51,10 @@ def test_bytes_that_are_not_utf_8_are_replaced():
 
 def test_a_child_does_not_wait_for_the_terminal():
     assert run_python(["-c", "import sys; print(repr(sys.stdin.read()))"]).stdout == "''\n"
+
+
+def test_a_child_process_does_not_inherit_the_variables_of_an_attempt(monkeypatch):
+    monkeypatch.setenv(BATCH_VARIABLE, "mine")
+    assert BATCH_VARIABLE not in child_environment()
+    assert child_environment(**{BATCH_VARIABLE: "theirs"})[BATCH_VARIABLE] == "theirs"
+    assert child_environment()["PATH"] == os.environ["PATH"]

@@ -1,6 +1,5 @@
 """Attempts as processes: how they end, what is filed, and that no attempt runs twice."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import pytest
 
 from bench.errors import UsageError
 from bench.experiments import launcher
+from bench.formatting import attempt_line
 from bench.storage.schema import Batch
 from tests.support.examples import example_run, example_seconds
 
@@ -140,9 +140,38 @@ def test_an_interrupt_ends_the_batch_and_files_the_current_attempt(arena, monkey
     assert arena.attempts() == filed
 
 
-def test_an_attempt_that_ignores_sigterm_is_killed(monkeypatch):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_attempt_receives_the_signal_that_interrupted_its_command(name):
+    """The attempt files the signal's name: Ctrl-C on a matrix is no SIGTERM."""
+    code = "import signal, sys; signal.signal(signal.SIGINT, lambda number, _: sys.exit(number));"
+    code += "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number)); print('on', flush=True); signal.pause()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "on\n"
+    assert launcher.stop_process(process, signal.Signals[name]) == signal.Signals[name]
+
+
+def test_an_attempt_that_is_interrupted_before_it_begins_is_no_error(arena):
+    planned = tasks(arena, 1)
+    arena.script.write_text("raise SystemExit(130)")
+    filed = []
+    with pytest.raises(KeyboardInterrupt):
+        launcher.run_tasks(planned, arena.journal, filed.append)
+    (run,) = filed
+    assert attempt_line(run) == f"seed {run.seed}  interrupted  before it could begin"
+
+
+def test_a_site_that_prints_does_not_disturb_the_answers_of_a_trainer(arena, tmp_path, monkeypatch):
+    (tmp_path / "usercustomize.py").write_text("print('welcome')")
+    (tmp_path / "sitecustomize.py").write_text("print('welcome')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    answers = launcher.resolve_contestants(arena.script, [["--config", "fast"], ["--config", "nosuch"]])
+    assert [type(answer) for answer in answers] == [launcher.Contestant, launcher.Refusal]
+    assert launcher.resolve_contestant(arena.script, ["--config", "fast"]).planned.config == "fast"
+
+
+def test_an_attempt_that_ignores_interrupts_is_killed(monkeypatch):
     monkeypatch.setattr(launcher, "PATIENCE_SECONDS", 0.2)
-    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); signal.pause()"
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print('on', flush=True); signal.pause()"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "on\n"
     assert launcher.stop_process(process) == -signal.SIGKILL
@@ -201,10 +230,3 @@ def test_the_clocks_of_a_lost_attempt_are_not_compared():
         launcher.complete_run(launcher.Task(launcher.Contestant("", (), left), 1, None), outer, left).machine
         == left.machine
     )
-
-
-def test_a_child_process_does_not_inherit_the_variables_of_an_attempt(monkeypatch):
-    monkeypatch.setenv(launcher.BATCH_VARIABLE, "mine")
-    assert launcher.BATCH_VARIABLE not in launcher.child_environment()
-    assert launcher.child_environment(**{launcher.BATCH_VARIABLE: "theirs"})[launcher.BATCH_VARIABLE] == "theirs"
-    assert launcher.child_environment()["PATH"] == os.environ["PATH"]
