@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from bench.attempt.interface import Build, Trainer
 from bench.attempt.request import Request, Settings, read_command_line
 from bench.distributed import World, read_world
 from bench.errors import UnavailableHere, UsageError, nearest_hint
+from bench.machine.device_lock import check_device_lock
 from bench.machine.devices import pick_device, pick_precision_and_kernel, torch_compile_problem
 from bench.machine.hardware import usable_cores
 from bench.processes import BATCH_VARIABLE
@@ -55,6 +57,7 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         UsageError: the request is wrong; UnavailableHere if another machine could run it.
     """
     world = read_world()
+    check_temporary_folder()
     try:
         command_line = read_command_line(settings_type, arguments, description, lambda name: pick_device(name).type)
         request, settings = command_line.request, command_line.settings
@@ -71,6 +74,8 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         raise UsageError(f"track: there is no track {settings.track!r}{nearest_hint(settings.track, TRACKS)}")
     if settings.compile and (reason := torch_compile_problem(device)):
         raise UnavailableHere(f"--compile: {reason}; or run with --no-compile")
+    if not request.shared:
+        check_device_lock(device)  # now, as a batch would file this refusal once for each attempt
     cores = len(usable_cores()) or 1
     if settings.threads > cores:
         raise UsageError(f"--threads {settings.threads}: there are {cores} cores; 0 uses all of them")
@@ -98,6 +103,14 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
         search=command_line.search,
         world=world,
     )
+
+
+def check_temporary_folder() -> None:
+    """Raises UsageError where there is no folder for temporary files, which every attempt needs."""
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        raise UsageError("no folder for temporary files can be written to; set TMPDIR to one that can") from None
 
 
 def check_distributed(request: Request, settings: Settings) -> None:

@@ -6,12 +6,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
 import torch
 
 from bench.attempt.plan import AttemptPlan
 from bench.cli import print_progress
-from bench.machine.devices import device_lock
+from bench.machine.device_lock import device_lock, device_lock_path
 
 
 @contextlib.contextmanager
@@ -19,6 +18,7 @@ def device_turn(plan: AttemptPlan) -> Iterator[None]:
     """Hold the lock of the device, or of all GPUs that are trained on together; prints a line if it has to wait.
 
     Of several processes, the first one on each machine acquires the locks, in a fixed order, which excludes deadlocks.
+    Raises UnavailableHere if a lock cannot be used.
     """
     if plan.request.shared or plan.world.local_rank:
         yield
@@ -26,13 +26,13 @@ def device_turn(plan: AttemptPlan) -> Iterator[None]:
     devices = [plan.device]
     if plan.world.size > 1 and plan.device.type == "cuda":
         devices = [torch.device("cuda", index) for index in range(plan.world.local_size)]
+
+    def announce_wait() -> None:
+        print_progress(f"waiting for the {plan.device.type} device: another attempt holds it")
+
     with contextlib.ExitStack() as held:
-        for lock in sorted(map(device_lock, devices), key=lambda lock: lock.lock_file):
-            try:
-                held.enter_context(lock.acquire(timeout=0))
-            except filelock.Timeout:
-                print_progress(f"waiting for the {plan.device.type} device: another attempt holds it")
-                held.enter_context(lock.acquire())
+        for device in sorted(devices, key=device_lock_path):
+            held.enter_context(device_lock(device, announce_wait))
         yield
 
 

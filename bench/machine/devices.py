@@ -1,4 +1,4 @@
-"""Device policy: the device, precision and kernel of an attempt, the device lock, and checks of compilers."""
+"""Device policy: the device, precision and kernel of an attempt, and checks of compilers."""
 
 import os
 import shutil
@@ -8,13 +8,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from bench.errors import UnavailableHere, UsageError
 from bench.machine.hardware import cpuinfo
-
-# The same folder for all users, whose folders for temporary files may differ.
-LOCKS = Path(tempfile.gettempdir() if sys.platform == "win32" else "/tmp")
 
 
 def pick_device(name: str) -> torch.device:
@@ -28,14 +24,6 @@ def pick_device(name: str) -> torch.device:
     if not available.get(name):
         raise UnavailableHere(f"there is no {name} device on this machine; use --device auto or --device cpu")
     return torch.device(name)
-
-
-def device_lock(device: torch.device) -> FileLock:
-    """The machine-wide advisory lock of a device, held by a timed attempt; each GPU has its own."""
-    name = device.type
-    if device.type == "cuda" and torch.cuda.is_available():
-        name += f"-{torch.cuda.get_device_properties(device).uuid}"
-    return FileLock(LOCKS / f"addition-speedrun-{name}.lock", mode=0o666)
 
 
 def pick_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:

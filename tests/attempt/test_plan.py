@@ -1,5 +1,6 @@
 """Plans: how the command line, the config and the machine determine an attempt, and which requests are refused."""
 
+import tempfile
 from dataclasses import replace
 
 import pytest
@@ -98,3 +99,10 @@ def test_a_wrong_command_line_is_refused_in_one_line_that_names_the_fault(option
         plan_of(*options.split())
     assert WRONG[options] in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_machine_without_a_folder_for_temporary_files_is_told_the_way_out(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+    with pytest.raises(UsageError, match="set TMPDIR"):
+        make_plan(Settings, ["--device", "cpu"], "")

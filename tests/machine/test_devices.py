@@ -1,12 +1,10 @@
-"""The choice of device, precision and compilers, and the device lock."""
+"""The choice of device, precision and compilers."""
 
 import os
-import stat
 import sys
 from pathlib import Path
 from types import ModuleType
 
-import filelock
 import pytest
 import torch
 
@@ -83,30 +81,7 @@ def test_a_requested_precision_is_used() -> None:
 
 
 # -----------------------------------------------------------------------------
-# the lock and the compiler
-
-
-def test_two_attempts_never_hold_the_lock_of_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "LOCKS", tmp_path)  # the real lock may be held by an attempt
-    with devices.device_lock(CPU):
-        with pytest.raises(filelock.Timeout):
-            devices.device_lock(CPU).acquire(timeout=0)
-        with devices.device_lock(CUDA).acquire(timeout=0):
-            assert len(list(tmp_path.iterdir())) == 2
-    with devices.device_lock(CPU).acquire(timeout=0) as lock:
-        assert lock.is_locked
-
-
-@pytest.mark.skipif(os.name != "posix", reason="permission bits")
-def test_another_user_can_wait_for_the_device_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "LOCKS", tmp_path)
-    before = os.umask(0o022)
-    try:
-        with devices.device_lock(CPU):
-            (file,) = tmp_path.iterdir()
-            assert stat.S_IMODE(file.stat().st_mode) == 0o666
-    finally:
-        os.umask(before)
+# the compiler
 
 
 def test_a_missing_compiler_is_a_problem_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
