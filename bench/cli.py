@@ -82,7 +82,8 @@ def parse_arguments(
     except SystemExit as end:
         if not end.code:
             raise
-        raise UsageError(panel_message(panel.getvalue()).removeprefix("Error parsing settings: ")) from None
+        message = panel_message(panel.getvalue())
+        raise UsageError(re.sub(r"^Error parsing (settings: |(?=--))", "", message)) from None
     if unknown:
         if not unknown[0].startswith("--"):
             raise UsageError(f"{unknown[0]!r}: unexpected argument")

@@ -6,13 +6,19 @@ import tomllib
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bench.errors import UsageError, nearest_hint
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+SettingsT = TypeVar("SettingsT", bound="DataclassInstance")
+
 CONFIGS = Path(__file__).parent / "configs"
+CONFIG_NAME = re.compile(r"[\w.-]+")  # it becomes part of file names and of the board
 # Settings that were renamed, former name -> present name, and values of settings likewise. Old configs, journal lines
 # and command lines use the former ones. Config hashes are taken over them, so that no old run changes its identity.
 RENAMED_SETTINGS = {
@@ -25,6 +31,8 @@ RENAMED_SETTINGS = {
 }
 RENAMED_VALUES = {"stop_at": {"survey": "evaluation"}}
 
+TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
 SEARCH = "search"  # the table in which a config describes the search that found it
 PEER = "peer"  # the table in which a config describes the published trainer that it reproduces
 
@@ -35,19 +43,38 @@ def find_config(name: str, device_type: str) -> tuple[str, Path]:
     A short name resolves to its `-cuda` config on CUDA and to its `-cpu` config on other devices. Raises UsageError if
     there is no such config.
     """
-    if name.endswith(".toml"):
-        path = Path(name)
+    if not name:
+        raise UsageError("the name of the config is empty")
+    if is_toml_file(name):
+        path = Path(name).expanduser()
         if not path.is_file():
             raise UsageError(f"{name!r}: there is no such config file")
-        if not re.fullmatch(r"[\w.-]+", path.stem):  # it becomes part of file names and of the board
+        if not CONFIG_NAME.fullmatch(path.stem):
             raise UsageError(f"{name!r}: a config's name consists of letters, digits, '.', '-' and '_'")
         return path.stem, path
-    paths = {path.stem: path for path in CONFIGS.glob("*.toml")}
+    if Path(name).name != name:
+        raise UsageError(f"{name!r} is no config: a config is a file that ends in .toml, or a name in bench/configs")
+    paths = config_files()
     for resolved in (name, f"{name}-{'cuda' if device_type == 'cuda' else 'cpu'}"):
         if resolved in paths:
             return resolved, paths[resolved]
-    short_names = {stem.rpartition("-")[0] for stem in paths if stem.endswith(("-cpu", "-cuda"))}
-    raise UsageError(f"--config {name!r}: there is no such config{nearest_hint(name, {*paths, *short_names})}")
+    raise UsageError(f"there is no config {name!r}{nearest_hint(name, config_names())}")
+
+
+def config_files() -> dict[str, Path]:
+    """The configs of the project, by name."""
+    return {path.stem: path for path in CONFIGS.glob("*.toml")}
+
+
+def config_names() -> set[str]:
+    """The names of the project's configs, and the short names that stand for one on each device."""
+    names = config_files().keys()
+    return {*names, *(name.rpartition("-")[0] for name in names if name.endswith(("-cpu", "-cuda")))}
+
+
+def is_toml_file(name: str) -> bool:
+    """Whether a name is that of a TOML file, rather than that of a config, a matrix or a search space in `bench/`."""
+    return name.lower().endswith(".toml")
 
 
 def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +116,7 @@ def read_config(path: Path, schema: type) -> dict[str, Any]:
         for key in sorted(values.keys() - valid):
             raise UsageError(f"{path}: unknown key {key!r}{nearest_hint(key, valid | {'base'})}")
         check_values(values, schema, str(path))
-        return values
+        return normal_values(values, schema)
 
     return merged_values(path, prepare)
 
@@ -115,20 +142,84 @@ def merged_values(
     """
     if path.resolve() in extended_by:
         raise UsageError(f"{path}: base: the configs extend one another in a circle")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-        raise UsageError(f"{path}: {problem}") from None
+    values = tomllib.loads(read_toml(path))
     base = values.pop("base", None)
     values = prepare(values, path)
     values.pop(PEER, None)  # describes this file, not the configs that extend it
     if base is None:
         return values
-    candidates = path.parent / f"{base}.toml", path.parent / str(base), CONFIGS / f"{base}.toml"
-    base_path = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if base_path is None:
+    beside, named = base_beside(path, str(base)), CONFIGS / f"{base}.toml"
+    if beside is None and not named.is_file():
         raise UsageError(f"{path}: base: there is no config {base!r}")
-    return merged_values(base_path, prepare, (*extended_by, path.resolve())) | values
+    return merged_values(beside or named, prepare, (*extended_by, path.resolve())) | values
+
+
+def base_beside(path: Path, base: str) -> Path | None:
+    """The file that the `base` of a TOML file names, with or without `.toml`, relative to that file; None without."""
+    candidates = path.parent / f"{base}.toml", path.parent / base
+    return next((file for file in candidates if is_toml_file(file.name) and file.is_file()), None)
+
+
+def read_toml(path: Path) -> str:
+    """The text of a TOML file; UsageError, with the line, if the file cannot be read or is not TOML."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        tomllib.loads(text)
+    except OSError as problem:
+        raise UsageError(f"{path}: {problem.strerror or problem}") from None
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"{path}: this is not UTF-8 ({problem.reason} at byte {problem.start})") from None
+    except tomllib.TOMLDecodeError as problem:
+        reason = str(problem)
+        if reason.startswith(("Illegal character '\\n'", "Unterminated string")):
+            reason = f"a quote is not closed{reason[reason.find(' (at ') :]}"
+        raise UsageError(f"{path}: {reason}") from None
+    return text
+
+
+# -----------------------------------------------------------------------------
+# values: equal settings have one form, in which they are hashed, printed and written
+
+
+def normal_values(values: Mapping[str, Any], schema: type) -> dict[str, Any]:
+    """Values of fields of the dataclass `schema` in normal form; see `normal_value`."""
+    hints = typing.get_type_hints(schema)
+    floats = {key for key in values if float in (hints[key], *typing.get_args(hints[key]))}
+    return {key: normal_value(value, key in floats) for key, value in values.items()}
+
+
+def normal_value(value: Any, is_float: bool) -> Any:
+    """A whole number as a float where the setting is one, and 0.0 for -0.0."""
+    return float(value) + 0.0 if is_float and type(value) in (int, float) else value
+
+
+def normal_settings(settings: SettingsT) -> SettingsT:
+    """A trainer's settings, a dataclass, with all values in normal form."""
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    changed = {key: value for key, value in normal_values(values, type(settings)).items() if value is not values[key]}
+    return dataclasses.replace(settings, **changed) if changed else settings
+
+
+def values_like(values: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values in normal form, by the types of the same settings as a trainer resolved them.
+
+    Raises UsageError, which begins with `where`, for a name that is no setting, or a value of another type.
+    """
+    normal = {}
+    for key, value in values.items():
+        name = RENAMED_SETTINGS.get(key, key)
+        if name not in settings:
+            raise UsageError(f"{where}: {key!r} is not a setting{nearest_hint(key, settings)}")
+        kind = type(settings[name])
+        normal[key] = normal_value(value, kind is float)
+        if type(normal[key]) is not kind:
+            raise UsageError(f"{where}: {key} must be {TYPE_NAMES.get(kind, 'null')}, got {value!r}")
+    return normal
+
+
+def settings_key(settings: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
+    """A key that equal settings share: also under former names, and with numbers written as 600, 600.0 or -0.0."""
+    return frozenset(current_names(settings).items())
 
 
 def check_values(values: dict[str, Any], schema: type, where: str) -> None:

@@ -20,8 +20,18 @@ def describe_os_error(problem: OSError) -> str:
     return f"{problem.filename}: {problem.strerror}" if problem.filename and problem.strerror else str(problem)
 
 
-def nearest_hint(word: str, valid: Iterable[str]) -> str:
-    """The end of a message about an unknown word: `; the nearest is 'x'`, or all valid words when none is similar."""
+MOST_LISTED = 24  # words in a message
+
+
+def nearest_hint(word: str, valid: Iterable[str], listing: str = "") -> str:
+    """The end of a message about an unknown word: `; the nearest is 'x'`, or all valid words when none is similar.
+
+    Too many words are not listed; `listing` is the command that lists them, if there is one.
+    """
     choices = sorted(valid)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f"; the nearest is {close[0]!r}" if close else f"; there are {', '.join(choices)}"
+    if close:
+        return f"; the nearest is {close[0]!r}"
+    if len(choices) > MOST_LISTED:
+        return f"; {listing} lists all {len(choices)}" if listing else ""
+    return f"; there are {', '.join(choices)}"

@@ -201,9 +201,9 @@ def test_a_missing_file_is_refused(configs: Path) -> None:
 
 def test_an_unknown_name_is_refused_with_the_nearest_one(configs: Path) -> None:
     write(configs / "add3-cpu.toml", "")
-    assert refused(find_config, "ad3", "cpu") == "--config 'ad3': there is no such config; the nearest is 'add3'"
+    assert refused(find_config, "ad3", "cpu") == "there is no config 'ad3'; the nearest is 'add3'"
     message = refused(find_config, "zzzzzz", "cpu")
-    assert message == "--config 'zzzzzz': there is no such config; there are add3, add3-cpu"
+    assert message == "there is no config 'zzzzzz'; there are add3, add3-cpu"
 
 
 def test_every_config_of_the_project_is_valid() -> None:

@@ -104,7 +104,7 @@ def print_plans(settings_type: type, description: str) -> None:
     """Answer `--plans`: a line for each command line on standard input; see `bench.experiments.launcher`."""
     for arguments in json.load(sys.stdin):
         try:
-            print_data(lost_run(make_plan(settings_type, arguments, description)).model_dump_json())
+            print_data(lost_run(make_plan(settings_type, arguments, description, settings_only=True)).model_dump_json())
         except UsageError as problem:
             print_data(json.dumps({"refused": str(problem), "not_here": isinstance(problem, UnavailableHere)}))
 

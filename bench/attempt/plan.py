@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bench.attempt.interface import Build, Trainer
-from bench.attempt.request import Request, Settings, read_command_line
+from bench.attempt.request import Request, Settings, check_settings_only, read_command_line
 from bench.distributed import World, read_world
 from bench.errors import UnavailableHere, UsageError, nearest_hint
 from bench.machine.device_lock import check_device_lock
@@ -19,6 +19,8 @@ from bench.processes import BATCH_VARIABLE
 from bench.provenance import config_hash, first_seed, source_sha256
 from bench.storage.schema import Batch
 from data import TRACKS, Track, controlled, get_track
+
+TRACKS_COMMAND = "`python -m bench tracks`"  # lists the tracks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +52,20 @@ class AttemptPlan:
         return build(self.settings, self.track, self.device, self.dtype, self.seed if seed is None else seed)
 
 
-def make_plan(settings_type: type, arguments: Sequence[str], description: str) -> AttemptPlan:
+def make_plan(
+    settings_type: type, arguments: Sequence[str], description: str, settings_only: bool = False
+) -> AttemptPlan:
     """Read the command line and the config, and resolve what depends on the machine.
+
+    With `settings_only`, the command line may hold a config and settings, but no other option.
 
     Raises:
         UsageError: the request is wrong; UnavailableHere if another machine could run it.
     """
     world = read_world()
     check_temporary_folder()
+    if settings_only:
+        check_settings_only(settings_type, arguments)
     try:
         command_line = read_command_line(settings_type, arguments, description, lambda name: pick_device(name).type)
         request, settings = command_line.request, command_line.settings
@@ -71,7 +79,9 @@ def make_plan(settings_type: type, arguments: Sequence[str], description: str) -
     except ValueError as problem:
         raise UsageError(str(problem)) from None
     if settings.track not in TRACKS:
-        raise UsageError(f"track: there is no track {settings.track!r}{nearest_hint(settings.track, TRACKS)}")
+        raise UsageError(
+            f"track: there is no track {settings.track!r}{nearest_hint(settings.track, TRACKS, TRACKS_COMMAND)}"
+        )
     if settings.compile and (reason := torch_compile_problem(device)):
         raise UnavailableHere(f"--compile: {reason}; or run with --no-compile")
     if not request.shared:

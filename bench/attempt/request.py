@@ -3,14 +3,22 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import tyro
 
+from bench.arguments import PathArgument, TextArgument
 from bench.cli import parse_arguments, split_option, with_current_option_names
-from bench.config import SEARCH, check_values, find_config, knows_current_names, merged_values, read_config
-from bench.errors import UsageError
+from bench.config import (
+    SEARCH,
+    check_values,
+    find_config,
+    knows_current_names,
+    merged_values,
+    normal_settings,
+    read_config,
+)
+from bench.errors import UsageError, nearest_hint
 from bench.provenance import ROOT
 
 
@@ -43,11 +51,11 @@ class Request:
     """Seed of all random numbers; by default the first 31 bits of sha256(config_hash + source_sha256)."""
     attempts: int | None = None
     """Run a batch of this many attempts, each in its own process; their seeds are derived from config and source."""
-    results: Path = ROOT / "results"
+    results: PathArgument = ROOT / "results"
     """Folder of the journal, the board and the weights."""
     journal: bool = True
     """File the attempt in the journal."""
-    note: str | None = None
+    note: TextArgument = None
     """A remark to file with the run."""
     shared: bool = False
     """Do not wait for the device's lock; the run is marked not clean."""
@@ -79,8 +87,6 @@ def read_command_line(
     """
     if knows_current_names(settings_type):  # those of older records have the former ones
         arguments = with_current_option_names(arguments)
-    if split_option(arguments, "--results")[0] == "":
-        raise UsageError("--results: the folder's name is empty")
     device_name = split_option(arguments, "--device")[0] or "auto"
     check_values({"device": device_name}, settings_type, "the command line")
     try:
@@ -97,7 +103,8 @@ def parse_command_line(
     schema = dataclasses.make_dataclass(
         "CommandLine", [("request", without_prefix[Request]), ("settings", without_prefix[settings_type])], frozen=True
     )
-    name = split_option(arguments, "--config")[0] or Request.config
+    name = split_option(arguments, "--config")[0]
+    name = Request.config if name is None else name
     config, path = find_config(name, device_type)
     try:
         settings = settings_type(**read_config(path, settings_type))
@@ -105,17 +112,24 @@ def parse_command_line(
         raise UsageError(f"{path}: {problem}") from None
     parsed = parse_arguments(schema, arguments, schema(Request(config=name), settings), description)
     check_request(parsed.request)
-    return CommandLine(config, merged_values(path).get(SEARCH), parsed.request, parsed.settings)
+    return CommandLine(config, merged_values(path).get(SEARCH), parsed.request, normal_settings(parsed.settings))
+
+
+def check_settings_only(settings_type: type, arguments: Sequence[str]) -> None:
+    """Raises UsageError: an option is neither a setting nor the config, for example in an axis of a matrix."""
+    settings = {field.name for field in dataclasses.fields(settings_type)}
+    options = {field.name for field in dataclasses.fields(Request)} | {"help"}
+    for argument in with_current_option_names(arguments):
+        key = argument.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+        if argument.startswith("--") and key not in settings | {"config"}:
+            hint = " but an option of speedrun.py" if key in options else nearest_hint(key, settings)
+            raise UsageError(f"{key!r} is not a setting{hint}")
 
 
 def check_request(request: Request) -> None:
     """Raises UsageError: a value has the right type but is invalid."""
     if request.seed is not None and not 0 <= request.seed < 2**63:
         raise UsageError(f"--seed {request.seed}: a seed is a whole number from 0 to 2**63 - 1")
-    try:
-        (request.note or "").encode()
-    except UnicodeEncodeError:
-        raise UsageError("--note: this is not UTF-8") from None
     if request.results.exists() and not request.results.is_dir():
         raise UsageError(f"--results {request.results}: this is not a folder")
     if request.attempts is None:

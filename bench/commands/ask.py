@@ -10,6 +10,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from bench.arguments import PathArgument
 from bench.attempt.certify import batch_size_for, greedy_answers
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption
 from bench.errors import UsageError, describe_os_error
@@ -27,7 +28,7 @@ class Arguments:
     """A run id, a path to weights, or `latest`."""
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROBLEM")] = ()
     """Problems, such as 123+456=."""
-    file: Path | None = None
+    file: PathArgument | None = None
     """A file of problems, one a line, in place of PROBLEM."""
     device: DeviceOption = "auto"
     results: ResultsOption = DEFAULT_RESULTS

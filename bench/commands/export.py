@@ -9,11 +9,11 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
+from bench.arguments import PathArgument
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.errors import UsageError
 from bench.storage.journal import Journal
@@ -29,7 +29,7 @@ class Arguments:
 
     format: Literal["csv", "json", "parquet"] = "csv"
     """csv or parquet for the table; json for a list of the journal's lines, unchanged."""
-    output: Path | None = None
+    output: PathArgument | None = None
     """The file to write; by default standard output, except for parquet."""
     results: ResultsOption = DEFAULT_RESULTS
 

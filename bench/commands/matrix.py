@@ -145,17 +145,17 @@ def estimate_seconds(machine_matrix: MachineMatrix, runs: Sequence[Run]) -> floa
 def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_folder: Path) -> None:
     """Print the ranking of each machine matrix as a table, and write it as CSV and as a plot."""
     matrix, known = machine_matrices[0].matrix, matrix_runs(journal.read()[0])
-    stem = results_folder / MATRIX / matrix.name
+    folder = results_folder / MATRIX
     console = output_console(piped_width=120)
     tables = [machine_matrix.results(known) for machine_matrix in machine_matrices]
-    files = {stem.with_suffix(".csv"): results_csv(tables, matrix.clock)}
+    files = {folder / f"{matrix.name}.csv": results_csv(tables, matrix.clock)}
     is_single = len(machine_matrices) == 1
     for index, (machine_matrix, results) in enumerate(zip(machine_matrices, tables, strict=True), start=1):
         if not is_single:
             console.print(machine_matrix.machine_class, soft_wrap=True)
         console.print(results_table(results, matrix.clock))
         if matrix.plot:
-            path = stem.with_suffix(".svg") if is_single else stem.with_name(f"{stem.name}-{index}.svg")
+            path = folder / (f"{matrix.name}.svg" if is_single else f"{matrix.name}-{index}.svg")
             title = f"{matrix.name}: ERT by {matrix.clock}, s"
             files[path] = draw_matrix(results, matrix, title, machine_matrix.machine_class)
     for path, text in files.items():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from bench.arguments import PathArgument, TextArgument
 from bench.errors import UsageError
 from bench.provenance import ROOT
 
@@ -16,18 +17,22 @@ if TYPE_CHECKING:
 DEFAULT_RESULTS = ROOT / "results"
 EngineName = Literal["local", "ray"]  # this machine, or the nodes of a Ray cluster
 
-ResultsOption = Annotated[Path, tyro.conf.arg(help="Folder of the journal, the weights, the records and the board.")]
-UnusedResultsOption = Annotated[Path, tyro.conf.arg(help="Every command accepts this option; this one ignores it.")]
+ResultsOption = Annotated[
+    PathArgument, tyro.conf.arg(help="Folder of the journal, the weights, the records and the board.")
+]
+UnusedResultsOption = Annotated[
+    PathArgument, tyro.conf.arg(help="Every command accepts this option; this one ignores it.")
+]
 EngineOption = Annotated[
     EngineName, tyro.conf.arg(help="Where attempts run: on this machine (local), or on the nodes of a Ray cluster.")
 ]
 AddressOption = Annotated[
-    str | None,
+    TextArgument,
     tyro.conf.arg(help="Address of a running Ray cluster; by default a cluster of this machine alone is started."),
 ]
 DeviceOption = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or mps.")]
 WhyOption = Annotated[
-    str | None, tyro.conf.arg(help="What is changed and why, in one line; for NEGATIVE.md and a record's README.")
+    TextArgument, tyro.conf.arg(help="What is changed and why, in one line; for NEGATIVE.md and a record's README.")
 ]
 
 

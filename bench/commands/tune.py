@@ -15,7 +15,7 @@ from bench.commands.options import (
     ResultsOption,
     open_executors,
 )
-from bench.config import SEARCH, current_names, find_config, merged_values, with_current_names
+from bench.config import SEARCH, current_names, find_config, merged_values, values_like, with_current_names
 from bench.experiments.executors import EXIT_UNFINISHED, group_by_machine_class, prepare_each, run_jobs
 from bench.experiments.launcher import SCRIPT
 from bench.experiments.matrix_file import settings_text
@@ -108,6 +108,8 @@ def config_text(search: Search, best: "FrozenTrial", cost: Mapping[str, Any]) ->
 
     space, planned = search.space, search.planned
     base = merged_values(find_config(space.base, planned.device)[1], with_current_names)
+    base.pop(SEARCH, None)
+    base = values_like(base, planned.settings, space.base)
     header = (
         f"# Found by a search of {space.path.name} from {space.base}: trial {best.number} of "
         f"{cost['trials']}, ERT {space.clock} {best.value:.2f} s\n"

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import ClockName
+from bench.config import values_like
 from bench.errors import nearest_hint
 from bench.experiments.toml_file import SettingValue, TomlFile
 from bench.formatting import setting_text
 
 MATRICES = Path(__file__).parent.parent / "matrices"
 KEYS = ("base", "seeds", "axes", "exclude", "plot", "clock")
-RESERVED_OPTIONS = ("seed", "config", "results")  # set by the command for every attempt
 
 Choice = dict[str, SettingValue]  # settings that change together
 Axes = dict[str, tuple[Choice, ...]]
@@ -41,6 +41,18 @@ class Matrix:
             cell = Cell(dict(zip(self.axes, choices, strict=True)))
             if not any(excluded.items() <= cell.settings.items() for excluded in self.excluded):
                 yield cell
+
+    def like(self, settings: Mapping[str, Any]) -> "Matrix":
+        """This matrix with all values in normal form, by the types of settings as the trainer resolved them.
+
+        Raises UsageError for an axis that is no setting, or for a value of another type.
+        """
+
+        def normal(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
+            return tuple(values_like(choice, settings, str(self.path)) for choice in choices)
+
+        axes = {axis: normal(choices) for axis, choices in self.axes.items()}
+        return dataclasses.replace(self, axes=axes, excluded=normal(self.excluded))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +114,6 @@ def read_axes(file: TomlFile) -> Axes:
     axis_of: dict[str, str] = {}
     for axis, choices in axes.items():
         for key in choices[0]:
-            file.require(key not in RESERVED_OPTIONS, f"{key} cannot be a setting of a cell", "axes", axis)
             other_axis = axis_of.setdefault(key, axis)
             file.require(other_axis == axis, f"{key} is on the axis {other_axis!r} already", "axes", axis)
     return axes

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bench.console import error_console
 from bench.errors import UsageError
 from bench.experiments.executors import Executor, run_jobs
-from bench.experiments.launcher import Refusal, Task, supervised
+from bench.experiments.launcher import Contestant, Refusal, Task, supervised
 from bench.experiments.matrix_file import Matrix, options_of
 from bench.experiments.matrix_results import (
     AttemptKey,
@@ -51,11 +51,14 @@ def resolve_matrix(
 def resolve_on(executor: Executor, matrix: Matrix, script: Path, max_seconds: float | None) -> MachineMatrix:
     """The matrix as one executor resolves it; a wrong cell, or two with the same settings, are a UsageError."""
     limit = [] if max_seconds is None else ["--max-seconds", str(max_seconds)]  # last, to override a cell's
-    cells = list(matrix.cells())
-    command_lines = [["--config", matrix.base, *options_of(cell.settings), *limit] for cell in cells]
+    command_lines = [["--config", matrix.base, *options_of(cell.settings), *limit] for cell in matrix.cells()]
     refusals: list[Refusal] = []
     by_config_hash: dict[str, ResolvedCell] = {}
-    for cell, answer in zip(cells, executor.resolve_all(script, command_lines), strict=True):
+    answers = executor.resolve_all(script, command_lines)
+    resolved = next((answer for answer in answers if isinstance(answer, Contestant)), None)
+    if resolved is not None:
+        matrix = matrix.like(resolved.planned.settings)
+    for cell, answer in zip(matrix.cells(), answers, strict=True):
         if isinstance(answer, Refusal):
             if not answer.not_here:
                 raise UsageError(f"{matrix.path}: {cell}: {answer.reason}")

@@ -16,12 +16,13 @@ from typing import Literal, NamedTuple
 
 from bench.cli import print_progress
 from bench.clock import ClockName
-from bench.errors import UsageError
+from bench.config import config_names, is_toml_file
+from bench.errors import UsageError, nearest_hint
 from bench.experiments.executors import Executor, ExecutorLost
 from bench.experiments.launcher import SCRIPT, Contestant, Task, run_tasks, yardstick_task
 from bench.formatting import attempt_line
 from bench.storage.journal import Journal
-from bench.storage.records import find_record, is_record, unpack_source
+from bench.storage.records import find_record, is_record, read_records, unpack_source
 from bench.storage.results import paired_plans_file
 from bench.storage.schema import PairedPlan, Run, Side, SideName, new_id
 
@@ -64,6 +65,9 @@ def resolve_side(
     `stack` deletes the unpacked snapshot of a record when it closes.
     """
     if not is_record(name, results):
+        if not is_toml_file(name) and name not in (names := config_names()):
+            names |= {folder.record.name for folder in read_records(results)[0]}
+            raise UsageError(f"there is no config or record {name!r}{nearest_hint(name, names)}")
         contestant = executor.resolve(SCRIPT, ["--config", name, "--device", device])
         return participant(contestant, contestant.planned.config, None)
     record_folder = find_record(name, results)

@@ -21,7 +21,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bench.cli import handle_interrupts, ignore_interrupts, print_progress, split_option
-from bench.config import merged_values, with_current_names
+from bench.config import is_toml_file, merged_values, with_current_names
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments import launcher
 from bench.experiments.executors import Executor
@@ -122,7 +122,7 @@ def make_portable(script: Path, arguments: Sequence[str], home: Path) -> tuple[F
         folder = Path("carried", carried_sha256(root)[:16])
         files = {(folder / path.relative_to(root)).as_posix(): path.read_bytes() for path in carried_files(root)}
     config, other_arguments = split_option(arguments, "--config")
-    if config is not None and config.endswith(".toml"):
+    if config is not None and is_toml_file(config):
         portable_config = f"carried/{Path(config).name}"
         prepare = with_current_names if root == home else lambda values, path: values  # a record's source has its own
         files[portable_config] = tomli_w.dumps(merged_values(Path(config), prepare)).encode()  # without a base

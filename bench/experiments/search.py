@@ -21,12 +21,13 @@ import filelock
 
 from bench.cli import print_progress
 from bench.clock import ClockName
-from bench.errors import UnavailableHere, UsageError
+from bench.errors import UsageError
 from bench.experiments.executors import Executor, ExecutorLost
 from bench.experiments.launcher import Contestant, Refusal, Task, supervised
 from bench.experiments.matrix_file import Choice, options_of, settings_text
 from bench.experiments.matrix_results import FAILED, UNFINISHED, AttemptKey, attempt_key
-from bench.experiments.search_space import SearchSpace
+from bench.experiments.search_log import SearchLog, held
+from bench.experiments.search_space import SearchSpace, accepted, check_space
 from bench.provenance import config_hash
 from bench.stats.expected_time import attempt_costs, expected_time_to_success
 from bench.storage.journal import Journal
@@ -85,7 +86,7 @@ class Search:
     def __post_init__(self) -> None:
         if importlib.util.find_spec("optuna") is None:
             raise UsageError("tune needs Optuna: pip install '.[tune]'")
-        self.planned = self.resolve({}).planned
+        self.space, self.planned = check_space(self.space, self.ask)
         self.seeds = range(FIRST_SEED, FIRST_SEED + self.space.attempts)
         self.folder = self.journal.results / TUNE
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -109,13 +110,12 @@ class Search:
     def open_study(self) -> "Study":
         import optuna
         from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the sampler's `group` is experimental
         return optuna.create_study(
             study_name=self.study_name,
-            storage=JournalStorage(JournalFileBackend(str(self.folder / f"{self.space.name}.log"))),
+            storage=JournalStorage(SearchLog(self.folder / f"{self.space.name}.log")),
             sampler=optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True),
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3),
             load_if_exists=True,
@@ -123,16 +123,17 @@ class Search:
 
     def resolve(self, values: Choice) -> Contestant:
         """The base with some settings changed; raises UsageError, UnavailableHere or ExecutorLost."""
+        (answer,) = self.ask([values])
+        return accepted(answer, self.space, values)
+
+    def ask(self, choices: Sequence[Choice]) -> list[Contestant | Refusal]:
+        """The trainer's answer for each choice of settings; raises UsageError or ExecutorLost."""
         try:
-            (answer,) = self.executor.resolve_all(self.script, [[*self.options, *options_of(values)]])
+            return self.executor.resolve_all(self.script, [[*self.options, *options_of(values)] for values in choices])
         except UsageError:
             if self.executor.is_lost:
                 raise ExecutorLost from None
             raise
-        if isinstance(answer, Refusal):
-            message = f"{self.space.path}: {settings_text(values)}: {answer.reason}"
-            raise UnavailableHere(message) if answer.not_here else UsageError(message)
-        return answer
 
     # -------------------------------------------------------------------------
     # trials
@@ -151,7 +152,7 @@ class Search:
                 print_progress(f"{max_minutes:g} minutes are over")
                 return
             with contextlib.ExitStack() as stack:
-                with self.start_lock:
+                with held(self.start_lock):
                     trial = self.study.ask()
                     stack.enter_context(self.trial_lock(trial.number))
                 try:
@@ -240,7 +241,7 @@ class Search:
         """Queue the trials of processes that died; their finished attempts are in the journal."""
         from optuna.trial import TrialState
 
-        with self.start_lock:  # so that every running trial holds its lock
+        with held(self.start_lock):  # so that every running trial holds its lock
             for trial in self.trials("RUNNING"):
                 with contextlib.suppress(filelock.Timeout), self.lock(trial.number).acquire(timeout=0):
                     self.study.tell(trial.number, state=TrialState.FAIL)

@@ -1,13 +1,18 @@
 """A search space file: the settings that a search may choose, their ranges, and the conditions between them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.clock import ClockName
-from bench.errors import nearest_hint
+from bench.config import values_like
+from bench.errors import UnavailableHere, UsageError, nearest_hint
+from bench.experiments.launcher import Contestant, Refusal
+from bench.experiments.matrix_file import Choice, settings_text
 from bench.experiments.toml_file import SettingValue, TomlFile
+from bench.storage.schema import Run
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -16,6 +21,9 @@ SPACES = Path(__file__).parent.parent / "spaces"
 KEYS = ("base", "clock", "attempts", "space")
 MAX_ATTEMPTS = 1000
 
+DRAWN_CHOICES = 12  # in which a value is tried that is refused beside the values of the base
+
+Answer = Contestant | Refusal
 Require = Callable[[bool, str], None]  # raises an error with this reason unless something is true
 Condition = tuple[tuple[str, tuple[SettingValue, ...]], ...]  # earlier settings, and the values that fulfil it
 
@@ -38,6 +46,26 @@ class Dimension:
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(self.name, self.low, self.high, step=self.step or 1, log=self.log)
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+
+    def like(self, settings: Mapping[str, Any], where: str) -> "Dimension":
+        """This dimension with its values in normal form, by the types of settings as the trainer resolved them.
+
+        Raises UsageError, which begins with `where`, for an unknown setting or for a value of another type.
+        """
+
+        def normal(name: str, values: Sequence[SettingValue]) -> tuple[Any, ...]:
+            return tuple(values_like({name: value}, settings, where)[name] for value in values)
+
+        when = tuple((name, normal(name, allowed)) for name, allowed in self.when)
+        if self.choices is not None:
+            return dataclasses.replace(self, choices=normal(self.name, self.choices), when=when)
+        low, high = normal(self.name, (self.low, self.high))
+        step = None if self.step is None else normal(self.name, (self.step,))[0]
+        return dataclasses.replace(self, low=low, high=high, step=step, when=when)
+
+    def examples(self) -> Sequence[SettingValue]:
+        """All choices, or both ends of the range."""
+        return (self.low, self.high) if self.choices is None else self.choices
 
     def is_active(self, values: Mapping[str, SettingValue]) -> bool:
         """Whether the values of the earlier settings fulfil the condition."""
@@ -65,6 +93,52 @@ class SearchSpace:
             if dimension.is_active(values):
                 values[dimension.name] = dimension.suggest(trial)
         return values
+
+    def draw(self, generator: random.Random, fixed: Choice) -> Choice:
+        """A random choice among the examples of all settings, except for those in `fixed`."""
+        values: Choice = {}
+        for dimension in self.dimensions:
+            if dimension.name in fixed:
+                values[dimension.name] = fixed[dimension.name]
+            elif dimension.is_active(values):
+                values[dimension.name] = generator.choice(dimension.examples())
+        return values
+
+
+# -----------------------------------------------------------------------------
+# checks by the trainer
+
+
+def check_space(space: SearchSpace, ask: Callable[[Sequence[Choice]], list[Answer]]) -> tuple[SearchSpace, Run]:
+    """The space with its values in normal form, and the run of its base; before the first trial.
+
+    `ask` returns the trainer's answers. Raises UsageError for the base, a setting, a choice or an end of a range that
+    the trainer refuses; one that it refuses beside the base's values may still be valid beside others.
+    """
+    singles = [(dimension.name, value) for dimension in space.dimensions for value in dimension.examples()]
+    base, *answers = ask([{}, *({name: value} for name, value in singles)])
+    planned = accepted(base, space, {}).planned
+    dimensions = tuple(dimension.like(planned.settings, str(space.path)) for dimension in space.dimensions)
+    space = dataclasses.replace(space, dimensions=dimensions)
+    generator = random.Random(0)
+    for (name, value), answer in zip(singles, answers, strict=True):
+        if isinstance(answer, Refusal) and not answer.not_here:
+            drawn = [space.draw(generator, {name: value}) for _ in range(DRAWN_CHOICES)]
+            if all(isinstance(other, Refusal) for other in ask(drawn)):
+                accepted(answer, space, {name: value})
+    return space, planned
+
+
+def accepted(answer: Answer, space: SearchSpace, values: Choice) -> Contestant:
+    """The answer about a choice of settings; raises UsageError, or UnavailableHere, for a refusal."""
+    if isinstance(answer, Contestant):
+        return answer
+    message = f"{space.path}: {settings_text(values)}: {answer.reason}"
+    raise UnavailableHere(message) if answer.not_here else UsageError(message)
+
+
+# -----------------------------------------------------------------------------
+# reading
 
 
 def read_search_space(path: Path) -> SearchSpace:

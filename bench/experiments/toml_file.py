@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import ClockName
+from bench.config import base_beside, is_toml_file, read_toml
 from bench.errors import UsageError, nearest_hint
 from bench.stats.ranking import CLOCKS
 
@@ -15,8 +16,10 @@ SettingValue = bool | int | float | str
 
 def find_file(name: str, folder: Path) -> Path:
     """The file at a path that ends in `.toml`, or the file in `folder` with this stem, or a UsageError."""
-    if name.endswith(".toml"):
-        return Path(name)
+    if not name:
+        raise UsageError(f"the name is empty; give a file that ends in .toml, or one in bench/{folder.name}")
+    if is_toml_file(name):
+        return Path(name).expanduser()
     files = {path.stem: path for path in folder.glob("*.toml")}
     if name not in files:
         raise UsageError(f"{name!r}: there is no such file in bench/{folder.name}{nearest_hint(name, files)}")
@@ -32,20 +35,18 @@ class TomlFile:
 
     def __init__(self, path: Path, keys: Collection[str]) -> None:
         self.path = path
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-            self.values: dict[str, Any] = tomllib.loads(text)
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:  # the last names the line
-            raise UsageError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from None
+        text = read_toml(path)
+        self.values: dict[str, Any] = tomllib.loads(text)
         self.lines = text.splitlines()
         for key in self.values:
             self.require(key in keys, f"unknown key{nearest_hint(key, keys)}", key)
 
     def read_base(self) -> str:
-        """The name of the config from which the file starts."""
+        """The config from which the file starts: a config file relative to this one, or a name in bench/configs."""
         base: Any = self.values.get("base")
-        self.require(isinstance(base, str), "must be the name of a config", "base")
-        return base
+        self.require(isinstance(base, str) and base != "", "must be the name of a config", "base")
+        beside = base_beside(self.path, base)
+        return base if beside is None else str(beside)
 
     def read_clock(self) -> ClockName:
         """The clock that ranks; `train` by default."""

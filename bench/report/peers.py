@@ -12,7 +12,7 @@ from datetime import timedelta
 from statistics import median
 from typing import Any
 
-from bench.config import CONFIGS, PEER, current_names, find_config, merged_values, with_current_names
+from bench.config import CONFIGS, PEER, current_names, find_config, merged_values, read_toml, with_current_names
 from bench.formatting import changed_settings, known, number
 from bench.report.main_track import MAIN_TRACK
 from bench.report.render import render_template
@@ -41,7 +41,7 @@ def read_peers() -> list[Peer]:
     """
     peers = []
     for path in CONFIGS.glob("*.toml"):
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get(PEER)
+        table = tomllib.loads(read_toml(path)).get(PEER)
         if table is not None:
             peers.append(Peer(**{"config": path.stem, "track": merged_values(path)["track"]} | table))
     return sorted(peers, key=lambda peer: (peer.track, peer.config))

@@ -1,15 +1,18 @@
 """Plans: how the command line, the config and the machine determine an attempt, and which requests are refused."""
 
+import os
 import tempfile
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from bench.attempt.plan import make_plan
 from bench.attempt.request import check_request
+from bench.config import current_names, normal_value
 from bench.errors import UsageError
 from bench.processes import BATCH_VARIABLE
-from bench.provenance import first_seed, source_sha256
+from bench.provenance import config_hash, first_seed, source_sha256
+from bench.storage.journal import Journal
 from speedrun import Settings
 from tests.support.examples import ROOT
 
@@ -79,7 +82,10 @@ def test_results_that_are_not_a_folder_are_refused(tmp_path):
 WRONG = {
     "--batch-size many": "--batch-size",
     "--config nope": "add3",
-    "--config ../configs/add3-cpu": "no such config",
+    "--config ../configs/add3-cpu": "ends in .toml",
+    "--config=": "empty",
+    "--results -": "'-'",
+    "--track sub3": "`python -m bench tracks` lists all",
     "--seed -1": "--seed",
     "--attempts 0": "--attempts",
     "--attempts 2 --seed 1": "--seed",
@@ -106,3 +112,56 @@ def test_a_machine_without_a_folder_for_temporary_files_is_told_the_way_out(monk
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
     with pytest.raises(UsageError, match="set TMPDIR"):
         make_plan(Settings, ["--device", "cpu"], "")
+
+
+def test_equal_settings_are_one_configuration_however_they_are_written(tmp_path):
+    hashes, seeds = set(), set()
+    for limit, decay in (("600.0", "0.0"), ("600", "0"), ("6e2", "-0.0")):
+        (tmp_path / "same.toml").write_text(f"max_seconds = {limit}\nadam_weight_decay = {decay}\n")
+        plans = [
+            plan_of("--config", str(tmp_path / "same.toml")),
+            plan_of("--max-seconds", limit, f"--adam-weight-decay={decay}", "--config", str(tmp_path / "same.toml")),
+        ]
+        for plan in plans:
+            assert str(plan.settings.max_seconds) == "600.0"
+            assert str(plan.settings.adam_weight_decay) == "0.0"
+            hashes.add(plan.config_hash)
+            seeds.add(plan.seed)
+    assert len(hashes) == len(seeds) == 1
+
+
+def test_the_normal_form_leaves_the_hashes_of_all_filed_runs_as_they_are():
+    runs, _ = Journal(ROOT / "results").read()
+    settings = {run.config_hash: run.settings for run in runs}
+    floats = {field.name for field in fields(Settings) if field.type in (float, "float")}
+    for digest, values in settings.items():
+        normal = {key: normal_value(value, key in floats) for key, value in current_names(values).items()}
+        assert config_hash(normal) == digest
+
+
+@pytest.mark.parametrize("option", ["--attempts 1", "--shared", "--seed 1", "--help", "--note x", "--no-journal"])
+def test_a_matrix_may_ask_for_settings_alone(option):
+    with pytest.raises(UsageError, match="is not a setting but an option"):
+        make_plan(Settings, option.split(), "", settings_only=True)
+    with pytest.raises(UsageError, match="'bach_size' is not a setting; the nearest is 'batch_size'"):
+        make_plan(Settings, ["--bach-size", "8"], "", settings_only=True)
+    plan = make_plan(Settings, ["--config", "add3-cpu", "--no-compile", "--survey-climbs", "1"], "", settings_only=True)
+    assert plan.settings.hard_search_steps == 1
+
+
+def test_a_text_on_the_command_line_is_never_read_as_no_text():
+    assert plan_of("--note", "None").request.note == "None"
+    assert plan_of().request.note is None
+
+
+def test_a_path_that_no_weights_can_be_saved_in_is_refused_at_the_start():
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        plan_of("--results", os.fsdecode(b"/tmp/\xff"))
+
+
+def test_a_tilde_in_a_path_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "MINE.TOML").write_text("batch_size = 8\n")
+    plan = plan_of("--config=~/MINE.TOML", "--results=~/results")
+    assert (plan.config, plan.settings.batch_size) == ("MINE", 8)
+    assert plan.request.results == tmp_path / "results"

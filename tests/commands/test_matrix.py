@@ -45,7 +45,7 @@ def test_every_cell_runs_with_every_seed_and_is_ranked(arena, run_matrix, capsys
     assert run_matrix() == 0
     runs = arena.attempts()
     assert len(runs) == 12
-    cells = {(run.settings["--batch-size"], run.settings["--rate"], run.seed) for run in runs}
+    cells = {(run.settings["batch_size"], run.settings["rate"], run.seed) for run in runs}
     assert len(cells) == 12
     assert {run.command for run in runs} == {"matrix"}
     assert not any(run.is_contest for run in runs)
@@ -56,7 +56,7 @@ def test_every_cell_runs_with_every_seed_and_is_ranked(arena, run_matrix, capsys
     assert (rows[0]["batch_size"], rows[0]["rate"]) == ("1024", "0.1")
     assert rows[0]["outcomes"] == ""
     assert (rows[2]["outcomes"], rows[2]["train_ert_seconds"]) == ("missed=3", "inf")
-    settings = {"--batch-size": "512", "--rate": "0.1"}
+    settings = {"batch_size": 512, "rate": 0.1}
     seconds = [run.seconds.train for run in runs if settings.items() <= run.settings.items()]
     assert float(rows[1]["train_ert_seconds"]) == pytest.approx(sum(seconds) / 3)
     assert (arena.results / "matrix" / "some.svg").read_text().startswith("<?xml")
@@ -68,7 +68,7 @@ def test_attempts_run_seed_by_seed_with_the_cells_shuffled(arena, run_matrix):
     seeds = [run.seed for run in arena.attempts()]
     assert seeds == sorted(seeds)
     orders = {
-        tuple((run.settings["--batch-size"], run.settings["--rate"]) for run in arena.attempts() if run.seed == seed)
+        tuple((run.settings["batch_size"], run.settings["rate"]) for run in arena.attempts() if run.seed == seed)
         for seed in (1, 2, 3)
     }
     assert len(orders) > 1
@@ -174,7 +174,7 @@ def test_no_attempt_starts_after_max_minutes(arena, run_matrix, capsys):
 
 def test_max_seconds_is_a_setting_of_each_attempt(arena, run_matrix):
     run_matrix(max_seconds=5.0)
-    assert {run.settings["--max-seconds"] for run in arena.attempts()} == {"5.0"}
+    assert {run.settings["max_seconds"] for run in arena.attempts()} == {5.0}
 
 
 def test_cells_that_this_machine_cannot_run_are_left_out_and_wrong_cells_are_errors(arena, run_matrix, capsys):
@@ -226,9 +226,19 @@ def test_limits_must_be_positive(run_matrix, changes):
 
 def test_cells_with_the_same_settings_are_an_error(arena, run_matrix):
     arena.behave(fast={})
-    same = TWO_BY_TWO.replace("rate = [0.1, 0.2]", "rate = [0.1, '0.1']")
+    same = TWO_BY_TWO.replace("rate = [0.1, 0.2]", "max_seconds = [10, 20]")
     with pytest.raises(UsageError, match="have the same settings"):
-        run_matrix(same)
+        run_matrix(same, max_seconds=5.0)
+
+
+def test_matrices_whose_names_differ_after_a_dot_write_different_files(arena, monkeypatch):
+    monkeypatch.setattr(matrix, "SCRIPT", arena.script)
+    for rate in ("0.05", "0.08"):
+        path = arena.root / f"rate-{rate}.toml"
+        path.write_text(f'base = "fast"\nseeds = [1]\n[axes]\nrate = [{rate}]\n')
+        assert matrix.main(matrix.Arguments(file=str(path), results=arena.results)) == 0
+    names = {path.name for path in (arena.results / "matrix").iterdir()}
+    assert names == {"rate-0.05.csv", "rate-0.08.csv"}
 
 
 def test_a_matrix_without_cells_is_an_error(run_matrix):

@@ -38,7 +38,7 @@ def run_tune(arena, monkeypatch):
     arena.behave(
         fast={
             "noise": 0.0,
-            "when": {"--rate 1": {"train": 9.0}, "--rate 2": {"train": 3.0}, "--rate 3": {"train": 6.0}},
+            "when": {"--rate 1.0": {"train": 9.0}, "--rate 2.0": {"train": 3.0}, "--rate 3.0": {"train": 6.0}},
         }
     )
     return run
@@ -73,8 +73,8 @@ def test_a_pruned_trial_runs_no_more_attempts(arena, run_tune):
     run_tune()
     made = {}
     for run in arena.attempts():
-        made[run.settings["--rate"]] = made.get(run.settings["--rate"], 0) + 1
-    assert made["2"] == 4
+        made[run.settings["rate"]] = made.get(run.settings["rate"], 0) + 1
+    assert made[2.0] == 4
     assert all(count <= 4 for count in made.values())
     assert sum(made.values()) < 12
 
@@ -135,16 +135,40 @@ def test_several_processes_share_one_study(arena, run_tune):
 
 
 def test_settings_that_the_trainer_refuses_do_not_stop_the_search(arena, run_tune, capsys):
-    arena.behave(fast={"when": {"--rate 1": {"refused": "rate is odd"}}})
-    assert run_tune(trials=12) == 0
-    assert "some.toml: rate=1: rate is odd" in capsys.readouterr().err
-    assert best_config(arena)["rate"] != 1
+    two = SPACE + "momentum = { choices = [0.5, 0.9] }\n"
+    arena.behave(fast={"when": {"--rate 1.0": {"refused": "rate is odd"}, "--momentum 0.9": {"refused": None}}})
+    assert run_tune(two, trials=12) == 0
+    assert "some.toml: rate=1.0 momentum=0.5: rate is odd" in capsys.readouterr().err
     assert best_config(arena)["search"]["trials"] == 12
     arena.behave(fast={"refused": "there is no GPU on this machine"})
     with pytest.raises(UsageError, match=r"this machine is left out: .*there is no GPU"):
         run_tune(trials=12)
     with pytest.raises(UsageError, match="must be above 0"):
         run_tune(trials=0)
+
+
+def test_a_search_whose_values_the_trainer_refuses_does_not_begin(arena, run_tune):
+    arena.behave(fast={"when": {"--rate 1.0": {"refused": "rate is odd"}}})
+    with pytest.raises(UsageError, match=r"some\.toml: rate=1: rate is odd"):
+        run_tune(trials=2)
+    with pytest.raises(UsageError, match="'nosuch' is not a setting"):
+        run_tune(SPACE.replace("rate", "nosuch"))
+    assert arena.calls() == []
+
+
+def test_the_best_config_has_the_hash_of_its_trial(arena, run_tune):
+    run_tune(SPACE.replace("{ choices = [1, 2, 3] }", "{ low = 1, high = 2, step = 1 }"), trials=4)
+    assert repr(best_config(arena)["rate"]) == "2.0"
+    assert {type(run.settings["rate"]) for run in arena.attempts()} == {float}
+
+
+def test_a_search_goes_on_after_its_log_was_cut(arena, run_tune, capsys):
+    run_tune(trials=2)
+    path = arena.results / "tune" / "some.log"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert run_tune(trials=3) == 0
+    assert "some.log:" in capsys.readouterr().err
+    assert run_tune(trials=4) == 0
 
 
 def test_another_limit_starts_another_study(arena, run_tune):

@@ -75,7 +75,6 @@ def test_the_first_two_axes_with_several_values_are_drawn_unless_others_are_name
         ("[512, 1024]", "[512, [1]]", r"line 5: axes\.batch_size: \[1\] is not a value"),
         ("n_layer = 2, n_embd = 32", "n_layer = 2", r"line 7: axes\.size: all values must give the same"),
         ("n_embd", "batch_size", r"line 7: axes\.size: batch_size is on the axis 'batch_size' already"),
-        ("compile =", "seed =", r"line 6: axes\.seed: seed cannot be a setting of a cell"),
         ("n_layer = 2\nb", "n_layers = 2\nb", r"line 10: exclude\.n_layers: .*the nearest is 'n_layer'"),
         ("batch_size = 1024", "batch_size = 1000", r"line 11: exclude\.batch_size: the axis has no 1000"),
         ("[[exclude]]", "[exclude]", "line 9: exclude: must be a list of tables"),
@@ -103,3 +102,37 @@ def test_a_missing_file_and_a_file_that_is_not_text_are_errors(tmp_path):
 def test_the_matrices_of_the_project_can_be_read(path):
     assert find_file(path.stem, MATRICES) == path
     assert len(list(read_matrix(path).cells())) > 1
+
+
+def test_a_base_beside_the_file_comes_before_a_config_of_that_name(matrix_of, tmp_path):
+    (tmp_path / "add3.toml").write_text("")
+    assert matrix_of(GOOD).base == str(tmp_path / "add3.toml")
+    assert matrix_of(GOOD.replace('"add3"', '"add3.toml"')).base == str(tmp_path / "add3.toml")
+    assert matrix_of(GOOD.replace('"add3"', '"add3-cpu"')).base == "add3-cpu"
+
+
+def test_values_are_written_in_normal_form(matrix_of):
+    matrix = matrix_of('base = "add3"\nseeds = [1]\n[axes]\nrate = [1, -0.0]\n[[exclude]]\nrate = 1.0\n')
+    (cell,) = matrix.like({"rate": 0.5}).cells()
+    assert (cell.labels(), options_of(cell.settings)) == ({"rate": "0.0"}, ["--rate", "0.0"])
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ("attempts = [1]", "'attempts' is not a setting"),
+        ("rates = [0.5]", "'rates' is not a setting; the nearest is 'rate'"),
+        ("rate = ['0.5']", "rate must be a number, got '0.5'"),
+        ("size = [1.0]", "size must be a whole number, got 1.0"),
+        ("fast = [1]", "fast must be true or false, got 1"),
+    ],
+)
+def test_axes_name_only_settings_and_values_of_their_types(matrix_of, axis, message):
+    matrix = matrix_of(f'base = "add3"\nseeds = [1]\n[axes]\n{axis}\n')
+    with pytest.raises(UsageError, match=message):
+        matrix.like({"rate": 0.5, "size": 1, "fast": True})
+
+
+def test_an_unclosed_quote_is_named(matrix_of):
+    with pytest.raises(UsageError, match=r"a quote is not closed \(at line 1"):
+        matrix_of('base = "add3\nseeds = [1]\n')

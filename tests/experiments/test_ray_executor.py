@@ -194,7 +194,9 @@ def test_an_interrupted_matrix_files_the_current_attempts(arena, script, nodes, 
 
 
 def test_nodes_share_one_study(arena, script, nodes, capsys):
-    arena.behave(fast={"noise": 0.0, "sleep": 0.1, "when": {"--rate 1": {"train": 9.0}, "--rate 2": {"train": 3.0}}})
+    arena.behave(
+        fast={"noise": 0.0, "sleep": 0.1, "when": {"--rate 1.0": {"train": 9.0}, "--rate 2.0": {"train": 3.0}}}
+    )
     path = arena.root / "some.toml"
     path.write_text('base = "fast"\nattempts = 2\n[space]\nrate = { choices = [1, 2, 3] }\n')
     arguments = tune.Arguments(

@@ -1,10 +1,14 @@
 """Search spaces: their suggestions, and the errors about them."""
 
+from pathlib import Path
+
 import pytest
 
 from bench.errors import UsageError
-from bench.experiments.search_space import SPACES, read_search_space
+from bench.experiments.launcher import Contestant, Refusal
+from bench.experiments.search_space import SPACES, check_space, read_search_space
 from bench.experiments.toml_file import find_file
+from tests.support.examples import example_run
 
 GOOD = """\
 base = "add3"
@@ -86,3 +90,49 @@ def test_the_spaces_of_the_project_can_be_read(path):
     assert read_search_space(path).dimensions
     with pytest.raises(UsageError, match="there is no such file in bench/spaces"):
         find_file("ad3", SPACES)
+
+
+HEAD = 'base = "add3"\nattempts = 2\n[space]\n'
+SETTINGS = {"rate": 0.5, "size": 4, "fast": True}
+
+
+def contestant(settings):
+    return Contestant(Path("speedrun.py"), (), example_run(settings=settings))
+
+
+def accepting(is_valid):
+    """A trainer that accepts some choices of settings."""
+    return lambda choices: [
+        contestant(SETTINGS | values) if is_valid(values) else Refusal("size must divide", not_here=False)
+        for values in choices
+    ]
+
+
+def test_a_range_of_whole_numbers_is_one_of_floats_where_the_setting_is_a_float(space_of):
+    space = space_of(HEAD + "rate = { low = 1, high = 2 }\nsize = { choices = [1, 2], when = { rate = 1 } }")
+    space, planned = check_space(space, accepting(lambda values: True))
+    assert planned.settings == SETTINGS
+    assert [(type(one.low), type(one.high)) for one in space.dimensions[:1]] == [(float, float)]
+    assert str(space.dimensions[1].when) == "(('rate', (1.0,)),)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nosuch = { low = 1, high = 2 }", "'nosuch' is not a setting"),
+        ("rats = { low = 1, high = 2 }", "the nearest is 'rate'"),
+        ("attempts = { choices = [1] }", "'attempts' is not a setting"),
+        ("size = { low = 1.0, high = 2.0 }", "size must be a whole number, got 1.0"),
+        ("rate = { choices = ['1'] }", "rate must be a number, got '1'"),
+    ],
+)
+def test_unknown_settings_and_wrong_types_are_refused_before_the_first_trial(space_of, text, message):
+    with pytest.raises(UsageError, match=message):
+        check_space(space_of(HEAD + text), accepting(lambda values: True))
+
+
+def test_a_value_that_fits_no_other_value_is_refused_before_the_first_trial(space_of):
+    space = space_of(HEAD + "size = { choices = [2, 3] }\nrate = { low = 1, high = 2 }")
+    with pytest.raises(UsageError, match="size=3: size must divide"):
+        check_space(space, accepting(lambda values: values.get("size") != 3))
+    check_space(space, accepting(lambda values: values.get("size") != 3 or values.get("rate") == 2))

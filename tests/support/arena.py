@@ -45,7 +45,7 @@ class Arena:
         known = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps(known | configs))
         for name in configs:  # for the harness, which looks up the names; the fake trainer does not read them
-            (self.root / "bench" / "configs" / f"{name}.toml").write_text(f'track = "add3"\nnote = "{name}"\n')
+            (self.root / "bench" / "configs" / f"{name}.toml").write_text(f'track = "add3"\nbehaviour = "{name}"\n')
 
     def calls(self) -> list[str]:
         """The ids of all attempts that were started, in order, without the yardstick."""

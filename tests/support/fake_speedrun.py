@@ -31,6 +31,15 @@ from bench.provenance import (  # noqa: E402
     source_sha256,
 )
 
+SETTINGS = {  # beside `behaviour`, with their defaults
+    "track": "add3",
+    "control": "none",
+    "max_seconds": 100.0,
+    "batch_size": 256,
+    "rate": 0.1,
+    "momentum": 0.5,
+}
+
 
 def read_request(arguments):
     """The known options, the behaviour, and the planned run; raises ValueError: the config is refused."""
@@ -47,12 +56,14 @@ def read_request(arguments):
     if name not in behaviours:
         raise ValueError(f"there is no such config {name!r}")
     behaviour = {"train": 10.0, "solves": 1.0, "noise": 0.03, "sleep": 0.0, "dies": None} | behaviours[name]
-    options = dict(zip(others[::2], others[1::2], strict=True))
-    for option, value in options.items():
-        behaviour |= behaviour.get("when", {}).get(f"{option} {value}", {})
-    if "refused" in behaviour:
+    options = {}
+    for option, value in zip(others[::2], others[1::2], strict=True):
+        key = option.removeprefix("--").replace("-", "_")
+        options[key] = type(SETTINGS.get(key, ""))(value)
+        behaviour |= behaviour.get("when", {}).get(f"{option} {options[key]}", {})
+    if behaviour.get("refused"):
         raise ValueError(behaviour["refused"])
-    settings = {"track": "add3", "behaviour": name, "control": "none", "max_seconds": 100.0} | options
+    settings = SETTINGS | {"behaviour": name} | options
     line = json.loads((ARENA / "template.json").read_text()) | {
         "config": Path(given.config).stem,
         "settings": settings,
