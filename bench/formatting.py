@@ -1,5 +1,7 @@
 """Values as text: numbers, durations, settings, commits, one-line summaries of attempts."""
 
+import csv
+import io
 import math
 import re
 import statistics
@@ -16,6 +18,8 @@ from bench.storage.schema import Interval, Run, Side
 
 UNKNOWN = "—"  # a value that is not known
 MARKUP = re.compile(r"[\\`*_\[\]<>|#~$&]")  # characters with a meaning in Markdown
+
+FORMULA = re.compile(r"[=+\-@\t\r\n]")  # the start of a text that a spreadsheet runs as a formula
 
 
 def number(value: float | None, pattern: str = ",.0f") -> str:
@@ -135,6 +139,33 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[object]], te
     """A Markdown table; the columns whose headings are in `text` are aligned to the left, all others to the right."""
     ruler = ["---" if heading in text else "---:" for heading in headings]
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (headings, ruler, *rows))
+
+
+def csv_rows(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV; None becomes an empty cell.
+
+    A text that a spreadsheet would run as a formula begins with an apostrophe (OWASP, CSV injection); numbers do not.
+    """
+
+    def cell(value: object) -> object:
+        return f"'{value}" if isinstance(value, str) and FORMULA.match(value) and not is_number(value) else value
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\r\n")  # cells with either of its characters are quoted
+    for row in rows:
+        writer.writerow(map(cell, row))
+        text.seek(text.tell() - 2)
+        text.write("\n")
+        text.truncate()
+    return text.getvalue()
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def escape_markdown(text: str) -> str:

@@ -1,5 +1,7 @@
 """Values as text."""
 
+import csv
+import io
 import math
 
 from bench.formatting import (
@@ -8,6 +10,7 @@ from bench.formatting import (
     changed_settings,
     commit_text,
     contestant_text,
+    csv_rows,
     duration,
     markdown_table,
     middle,
@@ -99,3 +102,11 @@ def test_a_markdown_table_aligns_text_to_the_left_and_numbers_to_the_right():
         "| a | 1 |",
         "| b | 2 |",
     ]
+
+
+def test_a_cell_of_csv_is_never_a_formula_and_numbers_stay_numbers():
+    texts = ["=1+1", "+1 of mine", "-x", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "a=1", "", "'quoted"]
+    numbers = [-1, -0.5, "-0.5", "+3", "-1e-5", None]
+    (read,) = csv.reader(io.StringIO(csv_rows([[*texts, *numbers]]), newline=""))
+    assert read[: len(texts)] == [f"'{text}" for text in texts[:7]] + texts[7:]
+    assert read[len(texts) :] == ["-1", "-0.5", "-0.5", "+3", "-1e-5", ""]

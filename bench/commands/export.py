@@ -1,8 +1,6 @@
 """`python -m bench export`: write the journal's runs as a table for other programs."""
 
-import csv
 import dataclasses
-import io
 import json
 import sys
 import types
@@ -16,6 +14,7 @@ from pydantic import BaseModel
 from bench.arguments import PathArgument
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.errors import UsageError
+from bench.formatting import csv_rows
 from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults
 from bench.storage.schema import Run
@@ -118,11 +117,8 @@ def as_csv(runs: Sequence[Run]) -> bytes:
         return json_text(value) if isinstance(value, bool) else value
 
     columns = columns_of(runs)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(column.name for column in columns)
-    writer.writerows(map(cell, row) for row in zip(*(column.values for column in columns), strict=True))
-    return text.getvalue().encode()
+    rows = zip(*(column.values for column in columns), strict=True)
+    return csv_rows([[column.name for column in columns], *(map(cell, row) for row in rows)]).encode()
 
 
 def as_json(runs: Sequence[Run]) -> bytes:

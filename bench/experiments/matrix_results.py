@@ -1,9 +1,7 @@
 """The state of a matrix, computed from the journal: the attempts still to run, and the ranking of the cells."""
 
-import csv
 import dataclasses
 import hashlib
-import io
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +11,7 @@ from bench.clock import ClockName
 from bench.experiments.executors import Executor
 from bench.experiments.launcher import Contestant, Refusal
 from bench.experiments.matrix_file import Cell, Matrix
+from bench.formatting import csv_rows
 from bench.stats.descriptive import spread
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import CLOCKS
@@ -151,12 +150,10 @@ def rank_cells(results: Sequence[CellResult], clock: ClockName) -> list[CellResu
 
 def results_csv(tables: Sequence[Sequence[CellResult]], clock: ClockName) -> str:
     """A row for each cell of each kind of machine, ranked; unknown values are empty."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     axes = list(tables[0][0].cell.choices)
     figures = [f"{name}_{figure}_seconds" for name in CLOCKS for figure in ("ert", "median", "min", "max")]
     counts = ["solved", "attempts", "planned", "repeated"]
-    writer.writerow(["rank", *axes, *counts, *figures, "outcomes", "machine_class"])
+    rows: list[list[object]] = [["rank", *axes, *counts, *figures, "outcomes", "machine_class"]]
     for results in tables:
         for rank, result in enumerate(rank_cells(results, clock), start=1):
             row: list[object] = [rank, *result.cell.labels().values()]
@@ -165,5 +162,5 @@ def results_csv(tables: Sequence[Sequence[CellResult]], clock: ClockName) -> str
                 seconds, ert = spread(result.seconds(name)), result.ert(name)
                 row += [ert, seconds.median, seconds.minimum, seconds.maximum] if seconds else [ert, None, None, None]
             outcomes = " ".join(f"{name}={count}" for name, count in sorted(result.outcomes.items()))
-            writer.writerow([*row, outcomes, result.machine_class])
-    return out.getvalue()
+            rows.append([*row, outcomes, result.machine_class])
+    return csv_rows(rows)

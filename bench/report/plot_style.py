@@ -1,6 +1,5 @@
 """The common look of all plots, their axes and legends, and their data as CSV."""
 
-import csv
 import dataclasses
 import io
 import math
@@ -9,6 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, NamedTuple
+
+from bench.formatting import csv_rows
 
 # matplotlib is imported inside functions: the import takes longer than rendering all pages.
 
@@ -69,11 +70,7 @@ def csv_text(rows: Sequence[NamedTuple]) -> str:
             return value.isoformat()
         return f"{value:.6f}" if isinstance(value, float) else value  # None becomes an empty cell
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([row._fields for row in rows[:1]])
-    writer.writerows([[cell(value) for value in row] for row in rows])
-    return text.getvalue()
+    return csv_rows([*(row._fields for row in rows[:1]), *(map(cell, row) for row in rows)])
 
 
 def style() -> AbstractContextManager[None]:
