@@ -11,7 +11,7 @@ from bench.clock import ClockName
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption, WhyOption
 from bench.commands.paired_experiment import run_paired_experiment
 from bench.errors import UsageError
-from bench.experiments.comparison import conclude_comparison, is_concluded
+from bench.experiments.comparison import conclude_comparison, is_concluded, show_comparison
 from bench.experiments.paired_plan import Experiment, normalize_why, resolve_side
 from bench.provenance import first_seed
 from bench.report import leaderboard
@@ -63,5 +63,6 @@ def main(arguments: Arguments) -> int:
         plan, runs = run_paired_experiment(experiment)
     comparison = conclude_comparison(plan, runs, results)
     leaderboard.refresh(results)
+    show_comparison(comparison)
     print(comparison.verdict)
     return 0

@@ -25,7 +25,13 @@ from bench.commands.options import (
 from bench.commands.paired_experiment import run_paired_experiment
 from bench.config import CONFIGS, find_config, merged_values, with_current_names
 from bench.errors import UnavailableHere, UsageError
-from bench.experiments.comparison import Comparison, conclude_comparison, evaluate_comparison, summarize_batch
+from bench.experiments.comparison import (
+    Comparison,
+    conclude_comparison,
+    evaluate_comparison,
+    show_comparison,
+    summarize_batch,
+)
 from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, prepare_each
 from bench.experiments.launcher import SCRIPT, Refusal
 from bench.experiments.paired_plan import Experiment, normalize_why, resolve_side, runs_by_side
@@ -181,6 +187,8 @@ def decide(
     refusal = reason_against(batch_runs, comparison, arguments.noisy)
     if refusal is not None:
         leaderboard.refresh(results)
+        if comparison is not None:
+            show_comparison(comparison)
         print(f"no record: {refusal}")
         return 1
     solved = [run for run in batch_runs if run.outcome == "solved"]
@@ -197,10 +205,13 @@ def decide(
         f"The settings of {record.name}, as they were resolved on its machine.",
         lambda record_folder: render_record_page(record_folder, standing, plan, batch_runs, yardstick),
     )
-    print(f"record {record.name}: {batch_line(batch_runs)}")
-    if plan.clock == "total":
-        make_default(arguments.config, record)
+    new_default = make_default(arguments.config, record) if plan.clock == "total" else None
     board.main(board.Arguments(results=results))
+    if comparison is not None:
+        show_comparison(comparison)
+    print(f"record {record.name}: {batch_line(batch_runs)}")
+    if new_default is not None:
+        print(f"{new_default} is now {record.config}")
     return 0
 
 
@@ -266,11 +277,14 @@ def new_record_name(arguments: Arguments, plan: PairedPlan) -> str:
     return next(candidate for candidate in candidates if not is_record(candidate, arguments.results))
 
 
-def make_default(config: str, record: Record) -> None:
-    """Make the record's config the track's default on its device, unless it is the default already."""
+def make_default(config: str, record: Record) -> str | None:
+    """Make the record's config the track's default on its device, unless it is the default already.
+
+    Returns the name of the default's file if it was written.
+    """
     default = CONFIGS / f"{record.track}-{record.device}.toml"
     if record.config == default.stem or record.device not in ("cpu", "cuda"):
-        return
+        return None
     import tomli_w
 
     values = merged_values(find_config(config, record.device)[1], with_current_names)
@@ -279,4 +293,4 @@ def make_default(config: str, record: Record) -> None:
         kept["kernel"] = "auto"  # a default config has to run on machines without a compiler
     header = f"# The default of {record.track} on {record.device}, since the record {record.name}.\n"
     replace_file(default, header + tomli_w.dumps(kept))
-    print(f"{default.name} is now {record.config}")
+    return default.name

@@ -65,12 +65,11 @@ class Comparison:
 
 
 def conclude_comparison(plan: PairedPlan, runs: Sequence[Run], results: Path) -> Comparison:
-    """Evaluate and show a finished comparison, and file its conclusion, unless it is filed already."""
+    """Evaluate a finished comparison, and file its conclusion, unless it is filed already."""
     comparison, file = evaluate_comparison(plan, runs), conclusions_file(results)
     with file.lock():
         if not is_concluded(plan, results):
             file.append(comparison.conclusion())
-    show_comparison(comparison)
     return comparison
 
 

@@ -1,7 +1,9 @@
 """`python -m bench compare`, with a fake trainer."""
 
 import json
+import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -96,6 +98,18 @@ def test_missed_and_killed_attempts_count_against_their_side(arena, capsys):
     assert capsys.readouterr().out.splitlines()[-1] != "faster"
     run_compare(arena, "slow", "dying", pairs=6)
     assert capsys.readouterr().out.splitlines()[-1] == "faster"
+
+
+def test_a_comparison_whose_output_nobody_reads_is_run_and_filed_to_its_end(arena):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = arena.command("compare", "fast", "slow", "--pairs", "1", "--why", "x", "--results", str(arena.results))
+    environment = os.environ | {"ARENA": str(arena.root)}
+    status = subprocess.call(command, cwd=arena.root, env=environment, stdout=writer, stderr=writer)
+    os.close(writer)
+    assert status == 0
+    assert [run.outcome for run in arena.attempts()] == ["solved", "solved"]
+    assert len(conclusions_file(arena.results).read()[0]) == 1
 
 
 def test_the_board_lists_the_comparison_and_does_not_rank_its_attempts(arena):
