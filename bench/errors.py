@@ -17,7 +17,8 @@ class UnavailableHere(UsageError):
 
 def describe_os_error(problem: OSError) -> str:
     """The file's name and the reason, without the error number."""
-    return f"{problem.filename}: {problem.strerror}" if problem.filename and problem.strerror else str(problem)
+    reason = problem.strerror or str(problem)
+    return f"{problem.filename}: {reason}" if problem.filename else reason
 
 
 MOST_LISTED = 24  # words in a message

@@ -143,23 +143,25 @@ def estimate_seconds(machine_matrix: MachineMatrix, runs: Sequence[Run]) -> floa
 
 
 def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_folder: Path) -> None:
-    """Print the ranking of each machine matrix as a table, and write it as CSV and as a plot."""
+    """Write the ranking of each machine matrix as CSV and as a plot, then print it as a table."""
     matrix, known = machine_matrices[0].matrix, matrix_runs(journal.read()[0])
     folder = results_folder / MATRIX
-    console = output_console(piped_width=120)
     tables = [machine_matrix.results(known) for machine_matrix in machine_matrices]
-    files = {folder / f"{matrix.name}.csv": results_csv(tables, matrix.clock)}
+    paths = [folder / f"{matrix.name}.csv"]
+    replace_file(paths[0], results_csv(tables, matrix.clock))
     is_single = len(machine_matrices) == 1
-    for index, (machine_matrix, results) in enumerate(zip(machine_matrices, tables, strict=True), start=1):
-        if not is_single:
-            console.print(machine_matrix.machine_class, soft_wrap=True)
-        console.print(results_table(results, matrix.clock))
-        if matrix.plot:
-            path = folder / (f"{matrix.name}.svg" if is_single else f"{matrix.name}-{index}.svg")
+    machine_classes = [machine_matrix.machine_class for machine_matrix in machine_matrices]
+    if matrix.plot:
+        for index, (machine_class, results) in enumerate(zip(machine_classes, tables, strict=True), start=1):
+            paths.append(folder / (f"{matrix.name}.svg" if is_single else f"{matrix.name}-{index}.svg"))
             title = f"{matrix.name}: ERT by {matrix.clock}, s"
-            files[path] = draw_matrix(results, matrix, title, machine_matrix.machine_class)
-    for path, text in files.items():
-        replace_file(path, text)
+            replace_file(paths[-1], draw_matrix(results, matrix, title, machine_class))
+    console = output_console(piped_width=120)
+    for machine_class, results in zip(machine_classes, tables, strict=True):
+        if not is_single:
+            console.print(machine_class, soft_wrap=True)
+        console.print(results_table(results, matrix.clock))
+    for path in paths:
         print(path)
 
 

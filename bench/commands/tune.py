@@ -89,15 +89,16 @@ def main(arguments: Arguments) -> int:
 
 
 def report(search: Search, stem: str) -> None:
-    """Print the cost of a study and its best trial, and write the trial as a config of this name."""
+    """Write the best trial of a study as a config of this name, and print it with the study's cost."""
     cost = search.cost()
-    print(search_text(cost))
     best = min(search.trials("COMPLETE"), key=lambda trial: trial.value, default=None)
     if best is None or best.value == NEVER:
+        print(search_text(cost))
         print("no trial has solved the track yet")
         return
     path = search.folder / f"{stem}.toml"
     replace_file(path, config_text(search, best, cost))
+    print(search_text(cost))
     print(f"best: trial {best.number}, ERT {search.space.clock} {best.value:.2f} s: {settings_text(best.params)}")
     print(path)
 

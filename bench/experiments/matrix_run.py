@@ -104,7 +104,10 @@ def run_matrix(
         interrupted = run_jobs(jobs, run_job, progress.print)
         num_left = len(keys) - progress.num_done
         if interrupted:
-            progress.print(f"interrupted: {num_left} attempts are left; run the same command again to resume")
+            progress.print(
+                f"interrupted: {num_left} attempts are left; "
+                "run the same command again to resume; it repeats the interrupted attempt"
+            )
         elif is_late:
             progress.print(f"{max_minutes:g} minutes are over: {num_left} attempts are left")
         elif num_left:
@@ -147,7 +150,7 @@ class MatrixProgress:
 
     def end(self, machine_matrix: MachineMatrix, attempt: PendingAttempt, run: Run) -> None:
         with self.lock:
-            self.num_done += 1
+            self.num_done += run.outcome != "interrupted"  # such an attempt is repeated
             self.known[attempt.key].append(run)
             self.progress.update(self.task, advance=1, status=self.status(machine_matrix))
             if not self.console.is_interactive or run.outcome in ("error", "lost"):

@@ -130,7 +130,7 @@ def test_a_full_disk_is_an_error_and_the_same_command_resumes(arena, run_matrix)
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=arena.root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert "bench: [Errno 27] File too large" in done.stderr
+    assert "bench: File too large" in done.stderr
     assert "Traceback" not in done.stderr
     filed = [run.run_id for run in arena.journal.read()[0]]
     assert 0 < len(filed) < 12
@@ -152,7 +152,7 @@ def test_an_interrupted_matrix_prints_the_attempts_left_and_resumes(arena, run_m
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert "attempts are left; run the same command again to resume" in stderr
+    assert "attempts are left; run the same command again to resume; it repeats the interrupted attempt" in stderr
     assert run_matrix() == 0
     assert {row["attempts"] for row in table(arena)} == {"3"}
 
@@ -170,6 +170,16 @@ def test_no_attempt_starts_after_max_minutes(arena, run_matrix, capsys):
     assert len(arena.attempts()) == 0
     assert "minutes are over: 12 attempts are left" in capsys.readouterr().err
     assert {row["attempts"] for row in table(arena)} == {"0"}
+
+
+def test_the_files_are_written_before_anything_is_printed(arena, run_matrix, monkeypatch):
+    def broken(*_):
+        raise UnicodeEncodeError("ascii", "—", 0, 1, "simulated")
+
+    monkeypatch.setattr(matrix, "results_table", broken)
+    with pytest.raises(UnicodeEncodeError):
+        run_matrix(max_minutes=1e-9)
+    assert (arena.results / "matrix" / "some.csv").exists()
 
 
 def test_max_seconds_is_a_setting_of_each_attempt(arena, run_matrix):
