@@ -1,4 +1,4 @@
-"""One transformer layer in C for a CPU: `kernel.c`, compiled on first use and called with ctypes.
+"""One transformer layer in C for a CPU: `kernel.c`, compiled by kernel_compiler.py and called with ctypes.
 
 Forward and backward pass process a few texts at a time, so that intermediate results stay in the cache. torch would
 write each of them to memory for the whole batch and start its threads about a hundred times per step. The optimizers
@@ -6,57 +6,15 @@ process one matrix at a time for the same reason. One call takes many steps befo
 """
 
 import ctypes
-import functools
-import os
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kernel_compiler import compilation
 from model_config import ModelConfig
-
-SOURCE = Path(__file__).with_suffix(".c")
-# The compiler gets the first of these that it accepts. With gcc, -O3 takes three times as long to compile and is not
-# faster. clang has no option for the cost model and, on some machines, another option for the native processor.
-OPTIONS = (
-    "-O2 -ftree-vectorize -fvect-cost-model=dynamic -fno-inline -march=native",
-    "-O3 -march=native",
-    "-O3 -mcpu=native",
-    "-O3",
-)
-# -ffast-math allows sums in any order, as torch does.
-LIBRARY = "-std=c11 -ffast-math -shared -fPIC -nostartfiles".split()
-
-
-@functools.cache
-def library(**constants: int | float) -> ctypes.CDLL:
-    """Compile `kernel.c` with these constants, using the environment's CC or cc; raises RuntimeError if that fails."""
-    with tempfile.TemporaryDirectory(prefix="addition-speedrun-") as folder:
-        target = Path(folder, "kernel.so")
-        definitions = [f"-D{name}={value}" for name, value in constants.items()]
-        arguments = [*LIBRARY, *definitions, str(SOURCE), "-o", str(target), "-lm"]
-        compiler = os.environ.get("CC", "").strip() or "cc"
-        messages: dict[str, None] = {}  # the first line of each failure; a dict drops repetitions and keeps the order
-        for options in OPTIONS:
-            command = [*compiler.split(), *options.split(), *arguments]
-            try:
-                result = subprocess.run(command, capture_output=True, text=True)
-            except OSError as error:
-                raise RuntimeError(f"the C compiler did not start: {error}") from None
-            if not result.returncode:
-                break
-            messages[(result.stderr.splitlines() or ["no message"])[0]] = None
-        else:
-            raise RuntimeError(f"the C compiler failed: {'; '.join(messages)}")
-        loaded = ctypes.CDLL(str(target))
-        loaded.table_size.restype = loaded.sums_size.restype = ctypes.c_int64
-        loaded.train.restype = ctypes.c_double
-        return loaded
 
 
 def address(tensor: Tensor) -> ctypes.c_void_p:
@@ -122,18 +80,10 @@ class Kernel:
     character.
     """
 
-    def __init__(self, config: ModelConfig, epsilon: float, dtype: torch.dtype, threads: int) -> None:
-        """Compile for a model whose norms add `epsilon`, with factors of matrix products rounded to `dtype`."""
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, threads: int) -> None:
+        """Compile for a model, with factors of matrix products rounded to `dtype`; RuntimeError if that fails."""
         self.vocab_size, self.threads = config.vocab_size, threads
-        self.library = library(
-            V=config.vocab_size,
-            NH=config.n_head,
-            HS=config.n_embd // config.n_head,
-            H=config.n_hidden,
-            CENTERED=int(config.norm != "rms"),
-            EPSILON=epsilon,
-            BFLOAT16=int(dtype == torch.bfloat16),
-        )
+        self.library = compilation(config.kernel_constants(str(dtype).removeprefix("torch."))).library()
         self.pool = ThreadPoolExecutor(threads)  # ctypes releases the interpreter's lock during a call
         self.barrier = (ctypes.c_int * 3)()  # `Barrier` of kernel.c: arrived, generation, abandoned
 

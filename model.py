@@ -18,7 +18,7 @@ from torch import Tensor
 
 import pair_table
 from kernel import Kernel, Prepared
-from model_config import ModelConfig
+from model_config import ModelConfig, norm_epsilon
 
 __all__ = ["ModelConfig", "Transformer"]  # imported from here by the harness
 
@@ -41,7 +41,7 @@ class Norm(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.is_rms = config.norm == "rms"
-        self.epsilon = torch.finfo(torch.float32).eps if self.is_rms else 1e-5
+        self.epsilon = norm_epsilon(config.norm)
         self.gain = nn.Parameter(torch.empty(config.n_embd)) if config.norm == "layer_gain" else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class Transformer(nn.Module):
         """
         if self.config.kernel_problem:
             raise ValueError(f"the C kernel: {self.config.kernel_problem}")
-        self.kernel = Kernel(self.config, self.norm.epsilon, self.dtype, threads)
+        self.kernel = Kernel(self.config, self.dtype, threads)
 
     @property
     def first_block(self) -> Block:

@@ -8,6 +8,11 @@ NORMS = ("rms", "layer", "layer_gain")
 INITS = ("identity", "gpt2")
 
 
+def norm_epsilon(norm: str) -> float:
+    """What a norm adds to the mean square: the spacing of float32 numbers at 1 for RMSNorm, else 1e-5."""
+    return 2.0**-23 if norm == "rms" else 1e-5
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of a transformer.
@@ -51,3 +56,15 @@ class ModelConfig:
         if self.n_layer == 1 and has_known_layers and has_whole_vectors and self.vocab_size <= 256:
             return None
         return "it computes one layer with sizes that are multiples of 16, gelu, no gain and no dropout"
+
+    def kernel_constants(self, precision: str) -> dict[str, int | float]:
+        """The constants for which kernel.c is compiled, for matrix products of factors in `precision`."""
+        return {
+            "V": self.vocab_size,
+            "NH": self.n_head,
+            "HS": self.n_embd // self.n_head,
+            "H": self.n_hidden,
+            "CENTERED": int(self.norm != "rms"),
+            "EPSILON": norm_epsilon(self.norm),
+            "BFLOAT16": int(precision == "bfloat16"),
+        }

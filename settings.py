@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from kernel_compiler import Compilation, compilation
 from model_config import ModelConfig
 from tracks.descriptions import TRACKS
 
@@ -133,6 +134,11 @@ class Settings:
         if self.clip_norm:
             return "it does not clip gradients"
         return self.model_config(vocab_size=1, block_size=1).kernel_problem
+
+    def kernel_compilation(self, precision: str) -> Compilation:
+        """Start to compile kernel.c for this model, unless that has been done; `precision` is float32 or bfloat16."""
+        vocab_size = len(TRACKS[self.track].vocabulary)
+        return compilation(self.model_config(vocab_size, block_size=1).kernel_constants(precision))
 
     @property
     def draw_steps(self) -> int:

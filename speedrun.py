@@ -4,12 +4,13 @@
 and files the run. results/LEADERBOARD.md ranks the results.
 """
 
+import sys
+
 if __name__ == "__main__":
     import startup
 
-    startup.before_imports()
+    startup.before_imports(sys.argv[1:], __doc__)
 
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -241,4 +242,4 @@ class Trainer:
 
 if __name__ == "__main__":
     startup.after_imports()
-    sys.exit(attempt.main(Settings, Trainer, Clock(), sys.argv[1:], __doc__))
+    startup.leave(attempt.main(Settings, Trainer, Clock(), sys.argv[1:], __doc__))

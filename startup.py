@@ -1,26 +1,55 @@
-"""The start of the process: signals, streams, garbage collection and memory allocation. Imports no torch."""
+"""The start and the end of the process: signals, the compiler, garbage collection, memory. Imports no torch."""
 
+import contextlib
 import ctypes
 import gc
+import os
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
-from bench.entry import prepare_process
+import kernel_compiler
+from bench.entry import prepare_process, program_name
+from bench.interrupts import exit_on_interrupts
+from bench.machine.cpu import restore_cores
+from bench.streams import print_error
 
 
-def before_imports() -> None:
-    """Prepare for the slow imports.
+def before_imports(arguments: Sequence[str], description: str) -> None:
+    """Prepare for the slow import of torch, beside which the C compiler works.
 
-    Ctrl-C exits with status 130 and no traceback. The garbage collector is off, because it would traverse the imported
-    modules again and again without finding garbage.
+    An interrupt exits with status 130 and no traceback. A wrong request exits with status 2, `--help` with 0. The
+    garbage collector is off, because it would traverse the imported modules again and again without finding garbage.
     """
     prepare_process()
+    exit_on_interrupts(kernel_compiler.stop_all)
     gc.disable()
+
+    from bench.attempt.before_torch import prepare
+    from bench.errors import UsageError
+    from settings import Settings
+
+    try:
+        prepare(Settings, arguments, description)
+    except UsageError as problem:
+        print_error(f"{program_name()}: {problem}")
+        leave(2)
 
 
 def after_imports() -> None:
-    """Turn the garbage collector on, and exempt the imported modules from it."""
+    """Turn the garbage collector on, exempt the imported modules from it, and undo OpenMP's binding of this thread."""
+    restore_cores()
     gc.freeze()
     gc.enable()
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once; an orderly end takes half a second to free memory that the system frees anyway."""
+    kernel_compiler.stop_all()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # nobody reads it
+            stream.flush()
+    os._exit(status)
 
 
 def keep_freed_memory() -> None:

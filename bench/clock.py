@@ -19,19 +19,23 @@ MAX_WARMUP_SECONDS = 120.0  # a longer warm-up is charged to `train`
 OFF, ON, STOP = "off", "on", "stop"  # announced in addition to the phases
 
 
-def process_age() -> tuple[float, float]:
+def process_age() -> tuple[float, float | None]:
     """Seconds since this process was started, and the resolution of that value in seconds.
 
     On Linux from the start time in /proc/self/stat and CLOCK_BOOTTIME, which neither a suspend nor a change of the
-    wall clock disturbs; elsewhere from psutil's creation time.
+    wall clock disturbs; elsewhere from psutil's creation time. Without /proc, the CPU time of the process, which it
+    has lived for at least; the resolution is then None, not known.
     """
-    if sys.platform == "linux":
+    try:
+        if sys.platform != "linux":
+            return time.time() - psutil.Process().create_time(), 1e-3
         with open("/proc/self/stat") as stat:
             fields = stat.read().rpartition(")")[2].split()  # the command's name may contain spaces
         ticks_per_second = os.sysconf("SC_CLK_TCK")
         started = int(fields[19]) / ticks_per_second  # field 22 of proc(5), `starttime`
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started, 1 / ticks_per_second
-    return time.time() - psutil.Process().create_time(), 1e-3
+    except (OSError, LookupError, ValueError, psutil.Error):
+        return time.process_time(), None
 
 
 class Clock:
@@ -41,7 +45,7 @@ class Clock:
     """
 
     def __init__(
-        self, age: Callable[[], tuple[float, float]] = process_age, now: Callable[[], float] = time.perf_counter
+        self, age: Callable[[], tuple[float, float | None]] = process_age, now: Callable[[], float] = time.perf_counter
     ) -> None:
         """`now` is a monotonic time in seconds."""
         self.now = now
@@ -76,6 +80,10 @@ class Clock:
     def elapsed(self) -> float:
         """Seconds in the current phase, read without synchronizing the device."""
         return self.now() - self.edge
+
+    def wall(self) -> float:
+        """Seconds since the process started, less those that the clock was off; goes on after `stop`."""
+        return self.now() - self.started - self.off_seconds
 
     @contextmanager
     def off(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import NoReturn
 
 EXIT_INTERRUPTED = 130
@@ -17,10 +18,15 @@ def interrupts() -> list[signal.Signals]:
     return found
 
 
-def exit_on_interrupts() -> None:
+def exit_on_interrupts(clean_up: Callable[[], None] = lambda: None) -> None:
     """Exit with status 130 and no traceback; for the time of the imports, in which an exception would not arrive."""
+
+    def leave(*_: object) -> NoReturn:
+        clean_up()
+        os._exit(EXIT_INTERRUPTED)
+
     for number in interrupts():
-        signal.signal(number, lambda *_: os._exit(EXIT_INTERRUPTED))
+        signal.signal(number, leave)
 
 
 def handle_interrupts() -> None:

@@ -1,7 +1,6 @@
 """The C kernel against the model's definition, and what happens where it cannot be had."""
 
 import shutil
-import sys
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +10,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-import kernel
-from bench.errors import UnavailableHere, UsageError
-from bench.machine import devices
-from bench.machine.devices import has_avx512_bf16, pick_kernel
+from bench.machine.cpu import has_avx512_bf16
 from curriculum import Curriculum
 from data import get_track
 from kernel import Optimizers
@@ -408,73 +404,3 @@ def test_texts_longer_than_the_model_are_refused() -> None:
 def test_other_models_are_refused(shape: dict) -> None:
     with pytest.raises(ValueError, match="the C kernel: it computes one layer"):
         fitting_model(**shape).use_kernel(1)
-
-
-@needs_compiler
-def test_bfloat16_is_refused_where_the_processor_has_none(monkeypatch) -> None:
-    monkeypatch.setattr(devices, "cpuinfo", lambda: {"flags": "fpu avx512f", "vendor_id": "AuthenticAMD"})
-    assert pick_kernel("auto", CPU, torch.bfloat16, None)[0] == "torch"
-    with pytest.raises(UnavailableHere, match="bfloat16 products take a CPU with AVX512-BF16"):
-        pick_kernel("c", CPU, torch.bfloat16, None)
-    assert devices.pick_precision_and_kernel("auto", "auto", CPU, None)[:2] == (torch.float32, "c")
-
-
-def test_a_compiler_that_fails_says_why_in_one_line(tmp_path, monkeypatch) -> None:
-    compiler = tmp_path / "cc"
-    compiler.write_text("#!/bin/sh\necho 'fatal: no math.h' >&2\necho more >&2\nexit 1\n")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CC", str(compiler))
-    with pytest.raises(RuntimeError, match=r"^the C compiler failed: fatal: no math\.h$"):
-        kernel.library.__wrapped__(V=12)
-    compiler.write_text('#!/bin/sh\necho "fatal: not with $1" >&2\nexit 1\n')
-    with pytest.raises(RuntimeError, match=r"^the C compiler failed: fatal: not with -O2; fatal: not with -O3$"):
-        kernel.library.__wrapped__(V=12)
-    compiler.write_text("#!/bin/sh\necho 'fatal: no math.h' >&2\nexit 1\n")
-    assert pick_kernel("auto", CPU, torch.float32, None)[0] == "torch"
-    with pytest.raises(UnavailableHere, match=r"--kernel c: .*no math\.h; use --kernel auto"):
-        pick_kernel("c", CPU, torch.float32, None)
-
-
-@needs_compiler
-def test_a_compiler_that_refuses_the_options_of_another_gets_fewer(tmp_path, monkeypatch) -> None:
-    compiler = tmp_path / "clang"
-    refusal = 'case "$*" in *vect-cost-model*|*=native*) echo "unknown argument" >&2; exit 1;; esac'
-    compiler.write_text(f'#!/bin/sh\n{refusal}\nexec cc "$@"\n')
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CC", str(compiler))
-    monkeypatch.setattr(kernel, "library", kernel.library.__wrapped__)
-    model, texts = fitting_model(), random_texts(37, 12)
-    losses = model.evaluate(texts, 7)[0]
-    model.use_kernel(2)
-    assert_close(model.evaluate(texts, 7)[0], losses, rtol=1e-4, atol=1e-5)
-
-
-def test_on_windows_auto_takes_torch(monkeypatch) -> None:
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert pick_kernel("auto", CPU, torch.float32, None) == ("torch", "no C kernel: it is not written for Windows")
-
-
-def test_without_a_compiler_auto_takes_torch(monkeypatch) -> None:
-    monkeypatch.setenv("CC", "no-such-compiler")
-    name, reason = pick_kernel("auto", CPU, torch.float32, None)
-    assert name == "torch"
-    assert reason == "no C kernel: the C compiler 'no-such-compiler' was not found (install one, or set CC)"
-    with pytest.raises(RuntimeError, match="the C compiler did not start"):
-        kernel.library.__wrapped__(V=12)
-
-
-@pytest.mark.parametrize(
-    ("device", "dtype", "problem"),
-    [("cuda", torch.float32, None), ("cuda", torch.bfloat16, None), ("cpu", torch.float32, "it is Tuesday")],
-)
-def test_auto_takes_torch_where_the_kernel_does_not_fit(device: str, dtype: torch.dtype, problem: str | None) -> None:
-    assert pick_kernel("auto", torch.device(device), dtype, problem)[0] == "torch"
-    with pytest.raises(UsageError, match="use --kernel auto"):
-        pick_kernel("c", torch.device(device), dtype, problem)
-
-
-@needs_compiler
-def test_auto_takes_the_kernel_where_it_can_be_had(monkeypatch) -> None:
-    monkeypatch.delenv("CC", raising=False)
-    assert pick_kernel("auto", CPU, torch.float32, None)[0] == "c"
-    assert pick_kernel("torch", CPU, torch.float32, None) == ("torch", "requested")

@@ -35,14 +35,21 @@ def greedy_answers(next_logits: NextLogits, prompts: Tensor, answer_length: int)
 
 
 def all_answers(
-    next_logits: NextLogits, track: Track, problems: Tensor, device: torch.device, batch_size: int
+    next_logits: NextLogits,
+    track: Track,
+    problems: Tensor,
+    device: torch.device,
+    batch_size: int,
+    report: Callable[[float], None],
 ) -> tuple[Tensor, Tensor]:
     """The model's answers and the right ones, both (N, answer_length) uint8 on the CPU.
 
     `problems` is (N, W) uint8 on any device. Each of several processes decodes its share of them.
     """
     decoded, right = [], []
-    for part in distributed.share(problems).split(batch_size):
+    parts = distributed.share(problems).split(batch_size)
+    for i, part in enumerate(parts):
+        report(i / len(parts))
         tokens = track.tokens(part.to(device))
         prompts = tokens[:, : track.prompt_length].long()
         decoded.append(greedy_answers(next_logits, prompts, track.answer_length).to(torch.uint8))
@@ -61,16 +68,17 @@ def certify(
     seed: int,
     batch_size: int | None = None,
     num_sentences: int = 10,
+    report: Callable[[float], None] = lambda done: None,
 ) -> tuple[Certificate, list[str]]:
     """Decode the track's test set, which holds every problem if they can be listed, and count the errors.
 
-    `seed` draws the test set if it does not hold every problem. Also returns sentences about the first `num_sentences`
-    mistakes.
+    `seed` draws the test set if it does not hold every problem. `report` is called with the decoded share of this
+    process's problems, 0..1. Also returns sentences about the first `num_sentences` mistakes.
     """
     batch_size = batch_size or batch_size_for(track, device)
     test_set = track.test_set(seed)
     problems = torch.cat([test_set, *track.samples.values()])
-    answers, right = all_answers(next_logits, track, problems, device, batch_size)
+    answers, right = all_answers(next_logits, track, problems, device, batch_size, report)
     wrong, *wrong_samples = (answers != right).any(1).split([len(test_set), *map(len, track.samples.values())])
 
     def count(mistakes: Tensor) -> Count:

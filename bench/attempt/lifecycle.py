@@ -13,36 +13,52 @@ from typing import Any
 import torch
 
 from bench import distributed
+from bench.attempt import before_torch
 from bench.attempt.certify import certify
 from bench.attempt.interface import Build, Diverged, Pruned, Timeout, Trainer, TrainingMonitor
-from bench.attempt.plan import AttemptPlan
+from bench.attempt.plan import AttemptPlan, compiler_seconds
 from bench.attempt.progress import Display
 from bench.attempt.resources import device_turn, empty_compile_caches
 from bench.attempt.worker import gather_resource_use
 from bench.cli import ignore_interrupts, reject_unwritable
 from bench.clock import PHASES, Clock
+from bench.errors import describe_os_error
 from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import hardware_record, machine_class, software_record
 from bench.machine.memory import peak_device_memory_bytes, peak_memory_bytes
-from bench.machine.noise import Noise, NoiseMonitor
-from bench.machine.peaks import launch_seconds, launches_of
+from bench.machine.noise import CounterReading, Noise, NoiseMonitor
+from bench.machine.peaks import launches_of, measure_peak
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
 from bench.report.summary import show_summary
 from bench.storage import weights
 from bench.storage.journal import Journal
-from bench.storage.schema import EXPLORATION_COMMANDS, TUNE, Certificate, Machine, Outcome, Run, Seconds, new_id
+from bench.storage.machines import known_peak, machine_peaks_file
+from bench.storage.schema import (
+    EXPLORATION_COMMANDS,
+    TUNE,
+    Certificate,
+    Machine,
+    MachinePeak,
+    Outcome,
+    Run,
+    Seconds,
+    new_id,
+)
 from data import index_sets_sha256
 
-QUIET_SECONDS = 1.0  # of measuring the machine's noise before the start, on no clock
+WAITED_SECONDS = 0.1  # longer waits for the device's lock were for another attempt
 
 
 class Attempt:
     """One attempt in progress. `finished_run` makes a run of the results so far, whatever has gone wrong."""
 
-    def __init__(self, plan: AttemptPlan, lost: Run, clock: Clock, noise_monitor: NoiseMonitor, before: Noise) -> None:
-        """`lost` is the run that is filed if the attempt never ends, `before` the noise before the start."""
+    def __init__(
+        self, plan: AttemptPlan, lost: Run, clock: Clock, noise_monitor: NoiseMonitor, start: CounterReading
+    ) -> None:
+        """`lost` is the run that is filed if the attempt never ends; the noise is measured from `start` on."""
         self.plan, self.lost, self.clock = plan, lost, clock
-        self.noise_monitor, self.noise_before = noise_monitor, before
+        self.noise_monitor, self.start = noise_monitor, start
+        self.noise_before: Noise | None = None
         self.noise_during_train: Noise | None = None
         self.display = Display(f"{plan.config} seed {plan.seed}")
         send_check = clock.announce if lost.command == TUNE else None
@@ -70,6 +86,7 @@ class Attempt:
     def train(self, trainer: Trainer) -> None:
         self.display.phase("train")
         meter = EnergyMeter(self.plan.device)
+        self.noise_before = self.noise_monitor.since(self.start, "before training")
         noise, energy = self.noise_monitor.reading(), meter.reading()
         self.clock.enter("train")
         distributed.barrier()
@@ -102,12 +119,14 @@ class Attempt:
             model, track = weights.load(path, plan.device)
             if trainer.model.kernel is not None:
                 model.use_kernel(plan.settings.threads)
-            certificate, self.mistakes = certify(model.answerer(), track, plan.device, plan.seed)
+            certificate, self.mistakes = certify(
+                model.answerer(), track, plan.device, plan.seed, report=self.display.certified
+            )
         self.clock.stop()
         return certificate
 
     def measure_afterwards(self) -> None:
-        """Measure the peak performance of the machine and the cost of a step: off the clock, and after the verdict."""
+        """Add resource use, the limits of the machine and the launches of a step: off the clock, after the verdict."""
         plan, trainer, noise = self.plan, self.trainer, self.noise_during_train
         if trainer is None or noise is None:
             return
@@ -116,12 +135,24 @@ class Attempt:
         self.noise_during_train = dataclasses.replace(noise, reasons=reasons)
         if plan.world.size > 1:
             return  # a single step would wait for the other processes
-        self.results["launch_seconds"] = launch_seconds(plan.device)
+        peak = self.machine_peak()
+        self.results["matmul_flops_per_second"] = peak.matmul_flops_per_second
+        self.results["launch_seconds"] = peak.launch_seconds
         step = getattr(trainer, "step", None)  # trainers of older records may have none
         if trainer.model.kernel is not None:
             step = functools.partial(trainer.take_steps, 1)
         if step is not None and not plan.settings.compile:  # the kernels of torch.compile are not torch operations
             self.results["step_launches"] = launches_of(step)
+
+    def machine_peak(self) -> MachinePeak:
+        """The limits of this machine: those in the results folder, or measured now and kept there."""
+        plan, machine_class = self.plan, self.lost.machine.class_ or ""
+        peak = known_peak(plan.request.results, machine_class, plan.settings.precision)
+        if peak is None:
+            peak = measure_peak(machine_class, plan.device, plan.dtype, plan.settings.threads)
+            if plan.request.journal:
+                machine_peaks_file(plan.request.results).append(peak)
+        return peak
 
     def finished_run(self, outcome: Outcome, message: str | None) -> Run:
         """The run to file, from the results so far."""
@@ -136,6 +167,7 @@ class Attempt:
             "outcome": outcome,
             "message": message,
             "seconds": Seconds.model_validate({**seconds, "total": self.clock.total}),
+            "compiler_seconds": compiler_seconds(self.plan.settings) if trainer and trainer.model.kernel else None,
             "clock_resolution_seconds": self.clock.resolution_seconds,
             "display_seconds": None if seconds["train"] is None else self.display.processor_seconds,
             "checks": self.monitor.checks,
@@ -168,6 +200,8 @@ class Attempt:
     def machine(self) -> Machine:
         """The machine with the measured noise."""
         machine, before, during = self.lost.machine, self.noise_before, self.noise_during_train
+        if before is None:
+            return machine
         if during is None:
             return machine.with_reasons(before.reasons)
         update: dict[str, Any] = {"others_before": before.others, "others_train": during.others}
@@ -246,8 +280,10 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
         noise_monitor = NoiseMonitor(plan.device, distributed.join(plan.world, plan.device))
         with clock.off():
             stack.enter_context(device_turn(plan))
-            noise_before = noise_monitor.observe(QUIET_SECONDS)
             distributed.barrier()  # until all processes hold their device
+        start = before_torch.counters_at_start
+        if start is None or clock.off_seconds > WAITED_SECONDS or plan.world.size > 1:
+            start = noise_monitor.reading()
         stack.enter_context(empty_compile_caches(plan))
         if plan.device.type == "cuda":
             clock.synchronize = functools.partial(torch.cuda.synchronize, plan.device)
@@ -258,7 +294,7 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
             with reject_unwritable(plan.request.results):
                 journal.recover()
                 mark = stack.enter_context(journal.attempt(lost))
-        attempt = Attempt(plan, lost, clock, noise_monitor, noise_before)
+        attempt = Attempt(plan, lost, clock, noise_monitor, start)
         outcome, message = run_to_outcome(attempt, build)
         if outcome in ("solved", "missed"):
             try:
@@ -269,15 +305,25 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
         if mark is not None and plan.batch is not None:
             mark.write(run)  # the command that started the attempt completes and files it
             return run
-        if mark is not None:
-            mark.file(run)
-    standing = "not journalled"
-    if plan.request.journal:
-        from bench.report import leaderboard  # imported here because it takes time, which no clock counts any more
-
-        standing = leaderboard.update(plan.request.results, run)
-    show_summary(run, attempt.mistakes, standing)
+        run = run.model_copy(update={"seconds": run.seconds.model_copy(update={"wall": clock.wall()})})
+        try:
+            if mark is not None:
+                mark.file(run)
+            standing = describe_filing(plan, run)
+        except OSError as problem:  # the disk is full, say; the verdict is shown all the same
+            show_summary(run, attempt.mistakes, f"not filed: {describe_os_error(problem)}", no_kernel=plan.no_kernel)
+            raise
+    show_summary(run, attempt.mistakes, standing, no_kernel=plan.no_kernel)
     return run
+
+
+def describe_filing(plan: AttemptPlan, run: Run) -> str:
+    """Render the pages that show a filed run; returns the line that says where it stands."""
+    if not plan.request.journal:
+        return "not journalled"
+    from bench.report import leaderboard  # imported here because it takes time, which no clock counts any more
+
+    return leaderboard.update(plan.request.results, run)
 
 
 def run_to_outcome(attempt: Attempt, build: Build) -> tuple[Outcome, str | None]:

@@ -11,16 +11,18 @@ import torch
 from bench.attempt.interface import Build, Trainer
 from bench.attempt.request import Request, Settings, check_settings_only, read_command_line
 from bench.distributed import World, read_world
-from bench.errors import UnavailableHere, UsageError, nearest_hint
+from bench.errors import UnavailableHere, UsageError
+from bench.machine.compilers import compiler_problem, torch_compile_problem
+from bench.machine.cpu import default_threads, usable_cores
 from bench.machine.device_lock import check_device_lock
-from bench.machine.devices import pick_device, pick_precision_and_kernel, torch_compile_problem
-from bench.machine.hardware import usable_cores
+from bench.machine.devices import pick_device
+from bench.machine.policy import NO_KERNEL, Choice, CompileProblem, pick_precision_and_kernel
 from bench.processes import BATCH_VARIABLE
 from bench.provenance import config_hash, first_seed, source_sha256
 from bench.storage.schema import Batch
-from data import TRACKS, Track, controlled, get_track
+from data import Track, controlled, get_track
 
-TRACKS_COMMAND = "`python -m bench tracks`"  # lists the tracks
+COMPILED: set[str] = set()  # precisions in which this process has compiled a C kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class AttemptPlan:
     track: Track
     device: torch.device
     dtype: torch.dtype  # of the matrix products
-    remark: str  # which device, precision and kernel, and why
+    choice: Choice  # of precision and kernel, with the reasons
     seed: int
     batch: Batch | None  # to which this attempt belongs
     search: dict[str, Any] | None  # that found the config, with its cost
@@ -46,6 +48,18 @@ class AttemptPlan:
     @property
     def config_hash(self) -> str:
         return config_hash(self.settings_dict)
+
+    @property
+    def remark(self) -> str:
+        """The device, the threads, the precision and the kernel, and why."""
+        processes = f"{self.world.size} processes, " if self.world.size > 1 else ""
+        return f"{self.device.type}, {processes}{self.settings.threads} threads, {self.choice}"
+
+    @property
+    def no_kernel(self) -> str | None:
+        """Why an attempt on a CPU does without the C kernel, although the config leaves the choice to the machine."""
+        reason = self.choice.kernel_reason
+        return reason if self.device.type == "cpu" and reason.startswith(NO_KERNEL) else None
 
     def trainer(self, build: Build, seed: int | None = None) -> Trainer:
         """A trainer for this attempt, by default with its seed."""
@@ -73,26 +87,23 @@ def make_plan(
             check_distributed(request, settings)
             settings = settings.shared_among(world.size)
         device = world.device(pick_device(settings.device))
-        dtype, kernel, reasons = pick_precision_and_kernel(
-            settings.precision, settings.kernel, device, settings.kernel_problem
+        problem_of_kernel = compile_problem(settings, is_only_planned=request.plan or settings_only)
+        choice = pick_precision_and_kernel(
+            settings.precision, settings.kernel, device.type, settings.kernel_problem, problem_of_kernel
         )
     except ValueError as problem:
         raise UsageError(str(problem)) from None
-    if settings.track not in TRACKS:
-        raise UsageError(
-            f"track: there is no track {settings.track!r}{nearest_hint(settings.track, TRACKS, TRACKS_COMMAND)}"
-        )
-    if settings.compile and (reason := torch_compile_problem(device)):
+    if settings.compile and (reason := torch_compile_problem(device.type)):
         raise UnavailableHere(f"--compile: {reason}; or run with --no-compile")
     if not request.shared:
         check_device_lock(device)  # now, as a batch would file this refusal once for each attempt
     cores = len(usable_cores()) or 1
     if settings.threads > cores:
         raise UsageError(f"--threads {settings.threads}: there are {cores} cores; 0 uses all of them")
-    threads = settings.threads or max(1, cores // world.local_size)
-    processes = f"{world.size} processes, " if world.size > 1 else ""
-    precision = str(dtype).removeprefix("torch.")
-    settings = dataclasses.replace(settings, device=device.type, precision=precision, kernel=kernel, threads=threads)
+    threads = settings.threads or max(1, default_threads() // world.local_size)
+    settings = dataclasses.replace(
+        settings, device=device.type, precision=choice.precision, kernel=choice.kernel, threads=threads
+    )
     seed = request.seed
     if seed is None:
         seed = first_seed(config_hash(dataclasses.asdict(settings)), source_sha256())
@@ -106,8 +117,8 @@ def make_plan(
         config=command_line.config,
         track=track,
         device=device,
-        dtype=dtype,
-        remark=f"{device.type}, {processes}{threads} threads, {reasons}",
+        dtype=getattr(torch, choice.precision),
+        choice=choice,
         seed=seed,
         batch=Batch.model_validate_json(os.environ[BATCH_VARIABLE]) if BATCH_VARIABLE in os.environ else None,
         search=command_line.search,
@@ -121,6 +132,35 @@ def check_temporary_folder() -> None:
         tempfile.gettempdir()
     except OSError:
         raise UsageError("no folder for temporary files can be written to; set TMPDIR to one that can") from None
+
+
+def compile_problem(settings: Settings, is_only_planned: bool) -> CompileProblem:
+    """A function that compiles the C kernel in a precision, runs it, and returns the problem, None without one.
+
+    It is the kernel of the attempt, so that nothing is compiled twice. To plan many attempts, one kernel in each
+    precision is enough.
+    """
+
+    def problem_of_kernel(precision: str) -> str | None:
+        if is_only_planned and precision in COMPILED:
+            return None
+        try:
+            settings.kernel_compilation(precision).library()
+        except RuntimeError as problem:
+            return str(problem)
+        COMPILED.add(precision)
+        return None
+
+    if hasattr(settings, "kernel_compilation"):
+        return problem_of_kernel
+    return lambda precision: compiler_problem("CC")  # trainers of older records compile in the warm-up
+
+
+def compiler_seconds(settings: Settings) -> float | None:
+    """The seconds of compiling the C kernel of a plan; None if they are not known."""
+    if not hasattr(settings, "kernel_compilation"):  # a trainer of an older record
+        return None
+    return settings.kernel_compilation(settings.precision).seconds
 
 
 def check_distributed(request: Request, settings: Settings) -> None:

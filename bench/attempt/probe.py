@@ -5,6 +5,7 @@ weights. The distance between two sets of weights is the norm of the difference,
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bench.attempt.interface import Build, Trainer
-from bench.attempt.plan import AttemptPlan
-from bench.storage.schema import SchemaModel
+from bench.attempt.plan import AttemptPlan, compiler_seconds
+from bench.storage.schema import MachineUse, SchemaModel
 from data import TRACKS, get_track
 from model import Transformer
 
@@ -146,4 +147,14 @@ def track_access_recorded() -> Iterator[set[str]]:
             setattr(kind, name, original)
 
 
-PROBES: dict[str, Callable[[AttemptPlan, Build], SchemaModel]] = {"seeds": probe_seeds, "warmup": probe_warmup}
+def probe_machine(plan: AttemptPlan, _: Build) -> MachineUse:
+    """How the plan uses this machine."""
+    seconds = compiler_seconds(plan.settings) if plan.settings.kernel == "c" else None
+    return MachineUse(**dataclasses.asdict(plan.choice), threads=plan.settings.threads, compiler_seconds=seconds)
+
+
+PROBES: dict[str, Callable[[AttemptPlan, Build], SchemaModel]] = {
+    "machine": probe_machine,
+    "seeds": probe_seeds,
+    "warmup": probe_warmup,
+}

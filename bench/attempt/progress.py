@@ -16,6 +16,7 @@ from bench.console import error_console
 from bench.storage.schema import Check
 
 WITHHOLD_SECONDS = 1.0  # from the start of `train`
+SHARE_SECONDS, PLAIN_SHARE_SECONDS = 1.0, 10.0  # between two lines about the certificate
 
 
 class Display:
@@ -31,6 +32,7 @@ class Display:
         self.processor_seconds = 0.0  # CPU time of `check` during `train`
         self.live: Live | None = None
         self.withheld: str | None = None
+        self.next_share = 0.0  # time of the next line about the certificate
 
     def phase(self, name: str, remark: str = "") -> None:
         self._flush()
@@ -54,6 +56,15 @@ class Display:
         if check.train_seconds >= WITHHOLD_SECONDS:
             self._flush()
         self.processor_seconds += self.processor_time() - started
+
+    def certified(self, share: float) -> None:
+        """Show the share of the problems that the certificate has decoded, 0..1, if it takes long."""
+        now = time.monotonic()
+        if now >= self.next_share:
+            seconds = SHARE_SECONDS if self.console.is_terminal else PLAIN_SHARE_SECONDS
+            if self.next_share:  # the first call starts the wait
+                self._show(f"certify  {share:.0%} of the problems decoded")
+            self.next_share = now + seconds
 
     def close(self) -> None:
         """Show a withheld line and restore the terminal."""

@@ -20,6 +20,16 @@ from bench.config import (
 )
 from bench.errors import UsageError, nearest_hint
 from bench.provenance import ROOT
+from tracks.descriptions import TRACKS
+
+
+class Compilation(Protocol):
+    """A C kernel that is being compiled in another process."""
+
+    seconds: float | None  # that took; None until it has ended
+
+    def library(self) -> object:
+        """Wait for the compiler, and load the kernel; RuntimeError, with one line, if it does not compile or run."""
 
 
 class Settings(Protocol):
@@ -36,6 +46,9 @@ class Settings(Protocol):
     threads: int
     max_seconds: float
     control: str
+
+    def kernel_compilation(self, precision: str) -> "Compilation":
+        """Start to compile the C kernel, unless that has been done; trainers of older records lack this method."""
 
     def shared_among(self, processes: int) -> "Settings":
         """The settings for processes that train together; ValueError if that is impossible with these settings."""
@@ -63,8 +76,8 @@ class Request:
     """Print the run as JSON, as the last line of standard output."""
     plan: tyro.conf.FlagCreatePairsOff[bool] = False
     """Only print, as JSON, the run that would be filed if the attempt were lost."""
-    probe: Literal["seeds", "warmup"] | None = None
-    """Run a check of `bench audit` instead of an attempt, and print its result as JSON."""
+    probe: Literal["machine", "seeds", "warmup"] | None = None
+    """Run a check of `bench audit`, or the one of `bench hardware`, instead of an attempt; print its result as JSON."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +125,11 @@ def parse_command_line(
         raise UsageError(f"{path}: {problem}") from None
     parsed = parse_arguments(schema, arguments, schema(Request(config=name), settings), description)
     check_request(parsed.request)
-    return CommandLine(config, merged_values(path).get(SEARCH), parsed.request, normal_settings(parsed.settings))
+    settings = normal_settings(parsed.settings)
+    if settings.track not in TRACKS:
+        hint = nearest_hint(settings.track, TRACKS, "`python -m bench tracks`")
+        raise UsageError(f"track: there is no track {settings.track!r}{hint}")
+    return CommandLine(config, merged_values(path).get(SEARCH), parsed.request, settings)
 
 
 def check_settings_only(settings_type: type, arguments: Sequence[str]) -> None:

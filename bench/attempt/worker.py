@@ -91,7 +91,8 @@ def gather_resource_use(
     device, total = plan.device, distributed.sum_or_none
     # Memory is read first, because measuring the peak of matrix products would raise it.
     memory, device_memory = peak_memory_bytes(), peak_device_memory_bytes(device)
-    peak = matmul_peak(device, plan.dtype, plan.settings.threads)
+    # The peak of a single process is known from earlier attempts; see `bench.storage.machines`.
+    peak = matmul_peak(device, plan.dtype, plan.settings.threads) if plan.world.size > 1 else None
     gathered = distributed.gather_objects((memory, device_memory, peak, joules, noise_reasons))
     memories, device_memories, peaks, energies, all_reasons = zip(*gathered, strict=True)
     totals = {

@@ -1,50 +1,24 @@
 """Inventory of the machine: hardware, software, and the machine class that results are compared within."""
 
-import os
 import platform
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
-import torch
 
+from bench.machine.cpu import cpu_name, cpuinfo, usable_cores, value_or_none
 from bench.storage.schema import Gpu, Hardware, Software
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
 
-def cpuinfo() -> dict[str, str]:
-    """The entry of the first processor in /proc/cpuinfo; empty where there is no such file."""
-    try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def cpu_name(info: dict[str, str]) -> str | None:
-    if "model name" in info:
-        return info["model name"]
-    if sys.platform == "darwin":
-        answer = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
-        return answer.stdout.strip() or None
-    return platform.processor() or None
-
-
-def usable_cores() -> list[int]:
-    """The numbers of the cores that this process may run on; empty if unknown."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(psutil.cpu_count() or 0))
-
-
-def nvml_handle(device: torch.device) -> Any:
+def nvml_handle(device: "torch.device") -> Any:
     """The NVML handle of a CUDA device, found by UUID because CUDA_VISIBLE_DEVICES renumbers devices."""
     import pynvml
+    import torch
 
     pynvml.nvmlInit()
     uuid = str(torch.cuda.get_device_properties(device).uuid)
@@ -72,11 +46,13 @@ def throttle_reasons(mask: int) -> list[str]:
     return sorted(name for name, bit in single.items() if bit & mask and name not in ignored)
 
 
-def gpu_record(device: torch.device) -> Gpu:
+def gpu_record(device: "torch.device") -> Gpu:
     """The inventory of a CUDA or MPS device."""
     unknown: dict[str, Any] = dict.fromkeys(Gpu.model_fields)
     if device.type == "mps":
         return Gpu(**unknown | {"name": f"{cpu_name(cpuinfo())} MPS"})
+    import torch
+
     properties = torch.cuda.get_device_properties(device)
     handle = query_nvml(lambda: nvml_handle(device))
     if handle is None:
@@ -106,7 +82,7 @@ def gpu_joules(handle: Any) -> float | None:
     return None if millijoules is None else millijoules / 1e3
 
 
-def hardware_record(device: torch.device) -> Hardware:
+def hardware_record(device: "torch.device") -> Hardware:
     """The inventory of the machine, with the GPU if `device` is one."""
     info = cpuinfo()
     flags = info["flags"].split() if "flags" in info else None
@@ -122,14 +98,16 @@ def hardware_record(device: torch.device) -> Hardware:
         amx_bf16=None if flags is None else "amx_bf16" in flags,
         avx512_bf16=None if flags is None else "avx512_bf16" in flags,
         cores=len(usable_cores()) or None,
-        cores_physical=psutil.cpu_count(logical=False),
-        memory_bytes=psutil.virtual_memory().total,
+        cores_physical=value_or_none(lambda: psutil.cpu_count(logical=False)),
+        memory_bytes=value_or_none(lambda: psutil.virtual_memory().total),
         gpu=None if device.type == "cpu" else gpu_record(device),
     )
 
 
 def software_record() -> Software:
     """The versions of the software that times depend on."""
+    import torch
+
     return Software(
         python=platform.python_version(),
         torch=torch.__version__,

@@ -3,16 +3,16 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
 
-from bench.machine.hardware import nvml_handle, throttle_reasons, usable_cores
+from bench.machine.cpu import usable_cores, value_or_none
+from bench.machine.hardware import nvml_handle, throttle_reasons
 
 MAX_OTHERS = 0.05  # share of the cores; an idle machine uses less for itself
 MIN_AVAILABLE = 0.10  # share of the memory
@@ -26,7 +26,8 @@ SLOWDOWNS = {
     "SwThermalSlowdown": "heat, by the driver",
 }  # NVML's clock event reasons that are not a user's choice
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,19 @@ class NoiseMonitor:
     a reason for a run to be not clean.
     """
 
-    def __init__(self, device: torch.device, process_ids: Sequence[int] = ()) -> None:
-        """`process_ids` are those of all processes on this machine that train together, this one included."""
+    def __init__(self, device: "torch.device | None", process_ids: Sequence[int] = ()) -> None:
+        """Without a device, no GPU is observed, and torch is not needed.
+
+        `process_ids` are those of all processes on this machine that train together, this one included.
+        """
         self.device = device
         self.partners = [process_id for process_id in process_ids if process_id != os.getpid()]
         self.cores = usable_cores()
         self.throttle_counts = [path for core in self.cores if os.path.exists(path := THROTTLE_COUNT.format(core))]
-        self.gpu = value_or_none(lambda: nvml_handle(device)) if device.type == "cuda" else None
+        self.gpu = value_or_none(lambda: nvml_handle(device)) if device is not None and device.type == "cuda" else None
         self.reading()  # the first reading takes several times as long as the following ones
 
-    def observe(self, seconds: float = 1.0) -> Noise:
+    def observe(self, seconds: float) -> Noise:
         """The noise before the start of an attempt, measured while this process sleeps for `seconds`."""
         begin = self.reading()
         time.sleep(seconds)
@@ -120,14 +124,6 @@ class NoiseMonitor:
         return Noise(others, steal, reasons)
 
 
-def value_or_none(read: Callable[[], T]) -> T | None:
-    """The value that `read` returns; None if it raises any exception, as systems differ in which one."""
-    try:
-        return read()
-    except Exception:
-        return None
-
-
 def share_of_others(
     begin: CounterReading, end: CounterReading, num_cores: int
 ) -> tuple[float | None, float | None, float]:
@@ -155,7 +151,7 @@ def share_of_others(
     return min(max(steal, others), 1.0), steal, error
 
 
-def read_core_times(cores: list[int]) -> CoreTimes:
+def read_core_times(cores: Sequence[int]) -> CoreTimes:
     """The times of these cores; raises an exception where they cannot be read."""
     if sys.platform != "linux":
         every = psutil.cpu_times(percpu=True)
@@ -197,12 +193,13 @@ def descendants() -> list[int]:
     return family[1:]
 
 
-def other_gpu_processes(gpu: Any, device: torch.device, partners: Sequence[int]) -> int | None:
+def other_gpu_processes(gpu: Any, device: "torch.device | None", partners: Sequence[int]) -> int | None:
     """The number of processes on the GPU but this one and `partners`; None if the driver does not even list this one.
 
     In a container the driver may list this process under another id; then one of the listed processes is this one.
     """
     import pynvml
+    import torch
 
     processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu) + pynvml.nvmlDeviceGetGraphicsRunningProcesses(gpu)
     listed = {process.pid for process in processes}

@@ -3,13 +3,27 @@
 import statistics
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.storage.schema import MachinePeak
+
 PEAK_SECONDS = 0.3
 MIN_SIZE, MAX_SIZE_ON_CPU, MAX_SIZE_ON_GPU = 256, 2048, 8192  # rows and columns of the matrices
+
+
+def measure_peak(machine_class: str, device: torch.device, dtype: torch.dtype, threads: int) -> MachinePeak:
+    """Measure the limits of this machine; takes about 0.4 s."""
+    return MachinePeak(
+        machine_class=machine_class,
+        precision=str(dtype).removeprefix("torch."),
+        matmul_flops_per_second=matmul_peak(device, dtype, threads),
+        launch_seconds=launch_seconds(device),
+        measured_at=datetime.now(UTC),
+    )
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, threads: int) -> float:
@@ -65,6 +79,10 @@ class LaunchCounter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch imports its compiler, which takes a second, to exempt this class from it
 
     def __torch_dispatch__(
         self, operation: Any, _: Any, values: tuple[Any, ...] = (), options: dict[str, Any] | None = None

@@ -18,6 +18,8 @@ def phase_bar(run: Run, width: int) -> Group:
     seconds = run.seconds.model_dump()
     known = {phase: seconds[phase] for phase in PHASES if seconds[phase] is not None}
     total = "" if run.seconds.total is None else f" total {seconds_text(run.seconds.total)}"
+    if run.seconds.wall is not None:
+        total += f", wall {seconds_text(run.seconds.wall)}"
     whole = sum(known.values()) or 1.0
     columns = max(1, width - len(total))
     bar, legend, done = Text(), Text(), 0.0
@@ -47,12 +49,15 @@ def certificate_table(certificate: Certificate) -> Table:
     return table
 
 
-def show_summary(run: Run, sentences: list[str], standing: str, console: Console | None = None) -> None:
+def show_summary(
+    run: Run, sentences: list[str], standing: str, console: Console | None = None, no_kernel: str | None = None
+) -> None:
     """Print the result of an attempt: verdict, phases, certificate and the place on the leaderboard.
 
     Args:
         sentences: the first mistakes of the model, as sentences.
         standing: the line that says where the attempt stands.
+        no_kernel: why the attempt was slower than this machine allows.
     """
     console = console or error_console()
     verdict = Text(run.outcome, style=OUTCOME_STYLES.get(run.outcome, "bold red"))
@@ -72,4 +77,6 @@ def show_summary(run: Run, sentences: list[str], standing: str, console: Console
         console.print(f"not clean: {reason}", style="yellow", soft_wrap=True)
     for sentence in sentences:
         console.print(f"  {sentence}", style="yellow", soft_wrap=True)
+    if no_kernel is not None:
+        console.print(f"computed by torch, which is slower: {no_kernel}", style="yellow", soft_wrap=True)
     console.print(standing, soft_wrap=True)

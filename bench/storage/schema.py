@@ -90,6 +90,8 @@ class Seconds(SchemaModel):
     train: NonNegativeSeconds
     certify: NonNegativeSeconds
     total: NonNegativeSeconds
+    # From process start until the line is filed; of an attempt in a batch, until its process has ended.
+    wall: NonNegativeSeconds = None
 
 
 class Check(SchemaModel):
@@ -126,7 +128,7 @@ class Machine(SchemaModel):
     class_: str | None = Field(alias="class")
     clean: bool | None  # null: not measured
     reasons: list[str]  # why it is not clean
-    others_before: FiniteFloat | None = None  # share of the cores used by other processes before the start, 0..1
+    others_before: FiniteFloat | None = None  # share of the cores used by other processes before `train`, 0..1
     others_train: FiniteFloat | None = None  # the same during `train`
 
     def with_reasons(self, reasons: Sequence[str]) -> "Machine":
@@ -163,6 +165,7 @@ class Run(SchemaModel):
     parameters: int | None
     train_flops: FiniteFloat | None  # of the matrix products of all optimizer steps
     matmul_flops_per_second: FiniteFloat | None = None  # the machine's measured peak at the same precision
+    compiler_seconds: FiniteFloat | None = None  # of compiling the C kernel, beside the phases until `setup` ends
     step_launches: int | None = None  # torch operations of one step; null if not counted
     launch_seconds: FiniteFloat | None = None  # measured, of one such operation on a single number
     checks: list[Check]
@@ -206,6 +209,28 @@ class Run(SchemaModel):
     def machine_class_name(self) -> str:
         """The machine class, or a text that says that it is not known."""
         return self.machine.class_ or "unknown machine"
+
+
+class MachinePeak(SchemaModel):
+    """Measured limits of a machine, a line of `machines.jsonl`; the newest line of a class and precision is valid."""
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    machine_class: str
+    precision: str
+    matmul_flops_per_second: FiniteFloat  # of the best matrix product
+    launch_seconds: FiniteFloat  # of a torch operation on a single number
+    measured_at: datetime
+
+
+class MachineUse(SchemaModel):
+    """How a trainer uses a machine, and why; the answer of `python speedrun.py --probe machine`."""
+
+    precision: str
+    precision_reason: str
+    kernel: str
+    kernel_reason: str
+    threads: int
+    compiler_seconds: FiniteFloat | None  # of compiling and testing the C kernel; null without one
 
 
 def new_id(config: str) -> str:

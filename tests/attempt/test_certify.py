@@ -204,7 +204,8 @@ def test_batched_decoding_equals_decoding_one_problem_at_a_time(n_layer: int, ba
     model = random_model(n_layer=n_layer, block_size=5)  # `1+2=03` less its last character
     with torch.no_grad():
         model.blocks[0].attention.out *= 8.0  # so that answers depend on the operands, not on the `=` alone
-    given, right = all_answers(model.answerer(), ADD1, ADD1.test_set(SEED), CPU, batch_size)
+    shares: list[float] = []
+    given, right = all_answers(model.answerer(), ADD1, ADD1.test_set(SEED), CPU, batch_size, shares.append)
     expected = [naive_answer(model, ADD1, f"{a}+{b}=") for a in range(10) for b in range(10)]
     assert [decode(ADD1, row) for row in given] == expected
     assert [decode(ADD1, row) for row in right] == [f"{a + b:02}" for a in range(10) for b in range(10)]
@@ -229,7 +230,7 @@ def test_the_input_of_the_model_is_the_prompt_and_its_own_output() -> None:
         return logits
 
     written = []
-    given, _ = all_answers(next_logits, ADD1, ADD1.test_set(SEED), CPU, batch_size=100)
+    given, _ = all_answers(next_logits, ADD1, ADD1.test_set(SEED), CPU, 100, lambda share: None)
     prompts = torch.tensor([encode(ADD1, f"{a}+{b}=") for a in range(10) for b in range(10)])
     assert len(seen) == ADD1.answer_length
     for step, idx in enumerate(seen):

@@ -1,6 +1,8 @@
 """One attempt from its plan to its run: failures, interrupts, time limits, and what is measured and saved."""
 
 import contextlib
+import errno
+import os
 import signal
 
 import pytest
@@ -11,7 +13,8 @@ from bench.attempt.plan import make_plan
 from bench.cli import handle_interrupts
 from bench.clock import Clock
 from bench.processes import BATCH_VARIABLE
-from bench.storage.journal import Journal
+from bench.storage.journal import Journal, StartMark
+from bench.storage.machines import machine_peaks_file
 from bench.storage.schema import Batch
 from speedrun import Settings
 from tests.support.examples import random_model
@@ -83,11 +86,6 @@ def signals_kept():
             signal.signal(number, handler)
 
 
-@pytest.fixture(autouse=True)
-def no_noise_measurement(monkeypatch):
-    monkeypatch.setattr(lifecycle, "QUIET_SECONDS", 0.0)
-
-
 def run_of(tmp_path, failing, *more):
     """The run of a fake trainer."""
     arguments = f"--device cpu --shared --results {tmp_path} --threads 1 --track add2".split()
@@ -112,7 +110,8 @@ def test_a_failed_attempt_is_filed_with_the_results_so_far(tmp_path, failing, ou
     assert run.certificate is None
     assert run.weights is None
     seconds = run.seconds.model_dump()
-    assert {phase for phase, value in seconds.items() if value is not None} == {*reached, "total"}
+    assert {phase for phase, value in seconds.items() if value is not None} == {*reached, "total", "wall"}
+    assert seconds["wall"] > seconds["total"]
     assert run.parameters is not None
     assert [check.errors for check in run.checks] == ([5] if failing == "train" else [])
 
@@ -135,11 +134,34 @@ def test_the_cost_of_a_step_and_the_weights_around_the_warm_up_are_filed(tmp_pat
     assert run_of(tmp_path, "warm-up that trains").warmed_weights_sha256 != run.initial_weights_sha256
 
 
+def test_the_limits_of_a_machine_are_measured_once(tmp_path, monkeypatch):
+    first = run_of(tmp_path, None)
+    (peak,), faults = machine_peaks_file(tmp_path).read()
+    assert not faults
+    assert (peak.machine_class, peak.precision) == (first.machine.class_, first.precision)
+    monkeypatch.setattr(lifecycle, "measure_peak", None)
+    second = run_of(tmp_path, None)
+    assert second.matmul_flops_per_second == first.matmul_flops_per_second == peak.matmul_flops_per_second
+    assert second.launch_seconds == peak.launch_seconds
+
+
+def test_the_verdict_is_shown_when_the_disk_is_full(tmp_path, monkeypatch, capsys):
+    def full(self, run):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "runs.jsonl"))
+
+    monkeypatch.setattr(StartMark, "file", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_of(tmp_path, None)
+    shown = capsys.readouterr().err
+    assert "missed" in shown or "solved" in shown
+    assert f"not filed: {tmp_path / 'runs.jsonl'}: No space left on device" in shown
+
+
 def test_a_failure_after_the_certificate_does_not_change_the_outcome(tmp_path, monkeypatch, capsys):
-    def broken(device):
+    def broken(*arguments):
         raise RuntimeError("no launches today")
 
-    monkeypatch.setattr(lifecycle, "launch_seconds", broken)
+    monkeypatch.setattr(lifecycle, "measure_peak", broken)
     run = run_of(tmp_path, None)
     assert run.outcome in ("solved", "missed")
     assert run.certificate is not None
@@ -186,7 +208,7 @@ def test_the_saved_weights_are_certified(tmp_path, monkeypatch):
 
     monkeypatch.setattr(lifecycle.weights, "load", load)
 
-    def certify(next_logits, track, device, seed):
+    def certify(next_logits, track, device, seed, report):
         calls.append(seed)
         raise interface.Timeout("enough")
 

@@ -1,26 +1,80 @@
 """`python -m bench hardware`."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from bench.commands import hardware as command
 from bench.errors import UsageError
-from bench.machine import devices, hardware
+from bench.machine import device_lock, hardware
+from bench.machine.cpu import usable_cores
+from bench.storage.machines import machine_peaks_file
+from bench.storage.schema import MachineUse
 
 CPU = torch.device("cpu")
 
 
-def test_the_command_prints_the_class_and_the_record_as_json(capsys: pytest.CaptureFixture) -> None:
-    assert command.main(command.Arguments(device="cpu")) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["hardware"] == hardware.hardware_record(CPU).model_dump()
-    assert printed["software"] == hardware.software_record().model_dump()
-    assert f"{len(hardware.usable_cores())} cores" in printed["class"]
-    assert printed["precision"] == devices.pick_precision_and_kernel("auto", "auto", CPU, None)[2]
-    assert printed["precision"].startswith(("bfloat16 (", "float32 ("))
-    assert ", kernel " in printed["precision"]
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A function that runs the command with the trainer's answer, and returns what it prints."""
+
+    def run(kernel: str = "c", **options: Any) -> dict[str, Any]:
+        reason = "a CPU with a C compiler" if kernel == "c" else "no C kernel: the C compiler 'cc' was not found"
+        answer = MachineUse(
+            precision="float32",
+            precision_reason="the C kernel's",
+            kernel=kernel,
+            kernel_reason=reason,
+            threads=1,
+            compiler_seconds=0.5 if kernel == "c" else None,
+        )
+        monkeypatch.setattr(command, "probe_machine", lambda device_type: answer)
+        assert command.main(command.Arguments(device="cpu", results=tmp_path, **options)) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_the_trainer_says_how_it_uses_the_machine() -> None:
+    use = command.probe_machine("cpu")
+    assert use.precision in ("bfloat16", "float32")
+    assert (use.kernel == "c") == (use.compiler_seconds is not None)
+
+
+def test_the_command_prints_the_class_and_the_record_as_json(printed: Any) -> None:
+    record = printed()
+    assert record["hardware"] == hardware.hardware_record(CPU).model_dump()
+    assert record["software"] == hardware.software_record().model_dump()
+    assert f"{len(usable_cores())} cores, 1 threads" in record["class"]
+    assert record["precision"] == "float32 (the C kernel's), kernel c (a CPU with a C compiler)"
+    assert record["peak"] is None
+
+
+def test_what_does_not_work_is_named_with_the_way_out(printed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(command, "quota", lambda: 0.5)
+    monkeypatch.setattr(command, "is_checkout", lambda root: False)
+    monkeypatch.setattr(command.os, "access", lambda folder, mode: False)
+    monkeypatch.setattr(device_lock, "LOCKS", Path("/no such folder"))
+    checks = printed("torch")["checks"]
+    broken = {"kernel", "torch.compile", "threads", "device lock", "results folder", "git"}
+    assert {name for name, check in checks.items() if not check["works"]} - {"terminal"} == broken
+    for name in broken:
+        assert checks[name]["found"]
+        assert checks[name]["what_to_do"]
+    assert "no-such-compiler" in checks["torch.compile"]["found"]
+    assert "/no such folder" in checks["device lock"]["found"]
+
+
+def test_the_peak_is_measured_on_request_and_kept(printed: Any, tmp_path: Path) -> None:
+    measured = printed(measure=True)["peak"]
+    assert measured["matmul_flops_per_second"] > 1e8
+    assert measured["precision"] == "float32"
+    assert printed()["peak"] == measured
+    assert len(machine_peaks_file(tmp_path).read()[0]) == 1
 
 
 def test_the_command_refuses_a_missing_device() -> None:

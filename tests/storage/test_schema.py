@@ -121,7 +121,7 @@ def test_a_line_has_every_key_of_the_contract() -> None:
     line = json.loads(example_run().model_dump_json())
     assert set(KEYS) <= set(line)
     assert line["schema"] == 1
-    assert list(line["seconds"]) == ["import", "setup", "warmup", "train", "certify", "total"]
+    assert list(line["seconds"]) == ["import", "setup", "warmup", "train", "certify", "total", "wall"]
     assert {"class", "clean", "reasons"} <= set(line["machine"])
     assert set(line["checks"][0]) == {"step", "train_seconds", "loss", "errors", "asked"}
     assert set(line["certificate"]) == {

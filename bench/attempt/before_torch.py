@@ -1,0 +1,46 @@
+"""What an attempt does before torch is imported, which takes about a second.
+
+A wrong command line is refused at once, the C compiler starts to work beside the import, and two things are noted that
+the import changes: the counters that show how busy the machine is, and the cores that this process may use.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.attempt.request import CommandLine, read_command_line
+from bench.machine.cpu import usable_cores
+from bench.machine.noise import CounterReading, NoiseMonitor
+from bench.machine.policy import kernel_precisions
+
+counters_at_start: CounterReading | None = None  # read by `prepare`
+
+
+def prepare(settings_type: type, arguments: Sequence[str], description: str) -> None:
+    """Do all of it; raises UsageError for a wrong command line.
+
+    The command line is not read where that has to wait for torch: a short config name depends on the device.
+    """
+    global counters_at_start
+    usable_cores()
+    counters_at_start = NoiseMonitor(None).reading()
+    if list(arguments) != ["--plans"] and "TORCHELASTIC_RUN_ID" not in os.environ and not may_have_cuda():
+        command_line = read_command_line(
+            settings_type, arguments, description, lambda name: "cpu" if name == "auto" else name
+        )
+        start_compiler(command_line)
+
+
+def start_compiler(command_line: CommandLine) -> None:
+    """Start to compile the C kernel that the plan will try first, if there is one."""
+    settings = command_line.settings
+    device_type = "cpu" if settings.device == "auto" else settings.device
+    precisions = kernel_precisions(settings.precision, settings.kernel, device_type)
+    if precisions and settings.kernel_problem is None:
+        settings.kernel_compilation(next(iter(precisions)))
+
+
+def may_have_cuda() -> bool:
+    """Whether torch may find a GPU: there is a driver of NVIDIA, or the system does not show whether there is one."""
+    return sys.platform == "win32" or any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg"))

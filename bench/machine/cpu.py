@@ -1,0 +1,96 @@
+"""The processor: its name and features, and the cores that this process may use. Imports no torch."""
+
+import contextlib
+import functools
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+
+def value_or_none(read: Callable[[], T]) -> T | None:
+    """The value that `read` returns; None if it raises any exception, as systems differ in which one."""
+    try:
+        return read()
+    except Exception:
+        return None
+
+
+def cpuinfo() -> dict[str, str]:
+    """The entry of the first processor in /proc/cpuinfo; empty where there is no such file."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def cpu_name(info: dict[str, str]) -> str | None:
+    if "model name" in info:
+        return info["model name"]
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        answer = value_or_none(lambda: subprocess.run(command, capture_output=True, text=True).stdout.strip())
+        return answer or None
+    return platform.processor() or None
+
+
+@functools.cache
+def usable_cores() -> tuple[int, ...]:
+    """The numbers of the cores that this process may run on; empty if unknown.
+
+    As at the first call, which must come before torch is imported: OpenMP binds this thread to fewer cores when it is
+    loaded with OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(value_or_none(psutil.cpu_count) or 0))
+
+
+def restore_cores() -> None:
+    """Let this thread, and the threads that it starts, run on all usable cores again, after OpenMP was loaded."""
+    if hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):  # the cores have been taken from this process
+            os.sched_setaffinity(0, usable_cores())
+
+
+def has_avx512_bf16() -> bool:
+    return "avx512_bf16" in cpuinfo().get("flags", "").split()
+
+
+def has_fast_avx512_bf16() -> bool:
+    # AMD's processors execute twice as many multiply-adds a cycle in bfloat16 as in float32, Intel's the same number.
+    return cpuinfo().get("vendor_id") == "AuthenticAMD" and has_avx512_bf16()
+
+
+def quota() -> float | None:
+    """The number of cores whose time the control group of this process may use; None without a limit, or if unknown.
+
+    Reads `cpu.max` of control groups version 2, of this group and those that contain it.
+    """
+    own = value_or_none(lambda: Path("/proc/self/cgroup").read_text().split("0::/")[1].splitlines()[0])
+    if own is None:
+        return None
+    root = Path("/sys/fs/cgroup")
+    limits = []
+    for folder in (root / own, *(root / own).parents):
+        words = (value_or_none((folder / "cpu.max").read_text) or "max").split()
+        if words[0] != "max":
+            limits.append(int(words[0]) / int(words[1]))
+        if folder == root:
+            break
+    return min(limits, default=None)
+
+
+def default_threads() -> int:
+    """The number of threads to compute with: of usable cores, or fewer where a control group limits their time."""
+    cores, limit = len(usable_cores()) or 1, quota()
+    return cores if limit is None else max(1, min(cores, int(limit)))
