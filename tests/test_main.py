@@ -71,5 +71,5 @@ def test_the_hardware_record_is_json(capsys):
 
     assert commands.main(["hardware", "--device", "cpu"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert set(shown) == {"class", "precision", "hardware", "software"}
+    assert set(shown) == {"class", "precision", "checks", "peak", "hardware", "software"}
     assert shown["hardware"]["cores"] >= 1
