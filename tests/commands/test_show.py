@@ -1,6 +1,9 @@
 """`python -m bench show`."""
 
 import json
+import os
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -11,7 +14,7 @@ from bench.storage import weights
 from bench.storage.journal import Journal
 from bench.storage.schema import Batch
 from data import get_track
-from tests.support.examples import example_run, example_seconds, random_model
+from tests.support.examples import ROOT, example_run, example_seconds, random_model
 
 INSIDE = {"import": 2.0, "setup": 1.0, "warmup": 0.5, "train": 20.0, "certify": 3.0}
 
@@ -23,6 +26,34 @@ def shown(capsys, tmp_path, *runs, name=None, **arguments):
         journal.append(run)
     assert show.main(show.Arguments(run=name or runs[-1].run_id, results=tmp_path, **arguments)) == 0
     return capsys.readouterr().out
+
+
+def show_process(tmp_path, **options):
+    """`python -m bench show latest` for a run with characters that few encodings have."""
+    Journal(tmp_path).append(example_run(note="größe ━ \x1b[31m"))
+    command = [sys.executable, "-m", "bench", "show", "latest", "--results", str(tmp_path)]
+    return subprocess.run(command, cwd=ROOT, timeout=60, **options)
+
+
+@pytest.mark.parametrize(("encoding", "note"), [("cp1252", "größe ?"), ("ascii", "gr??e ?"), ("utf-8", "größe ━")])
+def test_a_terminal_of_any_encoding_shows_a_run(encoding, note, tmp_path):
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = show_process(tmp_path, env=environment, capture_output=True, encoding=encoding)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert fact(done.stdout, "note") == f"{note} \\u001b[31m"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file descriptors")
+def test_a_closed_standard_output_is_no_error(tmp_path):
+    done = show_process(tmp_path, preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux")
+def test_output_that_is_lost_on_a_full_disk_is_an_error(tmp_path):
+    with open("/dev/full", "w") as full:
+        done = show_process(tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "bench: standard output is incomplete: No space left on device\n")
 
 
 def fact(text, label):
