@@ -21,13 +21,13 @@ def run_python(
 ) -> subprocess.CompletedProcess[str]:
     """Run this Python interpreter in a child process to its end, and capture its output as text.
 
-    Both processes use UTF-8, whatever the locale. Other bytes, which a message of the system may hold, are replaced.
+    Its streams are UTF-8, whatever the locale. Other bytes, which a message of the system may hold, are replaced.
     """
     return subprocess.run(
         [sys.executable, *arguments],
         input=standard_input,
         cwd=folder,
-        env=child_environment(PYTHONUTF8="1", PYTHONIOENCODING="utf-8"),
+        env=child_environment(PYTHONIOENCODING="utf-8"),
         capture_output=True,
         encoding="utf-8",
         errors="replace",

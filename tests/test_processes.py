@@ -37,7 +37,6 @@ def test_a_string_may_hold_other_line_separators():
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
 def test_children_answer_in_utf_8_whatever_the_environment_says(encoding, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
-    monkeypatch.setenv("PYTHONUTF8", "0")
     code = "import sys; print(sys.argv[1], sys.stdin.read()); sys.exit('schnell-über')"
     process = run_python(["-c", code, "größe"], "━")
     assert (process.stdout, process.stderr) == ("größe ━\n", "schnell-über\n")
