@@ -47,13 +47,15 @@ def report_uncaught(problem: BaseException | None) -> None:
             "or use .venv/bin/python, which `make` creates"
         )
         return
-    line = " ".join(str(problem).split())
-    path = save_traceback(problem, results_folder(sys.argv[1:]))
-    where = "which could not be saved" if path is None else f"in {path}"
     print_error(
-        f"{program_name()}: internal error: {type(problem).__name__}: {line}; "
-        f"this is a fault of the program: please report it, with the traceback {where}"
+        f"{program_name()}: internal error: {described(problem)}; this is a fault of the program: please report it, "
+        f"{traceback_text(problem, results_folder(sys.argv[1:]))}"
     )
+
+
+def described(problem: BaseException) -> str:
+    """The type and the message of an exception, in one line."""
+    return f"{type(problem).__name__}: {' '.join(str(problem).split())}"
 
 
 def is_ours(module: str) -> bool:
@@ -70,6 +72,12 @@ def results_folder(arguments: list[str]) -> Path:
         if name == "--results":
             folder = Path(value or "".join(arguments[position + 1 : position + 2]) or folder)
     return folder
+
+
+def traceback_text(problem: BaseException, results: Path) -> str:
+    """Save a traceback, and say where it is: `the traceback is in FILE`."""
+    path = save_traceback(problem, results)
+    return "the traceback could not be saved" if path is None else f"the traceback is in {path}"
 
 
 def save_traceback(problem: BaseException, results: Path) -> Path | None:

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import signal
 import tempfile
-import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from bench.attempt.resources import device_turn, empty_compile_caches
 from bench.attempt.worker import gather_resource_use
 from bench.cli import ignore_interrupts, reject_unwritable
 from bench.clock import PHASES, Clock
+from bench.entry import described, traceback_text
 from bench.errors import describe_os_error
 from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import hardware_record, machine_class, software_record
@@ -44,6 +44,7 @@ from bench.storage.schema import (
     Seconds,
     new_id,
 )
+from bench.streams import print_error
 from data import index_sets_sha256
 
 WAITED_SECONDS = 0.1  # longer waits for the device's lock were for another attempt
@@ -210,8 +211,8 @@ class Attempt:
         return machine.model_copy(update=update).with_reasons([*before.reasons, *during.reasons])
 
 
-def classify_exception(problem: BaseException) -> tuple[Outcome, str]:
-    """The outcome of an attempt that ended with an exception, and a message of one line."""
+def classify_exception(problem: BaseException, results: Path) -> tuple[Outcome, str]:
+    """The outcome of an attempt that ended with an exception, and a message of one line; saves its traceback."""
     line = (str(problem).splitlines() or [""])[0]
     match problem:
         case Timeout():
@@ -225,7 +226,7 @@ def classify_exception(problem: BaseException) -> tuple[Outcome, str]:
     is_torch_allocator = isinstance(problem, RuntimeError) and "can't allocate memory" in line  # on a CPU
     if isinstance(problem, MemoryError | torch.OutOfMemoryError) or is_torch_allocator:
         return "error", f"out of memory: {line}"
-    traceback.print_exception(problem)
+    print_error(traceback_text(problem, results))
     return "error", f"{type(problem).__name__}: {line}"
 
 
@@ -299,8 +300,9 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
         if outcome in ("solved", "missed"):
             try:
                 attempt.measure_afterwards()
-            except Exception:  # the values that were not measured stay null
-                traceback.print_exc()
+            except Exception as problem:  # the values that were not measured stay null
+                trace = traceback_text(problem, plan.request.results)
+                print_error(f"the cost of a step was not measured: {described(problem)}; {trace}")
         run = attempt.finished_run(outcome, message)
         if mark is not None and plan.batch is not None:
             mark.write(run)  # the command that started the attempt completes and files it
@@ -334,7 +336,7 @@ def run_to_outcome(attempt: Attempt, build: Build) -> tuple[Outcome, str | None]
         ignore_interrupts()  # torchrun also stops a process that fails because another process has died
         if attempt.plan.world.size > 1:  # synchronising would wait for processes that have ended
             attempt.clock.synchronize = lambda: None
-        return classify_exception(problem)
+        return classify_exception(problem, attempt.plan.request.results)
     finally:
         ignore_interrupts()  # the run must still be filed
         attempt.clock.stop()

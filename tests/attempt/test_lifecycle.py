@@ -31,10 +31,15 @@ from tests.support.examples import random_model
         (RuntimeError("two\nlines"), "error"),
     ],
 )
-def test_every_exception_has_an_outcome_and_a_message_of_one_line(problem, outcome, capsys):
-    name, line = lifecycle.classify_exception(problem)
+def test_every_exception_has_an_outcome_and_a_message_of_one_line(problem, outcome, tmp_path, capsys):
+    name, line = lifecycle.classify_exception(problem, tmp_path)
     assert name == outcome
     assert "\n" not in line
+    shown = capsys.readouterr().err
+    traces = [path.read_text() for path in tmp_path.glob("errors/*.txt")]
+    assert all(f"the traceback is in {tmp_path}" in shown and line.split(":")[0] in trace for trace in traces)
+    assert (outcome == "error" and "out of memory" not in line) == bool(traces)
+    assert "Traceback" not in shown
 
 
 class Stopped(RuntimeError):
