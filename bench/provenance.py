@@ -1,10 +1,9 @@
 """Provenance of a result: hashes of settings and source, the commit, and the seed derived from the hashes."""
 
-import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,33 @@ def config_hash(settings: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+# Folder -> suffixes of the files in it that decide what an attempt does. Configs are covered by the config hash.
+SOURCE = {"": (".py", ".c"), "tracks": (".py",)}
+HARNESS = {"bench": (".py", ".jinja")}
+
+
 def source_files(root: Path = ROOT) -> list[Path]:
     """The files of the contestant: the trainer and all project modules that it imports from outside `bench/`."""
-    return [path for pattern in ("*.py", "*.c", "tracks/**/*.py") for path in root.glob(pattern)]
+    return files_of(SOURCE, root)
 
 
 def harness_files(root: Path = ROOT) -> list[Path]:
-    """The code and templates in `bench/`; configs are covered by the config hash."""
-    return [path for kind in ("*.py", "*.jinja") for path in (root / "bench").rglob(kind)]
+    """The code and templates in `bench/`."""
+    return files_of(HARNESS, root)
+
+
+def files_of(kinds: Mapping[str, tuple[str, ...]], root: Path) -> list[Path]:
+    return [
+        path
+        for folder, suffixes in kinds.items()
+        for suffix in suffixes
+        for path in (root / folder).glob(f"**/*{suffix}" if folder else f"*{suffix}")
+    ]
+
+
+def is_source(path: str) -> bool:
+    """Whether a path relative to the root names a file of contestant or harness, even one that has been deleted."""
+    return path.endswith((SOURCE | HARNESS).get(path.split("/")[0] if "/" in path else "", ()))
 
 
 def copy_files(paths: Iterable[Path], root: Path, folder: Path) -> None:
@@ -62,23 +80,24 @@ def first_seed(*parts: str) -> int:
 
 
 def commit_and_dirty() -> tuple[str | None, bool | None]:
-    """The commit of this checkout, and whether any file outside `results/` differs; None where there is no git.
+    """The commit of this checkout, and whether its source differs from it; None where there is no git.
 
-    Prints a line if this is a checkout and git does not answer.
+    The source is the files that the hashes of contestant and harness cover; generated pages, other configs and notes
+    do not count. Prints a line if this is a checkout and git does not answer.
     """
     if not is_checkout(ROOT):
         return None, None
     try:
-        checkout = source_checkout()
+        checkout = read_checkout(ROOT)
     except GitProblem as problem:
         print_error(f"the commit is not known; git says: {problem}")
         return None, None
-    return checkout.commit, bool(checkout.changes)
+    return checkout.commit, bool(source_changes(checkout))
 
 
-def source_checkout() -> Checkout:
-    """This checkout with its changes outside `results/`, among them source files that git ignores; or GitProblem."""
-    checkout = read_checkout(ROOT)
-    files = {path.relative_to(ROOT).as_posix() for path in (*source_files(ROOT), *harness_files(ROOT))}
-    changes = {*checkout.changes, *(files - checkout.tracked)}
-    return dataclasses.replace(checkout, changes=sorted(path for path in changes if not path.startswith("results/")))
+def source_changes(checkout: Checkout, root: Path | None = None) -> list[str]:
+    """The sorted paths of source files that differ from the commit, among them those that git ignores."""
+    root = root or ROOT
+    files = {path.relative_to(root).as_posix() for path in (*source_files(root), *harness_files(root))}
+    changed = set(filter(is_source, checkout.changes))
+    return sorted(changed | (files - checkout.tracked))

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import provenance
-from bench.provenance import commit_and_dirty, config_hash, files_sha256, first_seed, harness_sha256, source_sha256
+from bench.git import read_checkout
+from bench.provenance import (
+    commit_and_dirty,
+    config_hash,
+    files_sha256,
+    first_seed,
+    harness_sha256,
+    source_changes,
+    source_sha256,
+)
 
 
 @pytest.fixture
@@ -135,8 +144,25 @@ def test_a_change_of_the_source_is_dirty(name: str, root: Path, commit: str) -> 
     assert commit_and_dirty() == (commit, True)
 
 
-@pytest.mark.parametrize("name", ["results/LEADERBOARD.md", "results/runs.jsonl", "results/records/new/run.json"])
-def test_a_change_of_the_results_is_not_dirty(name: str, root: Path, commit: str) -> None:
+def test_a_deleted_source_file_is_dirty(root: Path, commit: str) -> None:
+    (root / "model.py").unlink()
+    assert commit_and_dirty() == (commit, True)
+    assert source_changes(read_checkout(root)) == ["model.py"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "results/LEADERBOARD.md",
+        "results/runs.jsonl",
+        "results/records/new/run.json",
+        "README.md",
+        "docs/COMMANDS.md",
+        "bench/configs/mine.toml",
+        "notes.txt",
+    ],
+)
+def test_a_change_of_a_file_that_no_attempt_reads_is_not_dirty(name: str, root: Path, commit: str) -> None:
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_text("changed\n")
     assert commit_and_dirty() == (commit, False)
