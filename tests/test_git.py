@@ -9,22 +9,14 @@ import pytest
 from bench import git, provenance
 from bench.git import GitProblem, read_checkout, run_git
 from bench.provenance import commit_and_dirty
-
-
-def ask(root: Path, *arguments: str) -> str:
-    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
-    answer = subprocess.run(["git", "-C", root, *identity, *arguments], capture_output=True, text=True, check=True)
-    return answer.stdout.strip()
+from tests.support.repositories import ask, commit_all
 
 
 def make_repository(root: Path) -> str:
     """A checkout with one commit, whose hash is returned."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "model.py").write_text("a\n")
-    ask(root, "init", "--quiet")
-    ask(root, "add", ".")
-    ask(root, "commit", "--quiet", "--no-verify", "-m", "first")
-    return ask(root, "rev-parse", "HEAD")
+    return commit_all(root)
 
 
 @pytest.fixture

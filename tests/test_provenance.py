@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from bench.provenance import (
     source_changes,
     source_sha256,
 )
+from tests.support.repositories import commit_all
 
 
 @pytest.fixture
@@ -36,19 +36,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def git(root: Path, *arguments: str) -> str:
-    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
-    answer = subprocess.run(["git", "-C", root, *identity, *arguments], capture_output=True, text=True, check=True)
-    return answer.stdout.strip()
-
-
 @pytest.fixture
 def commit(root: Path) -> str:
     """The hash of a commit of all files in `root`."""
-    git(root, "init", "--quiet")
-    git(root, "add", ".")
-    git(root, "commit", "--quiet", "--no-verify", "-m", "first")
-    return git(root, "rev-parse", "HEAD")
+    return commit_all(root)
 
 
 # -----------------------------------------------------------------------------
@@ -173,9 +164,7 @@ def test_a_folder_outside_a_checkout_has_no_commit(root: Path) -> None:
 
 
 def test_a_folder_inside_another_checkout_has_no_commit(root: Path) -> None:
-    git(root.parent, "init", "--quiet")
-    git(root.parent, "add", ".")
-    git(root.parent, "commit", "--quiet", "--no-verify", "-m", "not ours")
+    commit_all(root.parent)
     assert commit_and_dirty() == (None, None)
 
 

@@ -8,11 +8,11 @@ import tyro
 
 from bench.cli import handle_interrupts
 from bench.clock import ClockName
-from bench.commands.options import DEFAULT_RESULTS, ResultsOption, WhyOption
+from bench.commands.options import DEFAULT_RESULTS, ResultsOption, WhyOption, read_why
 from bench.commands.paired_experiment import run_paired_experiment
 from bench.errors import UsageError
 from bench.experiments.comparison import conclude_comparison, is_concluded, show_comparison
-from bench.experiments.paired_plan import Experiment, normalize_why, resolve_side
+from bench.experiments.paired_plan import Experiment, resolve_side
 from bench.provenance import first_seed
 from bench.report import leaderboard
 
@@ -41,7 +41,8 @@ class Arguments:
 def main(arguments: Arguments) -> int:
     if arguments.pairs < 1:
         raise UsageError(f"--pairs {arguments.pairs}: a comparison has at least one pair")
-    why, results = normalize_why(arguments.why), arguments.results
+    results = arguments.results
+    why = read_why(arguments.why, results)
     handle_interrupts()
     with contextlib.ExitStack() as stack:
         a, b = (resolve_side(name, arguments.device, results, stack) for name in (arguments.a, arguments.b))

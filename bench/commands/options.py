@@ -32,8 +32,25 @@ AddressOption = Annotated[
 ]
 DeviceOption = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or mps.")]
 WhyOption = Annotated[
-    TextArgument, tyro.conf.arg(help="What is changed and why, in one line; for NEGATIVE.md and a record's README.")
+    TextArgument,
+    tyro.conf.arg(
+        help="What is changed and why, in one line, for NEGATIVE.md and for What changed in a record's README. "
+        "The project's own results folder requires it."
+    ),
 ]
+
+
+def read_why(text: str | None, results: Path) -> str | None:
+    """The value of `--why` as one line; UsageError if it is unusable, or missing for the project's own results."""
+    from bench.experiments.paired_plan import normalize_why
+
+    why = normalize_why(text)
+    if why is None and results.resolve() == DEFAULT_RESULTS:
+        raise UsageError(
+            'the project\'s own results say why something was tried: add --why "what is changed and why", '
+            "or --results DIR to try something out"
+        )
+    return why
 
 
 @contextlib.contextmanager

@@ -21,8 +21,10 @@ from bench.commands.options import (
     ResultsOption,
     WhyOption,
     open_executors,
+    read_why,
 )
 from bench.commands.paired_experiment import run_paired_experiment
+from bench.commands.record_checkout import check_committed, print_files_to_commit
 from bench.config import CONFIGS, find_config, merged_values, with_current_names
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments.comparison import (
@@ -34,10 +36,12 @@ from bench.experiments.comparison import (
 )
 from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, prepare_each
 from bench.experiments.launcher import SCRIPT, Refusal
-from bench.experiments.paired_plan import Experiment, normalize_why, resolve_side, runs_by_side
+from bench.experiments.paired_plan import Experiment, resolve_side, runs_by_side
 from bench.formatting import batch_line
 from bench.provenance import first_seed
 from bench.report import leaderboard
+from bench.report.main_track import FIRST_OF_CLASS
+from bench.report.readme import PAGE
 from bench.report.record_page import render_record_page
 from bench.stats.ranking import RANKED_FROM
 from bench.storage.jsonl import replace_file
@@ -53,7 +57,9 @@ RESOLVED_BY_MACHINE = ("device", "precision", "threads")  # settings that a defa
 class Arguments:
     """Run a batch of a config in pairs with the standing record, and file it as the new record when it is faster.
 
-    Without a standing record, the batch runs alone. An interrupted batch resumes when the same command is run again.
+    Without a standing record on this machine class, the batch runs alone: it is the first of its class, and compared
+    with nothing. An interrupted batch resumes when the same command is run again. Commit the files that are listed at
+    the end; docs/RULES.md and CONTRIBUTING.md say what makes a record and where to send it.
     """
 
     config: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
@@ -75,7 +81,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> int:
     check_arguments(arguments)
-    arguments = dataclasses.replace(arguments, why=normalize_why(arguments.why))
+    arguments = dataclasses.replace(arguments, why=read_why(arguments.why, arguments.results))
     handle_interrupts()
     with open_executors(arguments.engine, arguments.address, SCRIPT) as executors:
         if len(executors) == 1:
@@ -133,7 +139,9 @@ def record_on(executor: Executor, arguments: Arguments) -> int:
     with contextlib.ExitStack() as stack:
         challenger = resolve_side(arguments.config, arguments.device, results, stack, executor)
         planned = challenger.contestant.planned
-        check_source(planned)
+        if planned.settings["control"] != "none":
+            raise UsageError("control: an attempt on a manipulated track cannot be a record")
+        check_committed(planned, find_config(arguments.config, planned.device)[1], SCRIPT.parent)
         folders, _ = read_records(results)
         standing = standing_record(folders, planned.track, arguments.clock, planned.machine_class_name)
         opponent = None
@@ -161,15 +169,6 @@ def record_on(executor: Executor, arguments: Arguments) -> int:
     return decide(arguments, plan, standing, runs, source=challenger.contestant.script.parent)
 
 
-def check_source(planned: Run) -> None:
-    """Raises UsageError for source that is not committed, and for a track that is a control."""
-    if planned.dirty is not False:
-        what = "has changes that are not committed" if planned.dirty else "is not a git checkout, or git is missing"
-        raise UsageError(f"a record needs committed source; this source {what}")
-    if planned.settings["control"] != "none":
-        raise UsageError("control: an attempt on a manipulated track cannot be a record")
-
-
 # -----------------------------------------------------------------------------
 # the decision
 
@@ -189,6 +188,7 @@ def decide(
         leaderboard.refresh(results)
         if comparison is not None:
             show_comparison(comparison)
+        print_files_to_commit(SCRIPT.parent, results, [])
         print(f"no record: {refusal}")
         return 1
     solved = [run for run in batch_runs if run.outcome == "solved"]
@@ -205,13 +205,15 @@ def decide(
         f"The settings of {record.name}, as they were resolved on its machine.",
         lambda record_folder: render_record_page(record_folder, standing, plan, batch_runs, yardstick),
     )
-    new_default = make_default(arguments.config, record) if plan.clock == "total" else None
+    is_new_default = plan.clock == "total" and is_own(results) and make_default(arguments.config, record)
     board.main(board.Arguments(results=results))
     if comparison is not None:
         show_comparison(comparison)
-    print(f"record {record.name}: {batch_line(batch_runs)}")
-    if new_default is not None:
-        print(f"{new_default} is now {record.config}")
+    if is_new_default:
+        print(f"{default_config(record).name} is now {record.config}")
+    print_files_to_commit(SCRIPT.parent, results, [SCRIPT.parent / PAGE, default_config(record)])
+    first = "" if record.predecessor else f", {FIRST_OF_CLASS}"
+    print(f"record {record.name}{first}: {batch_line(batch_runs)}")
     return 0
 
 
@@ -277,14 +279,21 @@ def new_record_name(arguments: Arguments, plan: PairedPlan) -> str:
     return next(candidate for candidate in candidates if not is_record(candidate, arguments.results))
 
 
-def make_default(config: str, record: Record) -> str | None:
-    """Make the record's config the track's default on its device, unless it is the default already.
+def is_own(results: Path) -> bool:
+    """Whether a results folder is the project's own; a record in another one is a trial."""
+    return results.resolve() == (CONFIGS.parents[1] / "results").resolve()
 
-    Returns the name of the default's file if it was written.
-    """
-    default = CONFIGS / f"{record.track}-{record.device}.toml"
+
+def default_config(record: Record) -> Path:
+    """The file of the default config of a record's track on its device."""
+    return CONFIGS / f"{record.track}-{record.device}.toml"
+
+
+def make_default(config: str, record: Record) -> bool:
+    """Make the record's config the track's default on its device, and return True, unless it is the default already."""
+    default = default_config(record)
     if record.config == default.stem or record.device not in ("cpu", "cuda"):
-        return None
+        return False
     import tomli_w
 
     values = merged_values(find_config(config, record.device)[1], with_current_names)
@@ -293,4 +302,4 @@ def make_default(config: str, record: Record) -> str | None:
         kept["kernel"] = "auto"  # a default config has to run on machines without a compiler
     header = f"# The default of {record.track} on {record.device}, since the record {record.name}.\n"
     replace_file(default, header + tomli_w.dumps(kept))
-    return default.name
+    return True

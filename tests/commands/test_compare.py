@@ -244,3 +244,9 @@ def test_the_plan_is_a_line_of_json_without_paths(arena):
     (line,) = (arena.results / "agenda.jsonl").read_text().splitlines()
     assert str(arena.root) not in line
     assert json.loads(line)["schema"] == 1
+
+
+def test_a_comparison_in_the_project_s_own_results_needs_a_reason(arena):
+    with pytest.raises(UsageError, match=r"add --why .*, or --results DIR"):
+        compare.main(compare.Arguments(a="fast", b="slow"))
+    assert arena.calls() == []

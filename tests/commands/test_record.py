@@ -12,6 +12,7 @@ from bench.commands import board, record
 from bench.errors import UsageError
 from bench.machine.noise import Noise, NoiseMonitor
 from bench.storage.records import find_record, read_records
+from tests.support.repositories import commit_all
 
 
 def run_record(arena, config="fast", clock="train", **changes):
@@ -29,7 +30,8 @@ def test_the_first_record_needs_no_opponent(arena, capsys):
     (first,) = records(arena)
     assert first.record.predecessor is None
     assert (first.record.result.attempts, first.record.result.solved, first.record.result.clean) == (10, 10, 10)
-    assert "record " + first.record.name in capsys.readouterr().out
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert last_line.startswith(f"record {first.record.name}, first of its class, compared with nothing: batch ")
 
 
 def test_the_seeds_follow_from_config_and_source(arena):
@@ -191,6 +193,12 @@ def test_a_record_cannot_be_recorded_again(arena):
         run_record(arena)
 
 
+def test_a_record_in_the_project_s_own_results_needs_a_reason(arena):
+    with pytest.raises(UsageError, match=r"add --why .*, or --results DIR"):
+        record.main(record.Arguments(config="fast", clock="train"))
+    assert arena.calls() == []
+
+
 # -----------------------------------------------------------------------------
 # the default config and the board
 
@@ -200,9 +208,19 @@ def test_a_record_by_total_becomes_the_default_config_and_one_by_train_does_not(
     before = default.read_text()
     run_record(arena, "slow", "train")
     assert default.read_text() == before
+    commit_all(arena.root)
     run_record(arena, "fast", "total")
-    assert tomllib.loads(default.read_text()) == {"track": "add3", "note": "fast"}
-    assert "add3-cpu.toml is now fast" in capsys.readouterr().out
+    assert tomllib.loads(default.read_text()) == {"track": "add3", "behaviour": "fast"}
+    out = capsys.readouterr().out
+    assert "add3-cpu.toml is now fast" in out
+    files = out.partition("please commit these files:\n")[2].splitlines()[:-1]
+    assert {"  bench/configs/add3-cpu.toml", "  results/runs.jsonl", "  results/LEADERBOARD.md"} <= set(files)
+
+
+def test_only_a_record_in_the_project_s_own_results_changes_a_default_config(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "CONFIGS", tmp_path / "bench" / "configs")
+    assert record.is_own(tmp_path / "bench" / ".." / "results")
+    assert not record.is_own(tmp_path / "play")
 
 
 def test_a_new_default_config_leaves_the_kernel_to_the_machine(tmp_path, monkeypatch):
