@@ -196,7 +196,7 @@ def decide(
     median = solved[(len(solved) - 1) // 2]  # the lower of the two for an even number
     record = make_record(arguments, plan, batch_runs, median, comparison, standing)
     assert median.weights is not None  # a solved attempt keeps its weights, except in a matrix or a search
-    yardstick = FiledResults(runs).yardsticks().get(plan.id)
+    yardstick = FiledResults(runs).yardsticks.get(plan.id)
     file_record(
         results,
         record,

@@ -31,7 +31,7 @@ import filelock
 
 from bench.cli import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST, ignore_interrupts
 from bench.errors import UsageError
-from bench.experiments.outer_clock import CAN_LISTEN, EdgeListener, disagreements, outer_seconds
+from bench.experiments.outer_clock import CAN_LISTEN, EdgeListener, disagreements, off_seconds, outer_seconds
 from bench.processes import BATCH_VARIABLE, PIPE_VARIABLE, json_lines, last_error_line, run_python, start_python
 from bench.provenance import ROOT
 from bench.storage.journal import Journal
@@ -202,10 +202,12 @@ def run_attempt(
         interrupted = True
         ignore_interrupts()  # the run must still be filed
         status = stop_process(process, signal.SIGTERM if str(interrupt) == "SIGTERM" else signal.SIGINT)
+    ended = time.perf_counter()
     if listener is not None:
         listener.close()
     outer = outer_seconds(started, edges) if edges else None
-    run = journal.collect(task.batch, functools.partial(complete_run, task, outer), ended=True)
+    wall = ended - started - off_seconds(edges)
+    run = journal.collect(task.batch, functools.partial(complete_run, task, outer, wall=wall), ended=True)
     if run is None:
         outcome: Outcome = "lost" if status < 0 else "error"
         message = f"the process ended with status {status} before it could begin"
@@ -229,9 +231,14 @@ def stop_process(process: subprocess.Popen[bytes], number: int = signal.SIGINT) 
         return process.wait()
 
 
-def complete_run(task: Task, outer: Mapping[str, float | None] | None, run: Run) -> Run:
-    """Add what only the command knows to a run: the outer clock's seconds, and the commit of a snapshot."""
+def complete_run(task: Task, outer: Mapping[str, float | None] | None, run: Run, wall: float | None = None) -> Run:
+    """Add what only the command knows to a run: the outer clock's seconds, and the commit of a snapshot.
+
+    `wall` is the lifetime of the process, seconds; None if this command did not see it.
+    """
     update: dict[str, Any] = {}
+    if run.seconds.total is not None:
+        update["seconds"] = run.seconds.model_copy(update={"wall": wall})
     if task.contestant.commit is not None:
         update |= {"commit": task.contestant.commit, "dirty": False, "config": task.contestant.planned.config}
     if outer is not None:

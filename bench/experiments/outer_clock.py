@@ -6,6 +6,7 @@ time of an edge is the time of reading.
 """
 
 import contextlib
+import itertools
 import os
 import socket
 import struct
@@ -85,6 +86,12 @@ def outer_seconds(started: float, edges: Iterable[tuple[str, float]]) -> dict[st
             phase, edge = line, now
     seconds["total"] = total if phase == STOP else None
     return seconds
+
+
+def off_seconds(edges: Iterable[tuple[str, float]]) -> float:
+    """The seconds that the attempt's clock was off, because it waited for the device lock in `setup`."""
+    begun = dict(itertools.takewhile(lambda edge: edge[0] != "warmup", edges))
+    return begun[ON] - begun[OFF] if begun.keys() >= {OFF, ON} else 0.0
 
 
 def disagreements(inner: Mapping[str, float | None], outer: Mapping[str, float | None]) -> list[str]:

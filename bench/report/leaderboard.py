@@ -1,6 +1,5 @@
 """The leaderboard and every other page that is rendered after an attempt, from the results folder alone."""
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,18 +9,16 @@ from typing import Any
 from bench.clock import ClockName
 from bench.report.main_track import FIRST_OF_CLASS, record_of_today, record_sentence
 from bench.report.negative import render_tried
-from bench.report.peers import render_peers
 from bench.report.plot_style import Figure
 from bench.report.plots import Category, category_figures
 from bench.report.records_plot import history_figure
 from bench.report.render import render_template
-from bench.report.track_page import page_path, render_track_page
-from bench.stats.expected_time import expected_time_to_success
-from bench.stats.ranking import CLOCKS, RANKED_FROM, describe_standing, group_batches, ranked_entries
+from bench.report.track_page import machine_order, page_path, render_track_page
+from bench.stats.ranking import CLOCKS, RANKED_COMMANDS, RANKED_FROM, describe_standing, group_batches, ranked_entries
 from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults, replace_file
 from bench.storage.records import RecordFolder
-from bench.storage.results import FiledResults, read_results
+from bench.storage.results import FiledResults, conclusions_file, paired_plans_file, read_results
 from bench.storage.schema import Run
 
 RunsByMachine = dict[str, list[Run]]  # machine class -> runs
@@ -38,12 +35,9 @@ def group_by_track(runs: Sequence[Run]) -> dict[str, RunsByMachine]:
     def track_order(track: str) -> tuple[bool, list[str | int]]:
         return track not in ranked, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", track)]
 
-    def machine_order(machine: tuple[str, list[Run]]) -> tuple[float, str]:
-        best = ranked_entries(machine[1], "total")[:1]
-        return expected_time_to_success(best[0].runs, "total") if best else math.inf, machine[0]
-
     return {
-        track: dict(sorted(grouped[track].items(), key=machine_order)) for track in sorted(grouped, key=track_order)
+        track: dict(sorted(grouped[track].items(), key=lambda machine: machine_order(*machine)))
+        for track in sorted(grouped, key=track_order)
     }
 
 
@@ -92,7 +86,7 @@ def render_leaderboard(results_data: FiledResults) -> str:
 
 def track_section(track: str, machines: RunsByMachine, results_data: FiledResults) -> dict[str, Any]:
     """One track: its line in the index, and its machine classes with a ranked batch or a record."""
-    runs = [run for machine_runs in machines.values() for run in machine_runs]
+    runs = [run for machine_runs in machines.values() for run in machine_runs if run.batch is not None]
     shown: dict[str, dict[ClockName, dict[str, Any]]] = {}
     for name, machine_runs in machines.items():
         clocks = {clock: tables(Category(track, name, clock), machine_runs, results_data) for clock in CLOCKS}
@@ -109,7 +103,7 @@ def track_section(track: str, machines: RunsByMachine, results_data: FiledResult
 
 def tables(category: Category, runs: Sequence[Run], results_data: FiledResults) -> dict[str, Any]:
     """A category's ranking, with the yardsticks beside each entry, its records, newest first, and its figures."""
-    yardsticks = results_data.yardsticks()
+    yardsticks = results_data.yardsticks
     folders = category_records(category, results_data.records)[::-1]
     return {
         "entries": [
@@ -133,7 +127,6 @@ def rendered_pages(results_data: FiledResults, results: Path) -> dict[Path, str]
     pages = {
         results / "LEADERBOARD.md": render_leaderboard(results_data),
         results / "NEGATIVE.md": render_tried(results_data),
-        results / "PEERS.md": render_peers(results_data.runs),
     }
     for track, machines in group_by_track(results_data.runs).items():
         pages[page_path(results, track)] = render_track_page(track, machines, results_data)
@@ -146,17 +139,47 @@ def stale_track_pages(results: Path, pages: Mapping[Path, str]) -> list[Path]:
 
 
 def refresh(results: Path) -> FiledResults:
-    """Render the pages and write those that changed; figures are drawn by `bench board` alone, as drawing is slow."""
+    """Render the pages and write those that changed; `bench board` alone draws figures, which takes long."""
     with Journal(results).lock():
         results_data = read_results(results)
-        for path, text in rendered_pages(results_data, results).items():
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
-                replace_file(path, text)
+        write_changed(rendered_pages(results_data, results))
     return results_data
 
 
+def refresh_track_page(results: Path, track: str) -> Sequence[Run]:
+    """Render the page of one track; returns the runs that may be ranked, and the single attempts, of this track."""
+    with Journal(results).lock():
+        runs = Journal(results).read_track(track, RANKED_COMMANDS)
+        plans, conclusions = paired_plans_file(results).read()[0], conclusions_file(results).read()[0]
+        results_data = FiledResults(runs, paired_plans=plans, conclusions=conclusions)
+        write_changed({page_path(results, track): render_track_page(track, group_by_track(runs)[track], results_data)})
+    return runs
+
+
+def write_changed(pages: Mapping[Path, str]) -> None:
+    for path, text in pages.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            replace_file(path, text)
+
+
 def update(results: Path, run: Run) -> str:
-    """Render the pages after an attempt; returns the sentence that says where the attempt stands."""
+    """Render the pages after an attempt; returns the sentence that says where the attempt stands.
+
+    A single attempt changes the page of its track alone, which is faster to render, so that the prompt is back soon.
+    """
+    if changes_one_page(results, run):
+        return describe_standing(run, refresh_track_page(results, run.track))
     results_data = refresh(results)
     print_faults(results_data.faults)
     return describe_standing(run, results_data.runs)
+
+
+def changes_one_page(results: Path, run: Run) -> bool:
+    """Whether a run is a single attempt of a track that is on the board, and all comparisons of the track are over.
+
+    The page of a track counts the attempts of a comparison that is not over.
+    """
+    if run.batch is not None or not page_path(results, run.track).exists() or not (results / "LEADERBOARD.md").exists():
+        return False
+    concluded = {conclusion.id for conclusion in conclusions_file(results).read()[0]}
+    return all(plan.id in concluded for plan in paired_plans_file(results).read()[0] if plan.track == run.track)

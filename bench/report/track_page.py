@@ -1,12 +1,14 @@
 """One page a track: its single attempts, the attempts of each batch, and its comparisons."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.experiments.paired_plan import runs_by_side
 from bench.report.render import render_template
-from bench.stats.ranking import RANKED_FROM, group_batches, group_entries
+from bench.stats.expected_time import expected_time_to_success
+from bench.stats.ranking import RANKED_FROM, group_batches, group_entries, ranked_entries
 from bench.storage.results import FiledResults
 from bench.storage.schema import Conclusion, PairedPlan, Run
 
@@ -17,19 +19,28 @@ def page_path(results: Path, track: str) -> Path:
     return results / "tracks" / f"{track}.md"
 
 
+def machine_order(machine_class: str, runs: Sequence[Run]) -> tuple[float, str]:
+    """Sort key of the machine classes of a track: the class of the fastest ranked entry comes first."""
+    best = ranked_entries(runs, "total")[:1]
+    return expected_time_to_success(best[0].runs, "total") if best else math.inf, machine_class
+
+
 def render_track_page(track: str, machines: Mapping[str, Sequence[Run]], results_data: FiledResults) -> str:
     """The page as Markdown, from the track's runs by machine class."""
     singles = [run for runs in machines.values() for run in runs if run.batch is None]
     newest = sorted(singles, key=lambda run: (run.started_at, run.run_id), reverse=True)[:NEWEST_SINGLES]
-    sections: list[dict[str, Any]] = [
-        {
-            "name": machine_class,
-            "singles": [run for run in newest if run.machine_class_name == machine_class],
-            "comparisons": comparisons(track, machine_class, runs, results_data),
+    compared = {plan.machine_class for plan in results_data.paired_plans if plan.track == track and plan.b is not None}
+    sections: list[dict[str, Any]] = []
+    names = machines.keys() | {name for name in compared if name is not None}
+    for name in sorted(names, key=lambda name: machine_order(name, machines.get(name, ()))):
+        runs = machines.get(name, ())
+        section = {
+            "singles": [run for run in newest if run.machine_class_name == name],
+            "comparisons": comparisons(track, name, runs, results_data),
             "entries": group_entries(group_batches(runs)),
         }
-        for machine_class, runs in machines.items()
-    ]
+        if any(section.values()):
+            sections.append({"name": name} | section)
     return render_template(
         "track",
         track=track,

@@ -10,8 +10,9 @@ take the one with more evidence.
 """
 
 import math
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -38,9 +39,9 @@ class Journal(JsonLines[Run]):
         super().__init__(results / "runs.jsonl", Run)
         self.results, self.marks = results, results / "started"
 
-    def read_numbered(self) -> tuple[dict[int, Run], dict[int, str]]:
+    def read_numbered(self, pattern: re.Pattern[bytes] | None = None) -> tuple[dict[int, Run], dict[int, str]]:
         """One line for each run, by its number; a message about each line that is invalid or passed over."""
-        lines, faults = super().read_numbered()
+        lines, faults = super().read_numbered(pattern)
         taken: dict[str, int] = {}  # run id -> number of the line
         for number, run in lines.items():
             other = taken.setdefault(run.run_id, number)
@@ -50,6 +51,15 @@ class Journal(JsonLines[Run]):
             if (other := taken[run.run_id]) != number:
                 faults[number] = f"{self.path.name}:{number}: passed over for line {other}, which is of the same run"
         return {number: lines[number] for number in sorted(taken.values())}, dict(sorted(faults.items()))
+
+    def read_track(self, track: str, commands: Collection[str]) -> list[Run]:
+        """The runs of a track that are single attempts or belong to a batch of one of these commands.
+
+        Other lines are not parsed, which takes most of the time of reading.
+        """
+        batch = rb"null|\{[^}]*\"command\":\s*\"(?:%b)\"" % "|".join(map(re.escape, commands)).encode()
+        name = re.escape(track).encode()
+        return self.read(re.compile(rb'(?=.*"track":\s*"%b")(?=.*"batch":\s*(?:%b))' % (name, batch)))[0]
 
     @contextmanager
     def attempt(self, lost_run: Run) -> Iterator["StartMark"]:

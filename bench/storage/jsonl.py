@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -71,19 +72,19 @@ class JsonLines(Generic[LineT]):
             if is_new:
                 fsync_folder(self.path.parent)
 
-    def read(self) -> tuple[list[LineT], list[str]]:
-        """All lines in file order, and a message about each invalid line."""
-        lines, faults = self.read_numbered()
+    def read(self, pattern: re.Pattern[bytes] | None = None) -> tuple[list[LineT], list[str]]:
+        """All lines in file order, and a message about each invalid line; only of lines that `pattern` matches."""
+        lines, faults = self.read_numbered(pattern)
         return list(lines.values()), list(faults.values())
 
-    def read_numbered(self) -> tuple[dict[int, LineT], dict[int, str]]:
+    def read_numbered(self, pattern: re.Pattern[bytes] | None = None) -> tuple[dict[int, LineT], dict[int, str]]:
         """As `read`, by the number of the line, from 1."""
         lines: dict[int, LineT] = {}
         faults: dict[int, str] = {}
         content = self.path.read_bytes() if self.path.exists() else b""
         for number, text in enumerate(content.split(b"\n"), start=1):
             try:
-                if text.strip():
+                if text.strip() and (pattern is None or pattern.match(text)):
                     lines[number] = self.model.model_validate_json(text)
             except ValidationError as problem:
                 faults[number] = f"{self.path.name}:{number}: skipped, {describe_invalid(problem)}"

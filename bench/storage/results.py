@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ class FiledResults:
     paired_plans: Sequence[PairedPlan] = ()
     conclusions: Sequence[Conclusion] = ()
 
+    @functools.cached_property
     def yardsticks(self) -> dict[str, Run]:
         """The run of the yardstick in each batch, by batch id."""
         return {batch.id: run for run in self.runs if (batch := run.batch_of(YARDSTICK)) is not None}

@@ -18,6 +18,7 @@ from bench.experiments.outer_clock import (
     EdgeListener,
     delay_since_write,
     disagreements,
+    off_seconds,
     outer_seconds,
 )
 
@@ -111,12 +112,15 @@ def test_the_seconds_of_a_phase_lie_between_two_announcements() -> None:
 def test_waiting_for_the_device_counts_on_neither_clock() -> None:
     waited = [("setup", 12.0), ("off", 12.25), ("on", 14.25), *((edge, now + 2) for edge, now in EDGES[1:])]
     assert outer_seconds(10.0, waited) == PHASE_SECONDS
+    assert off_seconds(waited) == 2.0
+    assert off_seconds(EDGES) == 0.0
 
 
 def test_announcements_of_time_off_during_train_are_ignored() -> None:
     """They come from the process of the contestant, who would gain by them."""
     cheating = [*EDGES[:3], ("off", 15.5), ("on", 18.5), *EDGES[3:]]
     assert outer_seconds(10.0, cheating) == PHASE_SECONDS
+    assert off_seconds(cheating) == 0.0
 
 
 @pytest.mark.parametrize("num_edges", range(5))

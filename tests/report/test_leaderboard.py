@@ -1,6 +1,7 @@
 """The leaderboard, from journals made by hand."""
 
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -99,12 +100,15 @@ def test_the_index_has_tracks_with_a_ranked_batch_first_the_others_in_order_of_t
     singles = [example_run(run_id=name, batch=None, track=name) for name in ("add10", "add2", "add4-reversed")]
     text = render([*singles, *batch_runs("a", [1.0] * 10)])
     assert re.findall(r"^- (\[add.*)$", text, re.MULTILINE) == [
-        "[add3](#add3): fastest a, ERT 6.00 s by `total`; 10 attempts, 10 solved ([all attempts](tracks/add3.md))",
-        "[add2](tracks/add2.md): no ranked batch; 1 attempt, 1 solved",
-        "[add4-reversed](tracks/add4-reversed.md): no ranked batch; 1 attempt, 1 solved",
-        "[add10](tracks/add10.md): no ranked batch; 1 attempt, 1 solved",
+        "[add3](#add3): fastest a, ERT 6.00 s by `total`; 10 attempts in batches, 10 solved "
+        "([all attempts](tracks/add3.md))",
+        "[add2](tracks/add2.md): no ranked batch",
+        "[add4-reversed](tracks/add4-reversed.md): no ranked batch",
+        "[add10](tracks/add10.md): no ranked batch",
     ]
     assert re.findall(r"^## (add.*)$", text, re.MULTILINE) == ["add3"]
+    few = render([*batch_runs("few", [1.0] * 3)])
+    assert "[add3](tracks/add3.md): no ranked batch; 3 attempts in batches, 3 solved" in few
 
 
 def test_lines_that_could_not_be_read_are_shown():
@@ -191,6 +195,35 @@ def test_updating_writes_no_page_that_stays_as_it_was(results):
     leaderboard.update(results, single)
     changed = {path.name for path in results.rglob("*.md") if before.get(path) != path.stat().st_mtime_ns}
     assert changed == {"LEADERBOARD.md", "add2.md"}
+
+
+def test_a_single_attempt_updates_the_page_of_its_track_alone_and_as_a_full_rendering_would(results, monkeypatch):
+    journal = Journal(results)
+    for run in batch_runs("other", [2.0] * 3):
+        journal.append(run.model_copy(update={"machine": run.machine.model_copy(update={"class_": "Other CPU"})}))
+    journal.append(example_run(run_id="older", batch=None))
+    leaderboard.refresh(results)
+    single = example_run(run_id="newer", batch=None)
+    journal.append(single)
+    with monkeypatch.context() as patch:
+        patch.setattr(leaderboard, "refresh", None)
+        standing = leaderboard.update(results, single)
+    assert "a leads with ERT 1.00 s" in standing
+    pages = {path: path.read_text("utf-8") for path in results.rglob("*.md")}
+    assert "newer" in pages[results / "tracks" / "add3.md"]
+    assert "Other CPU" in pages[results / "tracks" / "add3.md"]
+    leaderboard.refresh(results)
+    assert pages == {path: path.read_text("utf-8") for path in results.rglob("*.md")}
+
+
+def test_the_project_s_pages_are_rendered_for_one_track_as_for_all(own, tmp_path, monkeypatch):
+    """The lines that are not parsed for one page have no part in it."""
+    shutil.copytree(ROOT / "results", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("weights*", "*.svg"))
+    pages = leaderboard.rendered_pages(own, tmp_path)
+    for track in ("add3", "add3-reversed"):
+        leaderboard.refresh_track_page(tmp_path, track)
+        path = tmp_path / "tracks" / f"{track}.md"
+        assert path.read_text("utf-8") == pages[path]
 
 
 def test_after_an_attempt_nothing_is_drawn_and_nothing_heavy_is_imported(results):
