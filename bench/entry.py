@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import threading
 import time
-import traceback
 from pathlib import Path
 
 from bench.interrupts import exit_on_interrupts
@@ -48,7 +46,7 @@ def report_uncaught(problem: BaseException | None) -> None:
         )
         return
     print_error(
-        f"{program_name()}: internal error: {described(problem)}; this is a fault of the program: please report it, "
+        f"{program_name()}: internal error: {described(problem)}; this is a fault of the program: please report it; "
         f"{traceback_text(problem, results_folder(sys.argv[1:]))}"
     )
 
@@ -82,6 +80,9 @@ def traceback_text(problem: BaseException, results: Path) -> str:
 
 def save_traceback(problem: BaseException, results: Path) -> Path | None:
     """Write a traceback to `errors/` in a results folder, else to the temporary folder; None if both are unwritable."""
+    import tempfile  # here, because few processes need them
+    import traceback
+
     lines = traceback.format_exception(type(problem), problem, problem.__traceback__)
     text = f"{' '.join(sys.argv)}\nPython {sys.version}\n\n{''.join(lines)}"
     name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}.txt"

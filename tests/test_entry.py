@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_without_a_results_folder_the_traceback_is_in_the_temporary_folder(comma
 
 
 def test_a_traceback_that_cannot_be_saved_is_said(command_line, capsys, monkeypatch):
-    monkeypatch.setattr(entry.tempfile, "gettempdir", lambda: os.devnull)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: os.devnull)
     assert reported(ValueError("x"), capsys).endswith("the traceback could not be saved")
 
 

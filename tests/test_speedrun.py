@@ -393,6 +393,14 @@ WRONG = {
 }
 
 
+def test_help_whose_reader_has_seen_enough_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "speedrun.py", "--help"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_reader_that_has_gone_changes_neither_the_outcome_nor_the_journal(tmp_path):
     options = ["--results", str(tmp_path), "--json", *SHORT]
     with subprocess.Popen(["true"], stdin=subprocess.PIPE) as reader:
