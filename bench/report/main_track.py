@@ -1,9 +1,8 @@
-"""The main track's record of today and its leading default config, in one sentence each."""
+"""The main track's record of today, as the one line that states it, and its leading default config."""
 
 from collections.abc import Iterable, Sequence
 
-from bench.formatting import commit_text, middle
-from bench.stats.ranking import CLOCKS, Entry, leaders
+from bench.stats.ranking import Entry, leaders
 from bench.storage.records import RecordFolder
 from bench.storage.schema import Record, Run
 
@@ -47,17 +46,3 @@ def leading_default(runs: Sequence[Run], folders: Iterable[RecordFolder] = ()) -
     entries = leaders(defaults, "total")
     here = [entry for entry in entries if record and entry.runs[0].machine.class_ == record.machine_class]
     return next(iter(here or entries), None)
-
-
-def claim_sentence(runs: Sequence[Run], folders: Iterable[RecordFolder]) -> str:
-    """What the leading default config achieves, as one sentence of Markdown."""
-    entry = leading_default(runs, folders)
-    if entry is None:
-        return "No ranked batch yet."
-    first = entry.runs[0]
-    train, total = (middle((getattr(run.seconds, clock) for run in entry.runs), ".2f") for clock in CLOCKS)
-    return (
-        f"`{first.config}` learns `{first.track}` in **{train} s** of training and proves it **{total} s** after the "
-        f"process started (medians; {entry.num_solved} of {len(entry.runs)} attempts solved the track, on "
-        f"{first.machine.class_}, {first.started_at:%Y-%m-%d}, commit {commit_text(first.commit, first.dirty)})."
-    )

@@ -1,21 +1,24 @@
 """The generated blocks of README, between `<!-- figures: NAME -->` and `<!-- end of figures -->`."""
 
 import io
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple
 
 from rich.console import Console
 
-from bench.formatting import markdown_table, number, ratio_text
-from bench.report.main_track import FIRST_OF_CLASS, MAIN_TRACK, claim_sentence, leading_default, record_sentence
+from bench.formatting import UNKNOWN, markdown_table, number, ratio_text
+from bench.report.main_track import FIRST_OF_CLASS, MAIN_TRACK, leading_default, record_sentence
 from bench.report.render import clean_text
 from bench.report.summary import show_summary
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import CLOCKS, Entry, describe_standing, ranked_entries
 from bench.storage.records import RecordFolder
 from bench.storage.results import FiledResults
-from bench.storage.schema import Run
+from bench.storage.schema import Record, Run
 
 PAGE = "README.md"
 MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
@@ -23,23 +26,90 @@ MOST_ROWS = 6  # of the table of leaders
 NEWEST_RECORDS = 2  # a clock
 
 
-def standing_table(runs: Sequence[Run]) -> str:
-    """The leader by `total` on each track and machine class, the main track and the fastest class first."""
-    entries = sorted(newest_leaders(runs), key=lambda entry: (entry.runs[0].track != MAIN_TRACK, *entry.order("total")))
-    rows = [
-        [
-            entry.runs[0].track,
-            entry.runs[0].config,
-            entry.runs[0].machine_class_name,
+class Standing(NamedTuple):
+    """Where a track stands on a machine class by `total`: its record, or the leading entry of the newest source."""
+
+    track: str
+    machine_class: str
+    config: str
+    record: Record | None
+    solved: str
+    clean: str
+    ert_seconds: tuple[float | None, float | None]  # by `train` and by `total`
+    started_at: datetime
+
+    @property
+    def order(self) -> tuple[bool, int, float]:
+        """The main track first; then what won in pairs, records compared with nothing, and what is no record."""
+        evidence = 2 if self.record is None else 1 if self.record.predecessor is None else 0
+        return self.track != MAIN_TRACK, evidence, self.ert_seconds[1] or math.inf
+
+    @property
+    def record_text(self) -> str:
+        if self.record is None:
+            return UNKNOWN
+        link = record_link(self.record)
+        return link if self.record.predecessor else f"{link} ({FIRST_OF_CLASS})"
+
+
+def standings(runs: Sequence[Run], folders: Sequence[RecordFolder]) -> list[Standing]:
+    """Each track and machine class with a record by `total` or a ranked batch, in the order of the table."""
+    found: dict[tuple[str, str], Standing] = {}
+    for entry in newest_leaders(runs):
+        first = entry.runs[0]
+        found[first.track, first.machine_class_name] = Standing(
+            first.track,
+            first.machine_class_name,
+            first.config,
+            None,
             f"{entry.num_solved}/{len(entry.runs)}",
             clean_text(entry.runs),
-            *(number(expected_time_to_success(entry.runs, clock), ".2f") for clock in CLOCKS),
-            f"{entry.runs[0].started_at:%Y-%m-%d}",
+            (expected_time_to_success(entry.runs, "train"), expected_time_to_success(entry.runs, "total")),
+            first.started_at,
+        )
+    for folder in sorted(folders, key=lambda folder: folder.record.started_at):
+        record, result = folder.record, folder.record.result
+        if record.clock == "total":
+            found[record.track, record.machine_class] = Standing(
+                record.track,
+                record.machine_class,
+                record.config,
+                record,
+                f"{result.solved}/{result.attempts}",
+                f"{result.clean}/{result.attempts}",
+                (result.ert_train_seconds, result.ert_total_seconds),
+                record.started_at,
+            )
+    return sorted(found.values(), key=lambda standing: standing.order)
+
+
+def standing_table(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) -> str:
+    """Where each track and machine class stands by `total`; a record has the figures of its own batch everywhere."""
+    rows = [
+        [
+            standing.track,
+            standing.config,
+            standing.machine_class,
+            standing.solved,
+            standing.clean,
+            *(number(seconds, ".2f") for seconds in standing.ert_seconds),
+            f"{standing.started_at:%Y-%m-%d}",
+            standing.record_text,
         ]
-        for entry in entries[:MOST_ROWS]
+        for standing in standings(runs, folders)[:MOST_ROWS]
     ]
-    headings = ("track", "config", "machine class", "solved", "clean", "ERT `train`, s", "ERT `total`, s", "date")
-    text = ("track", "config", "machine class", "date")
+    headings = (
+        "track",
+        "config",
+        "machine class",
+        "solved",
+        "clean",
+        "ERT `train`, s",
+        "ERT `total`, s",
+        "date",
+        "record",
+    )
+    text = ("track", "config", "machine class", "date", "record")
     return markdown_table(headings, rows, text) if rows else "No ranked batch yet."
 
 
@@ -56,25 +126,31 @@ def newest_leaders(runs: Sequence[Run]) -> list[Entry]:
 
 
 def records_table(folders: Sequence[RecordFolder]) -> str:
-    """The newest records of the main track on each clock."""
+    """The newest records of the main track on each clock that won in pairs."""
     rows = []
     for clock in CLOCKS:
         records = [
-            folder.record for folder in folders if (folder.record.track, folder.record.clock) == (MAIN_TRACK, clock)
+            folder.record
+            for folder in folders
+            if (folder.record.track, folder.record.clock) == (MAIN_TRACK, clock) and folder.record.predecessor
         ]
         records.sort(key=lambda record: record.started_at, reverse=True)
         rows += [
             [
-                f"[{record.name}](results/records/{record.name}/README.md)",
+                record_link(record),
                 f"`{clock}`",
                 number(record.ert_seconds, ".2f"),
-                ratio_text(record.ert_ratio, record.ert_ratio_95) if record.predecessor else FIRST_OF_CLASS,
+                ratio_text(record.ert_ratio, record.ert_ratio_95),
                 f"{record.started_at:%Y-%m-%d}",
             ]
             for record in records[:NEWEST_RECORDS]
         ]
     headings = ("record", "clock", "ERT, s", "ERT to the record before", "date")
-    return markdown_table(headings, rows, ("record", "clock", "date")) if rows else "No record yet."
+    return markdown_table(headings, rows, ("record", "clock", "date")) if rows else "No record that won in pairs yet."
+
+
+def record_link(record: Record) -> str:
+    return f"[{record.name}](results/records/{record.name}/README.md)"
 
 
 def example_text(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) -> str:
@@ -84,15 +160,15 @@ def example_text(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) -> s
         return "No ranked batch yet."
     console = Console(file=io.StringIO(), record=True, width=100, highlight=False, color_system=None)
     run = entry.runs[0].model_copy(update={"batch": None})
-    show_summary(run, [], describe_standing(run, runs), console)
+    membership, _, _ = describe_standing(run, runs).partition(";")  # the leaders stand in the table
+    show_summary(run, [], membership, console)
     lines = console.export_text().strip("\n").splitlines()
     return "\n".join(["```", *(line.rstrip() for line in lines), "```"])
 
 
 FIGURES: dict[str, Callable[[FiledResults], str]] = {
-    "claim": lambda results_data: claim_sentence(results_data.runs, results_data.records),
     "record": lambda results_data: record_sentence(results_data.records),
-    "standing": lambda results_data: standing_table(results_data.runs),
+    "standing": lambda results_data: standing_table(results_data.runs, results_data.records),
     "records": lambda results_data: records_table(results_data.records),
     "example": lambda results_data: example_text(results_data.runs, results_data.records),
 }

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from bench.report.main_track import claim_sentence, leading_default, record_of_today, record_sentence
+from bench.report.main_track import leading_default, record_of_today, record_sentence
 from bench.storage.schema import Machine
 from tests.support.examples import batch_runs, example_record
 
@@ -41,17 +41,13 @@ def test_the_record_of_today_is_one_bold_line():
     )
 
 
-def test_the_claim_is_about_the_default_config_on_the_class_of_the_record():
-    slow = batch_runs("add3-cpu", [3.0, 4.0] * 5, outcome=lambda i: "solved" if i else "missed")
+def test_the_leading_default_config_is_one_on_the_class_of_the_record():
+    slow = batch_runs("add3-cpu", [3.0, 4.0] * 5)
     fast = batch_runs(
         "add3-cpu", [1.0] * 10, machine=Machine(class_="Fast CPU", clean=None, reasons=[]), config_hash="other"
     )
     challenger = batch_runs("challenger", [0.1] * 10)
-    text = claim_sentence(slow + fast + challenger, [record("won")])
-    assert text.startswith("`add3-cpu` learns `add3` in **3.50 s** of training and proves it **8.50 s** after")
-    assert "9 of 10 attempts solved the track, on Example CPU, 2026-01-31" in text
-    assert leading_default(slow + fast).runs[0].machine.class_ == "Fast CPU", "without a record the fastest one"
-
-
-def test_without_a_ranked_batch_nothing_is_claimed():
-    assert claim_sentence(batch_runs("add3-cpu", [1.0] * 9), []) == "No ranked batch yet."
+    runs = slow + fast + challenger
+    assert leading_default(runs, [record("won")]).runs == tuple(slow)
+    assert leading_default(runs).runs == tuple(fast), "without a record the fastest one"
+    assert leading_default(batch_runs("add3-cpu", [1.0] * 9), []) is None

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.provenance import ROOT
-from bench.report.main_track import MAIN_TRACK
+from bench.report.main_track import MAIN_TRACK, record_sentence
 from bench.report.readme import FIGURES, MOST_ROWS, PAGE, fill_page, records_table, standing_table
 from bench.storage.results import FiledResults
 from bench.storage.schema import Machine
@@ -24,7 +24,7 @@ def test_the_text_between_markers_is_made_anew_and_the_rest_is_left():
     assert filled.startswith("before\n<!-- figures: standing -->\n| track |")
     assert filled.endswith("<!-- end of figures -->\nafter\n")
     assert "old" not in filled
-    assert "| add3 | a | Example CPU | 10/10 | 10/10 | 1.00 | 6.00 | 2026-01-31 |" in filled
+    assert "| add3 | a | Example CPU | 10/10 | 10/10 | 1.00 | 6.00 | 2026-01-31 | — |" in filled
     assert fill_page(filled, results_data) == filled
     with pytest.raises(KeyError):
         fill_page(page("no-such-figures"), results_data)
@@ -71,26 +71,55 @@ def test_the_main_track_and_the_fastest_class_come_first_and_the_table_is_short(
     assert shown == [f"config-{i}" for i in reversed(range(MOST_ROWS))]
 
 
+def won(name="won", clock="total", ert_seconds=27.0, year=2027, machine_class="Example CPU"):
+    """A record that won in pairs."""
+    return example_record(
+        name=name,
+        clock=clock,
+        machine_class=machine_class,
+        predecessor="before",
+        ert_ratio=0.9,
+        ert_ratio_95=(0.8, 1.0),
+        result={"attempts": 20, "solved": 20, "clean": 19, "ert_train_seconds": 20.0, "ert_total_seconds": ert_seconds},
+        started_at=f"{year}-01-31T00:00:00Z",
+    )
+
+
+def test_a_record_has_the_figures_of_its_own_batch_everywhere():
+    runs = batch_runs("add3-cpu", [20.0] * 10) + batch_runs("again", [20.1] * 10, config_hash="add3-cpu")
+    (row,) = standing_table(runs, [won()]).splitlines()[2:]
+    assert row == (
+        "| add3 | add3-cpu | Example CPU | 20/20 | 19/20 | 20.00 | 27.00 | 2027-01-31 "
+        "| [won](results/records/won/README.md) |"
+    )
+    assert "27.00 s" in record_sentence([won()])
+    assert "| `total` | 27.00 |" in records_table([won()])
+    example = fill_page(page("example"), FiledResults(runs, records=[won()]))
+    assert example.splitlines()[-4:-2] == ["one attempt is not ranked, use --attempts 10", "```"]
+
+
+def test_the_first_record_of_a_class_stands_below_those_that_won_and_is_no_row_among_them():
+    first = example_record(name="first", clock="total", machine_class="One core", result=fast_result())
+    runs = batch_runs("unrecorded", [0.1] * 10, machine=on("Another CPU"))
+    rows = standing_table(runs, [first, won()]).splitlines()[2:]
+    assert [row.split("|")[3].strip() for row in rows] == ["Example CPU", "One core", "Another CPU"]
+    assert "[first](results/records/first/README.md) (first of its class, compared with nothing)" in rows[1]
+    assert "first" not in records_table([first, won()])
+    assert records_table([first]) == "No record that won in pairs yet."
+
+
+def fast_result():
+    return {"attempts": 10, "solved": 10, "clean": 10, "ert_train_seconds": 0.1, "ert_total_seconds": 0.2}
+
+
 def test_the_newest_two_records_of_each_clock_are_listed():
-    first = example_record()
-    year = first.record.started_at.year
-    later = [
-        example_record(
-            name=f"later-{i}",
-            predecessor=first.record.name,
-            ert_ratio=0.9,
-            ert_ratio_95=(0.8, 1.0),
-            started_at=first.record.started_at.replace(year=year + i),
-        )
-        for i in (2, 1)
-    ]
-    total = example_record(name="total", clock="total")
-    other = example_record(name="other", track="add2", clock="total")
-    assert records_table([first, *later, total, other]).splitlines()[2:] == [
-        "| [later-2](results/records/later-2/README.md) | `train` | 20.00 | 0.900 [0.800, 1.000] | 2028-01-31 |",
-        "| [later-1](results/records/later-1/README.md) | `train` | 20.00 | 0.900 [0.800, 1.000] | 2027-01-31 |",
-        "| [total](results/records/total/README.md) | `total` | 27.00 | first of its class, compared with nothing "
-        "| 2026-01-31 |",
+    records = [won(f"{clock}-{year}", clock, year=year) for clock in ("total", "train") for year in (2026, 2028, 2027)]
+    other = example_record(name="other", track="add2", clock="total", predecessor="before")
+    assert [row.split("]")[0] for row in records_table([*records, other]).splitlines()[2:]] == [
+        "| [train-2028",
+        "| [train-2027",
+        "| [total-2028",
+        "| [total-2027",
     ]
 
 
