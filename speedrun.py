@@ -7,6 +7,10 @@ and files the run. results/LEADERBOARD.md ranks the results.
 import sys
 
 if __name__ == "__main__":
+    from bench.entry import prepare_process
+
+    prepare_process()  # before anything that may be missing is imported
+
     import startup
 
     startup.before_imports(sys.argv[1:], __doc__)

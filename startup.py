@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import kernel_compiler
-from bench.entry import prepare_process, program_name
+from bench.entry import program_name
 from bench.interrupts import exit_on_interrupts
 from bench.machine.cpu import restore_cores
 from bench.streams import print_error
@@ -21,7 +21,6 @@ def before_imports(arguments: Sequence[str], description: str) -> None:
     An interrupt exits with status 130 and no traceback. A wrong request exits with status 2, `--help` with 0. The
     garbage collector is off, because it would traverse the imported modules again and again without finding garbage.
     """
-    prepare_process()
     exit_on_interrupts(kernel_compiler.stop_all)
     gc.disable()
 

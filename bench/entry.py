@@ -9,8 +9,10 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
+from bench.errors import describe_os_error, is_out_of_memory
 from bench.interrupts import exit_on_interrupts
 from bench.streams import prepare_streams, print_error
 
@@ -39,16 +41,21 @@ def report_uncaught(problem: BaseException | None) -> None:
     """Say in one line what went wrong and what to do about it; the traceback goes to a file."""
     if problem is None or isinstance(problem, KeyboardInterrupt):
         return
-    if isinstance(problem, ModuleNotFoundError) and problem.name and not is_ours(problem.name):
-        print_error(
-            f"{program_name()}: {problem}; install the requirements (pip install -r requirements.txt), "
-            "or use .venv/bin/python, which `make` creates"
-        )
-        return
-    print_error(
-        f"{program_name()}: internal error: {described(problem)}; this is a fault of the program: please report it; "
-        f"{traceback_text(problem, results_folder(sys.argv[1:]))}"
-    )
+    trace = partial(traceback_text, problem, results_folder(sys.argv[1:]))
+    if isinstance(problem, ImportError) and not is_ours(problem.name or ""):
+        advice = "install the requirements (pip install -r requirements.txt)"
+        line = f"{first_line(problem)}; {advice}, or use .venv/bin/python, which `make` creates"
+    elif is_out_of_memory(problem):
+        line = f"out of memory: {first_line(problem)}; {trace()}"
+    elif isinstance(problem, OSError):
+        line = f"{describe_os_error(problem)}; {trace()}"
+    else:
+        line = f"internal error: {described(problem)}; this is a fault of the program: please report it; {trace()}"
+    print_error(f"{program_name()}: {line}")
+
+
+def first_line(problem: BaseException) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
 
 
 def described(problem: BaseException) -> str:

@@ -21,6 +21,12 @@ def describe_os_error(problem: OSError) -> str:
     return f"{problem.filename}: {reason}" if problem.filename else reason
 
 
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether memory ran out, by Python or by torch; this module does not import torch."""
+    is_torch_allocator = isinstance(problem, RuntimeError) and "can't allocate memory" in str(problem)  # on a CPU
+    return isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError" or is_torch_allocator
+
+
 MOST_LISTED = 24  # words in a message
 
 

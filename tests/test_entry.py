@@ -1,6 +1,7 @@
 """Internal errors, missing requirements, and Pythons that are too old."""
 
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -54,6 +55,34 @@ def test_a_missing_requirement_is_one_line_that_names_the_way_out(command_line, 
     line = reported(ModuleNotFoundError("No module named 'tyro'", name="tyro"), capsys)
     assert "pip install -r requirements.txt" in line
     assert "internal error" in reported(ModuleNotFoundError("No module named 'bench.x'", name="bench.x"), capsys)
+
+
+@pytest.mark.parametrize(
+    ("problem", "line"),
+    [
+        (ImportError("libcudnn.so.9: cannot open shared object file", name="torch._C"), "install the requirements"),
+        (MemoryError(), "speedrun.py: out of memory: MemoryError; the traceback is in"),
+        (OSError(28, "No space left on device", "x"), "speedrun.py: x: No space left on device; the traceback is in"),
+    ],
+)
+def test_what_the_surroundings_cause_is_no_fault_of_the_program(problem, line, command_line, capsys):
+    command_line.mkdir()
+    shown = reported(problem, capsys)
+    assert line in shown
+    assert "report" not in shown
+
+
+def test_a_missing_requirement_is_found_before_anything_else_is_imported(tmp_path):
+    """Simulated: modules of these names come first, and are as if they were missing."""
+    for name in ("psutil", "tyro", "torch"):
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('No module named {name}', name='{name}')")
+    for script in ("speedrun.py", "-mbench"):
+        command = [sys.executable, script, "show"]
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(command, cwd=entry.ROOT, env=environment, capture_output=True, text=True)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 1
+        assert "pip install -r requirements.txt" in line
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from bench.attempt.worker import gather_resource_use
 from bench.cli import ignore_interrupts, reject_unwritable
 from bench.clock import PHASES, Clock
 from bench.entry import described, traceback_text
-from bench.errors import describe_os_error
+from bench.errors import describe_os_error, is_out_of_memory
 from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import hardware_record, machine_class, software_record
 from bench.machine.memory import peak_device_memory_bytes, peak_memory_bytes
@@ -223,8 +223,7 @@ def classify_exception(problem: BaseException, results: Path) -> tuple[Outcome, 
             return "pruned", line
         case KeyboardInterrupt():
             return "interrupted", line or "SIGINT"
-    is_torch_allocator = isinstance(problem, RuntimeError) and "can't allocate memory" in line  # on a CPU
-    if isinstance(problem, MemoryError | torch.OutOfMemoryError) or is_torch_allocator:
+    if is_out_of_memory(problem):
         return "error", f"out of memory: {line}"
     print_error(traceback_text(problem, results))
     return "error", f"{type(problem).__name__}: {line}"
