@@ -222,6 +222,21 @@ def settings_key(settings: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
     return frozenset(current_names(settings).items())
 
 
+def setting_text(value: bool | int | float | str | None) -> str:
+    """The value of a setting as TOML writes it, strings without quotes; an em dash for an unknown value."""
+    return "—" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """`n_layer=2 compile=true`; "the base" without settings."""
+    return " ".join(f"{key}={setting_text(value)}" for key, value in settings.items()) or "the base"
+
+
+def config_label(config: str, overrides: Mapping[str, Any] | None) -> str:
+    """`add3-cpu`, or `add3-cpu + batch_size=192` for a config that the command line changed."""
+    return f"{config} + {settings_text(overrides)}" if overrides else config
+
+
 def check_values(values: dict[str, Any], schema: type, where: str) -> None:
     """Raise UsageError if a value is not of the type of its field, without conversions; `where` begins the message."""
     types = typing.get_type_hints(schema, include_extras=True)

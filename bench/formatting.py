@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bench.config import current_names
+from bench.config import current_names, setting_text
 from bench.stats.descriptive import spread
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import CLOCKS
@@ -68,11 +68,6 @@ def ratio_text(ratio: float | None, interval: Interval | None) -> str:
 
 def errors_in_words(errors: int) -> str:
     return f"{errors:,} error{'' if errors == 1 else 's'}"
-
-
-def setting_text(value: bool | int | float | str | None) -> str:
-    """The value of a setting as TOML writes it, strings without quotes."""
-    return UNKNOWN if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

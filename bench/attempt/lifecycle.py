@@ -21,6 +21,7 @@ from bench.attempt.resources import device_turn, empty_compile_caches
 from bench.attempt.worker import gather_resource_use
 from bench.cli import ignore_interrupts, reject_unwritable
 from bench.clock import PHASES, Clock
+from bench.config import config_label
 from bench.entry import described, traceback_text
 from bench.errors import describe_os_error, is_out_of_memory
 from bench.machine.energy import EnergyMeter
@@ -61,7 +62,7 @@ class Attempt:
         self.noise_monitor, self.start = noise_monitor, start
         self.noise_before: Noise | None = None
         self.noise_during_train: Noise | None = None
-        self.display = Display(f"{plan.config} seed {plan.seed}")
+        self.display = Display(f"{config_label(plan.config, plan.overrides)} seed {plan.seed}")
         send_check = clock.announce if lost.command == TUNE else None
         self.monitor = TrainingMonitor(clock, self.display, plan.settings.max_seconds, send_check)
         if send_check is not None and hasattr(signal, "SIGUSR1"):
@@ -239,6 +240,7 @@ def lost_run(plan: AttemptPlan) -> Run:
         "track": plan.track.name,
         "config": plan.config,
         "settings": plan.settings_dict,
+        "overrides": plan.overrides,
         "config_hash": plan.config_hash,
         "seed": plan.seed,
         "outcome": "lost",

@@ -32,6 +32,7 @@ class AttemptPlan:
     request: Request
     settings: Settings
     config: str  # the resolved name
+    overrides: dict[str, Any]  # settings that the command line changed
     track: Track
     device: torch.device
     dtype: torch.dtype  # of the matrix products
@@ -115,6 +116,7 @@ def make_plan(
         request=request,
         settings=settings,
         config=command_line.config,
+        overrides=command_line.overrides,
         track=track,
         device=device,
         dtype=getattr(torch, choice.precision),

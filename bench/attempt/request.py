@@ -88,6 +88,7 @@ class CommandLine:
     search: dict[str, Any] | None  # that found the config, with its cost
     request: Request
     settings: Settings
+    overrides: dict[str, Any]  # settings with other values than the config's; not the device, which selects the config
 
 
 def read_command_line(
@@ -120,16 +121,19 @@ def parse_command_line(
     name = Request.config if name is None else name
     config, path = find_config(name, device_type)
     try:
-        settings = settings_type(**read_config(path, settings_type))
+        config_settings = settings_type(**read_config(path, settings_type))
     except ValueError as problem:
         raise UsageError(f"{path}: {problem}") from None
-    parsed = parse_arguments(schema, arguments, schema(Request(config=name), settings), description)
+    parsed = parse_arguments(schema, arguments, schema(Request(config=name), config_settings), description)
     check_request(parsed.request)
     settings = normal_settings(parsed.settings)
     if settings.track not in TRACKS:
         hint = nearest_hint(settings.track, TRACKS, "`python -m bench tracks`")
         raise UsageError(f"track: there is no track {settings.track!r}{hint}")
-    return CommandLine(config, merged_values(path).get(SEARCH), parsed.request, settings)
+    before = dataclasses.asdict(config_settings)
+    changed = {key: value for key, value in dataclasses.asdict(settings).items() if value != before[key]}
+    changed.pop("device", None)
+    return CommandLine(config, merged_values(path).get(SEARCH), parsed.request, settings, changed)
 
 
 def check_settings_only(settings_type: type, arguments: Sequence[str]) -> None:

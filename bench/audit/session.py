@@ -11,6 +11,7 @@ import tomli_w
 from bench.attempt.recertify import Recertification, assemble, recertify
 from bench.audit.target import NUM_PERMUTATIONS, AuditTarget, track_interface
 from bench.cli import print_progress
+from bench.config import settings_key
 from bench.errors import UsageError
 from bench.experiments.launcher import Contestant, Task, resolve_contestant, run_tasks
 from bench.formatting import attempt_line
@@ -54,8 +55,8 @@ class Audit:
             contestant = resolve_contestant(self.folder / "speedrun.py", ["--config", str(config), *self.options])
         except UsageError as problem:
             raise CheckSkipped(str(problem)) from None
-        if contestant.planned.config_hash != run.config_hash:
-            raise CheckSkipped("on this machine its settings resolve to another config hash than the journal's")
+        if settings_key(contestant.planned.settings) != settings_key(run.settings):
+            raise CheckSkipped("on this machine its settings resolve to other settings than the journal's")
         return contestant
 
     def seed(self, purpose: str) -> int:

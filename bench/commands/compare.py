@@ -29,7 +29,7 @@ class Arguments:
     b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
     """The config or record that A is compared with."""
     pairs: int = 10
-    """Pairs of attempts; fewer than 6 cannot decide."""
+    """Pairs of attempts. Fewer than 6 cannot decide; 6 decide only when nearly all favour one side."""
     clock: ClockName = "train"
     """The clock that decides."""
     why: WhyOption = None

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from bench.experiments.matrix_run import resolve_matrix, run_matrix
 from bench.experiments.toml_file import find_file
 from bench.formatting import duration, number, spread_text, terminal_table
 from bench.report.matrix_plot import draw_matrix
-from bench.stats.descriptive import overheads
+from bench.stats.estimates import expected_seconds
 from bench.storage.journal import Journal
 from bench.storage.jsonl import replace_file
 from bench.storage.schema import MATRIX, Run
@@ -105,7 +104,7 @@ def announce(machine_matrix: MachineMatrix, num_pending: int, runs: Sequence[Run
     if len(executors) > 1 or executors[0].name != Executor.name:
         print_progress(f"{', '.join(executor.name for executor in executors)}: {machine_matrix.machine_class}")
     total = len(machine_matrix.cells) * len(matrix.seeds)
-    seconds = estimate_seconds(machine_matrix, runs)
+    seconds = expected_seconds(runs, [resolved.contestant.planned for resolved in machine_matrix.cells])
     expected = "duration unknown" if seconds is None else f"about {duration(seconds * num_pending / len(executors))}"
     print_progress(
         f"{matrix.name}: {len(machine_matrix.cells)} cells, {len(matrix.seeds)} seeds: {total} attempts, "
@@ -119,23 +118,6 @@ def announce(machine_matrix: MachineMatrix, num_pending: int, runs: Sequence[Run
         print_progress(f"{elsewhere} attempts were run on another machine class and do not count here")
     if len(uncounted) > elsewhere:
         print_progress(f"{len(uncounted) - elsewhere} attempts were run with other source and do not count")
-
-
-def estimate_seconds(machine_matrix: MachineMatrix, runs: Sequence[Run]) -> float | None:
-    """Seconds from the start of one attempt to the start of the next, from earlier runs on this machine class.
-
-    The median of the matrix's own attempts, otherwise of those of its base; None without either.
-    """
-    planned = machine_matrix.cells[0].contestant.planned
-    here = planned.machine.class_
-    totals = [(run, run.seconds.total) for run in runs if run.machine.class_ == here and run.seconds.total is not None]
-    hashes = {key.config_hash for key in machine_matrix.keys}
-    of_matrix = [total for run, total in totals if run.config_hash in hashes]
-    of_base = [total for run, total in totals if (run.track, run.config) == (planned.track, planned.config)]
-    if not (of_matrix or of_base):
-        return None
-    gaps = [gap for (_, machine_class), some in overheads(runs).items() if machine_class == here for gap in some]
-    return statistics.median(of_matrix or of_base) + (statistics.median(gaps) if gaps else 0.0)
 
 
 # -----------------------------------------------------------------------------

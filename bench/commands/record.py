@@ -25,7 +25,7 @@ from bench.commands.options import (
 )
 from bench.commands.paired_experiment import run_paired_experiment
 from bench.commands.record_checkout import check_committed, print_files_to_commit
-from bench.config import CONFIGS, find_config, merged_values, with_current_names
+from bench.config import CONFIGS, find_config, merged_values, settings_key, with_current_names
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments.comparison import (
     Comparison,
@@ -148,7 +148,7 @@ def record_on(executor: Executor, arguments: Arguments) -> int:
         if standing is not None:
             opponent = resolve_side(standing.record.name, "auto", results, stack, executor)
             a, b = challenger.side, opponent.side
-            if (a.config_hash, a.source_sha256) == (b.config_hash, b.source_sha256):
+            if a.source_sha256 == b.source_sha256 and settings_key(a.settings) == settings_key(b.settings):
                 raise UsageError(f"this config and source are the standing record, {b.name}")
         reasons = executor.check_quiet(planned.device, QUIET_SECONDS)
         if reasons and not arguments.noisy:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bench.clock import PHASES
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
+from bench.config import settings_text
 from bench.console import output_console
 from bench.errors import UsageError
 from bench.experiments.comparison import evaluate_comparison, show_comparison
@@ -94,6 +95,7 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
         yield "batch", f"{batch.id}, {batch.index + 1} of {batch.planned} by {batch.command}{side}"
     yield "track", run.track
     yield "config", run.config
+    yield "overrides", UNKNOWN if run.overrides is None else settings_text(run.overrides) if run.overrides else "none"
     yield "config hash", run.config_hash
     yield "seed", f"{run.seed}"
     yield "source", run.source_sha256

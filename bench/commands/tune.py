@@ -15,10 +15,17 @@ from bench.commands.options import (
     ResultsOption,
     open_executors,
 )
-from bench.config import SEARCH, current_names, find_config, merged_values, values_like, with_current_names
+from bench.config import (
+    SEARCH,
+    current_names,
+    find_config,
+    merged_values,
+    settings_text,
+    values_like,
+    with_current_names,
+)
 from bench.experiments.executors import EXIT_UNFINISHED, group_by_machine_class, prepare_each, run_jobs
 from bench.experiments.launcher import SCRIPT
-from bench.experiments.matrix_file import settings_text
 from bench.experiments.search import NEVER, Search
 from bench.experiments.search_space import SPACES, read_search_space
 from bench.experiments.toml_file import find_file

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import ClockName
-from bench.config import values_like
+from bench.config import setting_text, settings_text, values_like
 from bench.errors import nearest_hint
 from bench.experiments.toml_file import SettingValue, TomlFile
-from bench.formatting import setting_text
 
 MATRICES = Path(__file__).parent.parent / "matrices"
 KEYS = ("base", "seeds", "axes", "exclude", "plot", "clock")
@@ -80,11 +79,6 @@ def options_of(settings: Choice) -> list[str]:
         name = key.replace("_", "-")
         options += [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
     return options
-
-
-def settings_text(settings: Choice) -> str:
-    """`n_layer=2 compile=true`; "the base" without settings."""
-    return " ".join(f"{key}={setting_text(value)}" for key, value in settings.items()) or "the base"
 
 
 def label(axis: str, choice: Choice) -> str:

@@ -5,9 +5,10 @@ import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.clock import ClockName
+from bench.config import settings_key
 from bench.experiments.executors import Executor
 from bench.experiments.launcher import Contestant, Refusal
 from bench.experiments.matrix_file import Cell, Matrix
@@ -22,16 +23,16 @@ FAILED = {"error", "lost"}  # repeated only on request
 
 
 class AttemptKey(NamedTuple):
-    """Attempts with the same key are repetitions; the source hash covers the data, the config hash the track."""
+    """Attempts with the same key are repetitions; the source hash covers the data, the settings name the track."""
 
-    config_hash: str
+    settings: frozenset[tuple[str, Any]]  # see `settings_key`
     source_sha256: str
     machine_class: str | None
     seed: int
 
 
 def attempt_key(run: Run) -> AttemptKey:
-    return AttemptKey(run.config_hash, run.source_sha256, run.machine.class_, run.seed)
+    return AttemptKey(settings_key(run.settings), run.source_sha256, run.machine.class_, run.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +88,9 @@ class MachineMatrix:
 
     def uncounted(self, runs: Iterable[Run]) -> list[AttemptKey]:
         """The attempts of the same cells on another machine class, or with other source."""
-        counted, hashes = self.keys, {resolved.contestant.planned.config_hash for resolved in self.cells}
-        keys = [attempt_key(run) for run in runs if run.command == MATRIX and run.config_hash in hashes]
-        return [key for key in keys if key._replace(seed=0) not in counted]
+        counted, settings = self.keys, {key.settings for key in self.keys}
+        keys = [attempt_key(run) for run in runs if run.command == MATRIX]
+        return [key for key in keys if key.settings in settings and key._replace(seed=0) not in counted]
 
     def results(self, runs: Mapping[AttemptKey, Sequence[Run]]) -> list["CellResult"]:
         """A result for each cell, in the matrix's order."""

@@ -16,11 +16,12 @@ from typing import Literal, NamedTuple
 
 from bench.cli import print_progress
 from bench.clock import ClockName
-from bench.config import config_names, is_toml_file
+from bench.config import config_names, is_toml_file, settings_key
 from bench.errors import UsageError, nearest_hint
 from bench.experiments.executors import Executor, ExecutorLost
 from bench.experiments.launcher import SCRIPT, Contestant, Task, run_tasks, yardstick_task
-from bench.formatting import attempt_line
+from bench.formatting import attempt_line, duration, known
+from bench.stats.estimates import expected_seconds
 from bench.storage.journal import Journal
 from bench.storage.records import find_record, is_record, read_records, unpack_source
 from bench.storage.results import paired_plans_file
@@ -75,7 +76,7 @@ def resolve_side(
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="addition-speedrun-"))
     script = unpack_source(record_folder, Path(folder))
     contestant = executor.resolve(script, ["--config", str(record_folder.config.resolve())], commit=record.commit)
-    if contestant.planned.config_hash != record.config_hash:
+    if settings_key(contestant.planned.settings) != settings_key(record.settings):
         raise UsageError(f"{record.name}: the settings in config.toml differ from those in record.json")
     planned = contestant.planned.model_copy(update={"config": record.config})
     return participant(dataclasses.replace(contestant, planned=planned), record.name, record.name)
@@ -181,7 +182,15 @@ def run_experiment(plan: PairedPlan, resumed: bool, experiment: Experiment) -> N
     tasks = [
         Task((b if batch.side == "b" else a).contestant, plan.seeds[batch.index], batch) for batch in plan.batches()
     ]
-    print_progress(f"{'resuming' if resumed else 'beginning'} {plan.id}: {len(tasks)} attempts")
+    runs, _ = Journal(experiment.results).read()
+    filed = {run.batch for run in runs}
+    seconds = [expected_seconds(runs, [task.contestant.planned]) for task in tasks if task.batch not in filed]
+    expected = "duration unknown" if None in seconds else f"about {duration(sum(known(seconds)))}"
+    remaining = f", {len(seconds)} left" if resumed else ""
+    print_progress(
+        f"{'resuming' if resumed else 'beginning'} {plan.id}: {len(tasks)} attempts{remaining}, {expected}, "
+        "and one of the yardstick"
+    )
     num_done = 0
 
     def print_run(run: Run) -> None:

@@ -21,10 +21,11 @@ import filelock
 
 from bench.cli import print_progress
 from bench.clock import ClockName
+from bench.config import settings_text
 from bench.errors import UsageError
 from bench.experiments.executors import Executor, ExecutorLost
 from bench.experiments.launcher import Contestant, Refusal, Task, supervised
-from bench.experiments.matrix_file import Choice, options_of, settings_text
+from bench.experiments.matrix_file import Choice, options_of
 from bench.experiments.matrix_results import FAILED, UNFINISHED, AttemptKey, attempt_key
 from bench.experiments.search_log import SearchLog, held
 from bench.experiments.search_space import SearchSpace, accepted, check_space

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.clock import ClockName
-from bench.config import values_like
+from bench.config import settings_text, values_like
 from bench.errors import UnavailableHere, UsageError, nearest_hint
 from bench.experiments.launcher import Contestant, Refusal
-from bench.experiments.matrix_file import Choice, settings_text
+from bench.experiments.matrix_file import Choice
 from bench.experiments.toml_file import SettingValue, TomlFile
 from bench.storage.schema import Run
 

@@ -12,7 +12,16 @@ from datetime import timedelta
 from statistics import median
 from typing import Any
 
-from bench.config import CONFIGS, PEER, current_names, find_config, merged_values, read_toml, with_current_names
+from bench.config import (
+    CONFIGS,
+    PEER,
+    current_names,
+    find_config,
+    merged_values,
+    read_toml,
+    settings_key,
+    with_current_names,
+)
 from bench.formatting import changed_settings, known, number
 from bench.report.main_track import MAIN_TRACK
 from bench.report.render import render_template
@@ -70,8 +79,8 @@ def reference_runs(run: Run, runs: Sequence[Run]) -> list[Run]:
     if not near:
         return []
     nearest = min(near, key=lambda other: (time_between(run, other), other.started_at, other.run_id))
-    identity = nearest.config_hash, nearest.source_sha256
-    return [other for other in near if (other.config_hash, other.source_sha256) == identity]
+    identity = settings_key(nearest.settings), nearest.source_sha256
+    return [other for other in near if (settings_key(other.settings), other.source_sha256) == identity]
 
 
 def config_settings(name: str) -> dict[str, Any]:

@@ -42,6 +42,15 @@ def attempts_text(entry: Entry) -> str:
     return f"{len(entry.runs)}{batches}"
 
 
+def merged_text(entry: Entry) -> str:
+    """Says that an entry has batches with different hashes of equal settings."""
+    hashes = ", ".join(f"`{digest[:8]}`" for digest in entry.config_hashes)
+    return (
+        f"`{entry.runs[0].label}` of {entry.runs[0].started_at.date()}: its batches have the config hashes {hashes}. "
+        "They write equal settings differently, such as 600 and 600.0, so they count as one contestant."
+    )
+
+
 def peak_mebibytes(run: Run) -> float | None:
     memory = peak_memory(run)
     return None if memory is None else memory / 2**20
@@ -58,6 +67,7 @@ FILTERS: dict[str, Callable[..., str | float | None]] = {
     "contestant": contestant_text,
     "ert": expected_time_to_success,
     "escape_markdown": escape_markdown,
+    "merged": merged_text,
     "middle": middle,
     "number": number,
     "peak_mebibytes": peak_mebibytes,

@@ -65,7 +65,7 @@ def show_summary(
         verdict.append(f"  {errors_in_words(run.certificate.errors)} in {run.certificate.problems:,}", style="default")
     if run.message is not None:
         verdict.append(f"  {run.message}", style="default")
-    trained = f"  {run.config}, seed {run.seed}"
+    trained = f"  {run.label}, seed {run.seed}"
     if run.parameters is not None:
         trained += f", {run.steps:,} steps, {run.parameters:,} parameters"
     console.print()

@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from bench.clock import ClockName
+from bench.config import settings_key
 from bench.stats.expected_time import expected_time_to_success
 from bench.storage.schema import Run
 
@@ -48,6 +49,11 @@ class Entry:
         return tuple(run for batch in self.batches for run in batch.runs)
 
     @property
+    def config_hashes(self) -> list[str]:
+        """The hashes of the settings: several where equal settings were written in several ways before 2026-11-29."""
+        return list(dict.fromkeys(run.config_hash for run in self.runs))
+
+    @property
     def num_planned(self) -> int:
         return sum(batch.planned for batch in self.batches)
 
@@ -82,10 +88,10 @@ def group_batches(runs: Iterable[Run]) -> list[RunBatch]:
 
 def group_entries(batches: Iterable[RunBatch]) -> list[Entry]:
     """The entries of the board, in the order of their first batches."""
-    groups: dict[tuple[str, str, str | None], list[RunBatch]] = defaultdict(list)
+    groups: dict[Hashable, list[RunBatch]] = defaultdict(list)
     for batch in batches:
         first = batch.runs[0]
-        groups[first.config_hash, first.source_sha256, first.machine.class_].append(batch)
+        groups[settings_key(first.settings), first.source_sha256, first.machine.class_].append(batch)
     return [Entry(tuple(group)) for group in groups.values()]
 
 
@@ -114,7 +120,7 @@ def describe_standing(run: Run, runs: Sequence[Run]) -> str:
     if not best["train"]:
         return f"{membership}; no ranked batch of {run.track} on this machine class yet"
     leads = "; ".join(
-        f"{clock}: {first.runs[0].config} leads with ERT {expected_time_to_success(first.runs, clock):.2f} s"
+        f"{clock}: {first.runs[0].label} leads with ERT {expected_time_to_success(first.runs, clock):.2f} s"
         for clock, (first, *_) in best.items()
     )
     return f"{membership}; {leads}"

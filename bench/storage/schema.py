@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 
 from bench.clock import ClockName
+from bench.config import config_label
 
 SCHEMA: Final = 1
 YARDSTICK, AUDIT = "yardstick", "audit"  # commands whose batches test a machine and a trainer
@@ -146,6 +147,7 @@ class Run(SchemaModel):
     track: str
     config: str
     settings: SettingValues
+    overrides: SettingValues | None = None  # settings that the command line changed; null: not known
     config_hash: str  # of the settings, without seed and paths
     seed: int
     outcome: Outcome
@@ -194,6 +196,11 @@ class Run(SchemaModel):
     def command(self) -> str | None:
         """The command that started the batch of this run; None for a single attempt."""
         return None if self.batch is None else self.batch.command
+
+    @property
+    def label(self) -> str:
+        """The config, and the settings that the command line changed: `add3-cpu + batch_size=192`."""
+        return config_label(self.config, self.overrides)
 
     def batch_of(self, *commands: str) -> Batch | None:
         """The batch of this run if one of these commands started it."""

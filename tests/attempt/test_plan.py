@@ -149,6 +149,14 @@ def test_a_matrix_may_ask_for_settings_alone(option):
     assert plan.settings.hard_search_steps == 1
 
 
+def test_a_plan_says_what_the_command_line_changed(tmp_path):
+    (tmp_path / "mine.toml").write_text("batch_size = 64\nmax_seconds = 600\n")
+    path = str(tmp_path / "mine.toml")
+    assert plan_of("--config", path, "--batch-size", "64", "--max-seconds", "600", "--seed", "3").overrides == {}
+    changed = plan_of("--config", path, "--batch-size", "32", "--survey-climbs", "2", "--compile")
+    assert changed.overrides == {"batch_size": 32, "hard_search_steps": 2, "compile": True}
+
+
 def test_a_text_on_the_command_line_is_never_read_as_no_text():
     assert plan_of("--note", "None").request.note == "None"
     assert plan_of().request.note is None

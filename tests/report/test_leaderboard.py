@@ -268,3 +268,13 @@ def test_the_project_s_pages_are_rendered_in_a_fraction_of_a_second(own):
     began = time.process_time()
     leaderboard.rendered_pages(own, ROOT / "results")
     assert time.process_time() - began < 0.3
+
+
+def test_the_board_says_where_equal_settings_have_several_hashes_and_what_was_overridden():
+    settings = {"track": "add3", "max_seconds": 600}
+    runs = batch_runs("one", [1.0] * 10, settings=settings, overrides={"batch_size": 192, "compile": True})
+    runs += batch_runs("two", [2.0] * 10, settings={"track": "add3", "max_seconds": 600.0})
+    page = render_leaderboard(FiledResults(runs))
+    assert "| 1 | one + batch_size=192 compile=true |" in page
+    assert "its batches have the config hashes `one`, `two`" in page
+    assert "config hashes" not in render_leaderboard(FiledResults(runs[:10]))

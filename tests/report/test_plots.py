@@ -32,7 +32,7 @@ def batch_of(name, trains, solved=lambda i: True, **changes):
                 seconds=example_seconds(train=train),
                 outcome="solved" if solved(i) else "missed",
                 config=name,
-                **{"config_hash": name} | changes,
+                **{"settings": {"track": "add3", "variant": changes.get("config_hash", name)}} | changes,
             )
             for i, train in enumerate(trains)
         ),

@@ -92,6 +92,8 @@ def batch_runs(
 
     Batches of unlike names are those of unlike contestants, unless `changes` gives them one `config_hash`.
     """
+    config_hash = changes.setdefault("config_hash", name)
+    changes.setdefault("settings", {"track": "add3", "variant": config_hash})
     return [
         example_run(
             run_id=f"{name}-{i}",
@@ -99,7 +101,7 @@ def batch_runs(
             seconds=example_seconds(train=train, total=train + 5),
             outcome=outcome(i),
             config=name,
-            **{"config_hash": name} | changes,
+            **changes,
         )
         for i, train in enumerate(trains)
     ]
