@@ -9,6 +9,8 @@ from rich.segment import Segment
 
 from bench.streams import printable
 
+DEFAULT_WIDTH = 80  # columns
+
 
 class PlainTextConsole(Console):
     """A console that shows text as it is typed: without markup, and with control characters as escapes.
@@ -19,6 +21,8 @@ class PlainTextConsole(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"highlight": False, "markup": False, "emoji": False} | options)
+        if self.width < 1:  # COLUMNS=0, as some programs say that they do not know; nothing would be printed
+            self.width = DEFAULT_WIDTH
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

@@ -38,3 +38,10 @@ def test_a_dumb_terminal_shows_every_line(monkeypatch):
     display.phase("warmup")
     display.close()
     assert console.file.getvalue().splitlines() == ["label  setup", "label  warmup"]
+
+
+def test_an_unknown_width_does_not_hide_the_text(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "0")
+    console = PlainTextConsole(file=io.StringIO(), force_terminal=True)
+    console.print("shown")
+    assert "shown" in console.file.getvalue()
