@@ -4,6 +4,11 @@ Only this module and `tracks/` know what the characters mean. `python data.py [T
 training set and the held-out set of a track are disjoint.
 """
 
+if __name__ == "__main__":
+    from bench.entry import prepare_process
+
+    prepare_process()
+
 import difflib
 import functools
 import hashlib

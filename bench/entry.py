@@ -1,4 +1,4 @@
-"""What `python speedrun.py` and `python -m bench` do before anything else, also before their imports.
+"""What every program of the project does before anything else, also before its other imports.
 
 Runs on every Python 3, to say which version is needed; imports nothing that takes time.
 """

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import data
+from bench import entry
 from data import TRACKS, get_track, index_sets_sha256
 from tests.support.digits import is_held_out, pairs_of
 from tests.support.examples import ROOT
@@ -82,6 +83,7 @@ def test_no_two_tracks_of_different_length_have_the_same_hash() -> None:
 
 def run_data(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["data.py", *arguments])
+    monkeypatch.setattr(entry, "prepare_process", lambda: None)  # it would change the streams of this process
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(ROOT / "data.py"), run_name="__main__")
     return end.value.code
