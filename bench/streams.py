@@ -97,6 +97,11 @@ def printable(text: str) -> str:
     return CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
+def print_line(line: str) -> None:
+    """Print a line for people on standard output."""
+    print(printable(line))
+
+
 def print_error(line: str) -> None:
     """Print a line on standard error and flush it."""
     print(printable(line), file=sys.stderr, flush=True)

@@ -28,6 +28,7 @@ from bench.stats.estimates import expected_seconds
 from bench.storage.journal import Journal
 from bench.storage.jsonl import replace_file
 from bench.storage.schema import MATRIX, Run
+from bench.streams import print_line
 
 MOST_ATTEMPTS = 500  # larger matrices need --yes
 
@@ -144,7 +145,7 @@ def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_
             console.print(machine_class, soft_wrap=True)
         console.print(results_table(results, matrix.clock))
     for path in paths:
-        print(path)
+        print_line(str(path))
 
 
 def results_table(results: Sequence[CellResult], clock: ClockName) -> Table:

@@ -48,6 +48,7 @@ from bench.storage.jsonl import replace_file
 from bench.storage.records import RecordFolder, file_record, is_record, read_records, standing_record
 from bench.storage.results import FiledResults
 from bench.storage.schema import PairedPlan, Record, Run
+from bench.streams import print_line
 
 QUIET_SECONDS = 3.0
 RESOLVED_BY_MACHINE = ("device", "precision", "threads")  # settings that a default config leaves open
@@ -189,7 +190,7 @@ def decide(
         if comparison is not None:
             show_comparison(comparison)
         print_files_to_commit(SCRIPT.parent, results, [])
-        print(f"no record: {refusal}")
+        print_line(f"no record: {refusal}")
         return 1
     solved = [run for run in batch_runs if run.outcome == "solved"]
     solved.sort(key=lambda run: getattr(run.seconds, plan.clock))
@@ -210,10 +211,10 @@ def decide(
     if comparison is not None:
         show_comparison(comparison)
     if is_new_default:
-        print(f"{default_config(record).name} is now {record.config}")
+        print_line(f"{default_config(record).name} is now {record.config}")
     print_files_to_commit(SCRIPT.parent, results, [SCRIPT.parent / PAGE, default_config(record)])
     first = "" if record.predecessor else f", {FIRST_OF_CLASS}"
-    print(f"record {record.name}{first}: {batch_line(batch_runs)}")
+    print_line(f"record {record.name}{first}: {batch_line(batch_runs)}")
     return 0
 
 

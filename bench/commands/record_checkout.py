@@ -9,6 +9,7 @@ from bench.errors import UsageError
 from bench.git import Checkout, GitProblem, is_checkout, read_checkout
 from bench.provenance import source_changes
 from bench.storage.schema import Run
+from bench.streams import print_line
 
 
 def check_committed(planned: Run, config: Path, root: Path) -> None:
@@ -62,6 +63,6 @@ def print_files_to_commit(root: Path, results: Path, others: Iterable[Path]) -> 
         return
     written = [name for name in changes if any(name == place or name.startswith(f"{place}/") for place in inside)]
     if written:
-        print("please commit these files:")
+        print_line("please commit these files:")
         for name in written:
-            print(f"  {name}")
+            print_line(f"  {name}")

@@ -24,6 +24,7 @@ from bench.stats.paired_test import charge_attempts, unpaired_ratio_interval
 from bench.storage.records import RecordFolder, find_record
 from bench.storage.results import weights_sha256
 from bench.storage.schema import PairedPlan, Reproduction, Run
+from bench.streams import print_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def main(arguments: Arguments) -> int:
     reproduction = make_reproduction(record_folder, plan, replay_runs, runs, problems)
     record_folder.reproductions.append(reproduction)
     leaderboard.refresh(results)
-    print(describe_reproduction(record_folder, reproduction))
+    print_line(describe_reproduction(record_folder, reproduction))
     return 0 if reproduction.reproduced else 1
 
 

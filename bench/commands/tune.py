@@ -33,6 +33,7 @@ from bench.formatting import search_text
 from bench.storage.journal import Journal
 from bench.storage.jsonl import replace_file
 from bench.storage.schema import TUNE
+from bench.streams import print_line
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -101,13 +102,13 @@ def report(search: Search, stem: str) -> None:
     best = min(search.trials("COMPLETE"), key=lambda trial: trial.value, default=None)
     if best is None or best.value == NEVER:
         print(search_text(cost))
-        print("no trial has solved the track yet")
+        print_line("no trial has solved the track yet")
         return
     path = search.folder / f"{stem}.toml"
     replace_file(path, config_text(search, best, cost))
     print(search_text(cost))
-    print(f"best: trial {best.number}, ERT {search.space.clock} {best.value:.2f} s: {settings_text(best.params)}")
-    print(path)
+    print_line(f"best: trial {best.number}, ERT {search.space.clock} {best.value:.2f} s: {settings_text(best.params)}")
+    print_line(str(path))
 
 
 def config_text(search: Search, best: "FrozenTrial", cost: Mapping[str, Any]) -> str:
