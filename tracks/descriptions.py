@@ -24,6 +24,7 @@ class TrackDescription:
     exhaustive: bool  # whether the test set is the whole problem space
     is_stream: bool  # whether training texts are windows of one long text
     example_text: str  # a problem with its right answer
+    form: str = ""  # how a problem is written, in words
 
     @property
     def solved(self) -> str:
@@ -49,6 +50,7 @@ def describe_addition(digits: int, reverse: bool = False, signs: bool = True, na
         exhaustive=digits <= EXHAUSTIVE_DIGITS,
         is_stream=False,
         example_text=(f"{a}+{b}=" if signs else a + b) + (answer[::-1] if reverse else answer),
+        form=f"{digits} digits each, zero-padded, " + ("with + between, then =" if signs else "without + and ="),
     )
 
 

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
+import tyro
 from pydantic import BaseModel
 
 from bench.arguments import PathArgument
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.errors import UsageError
 from bench.formatting import csv_rows
+from bench.stats.ranking import current_runs
 from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults
 from bench.storage.schema import Run
@@ -28,6 +30,9 @@ class Arguments:
 
     format: Literal["csv", "json", "parquet"] = "csv"
     """csv or parquet for the table; json for a list of the journal's lines, unchanged."""
+    current: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Only the attempts of each config that compare: those of its row of the board with the latest attempt, which have
+    the same settings, source and machine class. Overrides, matrices and searches are left out."""
     output: PathArgument | None = None
     """The file to write; by default standard output, except for parquet."""
     results: ResultsOption = DEFAULT_RESULTS
@@ -41,6 +46,8 @@ def main(arguments: Arguments) -> int:
         raise UsageError(f"there is no journal in {arguments.results}")
     runs, faults = journal.read()
     print_faults(faults)
+    if arguments.current:
+        runs = current_runs(runs)
     content = {"csv": as_csv, "json": as_json, "parquet": as_parquet}[arguments.format](runs)
     if arguments.output is None:
         sys.stdout.buffer.write(content)

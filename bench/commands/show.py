@@ -46,7 +46,7 @@ def main(arguments: Arguments) -> int:
     for plan in plans:
         if plan.id == arguments.run and plan.b is not None:
             return show_plan(plan, arguments)
-    console, weights = output_console(), Path(arguments.run)
+    console, weights = output_console(), Path(arguments.run).expanduser()
     try:
         run = find_run(arguments.run, arguments.results)
     except UsageError as problem:

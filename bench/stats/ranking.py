@@ -90,8 +90,7 @@ def group_entries(batches: Iterable[RunBatch]) -> list[Entry]:
     """The entries of the board, in the order of their first batches."""
     groups: dict[Hashable, list[RunBatch]] = defaultdict(list)
     for batch in batches:
-        first = batch.runs[0]
-        groups[settings_key(first.settings), first.source_sha256, first.machine.class_].append(batch)
+        groups[contestant_key(batch.runs[0])].append(batch)
     return [Entry(tuple(group)) for group in groups.values()]
 
 
@@ -124,3 +123,28 @@ def describe_standing(run: Run, runs: Sequence[Run]) -> str:
         for clock, (first, *_) in best.items()
     )
     return f"{membership}; {leads}"
+
+
+def current_runs(runs: Iterable[Run]) -> list[Run]:
+    """The attempts of each config's entry of the board with the latest attempt, in the journal's order.
+
+    For a config without an entry, its attempts with the settings, source and machine class of the latest one. Attempts
+    with settings changed on the command line are left out.
+    """
+    contest = [run for run in runs if run.is_contest and not run.overrides]
+    groups = [entry.runs for entry in group_entries(group_batches(contest))]
+    with_entry = {(group[0].track, group[0].config) for group in groups}
+    others: dict[Hashable, list[Run]] = defaultdict(list)
+    for run in contest:
+        if (run.track, run.config) not in with_entry:
+            others[run.config, contestant_key(run)].append(run)
+    latest: dict[tuple[str, str], Sequence[Run]] = {}
+    for group in sorted([*groups, *others.values()], key=lambda group: max(run.started_at for run in group)):
+        latest[group[0].track, group[0].config] = group
+    ids = {run.run_id for group in latest.values() for run in group}
+    return [run for run in contest if run.run_id in ids]
+
+
+def contestant_key(run: Run) -> Hashable:
+    """What the attempts of one entry have in common: equal settings, source and machine class."""
+    return settings_key(run.settings), run.source_sha256, run.machine.class_

@@ -1,13 +1,12 @@
 """The contents of a results folder, and lookup of runs and weights."""
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.errors import UsageError, describe_os_error
+from bench.errors import UsageError, describe_os_error, nearest_hint
 from bench.storage.journal import Journal
 from bench.storage.jsonl import JsonLines, print_faults
 from bench.storage.records import RecordFolder, read_records
@@ -54,38 +53,51 @@ def is_weights_path(reference: str) -> bool:
 
 def find_run(reference: str, results: Path, with_weights: bool = False) -> Run:
     """Find a run by its id, by a path to its weights, or as `latest`; UsageError, with the nearest id, without one."""
+    if not reference:
+        raise UsageError("the name of the run is empty; give a run id, a path to weights, or latest")
     runs, faults = Journal(results).read()
     print_faults(faults)
     candidates = [run for run in runs if run.weights is not None or not with_weights]
     kind = "run with weights" if with_weights else "run"
     if is_weights_path(reference):
-        digest = weights_sha256(Path(reference))
+        digest = weights_sha256(Path(reference).expanduser())
         matches = [run for run in candidates if run.weights_sha256 == digest]
         if not matches:
             raise UsageError(f"no run in {results} ended with the weights in {reference} (sha256 {digest})")
     elif not candidates:
         raise UsageError(f"there is no {kind} in {results}")
-    elif reference == "latest":  # other runs only if there is no contest run
-        matches = [run for run in candidates if run.is_contest] or candidates
+    elif reference == "latest":
+        return latest_run(candidates)
     else:
         matches = [run for run in candidates if run.run_id == reference]
         if not matches:
-            (near,) = difflib.get_close_matches(reference, [run.run_id for run in candidates], n=1, cutoff=0.0)
-            raise UsageError(f"there is no {kind} {reference!r} in {results}; the nearest is {near!r}")
+            hint = nearest_hint(reference, {"latest", *(run.run_id for run in candidates)}, "`python -m bench export`")
+            raise UsageError(f"there is no {kind} {reference!r} in {results}{hint}")
     return max(matches, key=lambda run: run.started_at)
 
 
-def find_weights(reference: str, results: Path) -> Path:
-    """The weights file of a run; see `find_run`. A path to weights is returned as it is, without the journal."""
+def latest_run(runs: Sequence[Run]) -> Run:
+    """The latest contest run; one of the other runs only if there is none."""
+    return max([run for run in runs if run.is_contest] or runs, key=lambda run: run.started_at)
+
+
+def find_weights(reference: str, results: Path) -> tuple[Path, str]:
+    """The weights file of a run, and in words which one it is; see `find_run`.
+
+    A path to weights is returned as it is, without the journal.
+    """
     if is_weights_path(reference):
-        return Path(reference)
+        return Path(reference).expanduser(), reference
     run = find_run(reference, results, with_weights=True)
+    remark = ""
+    if reference == "latest" and (newest := latest_run(Journal(results).read()[0])).run_id != run.run_id:
+        remark = f"; the latest run, {newest.run_id}, is {newest.outcome} and kept no weights"
     if run.weights is None or not (path := results / run.weights).exists():
         raise UsageError(
             f"the weights of {run.run_id} are not here, because they are not committed: make an attempt first, or use "
             "those of a record, results/records/NAME/weights.safetensors"
         )
-    return path
+    return path, f"{run.run_id} ({run.label}, {run.outcome}){remark}"
 
 
 def weights_sha256(path: Path) -> str:

@@ -70,20 +70,39 @@ def test_a_file_is_answered_line_by_line(results, capsys, tmp_path):
     assert lines == [decode(TRACK, row) for row in expected.tolist()]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "1", "12+3456=", "123+456", "123-456=", "abc+def=", "=23+456=", "123+45\u0666=", "123+456=0"]
-)
-def test_a_prompt_that_is_not_a_problem_of_the_track_is_an_error_of_one_line(results, text):
-    with pytest.raises(UsageError, match="not a problem of add3") as refused:
-        ask.main(ask.Arguments(run="first", prompts=("123+456=", text), results=results))
-    assert "\n" not in str(refused.value)
+NO_PROBLEMS = ["", "1", "12+3456=", "123+456", "123-456=", "abc+def=", "=23+456=", "123+45\u0666=", "123+456=0"]
 
 
-def test_an_error_in_a_file_names_the_line(results, tmp_path):
+def test_texts_that_are_no_problems_get_an_empty_line_and_a_message_and_the_others_an_answer(results, capsys):
+    prompts = ("123+456=", *NO_PROBLEMS, "000+000=")
+    assert ask.main(ask.Arguments(run="first", prompts=prompts, results=results)) == 2
+    output = capsys.readouterr()
+    assert output.out.split("\n") == [naive_answer(1, "123+456="), *[""] * 9, naive_answer(1, "000+000="), ""]
+    *messages, answering = output.err.splitlines()
+    form = "write it like '381+350=': 3 digits each, zero-padded, with + between, then ="
+    assert messages == [f"bench: {text!r} is not a problem of add3; {form}" for text in NO_PROBLEMS]
+    assert answering == "answers by first (add3-cpu, solved)"
+
+
+def test_without_any_problem_nothing_is_printed_but_the_messages(results, capsys):
+    assert ask.main(ask.Arguments(run="first", prompts=("1+1=",) * 30, results=results)) == 2
+    output = capsys.readouterr()
+    assert (output.out, len(output.err.splitlines())) == ("", 21)
+    assert output.err.splitlines()[-1] == "bench: 10 more lines are no problems of add3"
+
+
+def test_an_error_in_a_file_names_the_line(results, tmp_path, capsys):
     file = tmp_path / "problems.txt"
     file.write_text("123+456=\n123+4567=\n")
-    with pytest.raises(UsageError, match=r"problems\.txt:2: '123\+4567='"):
-        ask.main(ask.Arguments(run="first", file=file, results=results))
+    assert ask.main(ask.Arguments(run="first", file=file, results=results)) == 2
+    assert f"{file}:2: '123+4567='" in capsys.readouterr().err
+
+
+def test_it_is_said_when_latest_is_not_the_latest_run(results, capsys):
+    ask.main(ask.Arguments(run="latest", prompts=("123+456=",), results=results))
+    assert "answers by second (add3-cpu, solved); the latest run, third, is solved and kept no weights" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -82,3 +82,22 @@ def test_batches_of_equal_settings_are_one_entry_where_source_and_machine_class_
         *batch_runs("five", [2.0] * 10, settings=new, machine={"class": "another", "clean": None, "reasons": []}),
     ]
     assert len(ranking.group_entries(ranking.group_batches([*runs, *others]))) == 4
+
+
+def test_the_current_runs_of_a_config_are_those_of_its_latest_entry():
+    def days(day, runs):
+        moved = {"config": "add3-cpu", "started_at": runs[0].started_at.replace(day=day)}
+        return [run.model_copy(update=moved) for run in runs]
+
+    old = days(1, batch_runs("old", [1.0] * 10, source_sha256="e" * 64))
+    new = days(2, batch_runs("new", [1.0] * 10))
+    settings = new[0].settings
+    again = days(3, batch_runs("again", [1.0] * 10, settings=settings))
+    others = [
+        *days(4, batch_runs("changed", [1.0], settings=settings, overrides={"batch_size": 1})),
+        *days(5, batch_runs("matrix", [1.0], command="matrix", settings=settings)),
+        *days(6, [example_run(settings=settings)]),
+    ]
+    assert ranking.current_runs([*old, *new, *again, *others]) == [*new, *again]
+    single = days(7, [example_run()])
+    assert ranking.current_runs([*others[:2], *single]) == single

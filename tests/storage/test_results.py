@@ -32,7 +32,7 @@ def test_a_run_is_found_by_its_id(results):
 def test_latest_is_the_run_that_started_last(results):
     assert find_run("latest", results).run_id == "third"
     assert find_run("latest", results, with_weights=True).run_id == "second"
-    assert find_weights("latest", results) == results / "weights" / "second.safetensors"
+    assert find_weights("latest", results)[0] == results / "weights" / "second.safetensors"
 
 
 def test_a_run_is_found_by_a_copy_of_its_weights(results, tmp_path_factory):
@@ -55,15 +55,16 @@ def test_invalid_lines_are_reported(results, capsys):
 
 
 def test_a_path_to_weights_needs_no_journal(tmp_path):
-    assert find_weights(str(tmp_path / "any.safetensors"), tmp_path) == tmp_path / "any.safetensors"
+    assert find_weights(str(tmp_path / "any.safetensors"), tmp_path)[0] == tmp_path / "any.safetensors"
 
 
 @pytest.mark.parametrize(
     ("reference", "named"),
     [
         ("secnod", "'second'"),
-        ("x", "the nearest is"),
-        ("", "the nearest is"),
+        ("latets", "the nearest is 'latest'"),
+        ("x", "there are first, latest"),
+        ("", "is empty"),
         ("no-such-file.safetensors", "no-such-file"),
     ],
 )
