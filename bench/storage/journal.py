@@ -253,8 +253,8 @@ class StartMark:
     def file(self, run: Run) -> bool:
         """Append the line to the journal and remove the mark; False if the journal has a line at least as good."""
         with self.journal.lock():
-            filed = [line for line in self.journal.read()[0] if line.run_id == run.run_id]
-            is_new = all(evidence(line) < evidence(run) for line in filed)
+            filed, _ = self.journal.read(re.compile(b".*" + re.escape(run.run_id.encode())))
+            is_new = all(evidence(line) < evidence(run) for line in filed if line.run_id == run.run_id)
             if is_new:
                 self.journal.append(run)
             self.path.unlink(missing_ok=True)
