@@ -16,7 +16,7 @@ from bench.config import RENAMED_SETTINGS, check_values, current_names, find_con
 from bench.errors import UsageError, nearest_hint
 from bench.provenance import config_hash
 from data import TRACKS
-from speedrun import Settings as TrainerSettings
+from settings import Settings as TrainerSettings
 from tests.support.examples import ROOT
 
 

@@ -6,13 +6,14 @@ from rich.table import Table
 
 from bench.attempt.progress import Display
 from bench.console import PlainTextConsole
+from tests.support.consoles import text_of
 
 
 def shown_on_a_terminal(*renderables) -> str:
     console = PlainTextConsole(file=io.StringIO(), force_terminal=True, width=80)
     for renderable in renderables:
         console.print(renderable)
-    return console.file.getvalue()
+    return text_of(console)
 
 
 def test_escape_sequences_in_texts_do_not_reach_the_terminal():
@@ -37,11 +38,11 @@ def test_a_dumb_terminal_shows_every_line(monkeypatch):
     display.phase("setup")
     display.phase("warmup")
     display.close()
-    assert console.file.getvalue().splitlines() == ["label  setup", "label  warmup"]
+    assert text_of(console).splitlines() == ["label  setup", "label  warmup"]
 
 
 def test_an_unknown_width_does_not_hide_the_text(monkeypatch):
     monkeypatch.setenv("COLUMNS", "0")
     console = PlainTextConsole(file=io.StringIO(), force_terminal=True)
     console.print("shown")
-    assert "shown" in console.file.getvalue()
+    assert "shown" in text_of(console)

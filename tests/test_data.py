@@ -81,7 +81,7 @@ def test_no_two_tracks_of_different_length_have_the_same_hash() -> None:
     assert len(set(hashes)) == 6
 
 
-def run_data(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def run_data(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str | int:
     monkeypatch.setattr(sys, "argv", ["data.py", *arguments])
     monkeypatch.setattr(entry, "prepare_process", lambda: None)  # it would change the streams of this process
     with pytest.raises(SystemExit) as end:

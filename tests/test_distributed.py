@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
-from bench import distributed
+from bench import cli, distributed
 from bench.attempt import command, worker
 from bench.attempt.plan import make_plan
 from bench.clock import Clock
@@ -19,11 +21,12 @@ from bench.distributed import World, read_world
 from bench.errors import UnavailableHere, UsageError
 from bench.storage.journal import Journal
 from data import get_track
-from speedrun import Settings, Trainer
+from settings import Settings
+from speedrun import Trainer
 from tests.support.examples import ROOT
 
 CPU = torch.device("cpu")
-SMALL = {
+SMALL: dict[str, Any] = {
     "track": "add2",
     "n_head": 2,
     "n_embd": 16,
@@ -56,7 +59,8 @@ class Watch:
 
 def trained(**changes):
     """A trainer after training, and its checks."""
-    trainer, watch = Trainer(Settings(**(SMALL | changes)), get_track("add2"), CPU, torch.float32, 7), Watch()
+    trainer = Trainer(Settings(**(SMALL | changes)), get_track("add2"), CPU, torch.float32, 7)
+    watch: Any = Watch()
     trainer.warm_up()
     trainer.train(watch)
     return trainer, watch.checks
@@ -107,7 +111,7 @@ def test_with_half_the_variables_of_torchrun_a_process_is_alone(left):
 
 def test_half_the_variables_of_torchrun_are_said(monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "left over")
-    monkeypatch.setattr(command.cli, "handle_interrupts", lambda: None)
+    monkeypatch.setattr(cli, "handle_interrupts", lambda: None)
     assert command.main(Settings, Trainer, Clock(), ["--config", "nosuch"], "") == 2
     assert "TORCHELASTIC_RUN_ID is set without RANK" in capsys.readouterr().err
 
@@ -170,7 +174,7 @@ def in_two(target, *arguments):
     context = torch.multiprocessing.get_context("spawn")
     answers = context.Queue()
     port = context.Value("i", 0)
-    store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
     port.value = store.port
     processes = [
         context.Process(target=run_one, args=(rank, store.port, answers, target, arguments)) for rank in range(2)
@@ -185,7 +189,7 @@ def in_two(target, *arguments):
 
 def run_one(rank, port, answers, target, arguments):
     torch.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", port, 2, is_master=False)
+    store = TCPStore("127.0.0.1", port, 2, is_master=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     answer = target(*arguments)
     if rank == 0:

@@ -37,7 +37,11 @@ def filed(attempt):
 def given(attempt, filed):
     """The model, and its answers to all problems as the certificate finds them."""
     model, track = weights.load(attempt[0] / filed.weights, CPU)
-    return model, track, all_answers(model.answerer(), track, track.test_set(filed.seed), CPU, 8192)[0]
+    return (
+        model,
+        track,
+        all_answers(model.answerer(), track, track.test_set(filed.seed), CPU, 8192, lambda share: None)[0],
+    )
 
 
 def test_the_default_config_solves_the_track(attempt, filed):

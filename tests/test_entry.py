@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ def test_the_results_folder_is_found_on_the_command_line(arguments):
 def test_an_old_python_is_one_line(monkeypatch, capsys):
     for name in ("prepare_streams", "exit_on_interrupts"):
         monkeypatch.setattr(entry, name, lambda: None)
-    for module in (sys, entry.threading):
+    for module in (sys, threading):
         monkeypatch.setattr(module, "excepthook", module.excepthook)
     monkeypatch.setattr(entry, "OLDEST_PYTHON", (99, 1))
     with pytest.raises(SystemExit):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import git, provenance
+from bench import provenance
 from bench.git import GitProblem, read_checkout, run_git
 from bench.provenance import commit_and_dirty
 from tests.support.repositories import ask, commit_all
@@ -47,7 +47,7 @@ def test_every_variable_of_a_repository_is_removed(root, monkeypatch):
         monkeypatch.setenv(name, "0")
     seen = {}
     answer = subprocess.CompletedProcess([], 0, b"", b"")
-    monkeypatch.setattr(git.subprocess, "run", lambda *_, env, **__: seen.update(env) or answer)
+    monkeypatch.setattr(subprocess, "run", lambda *_, env, **__: seen.update(env) or answer)
     run_git(root, "status")
     assert set(names) & set(seen) <= {"GIT_CONFIG_COUNT"}
 

@@ -16,7 +16,8 @@ from data import get_track
 from kernel import Optimizers
 from model import Transformer
 from optim import AdamW, Muon, kernel_optimizers
-from speedrun import Settings, Trainer
+from settings import Settings
+from speedrun import Trainer
 from tests.support.examples import random_model
 
 CPU = torch.device("cpu")
@@ -173,7 +174,8 @@ def test_a_model_whose_numbers_would_not_fit_on_the_stack_is_computed() -> None:
 def test_it_holds_where_attention_is_sharp() -> None:
     model = fitting_model()
     with torch.no_grad():
-        model.blocks[0].attention.qkv[:2] *= 4.0  # scores spread over some 30 nats
+        block: Any = model.blocks[0]
+        block.attention.qkv[:2] *= 4.0  # scores spread over some 30 nats
     texts = random_texts(64, 12)
     assert_the_same_gradients(model, texts, 0, 2, loss=(1e-4, 1e-4), gradient=(1e-2, 0.0, 1e-3))
 
@@ -194,14 +196,15 @@ def test_weights_that_change_are_read_anew() -> None:
     model.use_kernel(1)
     with torch.no_grad():
         before = model.forward_fast(idx)
-        model.blocks[0].mlp.up.mul_(0.5)
+        block: Any = model.blocks[0]
+        block.mlp.up.mul_(0.5)
         assert (model.forward_fast(idx) - before).abs().max() > 0.01
         assert_close(model.forward_fast(idx), model(idx), rtol=1e-4, atol=1e-5)
 
 
 def stepped(shapes: list[tuple[int, ...]], model: Transformer) -> list[Tensor]:
     """Weights and states after three steps of Muon, and of AdamW on others, by the kernel if the model has one."""
-    how = {"momentum": 0.8, "num_iterations": 5, "weight_decay": 0.1, "dtype": model.dtype}
+    how: dict[str, Any] = {"momentum": 0.8, "num_iterations": 5, "weight_decay": 0.1, "dtype": model.dtype}
     generator = torch.Generator().manual_seed(1)
     weights = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in [*shapes, (12, 17), (5,)]]
     learning_rate = torch.tensor(0.1)
@@ -303,10 +306,10 @@ def test_it_trains_in_bfloat16() -> None:
 # training
 
 
-def trained(name: str, tied: bool, counts: list[int], dtype: torch.dtype = torch.float32) -> Trainer:
+def trained(name: Any, tied: bool, counts: list[int], dtype: torch.dtype = torch.float32) -> Trainer:
     """Steps of a trainer, so many together, on drawn problems."""
-    sizes = {"n_head": 4, "n_embd": 32, "n_hidden": 48, "tied": tied}
-    rates = {"muon_learning_rate": 0.02, "adam_learning_rate": 0.005}
+    sizes: dict[str, Any] = {"n_head": 4, "n_embd": 32, "n_hidden": 48, "tied": tied}
+    rates: dict[str, Any] = {"muon_learning_rate": 0.02, "adam_learning_rate": 0.005}
     settings = Settings(kernel=name, threads=2, num_steps=20, warmup_steps=3, batch_size=64, **sizes, **rates)
     track = get_track("add3")
     trainer = Trainer(settings, track, CPU, dtype, seed=1)

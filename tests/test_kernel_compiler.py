@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_a_missing_compiler_is_named_with_the_remedy(monkeypatch: pytest.MonkeyP
 
 
 def test_a_missing_temporary_folder_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_compiler.tempfile, "tempdir", str(tmp_path / "gone"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     kernel_compiler.cached_compilation.cache_clear()
     assert problem_of().startswith("the C compiler did not start: ")
 
@@ -110,7 +111,7 @@ def test_a_compiler_that_refuses_the_options_of_another_gets_fewer(use_compiler:
 
 @needs_compiler
 def test_one_kernel_is_compiled_once_and_leaves_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(kernel_compiler.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     kernel_compiler.cached_compilation.cache_clear()
     first = compilation(CONSTANTS)
     assert first.library() is compilation(dict(CONSTANTS)).library()

@@ -1,6 +1,7 @@
 """The transformer against its definition: loops over heads and positions, and counted parameters."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def naive_logits(model: Transformer, ids: list[int]) -> Tensor:
         read = [norm(row, f"blocks.{layer}.attention_norm") for row in x]
         answers = []
         for t in range(len(ids)):
-            heads = []
+            heads: list[Any] = []
             for head in range(nh):
                 part = slice(head * hs, (head + 1) * hs)
                 query = (qkv[0] @ read[t])[part]
@@ -78,7 +79,8 @@ def test_attention_in_two_products_is_torchs_own(asking: int) -> None:
     query, key, value = (torch.randn(3, T, 2, 8, generator=draw).transpose(1, 2) for T in (asking, 7, 7))
     seen = torch.ones(7, 7, dtype=torch.bool).tril()[-asking:]
     results = []
-    for attend in (attend_in_products, torch.nn.functional.scaled_dot_product_attention):
+    ways: Any = (attend_in_products, torch.nn.functional.scaled_dot_product_attention)
+    for attend in ways:
         inputs = [x.clone().requires_grad_() for x in (query, key, value)]
         answers = attend(*inputs, attn_mask=seen, dropout_p=0.0)
         answers.backward(query)  # any gradient
@@ -162,7 +164,8 @@ def test_the_fast_pass_has_the_gradients_of_the_forward_pass(n_layer: int) -> No
 def test_the_fast_pass_holds_where_attention_is_sharp() -> None:
     model = random_model()
     with torch.no_grad():
-        model.blocks[0].attention.qkv[:2] *= 4.0  # scores spread over some 30 nats
+        block: Any = model.blocks[0]
+        block.attention.qkv[:2] *= 4.0  # scores spread over some 30 nats
     idx = random_ids(32, 11)
     assert_close(model.forward_fast(idx), model(idx), rtol=1e-3, atol=1e-4)
 

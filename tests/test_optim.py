@@ -89,7 +89,7 @@ def test_muon_is_the_muon_of_torch(shape: tuple[int, int]) -> None:
 
 
 def test_muon_is_the_muon_of_torch_where_neither_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = [(8, 24), (24, 8), (16, 16), (8, 24)]
+    shapes: list[tuple[int, ...]] = [(8, 24), (24, 8), (16, 16), (8, 24)]
     ours, theirs = random_tensors(shapes, seed=0), random_tensors(shapes, seed=0)
     descend(make_muon(ours, torch.float32), ours, num_steps=6)
     monkeypatch.setattr(Tensor, "bfloat16", Tensor.clone)  # how torch's Muon asks for its precision
@@ -199,10 +199,9 @@ def test_adamw_is_the_adamw_of_torch_that_lets_vectors_keep_their_size(shapes: l
 def test_the_learning_rate_is_read_anew_at_every_step(kind: str) -> None:
     (weight,) = random_tensors([(8, 24)], seed=0)
     learning_rate = torch.tensor(0.0)
+    optimizer: Muon | AdamW = make_adamw([weight], learning_rate)
     if kind == "muon":
         optimizer = make_muon([weight], torch.float32, learning_rate)
-    else:
-        optimizer = make_adamw([weight], learning_rate)
     moved = []
 
     def before_step(step: int) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_a_process_whose_id_is_used_again_has_ended() -> None:
 
 
 @pytest.mark.parametrize("change", [{"boot": "another"}, {"namespace": "pid:[1]"}])
-def test_a_process_of_another_boot_or_container_cannot_be_checked(change: dict[str, str]) -> None:
+def test_a_process_of_another_boot_or_container_cannot_be_checked(change: dict[str, Any]) -> None:
     identity = current_process()
     assert identity is not None
     assert has_ended(dataclasses.replace(identity, **change)) is None

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from bench.commands.record import RESOLVED_BY_MACHINE
 from bench.config import current_names, read_config
 from bench.storage.records import read_records
-from speedrun import Settings
+from settings import Settings
 from tests.support.examples import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

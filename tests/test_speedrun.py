@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -210,7 +211,8 @@ def test_long_gradients_are_cut_all_together_and_short_ones_are_left_alone():
 
 def test_the_loss_is_of_the_answer_or_of_all_characters_that_follow_another():
     texts = TRACK.tokens(TRACK.test_set(0)[::777]).long()
-    for loss_on, first in (("answer", TRACK.prompt_length - 1), ("all", 0)):
+    cases: Any = ("answer", TRACK.prompt_length - 1), ("all", 0)
+    for loss_on, first in cases:
         trainer = build(replace(SMALL, loss_on=loss_on))
         with torch.no_grad():
             trainer.model.head.normal_(generator=torch.Generator().manual_seed(0))

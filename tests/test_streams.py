@@ -10,6 +10,7 @@ import threading
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -22,7 +23,7 @@ from tests.support.examples import ROOT
 def output_to(descriptor: int, encoding: str = "utf-8", errors: str = "replace") -> io.TextIOWrapper:
     """What `prepare_streams` puts in place of a standard stream with this file descriptor."""
     replaced = open(descriptor, "w", encoding=encoding)  # noqa: SIM115, it stays open, as sys.__stdout__ does
-    output = streams.lenient(replaced, descriptor, errors)
+    output: Any = streams.lenient(replaced, descriptor, errors)
     output.replaced = replaced
     return output
 
@@ -44,7 +45,8 @@ def test_what_nobody_reads_is_discarded(broken_pipe):
     output = output_to(broken_pipe)
     print("a", file=output, flush=True)
     print("b" * 10**6, file=output, flush=True)
-    assert output.buffer.raw.problem.errno == errno.EPIPE
+    stream: Any = output
+    assert stream.buffer.raw.problem.errno == errno.EPIPE
     os.write(broken_pipe, b"now the null device, also for child processes")
 
 

@@ -91,7 +91,7 @@ class LaunchCounter(TorchDispatchMode):
         return operation(*values, **(options or {}))
 
 
-def launches_of(work: Callable[[], None]) -> int:
+def launches_of(work: Callable[[], object]) -> int:
     """The number of torch operations that `work` executes."""
     with LaunchCounter() as counter:
         work()

@@ -1,6 +1,7 @@
 """The certificate of models that are ten lines of Python, compared with loops over single problems."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def test_samples_are_counted_by_their_own_problems() -> None:
             "none wrong": rows_of([(0, 0), (0, 1)], 2),
         }
 
-    track = Sampled(TRACKS["add2"], digits=2, reverse=False)
+    track: Any = Sampled(TRACKS["add2"], digits=2, reverse=False)
 
     def answer(prompt: str) -> str:
         return "000" if prompt in ("00+05=", "99+99=", "50+50=") else calculator(prompt)
@@ -147,7 +148,7 @@ def short_exams(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short_exams")
 @pytest.mark.parametrize("name", ["add4", "add6-reversed"])
 def test_a_calculator_passes_a_sampled_test_set(name: str) -> None:
-    track = get_track(name)
+    track: Any = get_track(name)
     step = -1 if track.reverse else 1
     certificate, sentences = certify(fake_model(track, lambda prompt: calculator(prompt)[::step]), track, CPU, SEED)
     assert not certificate.exhaustive
@@ -203,7 +204,8 @@ def naive_answer(model: torch.nn.Module, track: Track, prompt: str) -> str:
 def test_batched_decoding_equals_decoding_one_problem_at_a_time(n_layer: int, batch_size: int) -> None:
     model = random_model(n_layer=n_layer, block_size=5)  # `1+2=03` less its last character
     with torch.no_grad():
-        model.blocks[0].attention.out *= 8.0  # so that answers depend on the operands, not on the `=` alone
+        block: Any = model.blocks[0]
+        block.attention.out *= 8.0  # so that answers depend on the operands, not on the `=` alone
     shares: list[float] = []
     given, right = all_answers(model.answerer(), ADD1, ADD1.test_set(SEED), CPU, batch_size, shares.append)
     expected = [naive_answer(model, ADD1, f"{a}+{b}=") for a in range(10) for b in range(10)]

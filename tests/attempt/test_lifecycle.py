@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import signal
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from bench.attempt.plan import make_plan
 from bench.cli import handle_interrupts
 from bench.clock import Clock
 from bench.processes import BATCH_VARIABLE
+from bench.provenance import ROOT
+from bench.storage import weights
 from bench.storage.journal import Journal, StartMark
 from bench.storage.machines import machine_peaks_file
 from bench.storage.schema import Batch
-from speedrun import Settings
+from settings import Settings
 from tests.support.examples import random_model
 
 
@@ -93,12 +96,13 @@ def signals_kept():
 
 def run_of(tmp_path, failing, *more):
     """The run of a fake trainer."""
+    fake: Any = FakeTrainer
     arguments = f"--device cpu --shared --results {tmp_path} --threads 1 --track add2".split()
     plan = make_plan(Settings, [*arguments, *more], "")
     clock = Clock()
     clock.enter("setup")
     with signals_kept():
-        return lifecycle.timed_attempt(plan, lambda *a: FakeTrainer(*a, failing=failing), clock)
+        return lifecycle.timed_attempt(plan, lambda *a: fake(*a, failing=failing), clock)
 
 
 @pytest.mark.parametrize(
@@ -194,9 +198,9 @@ def test_an_attempt_of_a_batch_leaves_its_run_in_the_start_mark(tmp_path, monkey
 
 def test_a_message_in_the_journal_has_no_absolute_paths(tmp_path, monkeypatch):
     def load(path, device):
-        raise ValueError(f"{path}: broken, says {lifecycle.ROOT / 'bench'}")
+        raise ValueError(f"{path}: broken, says {ROOT / 'bench'}")
 
-    monkeypatch.setattr(lifecycle.weights, "load", load)
+    monkeypatch.setattr(weights, "load", load)
     run = run_of(tmp_path, None)
     assert run.outcome == "error"
     assert run.message == f"ValueError: results/{run.weights}: broken, says ./bench"
@@ -205,13 +209,13 @@ def test_a_message_in_the_journal_has_no_absolute_paths(tmp_path, monkeypatch):
 def test_the_saved_weights_are_certified(tmp_path, monkeypatch):
     """The trainer's model may change after saving; the certificate must not."""
     calls = []
-    original_load = lifecycle.weights.load
+    original_load = weights.load
 
     def load(path, device):
         calls.append(path)
         return original_load(path, device)
 
-    monkeypatch.setattr(lifecycle.weights, "load", load)
+    monkeypatch.setattr(weights, "load", load)
 
     def certify(next_logits, track, device, seed, report):
         calls.append(seed)

@@ -13,7 +13,7 @@ from bench.errors import UsageError
 from bench.processes import BATCH_VARIABLE
 from bench.provenance import config_hash, first_seed, source_sha256
 from bench.storage.journal import Journal
-from speedrun import Settings
+from settings import Settings
 from tests.support.examples import ROOT
 
 
@@ -146,7 +146,7 @@ def test_a_matrix_may_ask_for_settings_alone(option):
     with pytest.raises(UsageError, match="'bach_size' is not a setting; the nearest is 'batch_size'"):
         make_plan(Settings, ["--bach-size", "8"], "", settings_only=True)
     plan = make_plan(Settings, ["--config", "add3-cpu", "--no-compile", "--survey-climbs", "1"], "", settings_only=True)
-    assert plan.settings.hard_search_steps == 1
+    assert plan.settings_dict["hard_search_steps"] == 1
 
 
 def test_a_plan_says_what_the_command_line_changed(tmp_path):

@@ -4,7 +4,7 @@ import re
 
 from bench.attempt.progress import Display
 from bench.storage.schema import Check
-from tests.support.consoles import plain_console, terminal, written
+from tests.support.consoles import plain_console, terminal, text_of, written
 
 
 def check(step: int, train_seconds: float, loss: float | None = 0.5, errors: int | None = 1234) -> Check:
@@ -30,7 +30,7 @@ def test_without_a_terminal_every_event_is_one_plain_line() -> None:
         "cpu seed 7  train  step 700 of 700  loss 0.5000  errors 3 in 20,000  14.0 s elapsed, end of the round",
         "cpu seed 7  certify",
     ]
-    assert "\x1b" not in console.file.getvalue()
+    assert "\x1b" not in text_of(console)
 
 
 def test_a_check_in_the_first_second_of_train_is_shown_afterwards() -> None:
@@ -100,7 +100,7 @@ def test_a_terminal_shows_one_live_line_and_is_restored() -> None:
     display.phase("train")
     display.check(check(100, 2.0), 500)
     display.close()
-    output = console.file.getvalue()
+    output = text_of(console)
     assert "step 100 of 600" in output
     assert display.live is None
     assert output.rfind("\x1b[?25h") > output.rfind("\x1b[?25l") >= 0  # the cursor is shown again
@@ -113,6 +113,6 @@ def test_a_line_longer_than_the_terminal_is_truncated() -> None:
     display = Display("label", console)
     display.check(check(100, 2.0), 500)
     display.close()
-    visible = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+    visible = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text_of(console))
     assert "label  train" in visible
     assert all(len(line) <= 30 for line in re.split(r"[\r\n]", visible))

@@ -1,6 +1,7 @@
 """Certification in a separate process, and the tests for look-ahead and for answers that do not need the weights."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def saved(folder: Path, model: Transformer, track=ADD2) -> Path:
 
 
 @pytest.mark.parametrize("how", ["plain", "fast"])
-def test_a_separate_process_gives_the_same_certificate_as_this_one(how: str, tmp_path: Path) -> None:
+def test_a_separate_process_gives_the_same_certificate_as_this_one(how: Any, tmp_path: Path) -> None:
     model, track = small_model(), Permuted(ADD2, "=+9876543210")
     found = recertify.recertify(ROOT, saved(tmp_path, model, track), 7, how)
     expected, sentences = certify(lambda idx: model(idx)[:, -1], track, CPU, 7)
@@ -97,7 +98,7 @@ def test_our_model_does_not_look_ahead(n_layer: int, dtype: torch.dtype) -> None
 class LooksAhead(Transformer):
     """Adds a fraction of the next character to the logits, where `leaks` allows it."""
 
-    def forward(self, idx: torch.Tensor, first: int = 0) -> torch.Tensor:
+    def forward(self, idx: torch.Tensor, first: int = 0, *others: Any) -> torch.Tensor:
         logits = super().forward(idx, first)
         following = torch.nn.functional.one_hot(idx[:, first + 1 :], logits.size(-1))
         logits[:, :-1] += 0.01 * following * self.leaks(idx)[:, None, None]
@@ -132,7 +133,7 @@ def test_a_model_that_looks_ahead_is_detected(kind: type[LooksAhead]) -> None:
 
 
 def test_looking_ahead_is_detected_in_the_fast_forward_pass_too() -> None:
-    model = small_model()
+    model: Any = small_model()
     plain = model.forward
     model.forward_fast = lambda idx, first=0, pairs=None: plain(idx.flip(1), first)
     assert recertify.change_by_later_characters(model, ADD2) > 1e-3
@@ -145,7 +146,7 @@ def test_looking_ahead_is_detected_in_the_fast_forward_pass_too() -> None:
 class Calculator(Transformer):
     """Computes the sums without using its weights."""
 
-    def forward(self, idx: torch.Tensor, first: int = 0) -> torch.Tensor:
+    def forward(self, idx: torch.Tensor, first: int = 0, *others: Any) -> torch.Tensor:
         problems, _ = ADD2.problems(idx[:, : ADD2.prompt_length].to(torch.uint8))
         following = ADD2.tokens(problems).long()[:, first + 1 : idx.size(1) + 1]
         return torch.nn.functional.one_hot(following, 12).float()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.attempt.plan import make_plan
 from bench.attempt.resources import empty_compile_caches
-from speedrun import Settings
+from settings import Settings
 
 
 def test_an_attempt_that_compiles_has_empty_caches(monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from bench.audit.session import Audit, CheckSkipped
 from bench.audit.target import AuditTarget, track_interface
 from bench.experiments.launcher import Contestant
 from bench.storage import weights
-from bench.storage.schema import Run
+from bench.storage.schema import Certificate, Run
 from data import INTERFACE, get_track
 from tests.support import cheats
 from tests.support.examples import ROOT, example_certificate, example_run, example_seconds, random_model
@@ -35,7 +36,7 @@ class ScriptedAudit(Audit):
         self.runs.append(self.remaining.pop(0))
         return self.runs[-1]
 
-    def probe(self, name: str, result_type: type) -> object:
+    def probe(self, name: str, result_type: type) -> Any:
         return self.probe_result
 
 
@@ -328,7 +329,11 @@ def test_one_error_in_a_million_is_found_in_the_file(tmp_path) -> None:
 @pytest.mark.parametrize(("precision", "verdict"), [("float32", "CAUGHT"), ("bfloat16", "passed")])
 def test_rounding_is_not_look_ahead(precision: str, verdict: str, monkeypatch) -> None:
     recertification = Recertification(
-        certificate=example_certificate(), sentences=[], parameters=1, other_tensors=[], lookahead_change=0.008
+        certificate=Certificate.model_validate(example_certificate()),
+        sentences=[],
+        parameters=1,
+        other_tensors=[],
+        lookahead_change=0.008,
     )
     monkeypatch.setattr(session, "recertify", lambda *_: recertification)
     assert checks.check_causality(ScriptedAudit(example_run(precision=precision))).verdict == verdict

@@ -1,6 +1,7 @@
 """`python -m bench hardware`."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_what_does_not_work_is_named_with_the_way_out(printed: Any, monkeypatch:
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(command, "quota", lambda: 0.5)
     monkeypatch.setattr(command, "is_checkout", lambda root: False)
-    monkeypatch.setattr(command.os, "access", lambda folder, mode: False)
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
     monkeypatch.setattr(device_lock, "LOCKS", Path("/no such folder"))
     checks = printed("torch")["checks"]
     broken = {"kernel", "torch.compile", "threads", "device lock", "results folder", "git"}

@@ -5,6 +5,7 @@ import json
 import tomllib
 import zipfile
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -227,7 +228,7 @@ def test_a_new_default_config_leaves_the_kernel_to_the_machine(tmp_path, monkeyp
     monkeypatch.setattr(record, "CONFIGS", tmp_path)
     monkeypatch.setattr(record, "find_config", lambda name, device: (name, tmp_path / "mine.toml"))
     monkeypatch.setattr(record, "merged_values", lambda path, check: {"track": "add3", "kernel": "c", "threads": 2})
-    new = SimpleNamespace(track="add3", device="cpu", config="mine", name="2026-11-24-add3-mine")
+    new: Any = SimpleNamespace(track="add3", device="cpu", config="mine", name="2026-11-24-add3-mine")
     record.make_default("mine", new)
     assert tomllib.loads((tmp_path / "add3-cpu.toml").read_text()) == {"track": "add3", "kernel": "auto"}
 

@@ -8,12 +8,17 @@ from bench.attempt.recertify import Recertification, UnusableWeights
 from bench.commands import record, replay
 from bench.errors import UsageError
 from bench.storage.records import read_records
+from bench.storage.schema import Certificate
 from tests.support.examples import example_certificate
 
 
 def certificate_of(errors):
     return Recertification(
-        certificate=example_certificate(errors), sentences=[], parameters=1, other_tensors=[], lookahead_change=0.0
+        certificate=Certificate.model_validate(example_certificate(errors)),
+        sentences=[],
+        parameters=1,
+        other_tensors=[],
+        lookahead_change=0.0,
     )
 
 
@@ -91,12 +96,11 @@ def test_a_replay_interrupted_while_certifying_repeats_no_attempt(arena, record_
     def interrupted(contestant, path, seed, how):
         raise KeyboardInterrupt
 
-    certified = replay.recertify
-    monkeypatch.setattr(replay, "recertify", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run_replay(arena, record_folder, attempts=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(replay, "recertify", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_replay(arena, record_folder, attempts=2)
     calls = arena.calls()
-    monkeypatch.setattr(replay, "recertify", certified)
     assert run_replay(arena, record_folder, attempts=2) == 0
     assert arena.calls() == calls
 

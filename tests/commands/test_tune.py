@@ -4,6 +4,7 @@ import functools
 import signal
 import time
 import tomllib
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def run_tune(arena, monkeypatch):
     def run(text=SPACE, **changes):
         path = arena.root / "some.toml"
         path.write_text(text)
-        given = {"trials": 8, "device": "cpu"} | changes
+        given: dict[str, Any] = {"trials": 8, "device": "cpu"} | changes
         return tune.main(tune.Arguments(space=str(path), results=arena.results, **given))
 
     monkeypatch.setattr(tune, "SCRIPT", arena.script)

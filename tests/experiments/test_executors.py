@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +14,7 @@ from bench.experiments.executors import Executor, ExecutorLost, group_by_machine
 from tests.support.examples import ROOT
 
 
-class FakeExecutor:
+class FakeExecutor(Executor):
     """An executor that only counts."""
 
     def __init__(self, name):
@@ -73,7 +74,7 @@ def test_when_the_only_executor_is_lost_the_remaining_jobs_are_left():
 
 @pytest.mark.parametrize("names", ["a", "ab"])
 def test_an_interrupted_job_ends_everything(names):
-    jobs = dict.fromkeys(map(FakeExecutor, names), iter(range(1, 1000)))
+    jobs: dict[Executor, Iterator[int]] = dict.fromkeys(map(FakeExecutor, names), iter(range(1, 1000)))
 
     def run_job(executor, job):
         if job == 5:
@@ -85,7 +86,7 @@ def test_an_interrupted_job_ends_everything(names):
 
 
 def test_an_exception_in_one_executor_is_raised():
-    jobs = dict.fromkeys(map(FakeExecutor, "ab"), iter(range(1, 1000)))
+    jobs: dict[Executor, Iterator[int]] = dict.fromkeys(map(FakeExecutor, "ab"), iter(range(1, 1000)))
 
     def run_job(executor, job):
         raise UsageError("no")

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -145,8 +146,8 @@ def test_an_attempt_receives_the_signal_that_interrupted_its_command(name):
     """The attempt files the signal's name: Ctrl-C on a matrix is no SIGTERM."""
     code = "import signal, sys; signal.signal(signal.SIGINT, lambda number, _: sys.exit(number));"
     code += "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number)); print('on', flush=True); signal.pause()"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "on\n"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"on\n"
     assert launcher.stop_process(process, signal.Signals[name]) == signal.Signals[name]
 
 
@@ -172,8 +173,8 @@ def test_a_site_that_prints_does_not_disturb_the_answers_of_a_trainer(arena, tmp
 def test_an_attempt_that_ignores_interrupts_is_killed(monkeypatch):
     monkeypatch.setattr(launcher, "PATIENCE_SECONDS", 0.2)
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print('on', flush=True); signal.pause()"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "on\n"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"on\n"
     assert launcher.stop_process(process) == -signal.SIGKILL
 
 
@@ -221,7 +222,7 @@ def test_a_run_whose_clock_disagrees_with_the_outer_clock_is_not_clean(arena):
 def test_a_run_whose_clocks_agree_stays_clean():
     inner = example_run().seconds.model_dump()
     left = example_run(machine={"class": "Example CPU", "clean": True, "reasons": []})
-    task = launcher.Task(launcher.Contestant("", (), left), 1, None)
+    task = launcher.Task(launcher.Contestant(Path(), (), left), 1, None)
     assert launcher.complete_run(task, inner, left).machine == left.machine
     outer = inner | {"train": inner["train"] * 1.05, "total": inner["total"] + inner["train"] * 0.05}
     assert launcher.complete_run(task, outer, left).machine.clean is False
@@ -231,6 +232,6 @@ def test_the_clocks_of_a_lost_attempt_are_not_compared():
     left = example_run(outcome="lost", seconds=dict.fromkeys(example_seconds()))
     outer = dict.fromkeys(example_seconds()) | {"import": 2.0}
     assert (
-        launcher.complete_run(launcher.Task(launcher.Contestant("", (), left), 1, None), outer, left).machine
+        launcher.complete_run(launcher.Task(launcher.Contestant(Path(), (), left), 1, None), outer, left).machine
         == left.machine
     )

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.clock import PHASES, Clock
-from bench.experiments import outer_clock
 from bench.experiments.outer_clock import (
     SO_TIMESTAMPNS,
     TIMESPEC,
@@ -56,7 +55,7 @@ def test_a_line_has_the_time_of_writing_not_of_reading() -> None:
 
 
 def test_without_timestamps_a_line_has_the_time_of_reading(monkeypatch) -> None:
-    monkeypatch.setattr(outer_clock.sys, "platform", "another")
+    monkeypatch.setattr(sys, "platform", "another")
     begun = time.perf_counter()
     lines = lines_from(WRITING)
     assert [line for line, _ in lines] == ["setup", "train", "stop"]

@@ -14,7 +14,7 @@ from bench.attempt.plan import make_plan
 from bench.errors import UsageError
 from bench.machine import device_lock as module
 from bench.machine.device_lock import check_device_lock, device_lock
-from speedrun import Settings
+from settings import Settings
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 LOCK = "addition-speedrun-cpu.lock"

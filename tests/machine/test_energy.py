@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -104,10 +105,10 @@ class NVMLError_NotSupported(Exception):  # noqa: N801, pynvml's own naming
 
 
 @pytest.fixture
-def nvml(powercap: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def nvml(powercap: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An NVML with the counter `millijoules`, not supported if None; RAPL counters are present as well."""
     make_zone(powercap / "intel-rapl:0", "package-0", 1.0)
-    module = ModuleType("pynvml")
+    module: Any = ModuleType("pynvml")
     module.millijoules = 5_000
 
     def total_energy(handle: str) -> int:
@@ -122,19 +123,19 @@ def nvml(powercap: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_the_energy_of_a_gpu_is_nvml_s(nvml: ModuleType) -> None:
+def test_the_energy_of_a_gpu_is_nvml_s(nvml: Any) -> None:
     energy = EnergyMeter(CUDA)
     begin = energy.reading()
     nvml.millijoules = 7_250
     assert energy.since(begin) == (pytest.approx(2.25), "NVML")
 
 
-def test_a_counter_that_was_not_updated_gives_unknown_and_not_zero(nvml: ModuleType) -> None:
+def test_a_counter_that_was_not_updated_gives_unknown_and_not_zero(nvml: Any) -> None:
     energy = EnergyMeter(CUDA)
     assert energy.since(energy.reading()) == (None, None)
 
 
-def test_a_gpu_that_does_not_count_has_no_energy(nvml: ModuleType) -> None:
+def test_a_gpu_that_does_not_count_has_no_energy(nvml: Any) -> None:
     energy = EnergyMeter(CUDA)
     begin = energy.reading()
     nvml.millijoules = None

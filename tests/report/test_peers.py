@@ -8,7 +8,7 @@ from bench.config import read_config
 from bench.report import peers
 from bench.report.peers import config_settings, read_peers, reference_runs, render_peers
 from data import get_track
-from speedrun import Settings
+from settings import Settings
 from tests.support.examples import ROOT, example_certificate, example_run, example_seconds
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)

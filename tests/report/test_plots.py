@@ -120,9 +120,9 @@ def test_csv_reads_back_and_leaves_the_unknown_empty():
     assert [row["config"] for row in read] == ['a "quoted", name'] * len(rows)
     assert [row["seconds"] for row in read] == ["0.000000", "0.333333", "2.000000"]
     assert [int(row["solved"]) for row in read] == [0, 1, 2]
-    (read,) = csv.DictReader(io.StringIO(plot_style.csv_text(plots.record_rows(records(1.5)))))
-    assert read["date"] == "2026-01-31T12:00:00+00:00"
-    assert (read["ert_seconds"], read["low_seconds"], read["high_seconds"]) == ("1.500000", "", "")
+    (row,) = csv.DictReader(io.StringIO(plot_style.csv_text(plots.record_rows(records(1.5)))))
+    assert row["date"] == "2026-01-31T12:00:00+00:00"
+    assert (row["ert_seconds"], row["low_seconds"], row["high_seconds"]) == ("1.500000", "", "")
     assert plot_style.csv_text([]) == ""
 
 

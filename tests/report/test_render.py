@@ -11,7 +11,8 @@ def files(tmp_path):
 
 
 def test_texts_and_pictures_are_written_as_they_are(files, tmp_path):
-    assert write_or_check(*files, check=False, command="board") == 0
+    texts, pictures = files
+    assert write_or_check(texts, pictures, check=False, command="board") == 0
     assert (tmp_path / "PAGE.md").read_bytes() == b"text\n"
     assert (tmp_path / "plots" / "picture.png").read_bytes() == b"\x89\r\n"
     assert len(list(tmp_path.rglob("*.*"))) == 2, "no draft is left behind"
@@ -19,7 +20,7 @@ def test_texts_and_pictures_are_written_as_they_are(files, tmp_path):
 
 def test_the_check_names_every_differing_file_draws_nothing_and_writes_nothing(files, tmp_path, capsys):
     texts, pictures = files
-    undrawable = dict.fromkeys(pictures, lambda: 1 / 0)
+    undrawable = dict.fromkeys(pictures, pytest.fail)
     assert write_or_check(texts, undrawable, check=True, command="board") == 1
     assert capsys.readouterr().err.splitlines() == [
         f"{name} does not agree with the journal; run `python -m bench board`" for name in ("PAGE.md", "picture.png")
@@ -30,11 +31,12 @@ def test_the_check_names_every_differing_file_draws_nothing_and_writes_nothing(f
 
 
 def test_a_stale_file_fails_the_check_and_is_deleted_when_writing(files, tmp_path, capsys):
-    write_or_check(*files, check=False, command="board")
+    texts, pictures = files
+    write_or_check(texts, pictures, check=False, command="board")
     stale = tmp_path / "OLD.md"
     stale.write_text("old\n")
-    assert write_or_check(*files, check=True, command="board", stale=[stale]) == 1
+    assert write_or_check(texts, pictures, check=True, command="board", stale=[stale]) == 1
     assert capsys.readouterr().err.startswith("OLD.md ")
     assert stale.exists()
-    write_or_check(*files, check=False, command="board", stale=[stale])
+    write_or_check(texts, pictures, check=False, command="board", stale=[stale])
     assert not stale.exists()

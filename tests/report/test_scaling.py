@@ -8,7 +8,8 @@ import pytest
 
 from bench import __main__ as commands
 from bench.report import scaling, scaling_plot
-from bench.report.scaling_families import families
+from bench.report.plot_style import csv_text
+from bench.report.scaling_families import families, plotted
 from bench.storage.journal import Journal
 from tests.support.sweep import attempt, sweep
 
@@ -83,9 +84,9 @@ def test_the_figures_data_are_the_attempts_of_the_first_family_of_each_machine()
     found = families(
         [*sweep(), attempt("add9", source_sha256="e" * 64), attempt("add2", None, "lost", machine=ELSEWHERE)]
     )
-    shown = scaling.plotted(found)
+    shown = plotted(found)
     assert [family.machine_class for family in shown] == ["Another CPU", "Example CPU"]
-    read = list(csv.DictReader(io.StringIO(scaling.csv_text(scaling.rows_of(shown)))))
+    read = list(csv.DictReader(io.StringIO(csv_text(scaling.rows_of(shown)))))
     assert [(row["machine_class"], row["digits"], row["outcome"], row["train_seconds"]) for row in read] == [
         ("Another CPU", "2", "lost", ""),
         *[("Example CPU", str(n), "solved", f"{5 * n**2:.6f}") for n in (1, 2, 3, 4)],

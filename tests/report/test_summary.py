@@ -7,7 +7,7 @@ import pytest
 from bench.clock import PHASES
 from bench.report.summary import show_summary
 from bench.storage.schema import Run
-from tests.support.consoles import plain_console, terminal, written
+from tests.support.consoles import plain_console, terminal, text_of, written
 from tests.support.examples import example_certificate, example_run, example_seconds
 
 
@@ -59,7 +59,7 @@ def test_the_width_of_the_bar_is_divided_in_proportion_to_the_phases() -> None:
     seconds = example_seconds(**dict.fromkeys(PHASES, 0.0) | {"train": 30.0, "certify": 10.0})
     console = terminal(width=100)
     show_summary(example_run(seconds=seconds), [], "", console)
-    styled = re.findall(r"(\x1b\[[0-9;]*m)(━+)", console.file.getvalue())
+    styled = re.findall(r"(\x1b\[[0-9;]*m)(━+)", text_of(console))
     train, certify = (len(part) for _, part in styled)
     assert train == pytest.approx(3 * certify, abs=3)
     assert styled[0][0] != styled[1][0]

@@ -5,6 +5,7 @@ Of 200 tests at the 5% level, less than 3 or more than 19 err with a probability
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def simulated_runs(
     return [run(pair, 0) for pair in range(num_pairs)], [run(pair, 1) for pair in range(num_pairs)]
 
 
-def verdicts(**circumstances: object) -> Counter[str]:
+def verdicts(**circumstances: Any) -> Counter[str]:
     """How often which verdict about side a came out of 200 comparisons."""
     generator = np.random.default_rng(2026)
     return Counter(

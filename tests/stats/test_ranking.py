@@ -1,5 +1,7 @@
 """Batches, entries and leaders of hand-written runs."""
 
+from typing import Any
+
 from bench.stats import ranking
 from tests.support.examples import batch_runs, example_run
 
@@ -39,7 +41,7 @@ def test_the_leader_is_the_ranked_entry_with_the_least_expected_time():
 
 
 def test_repeated_batches_are_ranked_by_all_of_their_attempts():
-    one = {"config_hash": "one"}
+    one: Any = {"config_hash": "one"}
     lucky, unlucky = batch_runs("first", [1.0] * 10, **one), batch_runs("second", [3.0] * 10, **one)
     cut = batch_runs("third", [8.0] * 4, outcome=lambda i: "missed", planned=20, **one)
     (entry,) = ranking.group_entries(ranking.group_batches([*lucky, *unlucky, *cut]))
@@ -52,7 +54,7 @@ def test_repeated_batches_are_ranked_by_all_of_their_attempts():
 
 
 def test_many_batches_that_are_too_small_are_not_ranked():
-    one = {"config_hash": "one"}
+    one: Any = {"config_hash": "one"}
     runs = [*batch_runs("a", [1.0] * 9, **one), *batch_runs("b", [1.0] * 9, **one)]
     (entry,) = ranking.group_entries(ranking.group_batches(runs))
     assert not entry.ranked

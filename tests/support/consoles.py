@@ -15,5 +15,11 @@ def terminal(width: int = 80) -> Console:
     return PlainTextConsole(file=io.StringIO(), width=width, force_terminal=True)
 
 
+def text_of(console: Console) -> str:
+    """Everything that a console of this module was sent."""
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
 def written(console: Console) -> list[str]:
-    return console.file.getvalue().splitlines()
+    return text_of(console).splitlines()

@@ -173,11 +173,12 @@ def example_side(
     **settings: Any,
 ) -> Side:
     """A contestant of an agenda, with a few settings."""
+    shown: dict[str, Any] = {"track": "add3", "muon_iterations": 5, "compile": False}
     return Side(
         name=name,
         record=record,
         config=name,
-        settings={"track": "add3", "muon_iterations": 5, "compile": False} | settings,
+        settings=shown | settings,
         config_hash="c" * 64,
         source_sha256=source,
         harness_sha256="b" * 64,
@@ -188,7 +189,7 @@ def example_side(
 
 def example_agenda(day: int = 1, **changes: Any) -> PairedPlan:
     """Ten pairs, undertaken on that day of January."""
-    values = {
+    values: dict[str, Any] = {
         "id": f"comparison-{day}",
         "command": "compare",
         "number": 1,

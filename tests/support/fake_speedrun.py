@@ -19,6 +19,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 ARENA = Path(os.environ.get("ARENA", ROOT))  # a snapshot does not hold what a test has written beside the source
@@ -59,7 +60,8 @@ def read_request(arguments):
     options = {}
     for option, value in zip(others[::2], others[1::2], strict=True):
         key = option.removeprefix("--").replace("-", "_")
-        options[key] = type(SETTINGS.get(key, ""))(value)
+        kind: Any = type(SETTINGS.get(key, ""))
+        options[key] = kind(value)
         behaviour |= behaviour.get("when", {}).get(f"{option} {options[key]}", {})
     if behaviour.get("refused"):
         raise ValueError(behaviour["refused"])

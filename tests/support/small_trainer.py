@@ -7,8 +7,9 @@ import torch
 import speedrun
 from curriculum import Curriculum, Evaluation
 from data import get_track
+from settings import Settings
 
-SMALL = speedrun.Settings(
+SMALL = Settings(
     max_rounds=1,
     n_embd=16,
     n_head=2,

@@ -1,6 +1,7 @@
 """The published report's track against a script that writes its text line by line."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from data import Windows, controlled, decode, encode, get_track
 from tests.support.digits import carries, pairs_of, rows_of
 
-TRACK = get_track("add3-report")
+TRACK: Any = get_track("add3-report")
 CPU = torch.device("cpu")
 
 
@@ -71,7 +72,7 @@ def test_the_training_text_is_the_first_nine_tenths_of_the_lines(lines: list[str
     assert len(windows.text) == 2_808_000  # as the report says
     assert decode(TRACK, windows.text[:130_000].tolist()) == "".join(lines[:10_000])
     assert decode(TRACK, windows.text[-130_000:].tolist()) == "".join(lines[206_000:216_000])
-    pairs = [tuple(map(int, line.partition("=")[0].split("+"))) for line in lines[:216_000]]
+    pairs: Any = [tuple(map(int, line.partition("=")[0].split("+"))) for line in lines[:216_000]]
     assert torch.equal(TRACK.lines, rows_of(pairs, 3))
 
 
