@@ -180,7 +180,8 @@ def test_weights_of_another_set_of_characters_are_refused(tmp_path: Path) -> Non
 
 def test_prompts_and_answers_of_permuted_weights_are_written_with_the_usual_characters() -> None:
     track = Permuted(ADD2, REVERSED)
-    prompts = read_prompts(["12+34=", "99+99="], track, None)
+    prompts, is_problem = read_prompts(["12+34=", "99+99="], track)
+    assert is_problem.all()
     assert track.problems(prompts)[0].tolist() == [[1, 2, 3, 4], [9, 9, 9, 9]]
     right = {tuple(row[:length].tolist()): row for row in track.tokens(EVERY).long() for length in (6, 7, 8)}
 
