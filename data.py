@@ -9,7 +9,6 @@ if __name__ == "__main__":
 
     prepare_process()
 
-import difflib
 import functools
 import hashlib
 import pkgutil
@@ -18,6 +17,7 @@ import sys
 import numpy as np
 from torch import Tensor
 
+from bench.errors import nearest_hint
 from tracks.base import Sampler, Track
 from tracks.controls import Permuted, check_control, controlled
 from tracks.descriptions import TRACKS
@@ -55,10 +55,14 @@ def index_sets_sha256(track: Track) -> dict[str, str]:
 
 def main(arguments: list[str]) -> int:
     """Print the proof that a track's training set and held-out set are disjoint."""
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: python data.py [TRACK]\n\n{main.__doc__}")
+        print("TRACK is add3 by default; `python -m bench tracks` lists all.")
+        return 0
     name = arguments[0] if arguments else "add3"
-    if name not in TRACKS:
-        (nearest,) = difflib.get_close_matches(name, TRACKS, n=1, cutoff=0.0)
-        print(f"data.py: there is no track {name!r}; the nearest is {nearest!r}", file=sys.stderr)
+    if len(arguments) > 1 or name not in TRACKS:
+        unknown = f"there is no track {name!r}{nearest_hint(name, TRACKS, '`python -m bench tracks`')}"
+        print(f"data.py: {unknown if name not in TRACKS else 'one track at a time'}", file=sys.stderr)
         return 2
     track = get_track(name)
     digests, sets = index_sets_sha256(track), track.sets

@@ -121,6 +121,12 @@ def test_one_digit_has_nothing_held_out_to_show(monkeypatch: pytest.MonkeyPatch,
     assert re.search(r"heldout +0 problems", printed)
 
 
+def test_help_says_how_it_is_called(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    assert run_data(monkeypatch, "--help") == 0
+    assert capsys.readouterr().out.startswith("usage: python data.py [TRACK]")
+    assert run_data(monkeypatch, "add1", "add2") == 2
+
+
 def test_an_unknown_track_is_a_wrong_request_that_names_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     assert run_data(monkeypatch, "add3-reverse") == 2
     captured = capsys.readouterr()

@@ -138,7 +138,8 @@ def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_
         for index, (machine_class, results) in enumerate(zip(machine_classes, tables, strict=True), start=1):
             paths.append(folder / (f"{matrix.name}.svg" if is_single else f"{matrix.name}-{index}.svg"))
             title = f"{matrix.name}: ERT by {matrix.clock}, s"
-            replace_file(paths[-1], draw_matrix(results, matrix, title, machine_class))
+            subtitle = f"{machine_class}; {limit_text(machine_matrices[index - 1])}"
+            replace_file(paths[-1], draw_matrix(results, matrix, title, subtitle))
     console = output_console(piped_width=120)
     for machine_class, results in zip(machine_classes, tables, strict=True):
         if not is_single:
@@ -146,6 +147,14 @@ def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_
         console.print(results_table(results, matrix.clock))
     for path in paths:
         print_line(str(path))
+
+
+def limit_text(machine_matrix: MachineMatrix) -> str:
+    """The limit on `train` of the cells."""
+    limits = sorted(
+        {float(resolved.contestant.planned.settings["max_seconds"] or 0) for resolved in machine_matrix.cells}
+    )
+    return f"limit of train {' to '.join(dict.fromkeys([f'{limits[0]:g}', f'{limits[-1]:g}']))} s"
 
 
 def results_table(results: Sequence[CellResult], clock: ClockName) -> Table:

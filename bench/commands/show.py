@@ -100,7 +100,7 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     yield "seed", f"{run.seed}"
     yield "source", run.source_sha256
     yield "harness", run.harness_sha256
-    changes = {True: " + changes", False: "", None: " (changes unknown)"}[run.dirty]
+    changes = {True: " + changes of the source", False: "", None: " (changes unknown)"}[run.dirty]
     yield "commit", UNKNOWN if run.commit is None else run.commit + changes
     yield "machine", value_text(run.machine.class_)
     clean = {True: "yes", False: "no", None: f"{UNKNOWN} (not measured)"}[run.machine.clean]

@@ -135,7 +135,8 @@ def description_lines(comparison: Comparison) -> list[str]:
         lines.append(f"fewer than {FEWEST_PAIRS} pairs cannot decide anything")
     if comparison.drift is not None:
         more = "more" if comparison.drift >= 0 else "less"
-        lines.append(f"drift: the last pair took {abs(comparison.drift):.1%} {more} time than the first")
+        change = f"{abs(comparison.drift):.1%} {more}"
+        lines.append(f"drift, which pairs cancel: the last pair took {change} time than the first")
     if not comparison.finished:
         lines.append(f"not finished: {len(comparison.a) + len(comparison.b)} of {2 * plan.pairs} attempts")
     elif comparison.verdict == "not decided":

@@ -64,8 +64,8 @@ def cell_text(result: CellResult | None, clock: ClockName) -> str:
         return "left out"
     if not result.runs:
         return "not yet"
-    solved = f"{result.num_solved} of {len(result.runs)}"
-    return f"{result.ert(clock):.2f}\n{solved}" if result.num_solved else f"never\n{solved}"
+    solved = f"{result.num_solved} of {len(result.runs)} solved"
+    return f"{result.ert(clock):.2f}\n{solved}" if result.num_solved else solved
 
 
 def draw_map(

@@ -49,6 +49,20 @@ def certificate_table(certificate: Certificate) -> Table:
     return table
 
 
+def missed_reason(run: Run) -> str | None:
+    """Why the training of an attempt that missed ended; None for another outcome, or if it is not known."""
+    if run.outcome != "missed" or not run.checks:
+        return None
+    last = run.checks[-1]
+    if last.errors is None:
+        return None
+    asked = "" if last.asked is None else f" in {last.asked:,} training problems"
+    found = f"its last evaluation found {errors_in_words(last.errors)}{asked}"
+    if last.errors:
+        return f"training used up its rounds (max_rounds, num_steps); {found}"
+    return f"training ended before the model was right on all problems; {found}"
+
+
 def show_summary(
     run: Run, sentences: list[str], standing: str, console: Console | None = None, no_kernel: str | None = None
 ) -> None:
@@ -73,6 +87,8 @@ def show_summary(
     console.print(phase_bar(run, min(console.width, 100)))
     if run.certificate is not None:
         console.print(certificate_table(run.certificate))
+    if (reason := missed_reason(run)) is not None:
+        console.print(f"missed: {reason}", style="yellow", soft_wrap=True)
     for reason in run.machine.reasons:
         console.print(f"not clean: {reason}", style="yellow", soft_wrap=True)
     for sentence in sentences:

@@ -84,6 +84,18 @@ def test_one_error_in_a_million_is_not_rounded_to_100_percent() -> None:
     assert row(summary(example_run(outcome="missed", certificate=larger)), "all") == ["100,000,000", "1", "99.9999%"]
 
 
+def test_the_summary_says_why_a_missed_attempt_stopped_training() -> None:
+    def check(errors):
+        return {"step": 700, "train_seconds": 20.0, "loss": 0.1, "errors": errors, "asked": 100_000}
+
+    lines = summary(example_run(outcome="missed", checks=[check(9), check(3)]))
+    ended = "missed: training used up its rounds (max_rounds, num_steps); its last evaluation found 3 errors"
+    assert f"{ended} in 100,000 training problems" in lines
+    text = "\n".join(summary(example_run(outcome="missed", checks=[check(0)])))
+    assert "missed: training ended before the model was right on all problems" in text
+    assert "missed:" not in "\n".join(summary(example_run(checks=[check(3)])))
+
+
 def test_the_first_mistakes_are_shown_as_sentences() -> None:
     lines = summary(example_run(outcome="missed"), "7 + 85: got 91, expected 92", "1 + 1: got '[x]', expected 2")
     assert "  7 + 85: got 91, expected 92" in lines
