@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from bench.arguments import TextArgument
 from bench.cli import EXIT_WRONG_REQUEST, handle_interrupts, print_progress
 from bench.clock import ClockName
 from bench.commands import board
@@ -70,7 +71,7 @@ class Arguments:
     pairs: int = RANKED_FROM
     """Attempts of the config, each paired with an attempt of the standing record."""
     why: WhyOption = None
-    name: str | None = None
+    name: TextArgument = None
     """End of the name of the record's folder; by default the config and the clock."""
     noisy: tyro.conf.FlagCreatePairsOff[bool] = False
     """Continue when the machine is not quiet; the record says so."""

@@ -14,6 +14,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,11 @@ from bench.experiments.matrix_file import Choice, options_of
 from bench.experiments.matrix_results import FAILED, UNFINISHED, AttemptKey, attempt_key
 from bench.experiments.search_log import SearchLog, held
 from bench.experiments.search_space import SearchSpace, accepted, check_space
+from bench.process_identity import ProcessIdentity, current_process, has_ended
 from bench.provenance import config_hash
 from bench.stats.expected_time import attempt_costs, expected_time_to_success
-from bench.storage.journal import Journal
+from bench.storage.journal import Journal, patience_seconds, remove_lock_file
+from bench.storage.jsonl import file_lock, hold
 from bench.storage.schema import TUNE, Batch, Check, Run, new_id
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 # Optuna is imported where it is used: it is an extra, and its import takes a second.
 
 FIRST_SEED = 2**31  # the seeds of records are smaller
+PROCESS = "process"  # attribute of a trial: the identity of the process that runs it
 NEVER = 1e9  # seconds: the ERT reported to Optuna, which needs a finite value, when no attempt solved the track
 
 
@@ -147,6 +151,7 @@ class Search:
         import optuna
 
         self.requeue_abandoned_trials()
+        process = current_process()
         end = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         while not self.is_over():
             if time.monotonic() > end:
@@ -155,6 +160,7 @@ class Search:
             with contextlib.ExitStack() as stack:
                 with held(self.start_lock):
                     trial = self.study.ask()
+                    trial.set_user_attr(PROCESS, process and dataclasses.asdict(process))
                     stack.enter_context(self.trial_lock(trial.number))
                 try:
                     self.study.tell(trial, self.run_trial(trial))
@@ -228,25 +234,38 @@ class Search:
         return min((trial.value for trial in self.trials("COMPLETE")), default=float("inf"))
 
     def lock(self, name: int | str) -> filelock.FileLock:
-        return filelock.FileLock(self.folder / f"{self.study_name.replace(' ', '-')}-{name}.lock")
+        return file_lock(self.folder / f"{self.study_name.replace(' ', '-')}-{name}.lock")
 
     @contextlib.contextmanager
     def trial_lock(self, trial_number: int) -> Iterator[None]:
         """Hold the lock that shows other processes that a trial is running."""
-        with self.lock(trial_number) as lock:
+        lock = self.lock(trial_number)
+        with hold(lock):
             yield
-        with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
+        remove_lock_file(lock)
 
     def requeue_abandoned_trials(self) -> None:
-        """Queue the trials of processes that died; their finished attempts are in the journal."""
+        """Queue the trials of processes that died; their finished attempts are in the journal.
+
+        A free lock alone proves nothing; see `StartMark.final_line`.
+        """
         from optuna.trial import TrialState
 
         with held(self.start_lock):  # so that every running trial holds its lock
             for trial in self.trials("RUNNING"):
-                with contextlib.suppress(filelock.Timeout), self.lock(trial.number).acquire(timeout=0):
-                    self.study.tell(trial.number, state=TrialState.FAIL)
-                    self.study.enqueue_trial(trial.params)
+                with contextlib.suppress(filelock.Timeout), hold(self.lock(trial.number), timeout=0):
+                    if self.is_abandoned(trial):
+                        self.study.tell(trial.number, state=TrialState.FAIL)
+                        self.study.enqueue_trial(trial.params)
+
+    def is_abandoned(self, trial: "FrozenTrial") -> bool:
+        """Whether the process of a trial has ended; one that cannot be checked has its attempts' limits to finish."""
+        process = trial.user_attrs.get(PROCESS)
+        ended = None if process is None else has_ended(ProcessIdentity(**process))
+        if ended is None and trial.datetime_start is not None:
+            seconds = (datetime.now() - trial.datetime_start).total_seconds()
+            return seconds > len(self.seeds) * patience_seconds(self.planned)
+        return ended is not False
 
     def cost(self) -> dict[str, Any]:
         """The cost of all attempts of the study, whatever their outcome and process; filed with the best config."""

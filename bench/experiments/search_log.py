@@ -7,7 +7,6 @@ a stale lock of Optuna's backend costs 30 seconds.
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import filelock
 
 from bench.cli import print_progress
-from bench.storage.jsonl import write_durably
+from bench.storage.jsonl import append_durably, file_lock, hold
 
 SILENT_SECONDS = 1.0  # of waiting for a lock, before a line says what is waited for
 
@@ -23,15 +22,13 @@ SILENT_SECONDS = 1.0  # of waiting for a lock, before a line says what is waited
 @contextlib.contextmanager
 def held(lock: filelock.FileLock) -> Iterator[None]:
     """Hold a lock; a process that has to wait for it says so."""
-    try:
-        lock.acquire(timeout=SILENT_SECONDS)
-    except filelock.Timeout:
-        print_progress(f"waiting for another process, which holds {lock.lock_file}")
-        lock.acquire()
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold(lock, SILENT_SECONDS))
+        except filelock.Timeout:
+            print_progress(f"waiting for another process, which holds {lock.lock_file}")
+            stack.enter_context(hold(lock))
         yield
-    finally:
-        lock.release()
 
 
 class SearchLog:
@@ -40,7 +37,7 @@ class SearchLog:
     def __init__(self, path: Path) -> None:
         """Creates the file, or prints a line on standard error about each line that is skipped."""
         self.path = path
-        self.lock = filelock.FileLock(path.with_name(f"{path.name}-append.lock"))  # Optuna's own lock was PATH.lock
+        self.lock = file_lock(path.with_name(f"{path.name}-append.lock"))  # Optuna's own lock was PATH.lock
         self.offsets = [0]  # of each valid line that has been read, bytes, and of the line after the last one
         with held(self.lock):  # nobody is writing: a line without its end is damaged
             path.touch()
@@ -69,12 +66,8 @@ class SearchLog:
 
     def append_logs(self, logs: Sequence[dict[str, Any]]) -> None:
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with held(self.lock), open(self.path, "ab+") as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a process was killed while writing
-                    text = "\n" + text
-            write_durably(file, text.encode())
+        with held(self.lock):
+            append_durably(self.path, text.encode())
 
 
 def parse_log(line: bytes) -> dict[str, Any] | None:

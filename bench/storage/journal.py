@@ -218,9 +218,8 @@ class StartMark:
 
     def seconds_left(self, run: Run) -> float:
         """Seconds until the attempt is taken for dead if it cannot be checked."""
-        limit = float(run.settings.get("max_seconds") or UNKNOWN_LIMIT_SECONDS) + MAX_WARMUP_SECONDS
         try:
-            return limit + GRACE_SECONDS - seconds_since_change(self.path)
+            return patience_seconds(run) - seconds_since_change(self.path)
         except FileNotFoundError:
             return 0.0
 
@@ -259,6 +258,11 @@ class StartMark:
                 self.journal.append(run)
             self.path.unlink(missing_ok=True)
         return is_new
+
+
+def patience_seconds(run: Run) -> float:
+    """Seconds after which an attempt is taken for dead if its process cannot be checked."""
+    return float(run.settings.get("max_seconds") or UNKNOWN_LIMIT_SECONDS) + MAX_WARMUP_SECONDS + GRACE_SECONDS
 
 
 def seconds_since_change(path: Path) -> float:

@@ -62,15 +62,7 @@ class JsonLines(Generic[LineT]):
         """
         text = self.model.model_validate(line.model_dump()).model_dump_json()
         with self.lock():
-            is_new = not self.path.exists()
-            with open(self.path, "ab+", buffering=0) as file:
-                if file.seek(0, os.SEEK_END):
-                    file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":  # a process was killed while writing
-                        text = "\n" + text
-                write_durably(file, text.encode() + b"\n")
-            if is_new:
-                fsync_folder(self.path.parent)
+            append_durably(self.path, text.encode() + b"\n")
 
     def read(self, pattern: re.Pattern[bytes] | None = None) -> tuple[list[LineT], list[str]]:
         """All lines in file order, and a message about each invalid line; only of lines that `pattern` matches."""
@@ -112,6 +104,19 @@ def replace_file(path: Path, content: str | bytes) -> None:
         write_durably(file, content.encode() if isinstance(content, str) else content)
     os.replace(draft, path)
     fsync_folder(path.parent)
+
+
+def append_durably(path: Path, lines: bytes) -> None:
+    """Append whole lines to a file and fsync it; the file is created with the first line."""
+    is_new = not path.exists()
+    with open(path, "ab+", buffering=0) as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a process was killed while writing
+                lines = b"\n" + lines
+        write_durably(file, lines)
+    if is_new:
+        fsync_folder(path.parent)
 
 
 def write_durably(file: BinaryIO, content: bytes) -> None:

@@ -1,10 +1,12 @@
 """The log of a search: damaged lines are named and passed over, and no lock outlives its process."""
 
+import errno
 import json
 import threading
 import time
 
 import filelock
+import pytest
 
 from bench.experiments.search_log import SearchLog, held
 
@@ -66,3 +68,12 @@ def test_a_process_that_waits_for_a_lock_says_so(tmp_path, capsys, monkeypatch):
     with held(filelock.FileLock(tmp_path / "a.lock")):
         pass
     assert f"waiting for another process, which holds {tmp_path / 'a.lock'}" in capsys.readouterr().err
+
+
+def test_a_file_system_without_locks_keeps_a_log(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", flock)
+    SearchLog(tmp_path / "a.log").append_logs(LOGS)
+    assert list(SearchLog(tmp_path / "a.log").read_logs(0)) == LOGS
