@@ -1,15 +1,13 @@
 """The start and the end of the process: signals, the compiler, garbage collection, memory. Imports no torch."""
 
-import contextlib
 import ctypes
 import gc
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 import kernel_compiler
-from bench.entry import program_name
+from bench import entry
 from bench.interrupts import exit_on_interrupts
 from bench.machine.cpu import restore_cores
 from bench.streams import print_error
@@ -31,7 +29,7 @@ def before_imports(arguments: Sequence[str], description: str) -> None:
     try:
         prepare(Settings, arguments, description)
     except UsageError as problem:
-        print_error(f"{program_name()}: {problem}")
+        print_error(f"{entry.program_name()}: {problem}")
         leave(2)
 
 
@@ -43,12 +41,9 @@ def after_imports() -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process at once; an orderly end takes half a second to free memory that the system frees anyway."""
+    """End the process at once, and the compiler with it if it is still working."""
     kernel_compiler.stop_all()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # nobody reads it
-            stream.flush()
-    os._exit(status)
+    entry.leave(status)
 
 
 def keep_freed_memory() -> None:

@@ -1,13 +1,17 @@
 """`python -m bench COMMAND`: run one of the harness's commands; only that command's module is imported."""
 
 if __name__ == "__main__":
-    from bench.entry import prepare_process
+    from bench.entry import leave, prepare_process
 
     prepare_process()
 
+import gc
 import importlib
 import inspect
 import sys
+
+if __name__ == "__main__":
+    gc.disable()  # it would traverse the imported modules again and again
 
 from bench.cli import EXIT_INTERRUPTED, handle_interrupts, ignore_interrupts, parse_arguments
 from bench.errors import UsageError, describe_os_error, nearest_hint
@@ -55,6 +59,8 @@ def main(arguments: list[str]) -> int:
         program = f"python -m bench {name}"
         arguments_of_command = parse_arguments(command.Arguments, rest, description=description, program=program)
         handle_interrupts()
+        if name not in PRINTING_COMMANDS:  # those end before garbage matters
+            gc.enable()
         status: int = command.main(arguments_of_command)
     except UsageError as problem:
         print_error(f"bench: {problem}")
@@ -73,4 +79,6 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":
     exit_status = main(sys.argv[1:])
     ignore_interrupts()  # while the interpreter shuts down
+    if sys.argv[1:2] and sys.argv[1] in PRINTING_COMMANDS:
+        leave(exit_status)
     sys.exit(exit_status)

@@ -29,7 +29,7 @@ def process_age() -> tuple[float, float | None]:
     try:
         if sys.platform != "linux":
             return time.time() - psutil.Process().create_time(), 1e-3
-        with open("/proc/self/stat") as stat:
+        with open("/proc/self/stat", encoding="utf-8", errors="replace") as stat:
             fields = stat.read().rpartition(")")[2].split()  # the command's name may contain spaces
         ticks_per_second = os.sysconf("SC_CLK_TCK")
         started = int(fields[19]) / ticks_per_second  # field 22 of proc(5), `starttime`

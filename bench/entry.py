@@ -5,12 +5,14 @@ Runs on every Python 3, to say which version is needed; imports nothing that tak
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from bench.errors import describe_os_error, is_out_of_memory
 from bench.interrupts import exit_on_interrupts
@@ -30,6 +32,14 @@ def prepare_process() -> None:
         oldest = ".".join(map(str, OLDEST_PYTHON))
         print_error(f"{program_name()}: needs Python {oldest} or newer; this is {sys.version.split()[0]}")
         sys.exit(1)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once; an orderly end takes time to free memory that the system frees anyway."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # nobody reads it
+            stream.flush()
+    os._exit(status)
 
 
 def program_name() -> str:

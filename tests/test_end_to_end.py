@@ -94,8 +94,9 @@ def test_the_display_took_less_than_a_hundredth_of_training(filed):
 
 def test_the_phases_add_up_to_the_total(filed):
     phases = filed.seconds.model_dump()
-    total = phases.pop("total")
+    total, wall = phases.pop("total"), phases.pop("wall")
     assert sum(phases.values()) == pytest.approx(total, rel=0.02)
+    assert wall > total
 
 
 def test_the_board_says_what_the_journal_says(attempt):

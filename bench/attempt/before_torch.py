@@ -5,12 +5,11 @@ the import changes: the counters that show how busy the machine is, and the core
 """
 
 import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bench.attempt.request import CommandLine, read_command_line
 from bench.machine.cpu import usable_cores
+from bench.machine.devices import may_have_cuda
 from bench.machine.noise import CounterReading, NoiseMonitor
 from bench.machine.policy import kernel_precisions
 
@@ -39,8 +38,3 @@ def start_compiler(command_line: CommandLine) -> None:
     precisions = kernel_precisions(settings.precision, settings.kernel, device_type)
     if precisions and settings.kernel_problem is None:
         settings.kernel_compilation(next(iter(precisions)))
-
-
-def may_have_cuda() -> bool:
-    """Whether torch may find a GPU: there is a driver of NVIDIA, or the system does not show whether there is one."""
-    return sys.platform == "win32" or any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg"))

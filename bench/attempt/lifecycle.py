@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import gc
 import signal
 import tempfile
 from datetime import UTC, datetime
@@ -308,6 +309,7 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
         if mark is not None and plan.batch is not None:
             mark.write(run)  # the command that started the attempt completes and files it
             return run
+        gc.disable()  # there is less garbage from here on than it would cost to look for it
         run = run.model_copy(update={"seconds": run.seconds.model_copy(update={"wall": clock.wall()})})
         try:
             if mark is not None:
@@ -324,9 +326,15 @@ def describe_filing(plan: AttemptPlan, run: Run) -> str:
     """Render the pages that show a filed run; returns the line that says where it stands."""
     if not plan.request.journal:
         return "not journalled"
-    from bench.report import leaderboard  # imported here because it takes time, which no clock counts any more
+    # imported here because that takes time, which no clock counts any more
+    from bench.report.track_page import update_page
 
-    return leaderboard.update(plan.request.results, run)
+    standing = update_page(plan.request.results, run)
+    if standing is None:
+        from bench.report import leaderboard
+
+        standing = leaderboard.update(plan.request.results, run)
+    return standing
 
 
 def run_to_outcome(attempt: Attempt, build: Build) -> tuple[Outcome, str | None]:

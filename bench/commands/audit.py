@@ -4,13 +4,11 @@ import contextlib
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.text import Text
 
-from bench.audit.checks import CHECKS, Verdict, run_checks
-from bench.audit.session import Audit
 from bench.audit.target import find_target
 from bench.cli import handle_interrupts, reject_unwritable
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
@@ -20,7 +18,10 @@ from bench.formatting import terminal_table
 from bench.report import leaderboard
 from bench.storage.journal import Journal
 
-STYLES: dict[Verdict, str] = {"passed": "green", "CAUGHT": "bold red", "not carried out": "yellow"}
+if TYPE_CHECKING:
+    from bench.audit.checks import Verdict
+
+STYLES: "dict[Verdict, str]" = {"passed": "green", "CAUGHT": "bold red", "not carried out": "yellow"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +34,16 @@ class Arguments:
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|RECORD")]
     """A run id, a path to weights, `latest`, or a record's name or folder."""
-    checks: str = ",".join(CHECKS)
+    checks: str = "all"
     """Names of the checks to run, separated by commas."""
     results: ResultsOption = DEFAULT_RESULTS
 
 
 def main(arguments: Arguments) -> int:
-    names = [name.strip() for name in arguments.checks.split(",")]
+    from bench.audit.checks import CHECKS, run_checks  # imports torch, which takes a second
+    from bench.audit.session import Audit
+
+    names = list(CHECKS) if arguments.checks == "all" else [name.strip() for name in arguments.checks.split(",")]
     for name in names:
         if name not in CHECKS:
             raise UsageError(f"--checks: there is no check {name!r}{nearest_hint(name, CHECKS)}")

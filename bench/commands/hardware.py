@@ -4,8 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption
 from bench.errors import UsageError, describe_os_error
@@ -15,12 +14,14 @@ from bench.machine.cpu import quota, usable_cores
 from bench.machine.device_lock import check_device_lock
 from bench.machine.devices import pick_device
 from bench.machine.hardware import hardware_record, machine_class, software_record
-from bench.machine.peaks import measure_peak
 from bench.processes import json_lines, last_error_line, run_python
 from bench.provenance import ROOT
 from bench.storage.machines import known_peak, machine_peaks_file
 from bench.storage.schema import MachineUse
 from bench.streams import print_data
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,10 @@ def main(arguments: Arguments) -> int:
     name = machine_class(hardware, software, machine.threads)
     peak = known_peak(arguments.results, name, machine.precision)
     if arguments.measure:
+        import torch
+
+        from bench.machine.peaks import measure_peak
+
         peak = measure_peak(name, device, getattr(torch, machine.precision), machine.threads)
         machine_peaks_file(arguments.results).append(peak)
     has_kernel = machine.kernel == "c"
@@ -107,7 +112,7 @@ def check_threads(threads: int) -> Check:
     )
 
 
-def check_lock(device: torch.device) -> Check:
+def check_lock(device: "torch.device") -> Check:
     try:
         check_device_lock(device)
     except UsageError as problem:

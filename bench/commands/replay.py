@@ -9,7 +9,6 @@ from typing import Annotated
 
 import tyro
 
-from bench.attempt.recertify import UnusableWeights, recertify
 from bench.cli import handle_interrupts, print_progress
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.commands.paired_experiment import run_paired_experiment
@@ -76,6 +75,8 @@ def main(arguments: Arguments) -> int:
 
 def certificate_problem(source: Path, run: Run, results: Path) -> str | None:
     """Certify a solved attempt again: why the certificate does not confirm it, or None when it does."""
+    from bench.attempt.recertify import UnusableWeights, recertify  # imports torch, which takes a second
+
     print_progress(f"certifying {run.run_id} again")
     if run.weights is None:
         return f"{run.run_id}: it kept no weights"

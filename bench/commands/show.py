@@ -15,7 +15,6 @@ from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.config import settings_text
 from bench.console import output_console
 from bench.errors import UsageError
-from bench.experiments.comparison import evaluate_comparison, show_comparison
 from bench.formatting import UNKNOWN, terminal_table
 from bench.report.summary import show_summary
 from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
@@ -72,6 +71,8 @@ def show_plan(plan: PairedPlan, arguments: Arguments) -> int:
         raise UsageError("--json: a comparison is not in the journal; its line is in comparisons.jsonl")
     if arguments.settings:
         raise UsageError("--settings: a comparison has two sides; name one of its runs")
+    from bench.experiments.comparison import evaluate_comparison, show_comparison  # imports NumPy
+
     comparison = evaluate_comparison(plan, Journal(arguments.results).read()[0])
     show_comparison(comparison)
     print(comparison.verdict)

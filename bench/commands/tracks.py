@@ -11,7 +11,7 @@ from bench.config import find_config
 from bench.console import output_console
 from bench.errors import UsageError
 from bench.formatting import terminal_table
-from bench.machine.devices import pick_device
+from bench.machine.devices import pick_device_type
 from tracks.descriptions import TRACKS, TrackDescription
 
 NO_CONFIG = "-"
@@ -74,6 +74,5 @@ def tracks_table(device_type: str) -> Table:
 
 
 def main(arguments: Arguments) -> int:
-    device = pick_device(arguments.device)
-    output_console(piped_width=160).print(tracks_table(device.type))
+    output_console(piped_width=160).print(tracks_table(pick_device_type(arguments.device)))
     return 0

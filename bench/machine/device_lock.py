@@ -6,26 +6,32 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
-import torch
 
 from bench.errors import UnavailableHere
+
+if TYPE_CHECKING:
+    import torch
 
 # The same folder for all users, whose folders for temporary files may differ.
 LOCKS = Path(tempfile.gettempdir() if sys.platform == "win32" else "/tmp")
 
 
-def device_lock_path(device: torch.device) -> Path:
+def device_lock_path(device: "torch.device") -> Path:
     """The lock file of a device; each GPU has its own."""
     name = device.type
-    if device.type == "cuda" and torch.cuda.is_available():
-        name += f"-{torch.cuda.get_device_properties(device).uuid}"
+    if device.type == "cuda":
+        import torch
+
+        if torch.cuda.is_available():
+            name += f"-{torch.cuda.get_device_properties(device).uuid}"
     return LOCKS / f"addition-speedrun-{name}.lock"
 
 
 @contextlib.contextmanager
-def device_lock(device: torch.device, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+def device_lock(device: "torch.device", on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold the lock of a device; `on_wait` is called before waiting for another process that holds it.
 
     Raises UnavailableHere if it cannot be locked.
@@ -44,7 +50,7 @@ def device_lock(device: torch.device, on_wait: Callable[[], None] = lambda: None
         os.close(descriptor)
 
 
-def check_device_lock(device: torch.device) -> None:
+def check_device_lock(device: "torch.device") -> None:
     """Raise UnavailableHere if the lock of a device cannot be opened. Does not wait for it."""
     os.close(open_lock_file(device_lock_path(device)))
 

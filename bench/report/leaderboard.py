@@ -14,11 +14,11 @@ from bench.report.plots import Category, category_figures
 from bench.report.records_plot import history_figure
 from bench.report.render import render_template
 from bench.report.track_page import machine_order, page_path, render_track_page
-from bench.stats.ranking import CLOCKS, RANKED_COMMANDS, RANKED_FROM, describe_standing, group_batches, ranked_entries
+from bench.stats.ranking import CLOCKS, RANKED_FROM, describe_standing, group_batches, ranked_entries
 from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults, replace_file
 from bench.storage.records import RecordFolder
-from bench.storage.results import FiledResults, conclusions_file, paired_plans_file, read_results
+from bench.storage.results import FiledResults, read_results
 from bench.storage.schema import Run
 
 RunsByMachine = dict[str, list[Run]]  # machine class -> runs
@@ -142,44 +142,14 @@ def refresh(results: Path) -> FiledResults:
     """Render the pages and write those that changed; `bench board` alone draws figures, which takes long."""
     with Journal(results).lock():
         results_data = read_results(results)
-        write_changed(rendered_pages(results_data, results))
+        for path, text in rendered_pages(results_data, results).items():
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                replace_file(path, text)
     return results_data
 
 
-def refresh_track_page(results: Path, track: str) -> Sequence[Run]:
-    """Render the page of one track; returns the runs that may be ranked, and the single attempts, of this track."""
-    with Journal(results).lock():
-        runs = Journal(results).read_track(track, RANKED_COMMANDS)
-        plans, conclusions = paired_plans_file(results).read()[0], conclusions_file(results).read()[0]
-        results_data = FiledResults(runs, paired_plans=plans, conclusions=conclusions)
-        write_changed({page_path(results, track): render_track_page(track, group_by_track(runs)[track], results_data)})
-    return runs
-
-
-def write_changed(pages: Mapping[Path, str]) -> None:
-    for path, text in pages.items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            replace_file(path, text)
-
-
 def update(results: Path, run: Run) -> str:
-    """Render the pages after an attempt; returns the sentence that says where the attempt stands.
-
-    A single attempt changes the page of its track alone, which is faster to render, so that the prompt is back soon.
-    """
-    if changes_one_page(results, run):
-        return describe_standing(run, refresh_track_page(results, run.track))
+    """Render the pages after an attempt; returns the sentence that says where the attempt stands."""
     results_data = refresh(results)
     print_faults(results_data.faults)
     return describe_standing(run, results_data.runs)
-
-
-def changes_one_page(results: Path, run: Run) -> bool:
-    """Whether a run is a single attempt of a track that is on the board, and all comparisons of the track are over.
-
-    The page of a track counts the attempts of a comparison that is not over.
-    """
-    if run.batch is not None or not page_path(results, run.track).exists() or not (results / "LEADERBOARD.md").exists():
-        return False
-    concluded = {conclusion.id for conclusion in conclusions_file(results).read()[0]}
-    return all(plan.id in concluded for plan in paired_plans_file(results).read()[0] if plan.track == run.track)

@@ -1,11 +1,13 @@
 """Jinja templates with their filters, and writing or checking rendered pages."""
 
+import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 
 from bench.formatting import (
     UNKNOWN,
@@ -24,6 +26,8 @@ from bench.stats.ranking import Entry
 from bench.storage.jsonl import replace_file
 from bench.storage.schema import Run, Side
 from bench.streams import print_error
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def clean_text(runs: Sequence[Run]) -> str:
@@ -82,7 +86,8 @@ FILTERS: dict[str, Callable[..., str | float | None]] = {
 @functools.cache  # compiling a template takes longer than rendering it
 def template_environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(TEMPLATES),
+        bytecode_cache=bytecode_cache(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -91,6 +96,14 @@ def template_environment() -> Environment:
     )
     environment.filters |= FILTERS
     return environment
+
+
+def bytecode_cache() -> FileSystemBytecodeCache | None:
+    """Compiled templates beside the templates, as Python keeps compiled modules; None where that is not possible."""
+    folder = TEMPLATES / "__pycache__"
+    with contextlib.suppress(OSError):
+        folder.mkdir(exist_ok=True)
+    return FileSystemBytecodeCache(str(folder)) if os.access(folder, os.W_OK) else None
 
 
 def render_template(name: str, **values: Any) -> str:

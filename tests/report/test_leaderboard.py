@@ -10,6 +10,7 @@ import pytest
 
 from bench.report import leaderboard
 from bench.report.leaderboard import render_leaderboard
+from bench.report.track_page import update_page
 from bench.storage.journal import Journal
 from bench.storage.results import FiledResults, read_results
 from bench.storage.schema import Machine
@@ -197,7 +198,7 @@ def test_updating_writes_no_page_that_stays_as_it_was(results):
     assert changed == {"LEADERBOARD.md", "add2.md"}
 
 
-def test_a_single_attempt_updates_the_page_of_its_track_alone_and_as_a_full_rendering_would(results, monkeypatch):
+def test_a_single_attempt_updates_the_page_of_its_track_alone_and_as_a_full_rendering_would(results):
     journal = Journal(results)
     for run in batch_runs("other", [2.0] * 3):
         journal.append(run.model_copy(update={"machine": run.machine.model_copy(update={"class_": "Other CPU"})}))
@@ -205,9 +206,7 @@ def test_a_single_attempt_updates_the_page_of_its_track_alone_and_as_a_full_rend
     leaderboard.refresh(results)
     single = example_run(run_id="newer", batch=None)
     journal.append(single)
-    with monkeypatch.context() as patch:
-        patch.setattr(leaderboard, "refresh", None)
-        standing = leaderboard.update(results, single)
+    standing = update_page(results, single)
     assert "a leads with ERT 1.00 s" in standing
     pages = {path: path.read_text("utf-8") for path in results.rglob("*.md")}
     assert "newer" in pages[results / "tracks" / "add3.md"]
@@ -216,13 +215,15 @@ def test_a_single_attempt_updates_the_page_of_its_track_alone_and_as_a_full_rend
     assert pages == {path: path.read_text("utf-8") for path in results.rglob("*.md")}
 
 
-def test_the_project_s_pages_are_rendered_for_one_track_as_for_all(own, tmp_path, monkeypatch):
+def test_the_project_s_pages_are_rendered_for_one_track_as_for_all(own, tmp_path):
     """The lines that are not parsed for one page have no part in it."""
     shutil.copytree(ROOT / "results", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("weights*", "*.svg"))
     pages = leaderboard.rendered_pages(own, tmp_path)
     for track in ("add3", "add3-reversed"):
-        leaderboard.refresh_track_page(tmp_path, track)
         path = tmp_path / "tracks" / f"{track}.md"
+        path.write_text("old")
+        newest = [run for run in own.runs if run.track == track and run.batch is None][-1]
+        assert update_page(tmp_path, newest) is not None
         assert path.read_text("utf-8") == pages[path]
 
 
