@@ -78,7 +78,7 @@ def test_a_wrong_request_names_the_nearest_check_or_run(
         ({"weights": "weights/gone.safetensors"}, "its weights are missing"),
         ({"settings": {"control": "shuffle"}}, "was made to test a trainer"),
         ({"source_sha256": "a" * 64, "commit": None}, "the journal names no commit"),
-        ({"source_sha256": "a" * 64, "commit": "0" * 40}, "is not in this checkout"),
+        ({"source_sha256": "a" * 64, "commit": "0" * 40}, "git does not give its commit"),
     ],
 )
 def test_a_run_that_cannot_be_audited_is_a_wrong_request(changes: dict, sentence: str, filed, tmp_path, capsys) -> None:

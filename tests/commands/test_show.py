@@ -85,7 +85,7 @@ def test_the_facts_list_the_inputs_of_the_run(capsys, tmp_path):
     assert fact(text, "seed") == "7"
     assert fact(text, "source") == "a" * 64
     assert fact(text, "harness") == "b" * 64
-    assert fact(text, "commit") == "f" * 40 + " + changes"
+    assert fact(text, "commit") == "f" * 40 + " + changes of the source"
     assert fact(text, "trained") == "700 steps, 358,400 examples"
     assert fact(text, "note") == "[bold]a note[/bold]"
 
