@@ -4,6 +4,7 @@ from bench.cli import reject_unwritable
 from bench.experiments.paired_plan import Experiment, plan_experiment, run_experiment
 from bench.report import leaderboard
 from bench.storage.journal import Journal
+from bench.storage.results import conclusions_file
 from bench.storage.schema import PairedPlan, Run
 
 
@@ -15,6 +16,8 @@ def run_paired_experiment(experiment: Experiment) -> tuple[PairedPlan, list[Run]
     journal = Journal(experiment.results)
     with reject_unwritable(experiment.results):
         journal.recover()
+        for file in (journal, conclusions_file(experiment.results)):  # before the first attempt, not after the last
+            file.check_writable()
         plan, resumed = plan_experiment(experiment)
     try:
         run_experiment(plan, resumed, experiment)

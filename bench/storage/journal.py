@@ -67,20 +67,12 @@ class Journal(JsonLines[Run]):
 
         Raises OSError, before the block, if no line could be appended to the journal.
         """
-        with suppress(Timeout):
-            self.check_writable()
+        self.check_writable()
         mark = StartMark(self, self.marks / f"{lost_run.run_id}.json")
         with hold(mark.lock):
             mark.write(lost_run)
             yield mark
         remove_lock_file(mark.lock)
-
-    def check_writable(self) -> None:
-        """Raise OSError if no line could be appended, for example because another user owns the file or its lock."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with hold(file_lock(f"{self.path}.lock", is_singleton=True), timeout=0):
-            if self.path.exists():
-                open(self.path, "ab").close()
 
     @contextmanager
     def supervise(self, batch_id: str) -> Iterator[None]:

@@ -5,11 +5,11 @@ import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from bench.storage.schema import SchemaModel
@@ -54,6 +54,13 @@ class JsonLines(Generic[LineT]):
         """Hold the lock for writing; reentrant."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return hold(file_lock(f"{self.path}.lock", is_singleton=True))
+
+    def check_writable(self) -> None:
+        """Raise OSError if no line could be appended, for example because another user owns the file or its lock."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(Timeout), hold(file_lock(f"{self.path}.lock", is_singleton=True), timeout=0):
+            if self.path.exists():
+                open(self.path, "ab").close()
 
     def append(self, line: LineT) -> None:
         """Append one line and fsync it; an OSError may leave an incomplete line, which readers skip.

@@ -250,3 +250,10 @@ def test_a_comparison_in_the_project_s_own_results_needs_a_reason(arena):
     with pytest.raises(UsageError, match=r"add --why .*, or --results DIR"):
         compare.main(compare.Arguments(a="fast", b="slow"))
     assert arena.calls() == []
+
+
+def test_a_comparison_does_not_begin_when_its_result_could_not_be_filed(arena):
+    (arena.results / "comparisons.jsonl").mkdir(parents=True)  # as a file that belongs to another user
+    with pytest.raises(UsageError, match="cannot be written to"):
+        run_compare(arena, "fast", "slow")
+    assert arena.calls() == []
