@@ -65,6 +65,8 @@ def resolve_side(
 
     `stack` deletes the unpacked snapshot of a record when it closes.
     """
+    if not name:
+        raise UsageError("the name of a contestant is empty; give a config or a record")
     if not is_record(name, results):
         if not is_toml_file(name) and name not in (names := config_names()):
             names |= {folder.record.name for folder in read_records(results)[0]}

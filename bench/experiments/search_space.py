@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.clock import ClockName
-from bench.config import settings_text, values_like
+from bench.config import RENAMED_SETTINGS, settings_text, values_like
 from bench.errors import UnavailableHere, UsageError, nearest_hint
 from bench.experiments.launcher import Contestant, Refusal
 from bench.experiments.matrix_file import Choice
@@ -118,6 +118,9 @@ def check_space(space: SearchSpace, ask: Callable[[Sequence[Choice]], list[Answe
     singles = [(dimension.name, value) for dimension in space.dimensions for value in dimension.examples()]
     base, *answers = ask([{}, *({name: value} for name, value in singles)])
     planned = accepted(base, space, {}).planned
+    for (name, value), answer in zip(singles, answers, strict=True):
+        if RENAMED_SETTINGS.get(name, name) not in planned.settings and isinstance(answer, Refusal):
+            accepted(answer, space, {name: value})  # it says whether the name is unknown or that of an option
     dimensions = tuple(dimension.like(planned.settings, str(space.path)) for dimension in space.dimensions)
     space = dataclasses.replace(space, dimensions=dimensions)
     generator = random.Random(0)

@@ -11,6 +11,8 @@ from bench.config import base_beside, is_toml_file, read_toml
 from bench.errors import UsageError, nearest_hint
 from bench.stats.ranking import CLOCKS
 
+EXPERIMENT_KEYS = {"axes", "space"}  # of a matrix and a search space, which are no configs
+
 SettingValue = bool | int | float | str
 
 
@@ -46,7 +48,8 @@ class TomlFile:
         base: Any = self.values.get("base")
         self.require(isinstance(base, str) and base != "", "must be the name of a config", "base")
         beside = base_beside(self.path, base)
-        return base if beside is None else str(beside)
+        is_config = beside is not None and not EXPERIMENT_KEYS & tomllib.loads(read_toml(beside)).keys()
+        return str(beside) if is_config else base
 
     def read_clock(self) -> ClockName:
         """The clock that ranks; `train` by default."""

@@ -109,6 +109,7 @@ def test_a_base_beside_the_file_comes_before_a_config_of_that_name(matrix_of, tm
     assert matrix_of(GOOD).base == str(tmp_path / "add3.toml")
     assert matrix_of(GOOD.replace('"add3"', '"add3.toml"')).base == str(tmp_path / "add3.toml")
     assert matrix_of(GOOD.replace('"add3"', '"add3-cpu"')).base == "add3-cpu"
+    assert matrix_of(GOOD.replace('"add3"', '"some"')).base == "some", "the matrix itself is no config"
 
 
 def test_values_are_written_in_normal_form(matrix_of):
