@@ -1,6 +1,7 @@
 """Types of command-line arguments: paths and texts, which are checked where they are read."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -29,23 +30,17 @@ def read_text(text: str) -> str:
     return text
 
 
-PathArgument = Annotated[
-    Path,
-    PrimitiveConstructorSpec(
+def one_word(metavar: str, read: Callable[[str], object]) -> PrimitiveConstructorSpec[object]:
+    """An argument of one word, which tyro passes to `read`. tyro alone would read the word `None` as no value."""
+    return PrimitiveConstructorSpec(
         nargs=1,
-        metavar="PATH",
-        instance_from_str=lambda arguments: read_path(arguments[0]),
-        is_instance=lambda value: isinstance(value, Path),
-        str_from_instance=lambda path: [str(path)],
-    ),
-]
-TextArgument = Annotated[  # plain `str | None` would read the text "None" as the value
-    str | None,
-    PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="TEXT",
-        instance_from_str=lambda arguments: read_text(arguments[0]),
-        is_instance=lambda value: value is None or isinstance(value, str),
-        str_from_instance=lambda text: [str(text)],
-    ),
-]
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, str | Path),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+PathArgument = Annotated[Path, one_word("PATH", read_path)]
+OptionalPathArgument = Annotated[Path | None, one_word("PATH", read_path)]
+TextArgument = Annotated[str | None, one_word("TEXT", read_text)]

@@ -23,13 +23,13 @@ FORMULA = re.compile(r"[=+\-@\t\r\n]")  # the start of a text that a spreadsheet
 
 
 def number(value: float | None, pattern: str = ",.0f") -> str:
-    """A number as text; `never` for infinity."""
-    return UNKNOWN if value is None else "never" if value == float("inf") else format(value, pattern)
+    """A number as text; `∞` for the ERT of attempts of which none solved the track."""
+    return UNKNOWN if value is None else "∞" if value == float("inf") else format(value, pattern)
 
 
 def seconds_text(seconds: float | None) -> str:
-    """`1.50 s`, `unknown`, or `never` for infinity."""
-    return "unknown" if seconds is None else "never" if math.isinf(seconds) else f"{seconds:.2f} s"
+    """`1.50 s`, `unknown`, or `∞` for the ERT of attempts of which none solved the track."""
+    return "unknown" if seconds is None else "∞" if math.isinf(seconds) else f"{seconds:.2f} s"
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bench import config
 from bench.cli import parse_arguments, split_option, with_current_option_names
-from bench.config import RENAMED_SETTINGS, check_values, current_names, find_config, read_config
+from bench.config import RENAMED_SETTINGS, check_values, current_names, find_config, read_config, settings_key
 from bench.errors import UsageError, nearest_hint
 from bench.provenance import config_hash
 from data import TRACKS
@@ -204,6 +204,54 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(configs: Path) -> None:
     assert refused(find_config, "ad3", "cpu") == "there is no config 'ad3'; the nearest is 'add3'"
     message = refused(find_config, "zzzzzz", "cpu")
     assert message == "there is no config 'zzzzzz'; there are add3, add3-cpu"
+
+
+def test_an_empty_name_and_a_path_that_is_no_toml_file_are_refused(configs: Path) -> None:
+    assert refused(find_config, "", "cpu") == "the name of the config is empty"
+    assert "a config is a file that ends in .toml" in refused(find_config, "folder/mine", "cpu")
+
+
+def test_a_file_may_end_in_capitals_and_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = write(tmp_path / "MINE.TOML", "")
+    assert find_config("~/MINE.TOML", "cpu") == ("MINE", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('track = "add3\n', "a quote is not closed (at line 1"),
+        ("rate = 1\nrate = 2\n", "(at line 2"),
+        ("rate =\n", "(at line 1"),
+    ],
+)
+def test_a_file_that_is_not_toml_names_the_line(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refused(read_config, write(tmp_path / "a.toml", text), Settings)
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(b'track = "\xff"\n')
+    assert "this is not UTF-8" in refused(read_config, tmp_path / "a.toml", Settings)
+
+
+@pytest.mark.parametrize("written", ["600", "600.0", "6e2"])
+def test_a_float_has_one_form_however_it_is_written(tmp_path: Path, written: str) -> None:
+    values = read_config(write(tmp_path / "a.toml", f"rate = {written}\nbatch_size = 600\n"), Settings)
+    assert repr(values) == "{'rate': 600.0, 'batch_size': 600}"
+    assert repr(read_config(write(tmp_path / "b.toml", "rate = -0.0\n"), Settings)) == "{'rate': 0.0}"
+
+
+def test_equal_settings_have_one_key() -> None:
+    assert settings_key({"a": 600, "survey_problems": -0.0}) == settings_key({"a": 600.0, "evaluation_problems": 0})
+    assert settings_key({"a": 600}) != settings_key({"a": 601})
+
+
+def test_a_long_list_of_words_is_not_printed() -> None:
+    words = [f"track-{number}" for number in range(42)]
+    assert nearest_hint("xyz", words, "`list`") == "; `list` lists all 42"
+    assert nearest_hint("xyz", words) == ""
+    assert nearest_hint("track-77", words).startswith("; the nearest is 'track-7")
+    assert nearest_hint("xyz", ["a", "b"]) == "; there are a, b"
 
 
 def test_every_config_of_the_project_is_valid() -> None:

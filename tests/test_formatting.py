@@ -25,12 +25,12 @@ from tests.support.examples import batch_runs, example_certificate, example_run,
 
 
 def test_an_unknown_number_is_a_dash_and_infinity_is_never():
-    assert [number(value) for value in (None, float("inf"), 1234.4)] == ["—", "never", "1,234"]
+    assert [number(value) for value in (None, float("inf"), 1234.4)] == ["—", "∞", "1,234"]
     assert (middle([], ".2f"), spread_text([], ".2f"), commit_text(None, True)) == ("—", "—", "—")
 
 
 def test_seconds_have_two_decimals_and_their_unit():
-    assert [seconds_text(value) for value in (1.5, None, math.inf)] == ["1.50 s", "unknown", "never"]
+    assert [seconds_text(value) for value in (1.5, None, math.inf)] == ["1.50 s", "unknown", "∞"]
 
 
 def test_a_duration_has_the_unit_that_suits_it():
@@ -87,7 +87,7 @@ def test_a_batch_in_one_line_has_both_clocks():
         "batch a: solved 1/2; train median 2.00 s (1.00 … 3.00), ERT 4.00 s; "
         "total median 7.00 s (6.00 … 8.00), ERT 14.00 s"
     )
-    assert batch_line(runs[1:]).endswith("ERT never")
+    assert batch_line(runs[1:]).endswith("ERT ∞")
 
 
 def test_a_terminal_table_aligns_text_to_the_left_and_numbers_to_the_right():

@@ -42,6 +42,12 @@ def test_every_command_has_a_file_and_explains_itself(name, capsys):
         (["ask"], "RUN"),
         (["hardware", "--device", "tpu"], "tpu"),
         (["board", "--results"], "--results"),
+        (["board", "--results", ""], "--results: the path is empty"),
+        (["export", "--output", "-"], "--output: '-' is no file or folder"),
+        (["matrix", ""], "the name is empty"),
+        (["compare", "", "add3", "--results", "nowhere"], "the name of a contestant is empty"),
+        (["compare", "nosuch", "add3", "--results", "nowhere"], "there is no config or record 'nosuch'"),
+        (["show", ""], "the name of the run is empty"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_2(arguments, named, capsys):

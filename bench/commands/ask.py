@@ -10,7 +10,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from bench.arguments import PathArgument
+from bench.arguments import OptionalPathArgument
 from bench.attempt.certify import batch_size_for, greedy_answers
 from bench.cli import EXIT_WRONG_REQUEST, print_progress
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption
@@ -35,7 +35,7 @@ class Arguments:
     """A run id, a path to weights, or `latest`, the latest run that kept weights."""
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROBLEM")] = ()
     """Problems, such as 123+456=."""
-    file: PathArgument | None = None
+    file: OptionalPathArgument = None
     """A file of problems, one a line, in place of PROBLEM."""
     device: DeviceOption = "auto"
     results: ResultsOption = DEFAULT_RESULTS

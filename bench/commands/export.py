@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 from pydantic import BaseModel
 
-from bench.arguments import PathArgument
+from bench.arguments import OptionalPathArgument
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.errors import UsageError
 from bench.formatting import csv_rows
@@ -33,7 +33,7 @@ class Arguments:
     current: tyro.conf.FlagCreatePairsOff[bool] = False
     """Only the attempts of each config that compare: those of its row of the board with the latest attempt, which have
     the same settings, source and machine class. Overrides, matrices and searches are left out."""
-    output: PathArgument | None = None
+    output: OptionalPathArgument = None
     """The file to write; by default standard output, except for parquet."""
     results: ResultsOption = DEFAULT_RESULTS
 

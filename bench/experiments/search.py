@@ -190,9 +190,9 @@ class Search:
                 num_left = len(self.seeds) - index - 1
                 if num_left and (lowest_ert(runs, num_left, clock) > self.best_ert() or trial.should_prune()):
                     break
-        num_solved, ert_text = sum(run.outcome == "solved" for run in runs), "never" if ert == NEVER else f"{ert:.2f}"
+        num_solved, ert_text = sum(run.outcome == "solved" for run in runs), "∞" if ert == NEVER else f"{ert:.2f} s"
         remark = "  pruned" if num_left else ""
-        print_progress(f"trial {trial.number}  solved {num_solved}/{len(runs)}  ERT {clock} {ert_text} s{remark}")
+        print_progress(f"trial {trial.number}  solved {num_solved}/{len(runs)}  ERT {clock} {ert_text}{remark}")
         if num_left:
             raise optuna.TrialPruned
         return ert

@@ -115,7 +115,7 @@ def run_row(run: Run, reference: Sequence[Run]) -> dict[str, Any]:
     for target in TARGETS:
         seconds = run.reached.get(target, 0.0)  # absent where the track lacks the target, None where it was not reached
         others = [other.reached.get(target) for other in solved]
-        row[target] = "never" if seconds is None else with_ratio(run.reached.get(target), others)
+        row[target] = "not reached" if seconds is None else with_ratio(run.reached.get(target), others)
     if reference:
         row["reference"] = f"{f'{median(trains):,.2f} s, ' if trains else ''}{len(solved)} of {len(reference)} solved"
     return row

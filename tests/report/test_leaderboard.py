@@ -63,7 +63,7 @@ def test_a_batch_that_solved_nothing_ranks_last_and_small_or_unfinished_ones_are
     ]
     rows = table(render(runs), "train")
     assert [(row[0], row[1]) for row in rows] == [("1", "good"), ("2", "hopeless")]
-    assert rows[1][2] == "never"
+    assert rows[1][2] == "∞"
 
 
 def test_median_and_extremes_are_shown_in_seconds():

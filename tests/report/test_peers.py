@@ -54,8 +54,8 @@ def test_a_peer_stands_with_its_seconds_and_how_many_times_the_references_they_a
     found = rows(peer(), reference(-0.1, train=10.0), reference(2.0, train=30.0), reference(1.5, train=20.0))
     assert found["report-4"] == [
         "3,000.0 (× 300.0)",  # the reference's median to 99% is 10 s
-        "never",
-        "never",
+        "not reached",
+        "not reached",
         "4,000.0 (× 200.0)",
         "13,240 of 810,000",
         "5,000",
