@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from bench import __main__ as commands
-from tests.support.examples import ROOT
+from bench.storage.journal import Journal
+from tests.support.examples import ROOT, example_run
 
 
 def test_the_usage_names_the_most_used_commands_first(capsys):
@@ -65,11 +66,27 @@ def test_commands_are_not_imported_before_they_are_called():
     assert shown.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["show", "export", "board"])
-def test_a_command_that_only_reads_imports_no_torch(command):
-    code = f"import sys, bench.commands.{command}; print('torch' in sys.modules)"
+def test_help_imports_no_heavy_module():
+    """The modules of all commands, which are imported before their command lines are parsed."""
+    code = (
+        f"import importlib, sys; names = {list(commands.COMMANDS)};"
+        "modules = [importlib.import_module('bench.commands.' + name) for name in names];"
+        "print({'torch', 'scipy', 'matplotlib', 'optuna', 'ray'} & sys.modules.keys())"
+    )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert shown.strip() == "False"
+    assert shown.strip() == "set()"
+
+
+@pytest.mark.parametrize("arguments", ["show latest", "tracks", "export --format json", "board --check"])
+def test_a_command_that_only_reads_imports_no_torch(arguments, tmp_path):
+    Journal(tmp_path).append(example_run(batch=None))
+    commands.main(["board", "--results", str(tmp_path)])
+    code = (
+        "import sys; from bench.__main__ import main;"
+        f"print(main({[*arguments.split(), '--results', str(tmp_path)]}), 'torch' in sys.modules, file=sys.stderr)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stderr.splitlines()[-1] == "0 False"
 
 
 def test_the_hardware_record_is_json(capsys):

@@ -8,7 +8,6 @@ from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.errors import UsageError
 from bench.provenance import ROOT
 from bench.report.leaderboard import all_figures, rendered_pages, stale_track_pages
-from bench.report.peers import render_peers
 from bench.report.readme import PAGE, fill_page
 from bench.report.render import write_or_check
 from bench.report.scaling import scaling_files
@@ -34,7 +33,6 @@ def main(arguments: Arguments) -> int:
         raise UsageError(f"--results {results}: there is no such folder")
     results_data = read_results(results)
     pages = rendered_pages(results_data, results)
-    pages[results / "PEERS.md"] = render_peers(results_data.runs)
     stale = stale_track_pages(results, pages)
     readme = ROOT / PAGE
     if results.resolve() == DEFAULT_RESULTS and readme.exists():

@@ -9,6 +9,7 @@ from typing import Any
 from bench.clock import ClockName
 from bench.report.main_track import FIRST_OF_CLASS, record_of_today, record_sentence
 from bench.report.negative import render_tried
+from bench.report.peers import render_peers
 from bench.report.plot_style import Figure
 from bench.report.plots import Category, category_figures
 from bench.report.records_plot import history_figure
@@ -127,6 +128,7 @@ def rendered_pages(results_data: FiledResults, results: Path) -> dict[Path, str]
     pages = {
         results / "LEADERBOARD.md": render_leaderboard(results_data),
         results / "NEGATIVE.md": render_tried(results_data),
+        results / "PEERS.md": render_peers(results_data.runs),
     }
     for track, machines in group_by_track(results_data.runs).items():
         pages[page_path(results, track)] = render_track_page(track, machines, results_data)

@@ -5,6 +5,7 @@ writes the answer in another order; it therefore has a track of its own and is n
 """
 
 import dataclasses
+import re
 import tomllib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from bench.config import (
 from bench.formatting import changed_settings, known, number
 from bench.report.main_track import MAIN_TRACK
 from bench.report.render import render_template
+from bench.storage.journal import Journal
 from bench.storage.schema import Run
 
 SESSION = timedelta(hours=3)  # at most between a peer's run and a reference run of the same session
@@ -81,6 +83,14 @@ def reference_runs(run: Run, runs: Sequence[Run]) -> list[Run]:
     nearest = min(near, key=lambda other: (time_between(run, other), other.started_at, other.run_id))
     identity = settings_key(nearest.settings), nearest.source_sha256
     return [other for other in near if (settings_key(other.settings), other.source_sha256) == identity]
+
+
+def may_be_in_a_session(run: Run, journal: Journal) -> bool:
+    """Whether a run may be a peer's, or a reference run: a run of a peer was made at about the same time."""
+    peers = [path.stem for path in CONFIGS.glob("*.toml") if f"[{PEER}]" in path.read_text(encoding="utf-8")]
+    names = "|".join(map(re.escape, peers)).encode()
+    peer_runs, _ = journal.read(re.compile(rb'.*"config":\s*"(?:%b)"' % names))
+    return any(time_between(run, other) <= SESSION for other in peer_runs)
 
 
 def config_settings(name: str) -> dict[str, Any]:

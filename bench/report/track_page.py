@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.report.peers import may_be_in_a_session
 from bench.report.render import render_template
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import (
@@ -86,9 +87,9 @@ def count_attempts(plan: PairedPlan, runs: Sequence[Run]) -> int:
 def update_page(results: Path, run: Run) -> str | None:
     """Render the page of a run's track if no other page changes; returns the sentence that says where the run stands.
 
-    That is so for a single attempt of a track that is on the board. Only the lines that the page shows are read, so
-    that the prompt is back soon. Returns None, and does nothing, if other pages may change, or if a comparison of the
-    track is not over, whose attempts the page counts.
+    That is so for a single attempt of a track that is on the board, except beside a run of a peer. Only the lines that
+    the page shows are read, so that the prompt is back soon. Returns None, and does nothing, if other pages may change,
+    or if a comparison of the track is not over, whose attempts the page counts.
     """
     path = page_path(results, run.track)
     if run.batch is not None or not path.exists() or not (results / "LEADERBOARD.md").exists():
@@ -98,6 +99,8 @@ def update_page(results: Path, run: Run) -> str | None:
     if any(plan.id not in concluded for plan in plans if plan.track == run.track and plan.b is not None):
         return None
     journal = Journal(results)
+    if may_be_in_a_session(run, journal):
+        return None
     with journal.lock():
         runs = journal.read_track(run.track, RANKED_COMMANDS)
         machines: dict[str, list[Run]] = defaultdict(list)

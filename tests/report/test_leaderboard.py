@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import pytest
 
@@ -215,6 +216,17 @@ def test_a_single_attempt_updates_the_page_of_its_track_alone_and_as_a_full_rend
     assert pages == {path: path.read_text("utf-8") for path in results.rglob("*.md")}
 
 
+def test_a_single_attempt_beside_a_run_of_a_peer_updates_all_pages(results):
+    leaderboard.refresh(results)
+    peer = example_run(run_id="peer", batch=None, config="mingpt", track="add3-mingpt")
+    single = example_run(run_id="newer", batch=None)
+    for run in (peer, single):
+        Journal(results).append(run)
+    assert update_page(results, single) is None
+    later = single.model_copy(update={"started_at": single.started_at + timedelta(days=1)})
+    assert update_page(results, later) is not None
+
+
 def test_the_project_s_pages_are_rendered_for_one_track_as_for_all(own, tmp_path):
     """The lines that are not parsed for one page have no part in it."""
     shutil.copytree(ROOT / "results", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("weights*", "*.svg"))
@@ -223,7 +235,8 @@ def test_the_project_s_pages_are_rendered_for_one_track_as_for_all(own, tmp_path
         path = tmp_path / "tracks" / f"{track}.md"
         path.write_text("old")
         newest = [run for run in own.runs if run.track == track and run.batch is None][-1]
-        assert update_page(tmp_path, newest) is not None
+        today = newest.model_copy(update={"started_at": newest.started_at + timedelta(days=30)})
+        assert update_page(tmp_path, today) is not None
         assert path.read_text("utf-8") == pages[path]
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from bench.attempt.answers import read_prompts
 from bench.attempt.certify import certify
-from bench.commands.ask import read_prompts
 from bench.storage import weights
 from data import Permuted, controlled, decode, encode, get_track, index_sets_sha256
 from tests.support.examples import random_model
