@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -27,6 +28,13 @@ def test_the_last_line_is_the_verdict(arena, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "faster"
     assert run_compare(arena, "slow", "fast", pairs=6) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "slower"
+
+
+def test_the_duration_is_estimated_from_earlier_attempts(arena, capsys):
+    run_compare(arena, pairs=1)
+    assert "2 attempts, duration unknown, and one of the yardstick" in capsys.readouterr().err
+    run_compare(arena, pairs=6)
+    assert re.search(r"12 attempts, about \d+ (s|min), and one of the yardstick", capsys.readouterr().err)
 
 
 def test_equal_sides_are_not_decided(arena, capsys):

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,6 +82,14 @@ def test_finished_attempts_are_not_repeated(arena, run_matrix, capsys):
     assert "12 done, nothing to run" in capsys.readouterr().err
     run_matrix(TWO_BY_TWO.replace("[1, 2, 3]", "[1, 2, 3, 4]"))
     assert len(arena.calls()) == 16
+
+
+def test_attempts_whose_equal_settings_have_another_hash_are_not_repeated(arena, run_matrix):
+    run_matrix()
+    text = arena.journal.path.read_text().replace('"max_seconds":100.0', '"max_seconds":100')
+    arena.journal.path.write_text(re.sub(r'"config_hash":"\w{8}', '"config_hash":"00000000', text))
+    run_matrix()
+    assert len(arena.calls()) == 12
 
 
 def test_lost_attempts_are_repeated_on_request_and_misses_never(arena, run_matrix, capsys):

@@ -81,6 +81,7 @@ def test_the_facts_list_the_inputs_of_the_run(capsys, tmp_path):
     assert fact(text, "run") == "20260131-235959-add3-cpu-1a2b3c"
     assert fact(text, "batch") == "the-batch, 3 of 10 by compare, side b"
     assert fact(text, "config") == "add3-cpu"
+    assert fact(text, "overrides") == "—"
     assert fact(text, "config hash") == "c" * 64
     assert fact(text, "seed") == "7"
     assert fact(text, "source") == "a" * 64

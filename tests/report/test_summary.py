@@ -96,6 +96,12 @@ def test_the_summary_says_why_a_missed_attempt_stopped_training() -> None:
     assert "missed:" not in "\n".join(summary(example_run(checks=[check(3)])))
 
 
+def test_the_summary_says_what_the_command_line_changed() -> None:
+    text = "\n".join(summary(example_run(overrides={"batch_size": 192, "compile": True})))
+    assert "add3-cpu + batch_size=192 compile=true, seed 7" in text
+    assert "add3-cpu, seed 7" in "\n".join(summary(example_run(overrides={})))
+
+
 def test_the_first_mistakes_are_shown_as_sentences() -> None:
     lines = summary(example_run(outcome="missed"), "7 + 85: got 91, expected 92", "1 + 1: got '[x]', expected 2")
     assert "  7 + 85: got 91, expected 92" in lines
