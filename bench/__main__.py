@@ -31,7 +31,7 @@ MORE_COMMANDS = {
     "tune": "search a space of settings for the fastest, with Optuna",
     "export": "write the journal's runs as a table: csv, json or parquet",
     "tracks": "list the tracks and their default configs",
-    "hardware": "print this machine's inventory and the class its attempts are ranked in",
+    "hardware": "say what this machine is, what works on it, and what to do about the rest",
 }
 COMMANDS = MAIN_COMMANDS | MORE_COMMANDS
 PRINTING_COMMANDS = {"ask", "show", "export", "tracks", "hardware"}  # their output is all that they produce

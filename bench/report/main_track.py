@@ -1,8 +1,9 @@
 """The main track's record of today, as the one line that states it, and its leading default config."""
 
 from collections.abc import Iterable, Sequence
+from statistics import median
 
-from bench.stats.ranking import Entry, leaders
+from bench.stats.ranking import Entry, leaders, ranked_entries
 from bench.storage.records import RecordFolder
 from bench.storage.schema import Record, Run
 
@@ -46,3 +47,17 @@ def leading_default(runs: Sequence[Run], folders: Iterable[RecordFolder] = ()) -
     entries = leaders(defaults, "total")
     here = [entry for entry in entries if record and entry.runs[0].machine.class_ == record.machine_class]
     return next(iter(here or entries), None)
+
+
+def wait_sentence(runs: Sequence[Run]) -> str:
+    """How long a user waits for an attempt with the default config, from the newest ranked batch that measured it."""
+    defaults = [run for run in runs if run.track == MAIN_TRACK and run.config == f"{run.track}-{run.device}"]
+    measured = [entry for entry in ranked_entries(defaults, "total") if entry.values(lambda run: run.seconds.wall)]
+    if not measured:
+        return "How long the prompt takes to come back has not been measured yet."
+    entry = max(measured, key=lambda entry: entry.runs[-1].started_at)
+    first, walls = entry.runs[0], sorted(entry.values(lambda run: run.seconds.wall))
+    return (
+        f"The prompt is back **{median(walls):.1f} s** after the command ({walls[0]:.1f} to {walls[-1]:.1f} s in "
+        f"{len(walls)} attempts on {first.machine_class_name}, {first.started_at:%Y-%m-%d})."
+    )

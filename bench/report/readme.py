@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from bench.formatting import UNKNOWN, markdown_table, number, ratio_text
-from bench.report.main_track import FIRST_OF_CLASS, MAIN_TRACK, leading_default, record_sentence
+from bench.report.main_track import FIRST_OF_CLASS, MAIN_TRACK, leading_default, record_sentence, wait_sentence
 from bench.report.render import clean_text
 from bench.report.summary import show_summary
 from bench.stats.expected_time import expected_time_to_success
@@ -171,6 +171,7 @@ FIGURES: dict[str, Callable[[FiledResults], str]] = {
     "standing": lambda results_data: standing_table(results_data.runs, results_data.records),
     "records": lambda results_data: records_table(results_data.records),
     "example": lambda results_data: example_text(results_data.runs, results_data.records),
+    "wait": lambda results_data: wait_sentence(results_data.runs),
 }
 
 

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from bench.report.main_track import leading_default, record_of_today, record_sentence
+from bench.report.main_track import leading_default, record_of_today, record_sentence, wait_sentence
 from bench.storage.schema import Machine
 from tests.support.examples import batch_runs, example_record
 
@@ -51,3 +51,21 @@ def test_the_leading_default_config_is_one_on_the_class_of_the_record():
     assert leading_default(runs, [record("won")]).runs == tuple(slow)
     assert leading_default(runs).runs == tuple(fast), "without a record the fastest one"
     assert leading_default(batch_runs("add3-cpu", [1.0] * 9), []) is None
+
+
+def with_walls(runs, walls):
+    return [
+        run.model_copy(update={"seconds": run.seconds.model_copy(update={"wall": wall})})
+        for run, wall in zip(runs, walls, strict=True)
+    ]
+
+
+def test_the_wait_is_that_of_the_newest_ranked_batch_of_the_default_config_that_measured_it():
+    older = with_walls(batch_runs("older", [1.0] * 10, config="add3-cpu", config_hash="a"), [9.0] * 10)
+    newer = with_walls(batch_runs("newer", [1.0] * 10, config="add3-cpu", config_hash="b"), [2.0, *[3.0] * 8, 4.5])
+    newer = [run.model_copy(update={"started_at": run.started_at.replace(year=2027)}) for run in newer]
+    unmeasured = batch_runs("unmeasured", [1.0] * 10, config="add3-cpu", config_hash="c")
+    other = with_walls(batch_runs("other", [1.0] * 10, config="other"), [1.0] * 10)
+    sentence = wait_sentence([*older, *newer, *unmeasured, *other])
+    assert "**3.0 s** after the command (2.0 to 4.5 s in 10 attempts on Example CPU, 2027-" in sentence
+    assert "not been measured" in wait_sentence(unmeasured)
