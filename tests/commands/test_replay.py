@@ -25,7 +25,7 @@ def certificate_of(errors):
 @pytest.fixture
 def record_folder(arena, monkeypatch):
     """The record to replay; the certificate confirms every attempt."""
-    monkeypatch.setattr(replay, "recertify", lambda contestant, path, seed, how: certificate_of(0))
+    monkeypatch.setattr("bench.attempt.recertify.recertify", lambda contestant, path, seed, how: certificate_of(0))
     assert record.main(record.Arguments(config="fast", clock="train", results=arena.results)) == 0
     (record_folder,) = read_records(arena.results)[0]
     return record_folder
@@ -62,7 +62,7 @@ def test_the_board_shows_on_how_many_machine_classes_a_record_was_reproduced(are
 
 
 def test_a_replay_with_errors_is_not_a_reproduction(arena, record_folder, monkeypatch, capsys):
-    monkeypatch.setattr(replay, "recertify", lambda contestant, path, seed, how: certificate_of(1))
+    monkeypatch.setattr("bench.attempt.recertify.recertify", lambda contestant, path, seed, how: certificate_of(1))
     assert run_replay(arena, record_folder, attempts=2) == 1
     (reproduction,) = record_folder.reproductions.read()[0]
     assert not reproduction.reproduced
@@ -81,7 +81,7 @@ def test_a_replay_with_unusable_weights_is_not_a_reproduction(arena, record_fold
     def refuse(contestant, path, seed, how):
         raise UnusableWeights("these are no weights")
 
-    monkeypatch.setattr(replay, "recertify", refuse)
+    monkeypatch.setattr("bench.attempt.recertify.recertify", refuse)
     assert run_replay(arena, record_folder, attempts=1) == 1
     assert "these are no weights" in record_folder.reproductions.read()[0][0].reason
 
@@ -97,7 +97,7 @@ def test_a_replay_interrupted_while_certifying_repeats_no_attempt(arena, record_
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(replay, "recertify", interrupted)
+        patch.setattr("bench.attempt.recertify.recertify", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_replay(arena, record_folder, attempts=2)
     calls = arena.calls()
