@@ -54,18 +54,21 @@ def test_the_leading_default_config_is_one_on_the_class_of_the_record():
 
 
 def with_walls(runs, walls):
+    """The runs as those of the default config, with seconds of `wall`."""
     return [
-        run.model_copy(update={"seconds": run.seconds.model_copy(update={"wall": wall})})
+        run.model_copy(update={"config": "add3-cpu", "seconds": run.seconds.model_copy(update={"wall": wall})})
         for run, wall in zip(runs, walls, strict=True)
     ]
 
 
 def test_the_wait_is_that_of_the_newest_ranked_batch_of_the_default_config_that_measured_it():
-    older = with_walls(batch_runs("older", [1.0] * 10, config="add3-cpu", config_hash="a"), [9.0] * 10)
-    newer = with_walls(batch_runs("newer", [1.0] * 10, config="add3-cpu", config_hash="b"), [2.0, *[3.0] * 8, 4.5])
+    older = with_walls(batch_runs("older", [1.0] * 10), [9.0] * 10)
+    newer = with_walls(batch_runs("newer", [1.0] * 10), [2.0, *[3.0] * 8, 4.5])
     newer = [run.model_copy(update={"started_at": run.started_at.replace(year=2027)}) for run in newer]
-    unmeasured = batch_runs("unmeasured", [1.0] * 10, config="add3-cpu", config_hash="c")
-    other = with_walls(batch_runs("other", [1.0] * 10, config="other"), [1.0] * 10)
+    unmeasured = batch_runs("unmeasured", [1.0] * 10)
+    other = [
+        run.model_copy(update={"config": "other"}) for run in with_walls(batch_runs("other", [1.0] * 10), [1.0] * 10)
+    ]
     sentence = wait_sentence([*older, *newer, *unmeasured, *other])
     assert "**3.0 s** after the command (2.0 to 4.5 s in 10 attempts on Example CPU, 2027-" in sentence
     assert "not been measured" in wait_sentence(unmeasured)
