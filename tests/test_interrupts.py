@@ -12,7 +12,8 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 
 
 def status_of(code: str, *options: str, **more) -> tuple[int, str]:
-    code = f"import os, signal, sys; from bench.interrupts import *; {code}"
+    heard = "signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # this process may ignore it, as under nohup
+    code = f"import os, signal, sys; from bench.interrupts import *; {heard}; {code}"
     done = subprocess.run([sys.executable, *options, "-c", code], cwd=ROOT, capture_output=True, text=True, **more)
     return done.returncode, done.stderr
 
