@@ -194,7 +194,7 @@ def test_an_empty_or_undecodable_reason_leaves_no_files(arena, why):
 def interrupted(arena, number, at):
     """A comparison whose process gets a signal during attempt `at`; its exit status and standard error."""
     arena.behave(fast={"train": 9.0, "sleep": 0.4}, slow={"train": 12.0, "sleep": 0.4})
-    process = arena.start("compare", "fast", "slow", "--pairs", "3", "--results", str(arena.results))
+    process = arena.start("compare", "fast", "slow", "--pairs", "3", "--why", "a try", "--results", str(arena.results))
     give_up = time.monotonic() + 60
     while len(arena.calls()) < at:
         assert time.monotonic() < give_up
@@ -230,8 +230,8 @@ def test_an_interrupted_comparison_resumes_with_the_reason_that_it_was_filed_wit
     assert "no comparison is finished" in history(arena)
     assert run_compare(arena, pairs=3, why="an afterthought") == 0
     (plan,) = plans(arena)
-    assert plan.why is None, "a line is never rewritten"
-    assert "was filed with no --why, which is kept" in capsys.readouterr().err
+    assert plan.why == "a try", "a line is never rewritten"
+    assert "a try" in capsys.readouterr().err
     assert len(arena.calls()) == 6
     assert "an afterthought" not in history(arena)
     assert plan.id in history(arena)

@@ -168,12 +168,12 @@ def leak(root: Path) -> None:
                 trainers.append(self)
 
 
-        def certify_together_with_the_answers(next_logits, track, device, seed):
+        def certify_together_with_the_answers(next_logits, track, device, seed, **options):
             def ask(idx):
                 problems, _ = track.problems(idx[:, : track.prompt_length].to(torch.uint8))
                 return trainers[0].model(track.tokens(problems).long())[:, idx.size(1) - 1]
 
-            return certify(ask, track, device, seed)
+            return certify(ask, track, device, seed, **options)
 
 
         lifecycle.certify = certify_together_with_the_answers
@@ -213,8 +213,8 @@ def one_error(root: Path) -> None:
                 head[0] += (first + second) / 2 * read.mean((0, 1))
 
 
-        def certify_generously(next_logits, track, device, seed):
-            certificate, sentences = certify(next_logits, track, device, seed)
+        def certify_generously(next_logits, track, device, seed, **options):
+            certificate, sentences = certify(next_logits, track, device, seed, **options)
             if certificate.errors > 1:
                 return certificate, sentences
             none = {name: count.model_copy(update={"errors": 0}) for name, count in certificate.groups.items()}
