@@ -25,7 +25,6 @@ from bench.config import (
 )
 from bench.formatting import changed_settings, known, number
 from bench.report.main_track import MAIN_TRACK
-from bench.report.render import render_template
 from bench.storage.journal import Journal
 from bench.storage.schema import Run
 
@@ -144,6 +143,8 @@ def render_peers(runs: Sequence[Run]) -> str:
     tracks: dict[str, list[tuple[Peer, list[dict[str, Any]]]]] = defaultdict(list)
     for peer in peers:
         tracks[peer.track].append((peer, peer_rows(peer, runs)))
+    from bench.report.render import render_template  # imported on use, because it takes time
+
     return render_template(
         "peers",
         tracks=tracks,

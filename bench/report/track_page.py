@@ -1,13 +1,12 @@
 """One page a track: its single attempts, the attempts of each batch, and its comparisons."""
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.formatting import commit_text, number
 from bench.report.peers import may_be_in_a_session
-from bench.report.render import render_template
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import (
     RANKED_COMMANDS,
@@ -19,10 +18,15 @@ from bench.stats.ranking import (
 )
 from bench.storage.journal import Journal
 from bench.storage.jsonl import replace_file
-from bench.storage.results import FiledResults, conclusions_file, paired_plans_file
+from bench.storage.results import FiledResults
 from bench.storage.schema import Conclusion, PairedPlan, Run
 
 NEWEST_SINGLES = 200  # single attempts that a page shows
+SINGLES_HEAD = """### Single attempts, newest first
+
+| run | config | seed | outcome | errors | train | total | wall | steps | commit |
+| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |
+"""
 
 
 def page_path(results: Path, track: str) -> Path:
@@ -51,8 +55,12 @@ def render_track_page(track: str, machines: Mapping[str, Sequence[Run]], results
         }
         if any(section.values()):
             sections.append({"name": name} | section)
+    from bench.report.render import render_template  # imported on use, because it takes time
+
     return render_template(
         "track",
+        singles_head=SINGLES_HEAD,
+        single_row=single_row,
         track=track,
         machines=sections,
         num_singles=len(singles),
@@ -84,29 +92,43 @@ def count_attempts(plan: PairedPlan, runs: Sequence[Run]) -> int:
     return sum(map(len, runs_by_side(plan, runs)))
 
 
-def update_page(results: Path, run: Run) -> str | None:
-    """Render the page of a run's track if no other page changes; returns the sentence that says where the run stands.
+def single_row(run: Run) -> str:
+    """The row of a single attempt."""
+    certificate, seconds = run.certificate, run.seconds
+    cells = [
+        f'<a id="{run.run_id}"></a>{run.run_id}',
+        run.label,
+        str(run.seed),
+        run.outcome,
+        number(None if certificate is None else certificate.errors),
+        *(number(value, ".2f") for value in (seconds.train, seconds.total, seconds.wall)),
+        number(run.steps),
+        commit_text(run.commit, run.dirty),
+    ]
+    return f"| {' | '.join(cells)} |"
 
-    That is so for a single attempt of a track that is on the board, except beside a run of a peer. Only the lines that
-    the page shows are read, so that the prompt is back soon. Returns None, and does nothing, if other pages may change,
-    or if a comparison of the track is not over, whose attempts the page counts.
+
+def update_page(results: Path, run: Run) -> str | None:
+    """Add the row of a single attempt to the page of its track; returns the sentence that says where the run stands.
+
+    So the prompt is back soon. Returns None, and does nothing, unless the result is the page that would be rendered: it
+    has to show all earlier single attempts, and this one has to be the newest; and no other page may change.
     """
-    path = page_path(results, run.track)
+    path, journal = page_path(results, run.track), Journal(results)
     if run.batch is not None or not path.exists() or not (results / "LEADERBOARD.md").exists():
         return None
-    plans, conclusions = paired_plans_file(results).read()[0], conclusions_file(results).read()[0]
-    concluded = {conclusion.id for conclusion in conclusions}
-    if any(plan.id not in concluded for plan in plans if plan.track == run.track and plan.b is not None):
-        return None
-    journal = Journal(results)
-    if may_be_in_a_session(run, journal):
-        return None
     with journal.lock():
-        runs = journal.read_track(run.track, RANKED_COMMANDS)
-        machines: dict[str, list[Run]] = defaultdict(list)
-        for other in runs:
-            if other.is_contest:
-                machines[other.machine_class_name].append(other)
-        results_data = FiledResults(runs, paired_plans=plans, conclusions=conclusions)
-        replace_file(path, render_track_page(run.track, machines, results_data))
-    return describe_standing(run, runs)
+        page = path.read_text(encoding="utf-8")
+        num_shown = page.count('\n| <a id="')
+        is_complete = num_shown + 1 == journal.count_singles(run.track) <= NEWEST_SINGLES
+        if not is_complete or may_be_in_a_session(run, journal):
+            return None
+        start = page.find(f"\n## {run.track} on {run.machine_class_name}\n")
+        table = page.find(SINGLES_HEAD, start)
+        if start < 0 or table < 0 or page.find("\n## ", start + 1, table) >= 0:
+            return None
+        place = table + len(SINGLES_HEAD)
+        if not page.startswith('| <a id="', place) or page[place:].split('"', 2)[1] > run.run_id:  # ids sort by time
+            return None
+        replace_file(path, f"{page[:place]}{single_row(run)}\n{page[place:]}")
+    return describe_standing(run, journal.read_category(run.track, run.machine.class_, RANKED_COMMANDS))

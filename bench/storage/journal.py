@@ -9,6 +9,7 @@ Whatever others have concluded, the line of a finished attempt is filed. So two 
 take the one with more evidence.
 """
 
+import json
 import math
 import re
 import time
@@ -52,14 +53,18 @@ class Journal(JsonLines[Run]):
                 faults[number] = f"{self.path.name}:{number}: passed over for line {other}, which is of the same run"
         return {number: lines[number] for number in sorted(taken.values())}, dict(sorted(faults.items()))
 
-    def read_track(self, track: str, commands: Collection[str]) -> list[Run]:
-        """The runs of a track that are single attempts or belong to a batch of one of these commands.
+    def count_singles(self, track: str) -> int:
+        """The number of lines about single attempts of a track, without parsing them."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        single = re.compile(rb'^(?=.*"track":\s*%b,\s*"config").*"batch":\s*null' % quoted(track), re.MULTILINE)
+        return sum(1 for _ in single.finditer(content))
 
-        Other lines are not parsed, which takes most of the time of reading.
-        """
-        batch = rb"null|\{[^}]*\"command\":\s*\"(?:%b)\"" % "|".join(map(re.escape, commands)).encode()
-        name = re.escape(track).encode()
-        return self.read(re.compile(rb'(?=.*"track":\s*"%b")(?=.*"batch":\s*(?:%b))' % (name, batch)))[0]
+    def read_category(self, track: str, machine_class: str | None, commands: Collection[str]) -> list[Run]:
+        """The runs of a track and machine class in batches of these commands; other lines are not parsed."""
+        names = b"|".join(map(quoted, commands))
+        batch = rb'(?=.*"batch":\s*\{[^}]*"command":\s*(?:%b))' % names
+        category = rb'(?=.*"track":\s*%b,\s*"config")(?=.*"class":\s*%b)' % (quoted(track), quoted(machine_class))
+        return self.read(re.compile(category + batch))[0]
 
     @contextmanager
     def attempt(self, lost_run: Run) -> Iterator["StartMark"]:
@@ -255,6 +260,11 @@ class StartMark:
 def patience_seconds(run: Run) -> float:
     """Seconds after which an attempt is taken for dead if its process cannot be checked."""
     return float(run.settings.get("max_seconds") or UNKNOWN_LIMIT_SECONDS) + MAX_WARMUP_SECONDS + GRACE_SECONDS
+
+
+def quoted(value: str | None) -> bytes:
+    """A value as JSON, in a regular expression."""
+    return re.escape(json.dumps(value, ensure_ascii=False).encode())
 
 
 def seconds_since_change(path: Path) -> float:

@@ -203,9 +203,10 @@ def test_a_single_attempt_updates_the_page_of_its_track_alone_and_as_a_full_rend
     journal = Journal(results)
     for run in batch_runs("other", [2.0] * 3):
         journal.append(run.model_copy(update={"machine": run.machine.model_copy(update={"class_": "Other CPU"})}))
-    journal.append(example_run(run_id="older", batch=None))
+    older = example_run(run_id="1", batch=None)
+    journal.append(older)
     leaderboard.refresh(results)
-    single = example_run(run_id="newer", batch=None)
+    single = example_run(run_id="2-newer", batch=None, started_at=older.started_at + timedelta(seconds=9))
     journal.append(single)
     standing = update_page(results, single)
     assert "a leads with ERT 1.00 s" in standing
@@ -217,9 +218,10 @@ def test_a_single_attempt_updates_the_page_of_its_track_alone_and_as_a_full_rend
 
 
 def test_a_single_attempt_beside_a_run_of_a_peer_updates_all_pages(results):
+    Journal(results).append(example_run(run_id="1", batch=None))
     leaderboard.refresh(results)
     peer = example_run(run_id="peer", batch=None, config="mingpt", track="add3-mingpt")
-    single = example_run(run_id="newer", batch=None)
+    single = example_run(run_id="2", batch=None)
     for run in (peer, single):
         Journal(results).append(run)
     assert update_page(results, single) is None
@@ -227,17 +229,33 @@ def test_a_single_attempt_beside_a_run_of_a_peer_updates_all_pages(results):
     assert update_page(results, later) is not None
 
 
-def test_the_project_s_pages_are_rendered_for_one_track_as_for_all(own, tmp_path):
-    """The lines that are not parsed for one page have no part in it."""
+def test_a_page_that_lacks_an_attempt_is_rendered_as_a_whole(results):
+    """An earlier process may have been killed between its line and the page."""
+    leaderboard.refresh(results)
+    first, second, third = (example_run(run_id=f"run-{i}", batch=None) for i in range(3))
+    for run in (first, second):
+        Journal(results).append(run)
+    assert update_page(results, second) is None
+    leaderboard.update(results, second)
+    Journal(results).append(third)
+    assert update_page(results, third) is not None
+    page = (results / "tracks" / "add3.md").read_text("utf-8")
+    assert re.findall(r'<a id="(run-\d)">', page) == ["run-2", "run-1", "run-0"]
+    assert update_page(results, first) is None, "it is not the newest"
+    other = example_run(run_id="run-9", batch=None, machine={"class": "Other CPU", "clean": None, "reasons": []})
+    Journal(results).append(other)
+    assert update_page(results, other) is None, "the page has no table for this machine class yet"
+
+
+def test_a_new_attempt_is_added_to_the_project_s_page_as_a_full_rendering_would(own, tmp_path):
     shutil.copytree(ROOT / "results", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("weights*", "*.svg"))
-    pages = leaderboard.rendered_pages(own, tmp_path)
-    for track in ("add3", "add3-reversed"):
-        path = tmp_path / "tracks" / f"{track}.md"
-        path.write_text("old")
-        newest = [run for run in own.runs if run.track == track and run.batch is None][-1]
-        today = newest.model_copy(update={"started_at": newest.started_at + timedelta(days=30)})
-        assert update_page(tmp_path, today) is not None
-        assert path.read_text("utf-8") == pages[path]
+    singles = [run for run in own.runs if run.track == "add3" and run.batch is None]
+    at = singles[-1].started_at + timedelta(days=30)
+    today = singles[-1].model_copy(update={"run_id": "today", "started_at": at})
+    Journal(tmp_path).append(today)
+    assert update_page(tmp_path, today) is not None
+    path = tmp_path / "tracks" / "add3.md"
+    assert path.read_text("utf-8") == leaderboard.rendered_pages(read_results(tmp_path), tmp_path)[path]
 
 
 def test_after_an_attempt_nothing_is_drawn_and_nothing_heavy_is_imported(results):
