@@ -43,11 +43,9 @@ from bench.provenance import first_seed
 from bench.report import leaderboard
 from bench.report.main_track import FIRST_OF_CLASS
 from bench.report.readme import PAGE
-from bench.report.record_page import render_record_page
 from bench.stats.ranking import RANKED_FROM
 from bench.storage.jsonl import replace_file
 from bench.storage.records import RecordFolder, file_record, is_record, read_records, standing_record
-from bench.storage.results import FiledResults
 from bench.storage.schema import PairedPlan, Record, Run
 from bench.streams import print_line
 
@@ -198,17 +196,15 @@ def decide(
     median = solved[(len(solved) - 1) // 2]  # the lower of the two for an even number
     record = make_record(arguments, plan, batch_runs, median, comparison, standing)
     assert median.weights is not None  # a solved attempt keeps its weights, except in a matrix or a search
-    yardstick = FiledResults(runs).yardsticks.get(plan.id)
     file_record(
         results,
         record,
         results / median.weights,
         source,
         f"The settings of {record.name}, as they were resolved on its machine.",
-        lambda record_folder: render_record_page(record_folder, standing, plan, batch_runs, yardstick),
     )
     is_new_default = plan.clock == "total" and is_own(results) and make_default(arguments.config, record)
-    board.main(board.Arguments(results=results))
+    board.main(board.Arguments(results=results))  # renders the record's README, too
     if comparison is not None:
         show_comparison(comparison)
     if is_new_default:

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from bench.cli import handle_interrupts, print_progress
+from bench.commands import board
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.commands.paired_experiment import run_paired_experiment
 from bench.errors import UsageError
@@ -17,7 +18,6 @@ from bench.experiments.comparison import bounded_interval, summarize_batch
 from bench.experiments.paired_plan import Experiment, resolve_side, runs_by_side
 from bench.formatting import errors_in_words, ratio_text
 from bench.provenance import harness_sha256
-from bench.report import leaderboard
 from bench.stats.descriptive import solve_rates_agree
 from bench.stats.paired_test import charge_attempts, unpaired_ratio_interval
 from bench.storage.records import RecordFolder, find_record
@@ -68,7 +68,7 @@ def main(arguments: Arguments) -> int:
         problems = [certificate_problem(source, run, results) for run in solved]
     reproduction = make_reproduction(record_folder, plan, replay_runs, runs, problems)
     record_folder.reproductions.append(reproduction)
-    leaderboard.refresh(results)
+    board.write_texts(results)
     print_line(describe_reproduction(record_folder, reproduction))
     return 0 if reproduction.reproduced else 1
 

@@ -1,13 +1,31 @@
-"""The README of a record, rendered from its folder, its plan and the runs of its batch."""
+"""The README of a record, rendered from its folder, its plan, the runs of its batch and its replays."""
 
 import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 
-from bench.formatting import changed_settings, middle
+from bench.experiments.paired_plan import runs_by_side
+from bench.formatting import UNKNOWN, changed_settings, middle
 from bench.report.render import render_template
 from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
 from bench.storage.records import RecordFolder
+from bench.storage.results import FiledResults
 from bench.storage.schema import PairedPlan, Run
+
+
+def record_pages(results_data: FiledResults) -> dict[Path, str]:
+    """The README of each record whose plan is in the agenda: path -> Markdown."""
+    plans = {plan.id: plan for plan in results_data.paired_plans}
+    folders = {folder.record.name: folder for folder in results_data.records}
+    pages = {}
+    for folder in results_data.records:
+        record = folder.record
+        if (plan := plans.get(record.batch)) is not None:
+            predecessor = folders.get(record.predecessor or "")
+            runs, _ = runs_by_side(plan, results_data.runs)
+            yardstick = results_data.yardsticks.get(plan.id)
+            pages[folder.folder / "README.md"] = render_record_page(folder, predecessor, plan, runs, yardstick)
+    return pages
 
 
 def render_record_page(
@@ -25,7 +43,7 @@ def render_record_page(
         yardstick: the run of the frozen config beside the batch.
     """
     record = record_folder.record
-    changes: dict[str, list[str]] = {"changes": [], "changed_files": [], "changed_harness": []}
+    changes: dict[str, list[str] | None] = {"changes": [], "changed_files": [], "changed_harness": []}
     if predecessor is not None:
         changes = {
             "changes": changed_settings(predecessor.record.settings, record.settings),
@@ -37,6 +55,7 @@ def render_record_page(
         record=record,
         plan=plan,
         runs=runs,
+        replays=record_folder.reproductions.read()[0],
         medians=medians_text(runs),
         yardstick_seconds=None if yardstick is None else yardstick.seconds.train,
         **changes,
@@ -44,25 +63,33 @@ def render_record_page(
 
 
 def medians_text(runs: Sequence[Run]) -> str:
-    """The medians of steps, FLOPs and utilisation, and the lower bounds of `train`, as one sentence."""
-
+    """The medians of steps, FLOPs and utilisation, and the lower bounds of `train`, in sentences."""
+    lower_bounds = {
+        "Computing these FLOPs at the peak": middle(map(matmul_bound_seconds, runs), ".3g"),
+        "Launching torch's operations": middle(map(launch_bound_seconds, runs), ".3g"),
+    }
+    bounds = [f" {work} takes at least {seconds} s." for work, seconds in lower_bounds.items() if seconds != UNKNOWN]
     return (
         f"{middle((run.steps for run in runs), ',.0f')} steps, "
         f"{middle((run.examples for run in runs), ',.0f')} examples, "
         f"{middle((run.train_flops for run in runs), '.3g')} FLOPs in the steps' matrix products, "
-        f"utilisation {middle(map(utilisation, runs), '.1%')} of the measured peak; "
-        f"no less than {middle(map(matmul_bound_seconds, runs), '.3g')} s by these FLOPs at the peak, "
-        f"nor than {middle(map(launch_bound_seconds, runs), '.3g')} s by the launches of torch's operations"
+        f"utilisation {middle(map(utilisation, runs), '.1%')} of the measured peak." + "".join(bounds)
     )
 
 
-def changed_files(old: RecordFolder, new: RecordFolder, of_harness: bool) -> list[str]:
-    """Names of the files below bench/ (`of_harness`), or of all others, that differ between two records."""
+def changed_files(old: RecordFolder, new: RecordFolder, of_harness: bool) -> list[str] | None:
+    """Names of the files below bench/ (`of_harness`), or of all others, that differ between two records.
+
+    None when a record's `source.zip` cannot be read.
+    """
 
     def contents(record_folder: RecordFolder) -> dict[str, bytes]:
         with zipfile.ZipFile(record_folder.folder / "source.zip") as archive:
             names = [name for name in archive.namelist() if name.startswith("bench/") == of_harness]
             return {name: archive.read(name) for name in names}
 
-    before, after = contents(old), contents(new)
+    try:
+        before, after = contents(old), contents(new)
+    except (OSError, zipfile.BadZipFile):
+        return None
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from bench.stats.descriptive import peak_memory, utilisation
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import Entry
 from bench.storage.jsonl import replace_file
-from bench.storage.schema import Run, Side
+from bench.storage.schema import Reproduction, Run, Side
 from bench.streams import print_error
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -64,6 +65,11 @@ def commit_of(source: Run | Side) -> str:
     return commit_text(source.commit, source.dirty)
 
 
+def replay_reason(replay: Reproduction) -> str:
+    """Why a replay did not reproduce its record; lines filed earlier say `1 errors`."""
+    return re.sub(r"\b1 errors\b", "1 error", replay.reason or "")
+
+
 FILTERS: dict[str, Callable[..., str | float | None]] = {
     "attempts": attempts_text,
     "clean": clean_text,
@@ -76,6 +82,7 @@ FILTERS: dict[str, Callable[..., str | float | None]] = {
     "number": number,
     "peak_mebibytes": peak_mebibytes,
     "ratio": ratio_text,
+    "reason": replay_reason,
     "search": search_text,
     "solved": solved_text,
     "spread": spread_text,

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -98,14 +98,11 @@ def standing_record(
     return max(on_board, key=lambda folder: folder.record.started_at, default=None)
 
 
-def file_record(
-    results: Path, record: Record, weights: Path, source: Path, config_note: str, readme: Callable[[RecordFolder], str]
-) -> RecordFolder:
+def file_record(results: Path, record: Record, weights: Path, source: Path, config_note: str) -> RecordFolder:
     """Write a record's folder; `record.json` is written last, so that an incomplete folder is not a record.
 
-    It gets the weights of the median attempt, the source tree below the root `source`, a config that begins with a
-    comment, and a README, which `readme` renders after these. Raises ValueError if the hash of the source or of the
-    weights differs from that in the record.
+    It gets the weights of the median attempt, the source tree below the root `source`, and a config that begins with a
+    comment. Raises ValueError if the hash of the source or of the weights differs from that in the record.
     """
     import tomli_w
 
@@ -124,7 +121,6 @@ def file_record(
         hashes = source_sha256(Path(unpacked)), harness_sha256(Path(unpacked))
     if hashes != (record.source_sha256, record.harness_sha256):
         raise ValueError("the source has changed since the record's attempts were made")
-    replace_file(folder / "README.md", readme(record_folder))
     replace_file(folder / "record.json", record.model_dump_json(indent=2) + "\n")
     return record_folder
 

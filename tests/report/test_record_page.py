@@ -1,0 +1,70 @@
+"""The README of a record: its replays are shown, and it agrees with the journal."""
+
+import dataclasses
+import zipfile
+
+import pytest
+
+from bench.report.record_page import changed_files, medians_text, record_pages
+from bench.storage.results import FiledResults
+from bench.storage.schema import Reproduction
+from tests.support.examples import batch_runs, example_agenda, example_record
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return dataclasses.replace(example_record(), folder=tmp_path)
+
+
+def page(folder):
+    plan = example_agenda(id=folder.record.batch)
+    return record_pages(FiledResults(batch_runs("a", [1.0]), records=[folder], paired_plans=[plan]))[
+        folder.folder / "README.md"
+    ]
+
+
+def replay(folder, reason):
+    result = {"attempts": 10, "solved": 10, "clean": 10, "ert_train_seconds": 1.0, "ert_total_seconds": 2.0}
+    line = Reproduction(
+        batch="replay",
+        machine_class="Example CPU",
+        harness_sha256="0" * 64,
+        result=result,
+        certified=9 if reason else 10,
+        ert_ratio=1.0,
+        ert_ratio_95=(0.9, 1.1),
+        reproduced=not reason,
+        reason=reason,
+        started_at="2027-01-31T00:00:00Z",
+    )
+    folder.reproductions.append(line)
+
+
+def test_a_failed_replay_is_on_the_page_of_its_record(folder):
+    assert "Nobody has replayed it yet." in page(folder)
+    replay(folder, None)
+    replay(folder, "run: 1 errors by today's certificate")
+    text = page(folder)
+    assert "Replays that reproduced this record: 1 of 2." in text
+    assert "| 2027-01-31 | Example CPU | 10/10 | 9/10 | 1.000 [0.900, 1.100] | **no**: run: 1 error by today's" in text
+
+
+def test_a_record_without_its_plan_has_no_page(folder):
+    assert record_pages(FiledResults([], records=[folder])) == {}
+
+
+def test_source_that_cannot_be_read_is_not_compared(folder, tmp_path):
+    assert changed_files(folder, folder, of_harness=False) is None
+    (tmp_path / "source.zip").write_bytes(b"damaged")
+    assert changed_files(folder, folder, of_harness=False) is None
+    with zipfile.ZipFile(tmp_path / "source.zip", "w"):
+        pass
+    assert changed_files(folder, folder, of_harness=False) == []
+
+
+def test_bounds_that_were_not_measured_are_left_out():
+    runs = [
+        run.model_copy(update={"train_flops": 3e9, "matmul_flops_per_second": 1e9, "step_launches": None})
+        for run in batch_runs("a", [1.0] * 3)
+    ]
+    assert medians_text(runs).endswith("Computing these FLOPs at the peak takes at least 3 s.")
