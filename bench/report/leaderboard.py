@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import ClockName
-from bench.report.main_track import FIRST_OF_CLASS, record_of_today, record_sentence
+from bench.report.main_track import FIRST_OF_CLASS, record_lines
 from bench.report.negative import render_tried
 from bench.report.peers import render_peers
 from bench.report.plot_style import Figure
@@ -72,11 +72,9 @@ def all_figures(results_data: FiledResults) -> list[Figure]:
 def render_leaderboard(results_data: FiledResults) -> str:
     """The leaderboard as Markdown; it links to the figures that `all_figures` draws."""
     tracks = group_by_track(results_data.runs)
-    record = record_of_today(results_data.records)
     return render_template(
         "leaderboard",
-        record_sentence=record_sentence(results_data.records),
-        record_name=record and record.name,
+        record_lines=record_lines(results_data.records, "records"),
         history=history_figure(results_data.records),
         tracks=[track_section(track, machines, results_data) for track, machines in tracks.items()],
         faults=results_data.faults,

@@ -1,13 +1,18 @@
-"""The main track's record of today, as the one line that states it, and its leading default config."""
+"""The main track's records of today, as the lines that state them, and its leading default config."""
 
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from bench.formatting import number, ratio_text
 from bench.stats.ranking import Entry, leaders, ranked_entries
-from bench.storage.records import RecordFolder
+from bench.storage.records import RecordFolder, standing_record
 from bench.storage.schema import Record, Run
 
 MAIN_TRACK = "add3"
+HEADLINES = {
+    "total": "**Record today: `{0.track}` in {0.ert_seconds:.2f} s from process start to proof on {processor}**",
+    "train": "**Training alone: {0.ert_seconds:.2f} s** on the same machine class",
+}
 FIRST_OF_CLASS = "first of its class, compared with nothing"
 
 
@@ -23,18 +28,41 @@ def record_of_today(folders: Iterable[RecordFolder]) -> Record | None:
     return min(standing.values(), key=lambda record: (record.predecessor is None, record.ert_seconds), default=None)
 
 
-def record_sentence(folders: Iterable[RecordFolder]) -> str:
-    """Today's record as one bold line of Markdown."""
+def records_of_today(folders: Sequence[RecordFolder]) -> list[RecordFolder]:
+    """`record_of_today`, and the standing record by `train` on its machine class, where there are any."""
     record = record_of_today(folders)
     if record is None:
-        return f"No record of `{MAIN_TRACK}` by `total` yet."
-    result = record.result
-    return (
-        f"**Record today: `{record.track}` in {result.ert_train_seconds:.2f} s of training, "
-        f"{result.ert_total_seconds:.2f} s from process start to proof "
-        f"(ERT, {result.solved} of {result.attempts} solved) on {record.machine_class}, {record.started_at:%Y-%m-%d}"
-        f"{'' if record.predecessor else f' ({FIRST_OF_CLASS})'}**"
-    )
+        return []
+    by_total = next(folder for folder in folders if folder.record == record)
+    by_train = standing_record(folders, MAIN_TRACK, "train", record.machine_class)
+    return [by_total] if by_train is None else [by_total, by_train]
+
+
+def record_lines(folders: Sequence[RecordFolder], records: str) -> str:
+    """`records_of_today` as lines of Markdown, one a clock.
+
+    `records` is the path from the page to the folder of records.
+    """
+    lines = [
+        HEADLINES[folder.record.clock].format(folder.record, processor=folder.record.machine_class.partition(",")[0])
+        + evidence_text(folder, records)
+        for folder in records_of_today(folders)
+    ]
+    return "\\\n".join(lines) or f"No record of `{MAIN_TRACK}` by `total` yet."
+
+
+def evidence_text(folder: RecordFolder, records: str) -> str:
+    """The clock, the solved attempts, the test against the record before, the replays, and the link of a record."""
+    record, replays = folder.record, folder.reproductions.read()[0]
+    parts = [f"ERT by `{record.clock}`", f"{record.result.solved}/{record.result.attempts} solved"]
+    if record.predecessor is None:
+        parts.append(FIRST_OF_CLASS)
+    else:
+        ratio = ratio_text(record.ert_ratio, record.ert_ratio_95)
+        parts += [f"{ratio} times the record before", f"p = {number(record.p_value, '.4f')}"]
+    if replays:
+        parts.append(f"reproduced {sum(replay.reproduced for replay in replays)}/{len(replays)}")
+    return f", {', '.join(parts)} ([the record]({records}/{record.name}/README.md))"
 
 
 def leading_default(runs: Sequence[Run], folders: Iterable[RecordFolder] = ()) -> Entry | None:

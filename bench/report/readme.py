@@ -11,7 +11,14 @@ from typing import NamedTuple
 from rich.console import Console
 
 from bench.formatting import UNKNOWN, markdown_table, number, ratio_text
-from bench.report.main_track import FIRST_OF_CLASS, MAIN_TRACK, leading_default, record_sentence, wait_sentence
+from bench.report.main_track import (
+    FIRST_OF_CLASS,
+    MAIN_TRACK,
+    leading_default,
+    record_lines,
+    records_of_today,
+    wait_sentence,
+)
 from bench.report.render import clean_text
 from bench.report.summary import show_summary
 from bench.stats.expected_time import expected_time_to_success
@@ -23,7 +30,7 @@ from bench.storage.schema import Record, Run
 PAGE = "README.md"
 MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 MOST_ROWS = 6  # of the table of leaders
-NEWEST_RECORDS = 2  # a clock
+NEWEST_RECORDS = 1  # a clock, beside those of today
 
 
 class Standing(NamedTuple):
@@ -126,13 +133,15 @@ def newest_leaders(runs: Sequence[Run]) -> list[Entry]:
 
 
 def records_table(folders: Sequence[RecordFolder]) -> str:
-    """The newest records of the main track on each clock that won in pairs."""
-    rows = []
+    """The newest records of the main track on each clock that won in pairs, beside `records_of_today`."""
+    rows, today = [], [folder.record for folder in records_of_today(folders)]
     for clock in CLOCKS:
         records = [
             folder.record
             for folder in folders
-            if (folder.record.track, folder.record.clock) == (MAIN_TRACK, clock) and folder.record.predecessor
+            if (folder.record.track, folder.record.clock) == (MAIN_TRACK, clock)
+            and folder.record.predecessor
+            and folder.record not in today
         ]
         records.sort(key=lambda record: record.started_at, reverse=True)
         rows += [
@@ -141,12 +150,15 @@ def records_table(folders: Sequence[RecordFolder]) -> str:
                 f"`{clock}`",
                 number(record.ert_seconds, ".2f"),
                 ratio_text(record.ert_ratio, record.ert_ratio_95),
-                f"{record.started_at:%Y-%m-%d}",
             ]
             for record in records[:NEWEST_RECORDS]
         ]
-    headings = ("record", "clock", "ERT, s", "ERT to the record before", "date")
-    return markdown_table(headings, rows, ("record", "clock", "date")) if rows else "No record that won in pairs yet."
+    headings = ("earlier record", "clock", "ERT, s", "ERT to the record before it")
+    return (
+        markdown_table(headings, rows, ("earlier record", "clock"))
+        if rows
+        else "No earlier record that won in pairs yet."
+    )
 
 
 def record_link(record: Record) -> str:
@@ -158,7 +170,7 @@ def example_text(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) -> s
     entry = leading_default(runs, folders)
     if entry is None:
         return "No ranked batch yet."
-    console = Console(file=io.StringIO(), record=True, width=100, highlight=False, color_system=None)
+    console = Console(file=io.StringIO(), record=True, width=80, highlight=False, color_system=None)
     run = entry.runs[0].model_copy(update={"batch": None})
     membership, _, _ = describe_standing(run, runs).partition(";")  # the leaders stand in the table
     show_summary(run, [], membership, console)
@@ -167,7 +179,7 @@ def example_text(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) -> s
 
 
 FIGURES: dict[str, Callable[[FiledResults], str]] = {
-    "record": lambda results_data: record_sentence(results_data.records),
+    "record": lambda results_data: record_lines(results_data.records, "results/records"),
     "standing": lambda results_data: standing_table(results_data.runs, results_data.records),
     "records": lambda results_data: records_table(results_data.records),
     "example": lambda results_data: example_text(results_data.runs, results_data.records),

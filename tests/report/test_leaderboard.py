@@ -134,8 +134,8 @@ def test_a_record_without_predecessor_stands_apart_from_those_that_won():
 def test_the_record_of_today_stands_at_the_top():
     record = example_record(name="fast", clock="total", predecessor="slow")
     lines = render(batch_runs("a", [1.0] * 10), records=[record]).splitlines()
-    assert lines[2].startswith("**Record today: `add3` in 20.00 s of training, 27.00 s from process start to proof")
-    assert lines[2].endswith("** ([the record](records/fast/README.md))")
+    assert lines[2].startswith("**Record today: `add3` in 27.00 s from process start to proof on ")
+    assert lines[2].endswith(" ([the record](records/fast/README.md))")
     assert render([]).splitlines()[2] == "No record of `add3` by `total` yet."
 
 

@@ -1,10 +1,11 @@
 """Today's record and the leading default config, from records and journals made by hand."""
 
+import dataclasses
 from datetime import UTC, datetime
 
-from bench.report.main_track import leading_default, record_of_today, record_sentence, wait_sentence
+from bench.report.main_track import leading_default, record_lines, record_of_today, wait_sentence
 from bench.storage.schema import Machine
-from tests.support.examples import batch_runs, example_record
+from tests.support.examples import batch_runs, example_record, example_reproduction
 
 
 def record(name, day=1, total=27.0, predecessor=None, machine_class="Example CPU", **changes):
@@ -26,19 +27,30 @@ def test_the_fastest_class_holds_the_record_of_today():
 def test_a_record_that_was_compared_with_nothing_stands_behind_those_that_won():
     records = [record("won", 1, 5.0, "x"), record("first", 2, 1.0, None, "Fast CPU")]
     assert record_of_today(records).name == "won"
-    assert "(first of its class, compared with nothing)**" in record_sentence(records[1:])
+    assert "solved, first of its class, compared with nothing ([the record](records/first/" in record_lines(
+        records[1:], "records"
+    )
 
 
 def test_other_tracks_and_the_clock_train_are_left_out():
     assert record_of_today([record("a", track="add2"), record("b", clock="train")]) is None
-    assert record_sentence([]) == "No record of `add3` by `total` yet."
+    assert record_lines([], "records") == "No record of `add3` by `total` yet."
 
 
-def test_the_record_of_today_is_one_bold_line():
-    assert record_sentence([record("won", 3, 2.5, "x")]) == (
-        "**Record today: `add3` in 0.25 s of training, 2.50 s from process start to proof (ERT, 9 of 10 solved) on "
-        "Example CPU, 2026-01-03**"
-    )
+def test_the_records_of_today_are_one_line_a_clock(tmp_path):
+    test = {"ert_ratio": 0.5, "ert_ratio_95": (0.4, 0.6), "p_value": 0.0123}
+    total = record("total", 3, 2.5, "x", **test)
+    total = dataclasses.replace(total, folder=tmp_path)
+    total.reproductions.append(example_reproduction("1 error"))
+    train = record("train", 2, predecessor="y", clock="train", **test)
+    other = record("other", 4, predecessor="y", clock="train", machine_class="Another CPU")
+    assert record_lines([train, total, other], "records").splitlines() == [
+        "**Record today: `add3` in 2.50 s from process start to proof on Example CPU**, ERT by `total`, 9/10 solved, "
+        "0.500 [0.400, 0.600] times the record before, p = 0.0123, reproduced 0/1 "
+        "([the record](records/total/README.md))\\",
+        "**Training alone: 0.25 s** on the same machine class, ERT by `train`, 9/10 solved, "
+        "0.500 [0.400, 0.600] times the record before, p = 0.0123 ([the record](records/train/README.md))",
+    ]
 
 
 def test_the_leading_default_config_is_one_on_the_class_of_the_record():

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.provenance import ROOT
-from bench.report.main_track import MAIN_TRACK, record_sentence
+from bench.report.main_track import MAIN_TRACK, record_lines
 from bench.report.readme import FIGURES, MOST_ROWS, PAGE, fill_page, records_table, standing_table
 from bench.storage.results import FiledResults
 from bench.storage.schema import Machine
@@ -92,8 +92,9 @@ def test_a_record_has_the_figures_of_its_own_batch_everywhere():
         "| add3 | add3-cpu | Example CPU | 20/20 | 19/20 | 20.00 | 27.00 | 2027-01-31 "
         "| [won](results/records/won/README.md) |"
     )
-    assert "27.00 s" in record_sentence([won()])
-    assert "| `total` | 27.00 |" in records_table([won()])
+    assert "27.00 s" in record_lines([won()], "records")
+    assert records_table([won()]) == records_table([]), "it is that of today"
+    assert "| `total` | 28.00 |" in records_table([won(), won("earlier", ert_seconds=28.0, year=2026)])
     example = fill_page(page("example"), FiledResults(runs, records=[won()]))
     assert example.splitlines()[-4:-2] == ["one attempt is not ranked, use --attempts 10", "```"]
 
@@ -105,20 +106,18 @@ def test_the_first_record_of_a_class_stands_below_those_that_won_and_is_no_row_a
     assert [row.split("|")[3].strip() for row in rows] == ["Example CPU", "One core", "Another CPU"]
     assert "[first](results/records/first/README.md) (first of its class, compared with nothing)" in rows[1]
     assert "first" not in records_table([first, won()])
-    assert records_table([first]) == "No record that won in pairs yet."
+    assert records_table([first]) == "No earlier record that won in pairs yet."
 
 
 def fast_result():
     return {"attempts": 10, "solved": 10, "clean": 10, "ert_train_seconds": 0.1, "ert_total_seconds": 0.2}
 
 
-def test_the_newest_two_records_of_each_clock_are_listed():
+def test_the_record_before_that_of_today_is_listed_for_each_clock():
     records = [won(f"{clock}-{year}", clock, year=year) for clock in ("total", "train") for year in (2026, 2028, 2027)]
     other = example_record(name="other", track="add2", clock="total", predecessor="before")
     assert [row.split("]")[0] for row in records_table([*records, other]).splitlines()[2:]] == [
-        "| [train-2028",
         "| [train-2027",
-        "| [total-2028",
         "| [total-2027",
     ]
 

@@ -7,8 +7,7 @@ import pytest
 
 from bench.report.record_page import changed_files, medians_text, record_pages
 from bench.storage.results import FiledResults
-from bench.storage.schema import Reproduction
-from tests.support.examples import batch_runs, example_agenda, example_record
+from tests.support.examples import batch_runs, example_agenda, example_record, example_reproduction
 
 
 @pytest.fixture
@@ -23,27 +22,10 @@ def page(folder):
     ]
 
 
-def replay(folder, reason):
-    result = {"attempts": 10, "solved": 10, "clean": 10, "ert_train_seconds": 1.0, "ert_total_seconds": 2.0}
-    line = Reproduction(
-        batch="replay",
-        machine_class="Example CPU",
-        harness_sha256="0" * 64,
-        result=result,
-        certified=9 if reason else 10,
-        ert_ratio=1.0,
-        ert_ratio_95=(0.9, 1.1),
-        reproduced=not reason,
-        reason=reason,
-        started_at="2027-01-31T00:00:00Z",
-    )
-    folder.reproductions.append(line)
-
-
 def test_a_failed_replay_is_on_the_page_of_its_record(folder):
     assert "Nobody has replayed it yet." in page(folder)
-    replay(folder, None)
-    replay(folder, "run: 1 errors by today's certificate")
+    folder.reproductions.append(example_reproduction())
+    folder.reproductions.append(example_reproduction("run: 1 errors by today's certificate"))
     text = page(folder)
     assert "Replays that reproduced this record: 1 of 2." in text
     assert "| 2027-01-31 | Example CPU | 10/10 | 9/10 | 1.000 [0.900, 1.100] | **no**: run: 1 error by today's" in text

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bench.storage.records import RecordFolder
-from bench.storage.schema import Batch, Hardware, PairedPlan, Record, Run, Side, Software
+from bench.storage.schema import Batch, Hardware, PairedPlan, Record, Reproduction, Run, Side, Software
 from model import ModelConfig, Transformer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,6 +162,23 @@ def example_record(**changes: Any) -> RecordFolder:
     }
     record = Record.model_validate(values | changes)
     return RecordFolder(record, Path("records") / record.name)
+
+
+def example_reproduction(reason: str | None = None) -> Reproduction:
+    """A replay that reproduced its record, or for this reason did not: then one of ten attempts was not certified."""
+    values = {
+        "batch": "replay",
+        "machine_class": "Example CPU",
+        "harness_sha256": "0" * 64,
+        "result": example_record().record.result,
+        "certified": 9 if reason else 10,
+        "ert_ratio": 1.0,
+        "ert_ratio_95": (0.9, 1.1),
+        "reproduced": reason is None,
+        "reason": reason,
+        "started_at": "2027-01-31T00:00:00Z",
+    }
+    return Reproduction.model_validate(values)
 
 
 def example_side(
