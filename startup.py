@@ -2,24 +2,28 @@
 
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 import kernel_compiler
 from bench import entry
-from bench.interrupts import exit_on_interrupts
+from bench.interrupts import NOTHING_FILED, exit_on_interrupts
 from bench.machine.cpu import restore_cores
+from bench.processes import BATCH_VARIABLE
 from bench.streams import print_error
 
 
 def before_imports(arguments: Sequence[str], description: str) -> None:
     """Prepare for the slow import of torch, beside which the C compiler works.
 
-    An interrupt exits with status 130 and no traceback. A wrong request exits with status 2, `--help` with 0. The
+    An interrupt exits with status 130 and one line. A wrong request exits with status 2, `--help` with 0. The
     garbage collector is off, because it would traverse the imported modules again and again without finding garbage.
     """
-    exit_on_interrupts(kernel_compiler.stop_all)
+    is_of_batch = BATCH_VARIABLE in os.environ  # the command that started this attempt prints its own line
+    message = "" if is_of_batch else f"{entry.program_name()}: {NOTHING_FILED}"
+    exit_on_interrupts(kernel_compiler.stop_all, message)
     gc.disable()
 
     from bench.attempt.before_torch import prepare

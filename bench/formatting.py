@@ -10,9 +10,11 @@ from typing import Any
 
 from rich.table import Table
 
+from bench.clock import ClockName
 from bench.config import current_names, setting_text
 from bench.stats.descriptive import spread
-from bench.stats.expected_time import expected_time_to_success
+from bench.stats.estimates import expected_seconds
+from bench.stats.expected_time import attempt_costs, expected_time_to_success
 from bench.stats.ranking import CLOCKS
 from bench.storage.schema import Interval, Run, Side
 
@@ -66,8 +68,13 @@ def ratio_text(ratio: float | None, interval: Interval | None) -> str:
     return text if interval is None else f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def errors_in_words(errors: int) -> str:
-    return f"{errors:,} error{'' if errors == 1 else 's'}"
+    return counted(errors, "error")
 
 
 def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -98,19 +105,47 @@ def search_text(search: Mapping[str, Any] | None) -> str | None:
     return f"found by a search of {trials} trials, {attempts} attempts{cost}"
 
 
-def attempt_line(run: Run) -> str:
-    """The outcome, the reason or the errors, and the known seconds of one attempt."""
+def attempt_line(run: Run, with_reasons: bool = True) -> str:
+    """The outcome, the reason or the errors, and the known seconds of one attempt, and whether and why not clean."""
     verdict = run.message or ("" if run.certificate is None else errors_in_words(run.certificate.errors))
     parts = [f"seed {run.seed}", run.outcome, verdict]
     parts += [f"{clock} {seconds_text(seconds)}" for clock in CLOCKS if (seconds := getattr(run.seconds, clock))]
-    parts += [f"not clean: {'; '.join(run.machine.reasons)}"] if run.machine.clean is False else []
+    reasons = f": {'; '.join(run.machine.reasons)}" if with_reasons else ""
+    parts += [f"not clean{reasons}"] if run.machine.clean is False else []
     return "  ".join(part for part in parts if part)
 
 
+def yardstick_line(run: Run) -> str:
+    """The seconds of a run of the yardstick, or why it has none."""
+    parts = [f"yardstick (fixed work, not meant to solve): train {seconds_text(run.seconds.train)}"]
+    parts += [] if run.certificate is not None else [f"{run.outcome}: {run.message}"]
+    parts += [f"not clean: {'; '.join(run.machine.reasons)}"] if run.machine.clean is False else []
+    return "  ".join(parts)
+
+
+def expected_text(runs: Sequence[Run], planned: Sequence[Run]) -> str:
+    """The duration of the planned attempts, estimated from earlier runs: `about 12 min`."""
+    seconds = [expected_seconds(runs, [run]) for run in planned]
+    return "duration unknown" if None in seconds else f"about {duration(sum(known(seconds)))}"
+
+
+def interrupted_line(number: int, runs: Sequence[Run], clock: ClockName) -> str:
+    """What the interrupted attempt `number`, the last of `runs`, counts as."""
+    cost = attempt_costs(runs, clock)[-1]
+    return f"attempt {number} was interrupted; it counts as not solved (charged {cost:,.0f} s by {clock})"
+
+
+def clean_text(runs: Sequence[Run]) -> str:
+    """How many attempts ran on a quiet machine; an em dash when that was not measured."""
+    measured = [run.machine.clean for run in runs if run.machine.clean is not None]
+    return f"{sum(measured)}/{len(runs)}" if measured else UNKNOWN
+
+
 def batch_line(runs: Sequence[Run]) -> str:
-    """The attempts of one batch: how many solved the track, and for each clock the median, the range and the ERT."""
+    """The attempts of one batch: how many solved and were clean, and for each clock the median, the range, the ERT."""
     batch, solved = runs[0].batch, sum(run.outcome == "solved" for run in runs)
-    parts = [f"batch {UNKNOWN if batch is None else batch.id}: solved {solved}/{len(runs)}"]
+    name = UNKNOWN if batch is None else batch.id
+    parts = [f"batch {name}: solved {solved}/{len(runs)}, clean {clean_text(runs)}"]
     for clock in CLOCKS:
         seconds = spread(known(getattr(run.seconds, clock) for run in runs))
         median = f"median {seconds.median:.2f} s ({seconds.minimum:.2f} … {seconds.maximum:.2f}), " if seconds else ""

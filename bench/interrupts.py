@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
 from typing import NoReturn
 
 EXIT_INTERRUPTED = 130
+NOTHING_FILED = "interrupted before the attempt began; nothing was filed"
 
 
 def interrupts() -> list[signal.Signals]:
@@ -18,11 +20,17 @@ def interrupts() -> list[signal.Signals]:
     return found
 
 
-def exit_on_interrupts(clean_up: Callable[[], None] = lambda: None) -> None:
-    """Exit with status 130 and no traceback; for the time of the imports, in which an exception would not arrive."""
+def exit_on_interrupts(clean_up: Callable[[], None] = lambda: None, message: str = "") -> None:
+    """Exit with status 130 and no traceback; for the time of the imports, in which an exception would not arrive.
+
+    `message` is a line for standard error.
+    """
 
     def leave(*_: object) -> NoReturn:
         clean_up()
+        if message:
+            with contextlib.suppress(OSError):
+                os.write(2, f"{message}\n".encode())  # sys.stderr may be in use
         os._exit(EXIT_INTERRUPTED)
 
     for number in interrupts():

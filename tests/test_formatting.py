@@ -12,6 +12,7 @@ from bench.formatting import (
     contestant_text,
     csv_rows,
     duration,
+    interrupted_line,
     markdown_table,
     middle,
     number,
@@ -20,6 +21,7 @@ from bench.formatting import (
     seconds_text,
     spread_text,
     terminal_table,
+    yardstick_line,
 )
 from tests.support.examples import batch_runs, example_certificate, example_run, example_seconds, example_side
 
@@ -84,7 +86,7 @@ def test_an_attempt_in_one_line_tells_errors_and_seconds_or_why_it_failed():
 def test_a_batch_in_one_line_has_both_clocks():
     runs = batch_runs("a", [1.0, 3.0], outcome=lambda i: "missed" if i else "solved")
     assert batch_line(runs) == (
-        "batch a: solved 1/2; train median 2.00 s (1.00 … 3.00), ERT 4.00 s; "
+        "batch a: solved 1/2, clean —; train median 2.00 s (1.00 … 3.00), ERT 4.00 s; "
         "total median 7.00 s (6.00 … 8.00), ERT 14.00 s"
     )
     assert batch_line(runs[1:]).endswith("ERT ∞")
@@ -110,3 +112,19 @@ def test_a_cell_of_csv_is_never_a_formula_and_numbers_stay_numbers():
     (read,) = csv.reader(io.StringIO(csv_rows([[*texts, *numbers]]), newline=""))
     assert read[: len(texts)] == [f"'{text}" for text in texts[:7]] + texts[7:]
     assert read[len(texts) :] == ["-1", "-0.5", "-0.5", "+3", "-1e-5", ""]
+
+
+def test_an_interrupted_attempt_is_told_what_it_costs():
+    runs = batch_runs("a", [1.0, 3.0])
+    runs = [runs[0], runs[1].model_copy(update={"outcome": "interrupted"})]
+    assert interrupted_line(2, runs, "train") == (
+        "attempt 2 was interrupted; it counts as not solved (charged 3 s by train)"
+    )
+
+
+def test_the_yardstick_does_not_look_like_a_failure():
+    run = example_run(outcome="missed", certificate=example_certificate(errors=9346))
+    seconds = seconds_text(run.seconds.train)
+    assert yardstick_line(run) == f"yardstick (fixed work, not meant to solve): train {seconds}"
+    lost = run.model_copy(update={"outcome": "lost", "message": "why", "certificate": None})
+    assert yardstick_line(lost).endswith("  lost: why")

@@ -20,7 +20,7 @@ def status_of(code: str, *options: str, **more) -> tuple[int, str]:
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_an_interrupt_during_the_imports_exits_130(name):
-    assert status_of(f"exit_on_interrupts(); signal.raise_signal(signal.{name})") == (130, "")
+    assert status_of(f"exit_on_interrupts(message='stopped'); signal.raise_signal(signal.{name})") == (130, "stopped\n")
 
 
 def test_a_closed_terminal_is_an_interrupt_that_is_handled_once():

@@ -470,7 +470,8 @@ def test_an_interrupt_during_import_exits_130_without_a_traceback(tmp_path):
     time.sleep(0.4)  # Python is up, torch is not
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "")
+    message = "speedrun.py: interrupted before the attempt began; nothing was filed\n"
+    assert (process.returncode, errors) == (130, message)
     assert not (tmp_path / "results").exists()
 
 

@@ -18,9 +18,10 @@ from bench.attempt.worker import run_worker, wait_for_first_process
 from bench.clock import Clock
 from bench.entry import program_name
 from bench.errors import UnavailableHere, UsageError, describe_os_error
-from bench.experiments.launcher import Contestant, Task, run_tasks, yardstick_task
-from bench.formatting import attempt_line, batch_line
-from bench.processes import PIPE_VARIABLE
+from bench.experiments.launcher import Contestant, NotBegun, Task, run_tasks, yardstick_task
+from bench.formatting import attempt_line, batch_line, expected_text, interrupted_line, yardstick_line
+from bench.interrupts import NOTHING_FILED
+from bench.processes import BATCH_VARIABLE, PIPE_VARIABLE
 from bench.storage.journal import Journal
 from bench.storage.schema import Batch, Run, SchemaModel, new_id
 from bench.streams import lost_output, print_data, print_error
@@ -70,6 +71,8 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
         print_error(f"{program}: the results could not be filed: {describe_os_error(problem)}")
         return cli.EXIT_NOT_SOLVED
     except KeyboardInterrupt:
+        if BATCH_VARIABLE not in os.environ:  # the command that started this attempt prints its own line
+            print_error(f"{program}: {NOTHING_FILED}")
         return cli.EXIT_INTERRUPTED
     if plan.request.json:
         print_data(run.model_dump_json())
@@ -136,19 +139,28 @@ def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) ->
     def on_filed(run: Run) -> None:
         leaderboard.update(plan.request.results, run)
         if run.command != "speedrun":
-            cli.print_progress(f"yardstick  {attempt_line(run)}")
+            cli.print_progress(yardstick_line(run))
             return
         runs.append(run)
         if plan.request.json:
             print_data(run.model_dump_json())
         cli.print_progress(f"{len(runs)}/{num_attempts}  {attempt_line(run)}")
 
+    expected = expected_text(journal.read()[0], [task.contestant.planned for task in tasks])
+    cli.print_progress(f"beginning {batch_id}: {num_attempts} attempts and the yardstick, {expected}")
     try:
         run_tasks(tasks, journal, on_filed)
-    except KeyboardInterrupt:
-        cli.print_progress(f"interrupted: {len(runs)} of {num_attempts} attempts were started")
+    except KeyboardInterrupt as interrupt:
+        if runs and runs[-1].outcome in ("interrupted", "lost") and not isinstance(interrupt, NotBegun):
+            cli.print_progress(interrupted_line(len(runs), runs, "train"))
+        cli.print_progress(
+            f"interrupted: {len(runs)} of {num_attempts} attempts were started; they stay in the journal. This batch "
+            "cannot be continued; the same command begins a new one"
+        )
         return cli.EXIT_INTERRUPTED
     cli.print_progress(batch_line(runs))
     if num_attempts < RANKED_FROM:
         cli.print_progress(f"not ranked, because a ranked batch has at least {RANKED_FROM} attempts")
+    with contextlib.suppress(KeyboardInterrupt):  # all attempts are filed
+        leaderboard.refresh_figures(plan.request.results)
     return cli.EXIT_SOLVED if all(run.outcome == "solved" for run in runs) else cli.EXIT_NOT_SOLVED

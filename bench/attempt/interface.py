@@ -68,6 +68,7 @@ class TrainingMonitor:
         """`send_check` is called with each check as JSON, if a search started the attempt."""
         self.clock, self.display, self.max_seconds, self.send_check = clock, display, max_seconds, send_check
         self.is_pruned = False  # set by a signal handler
+        self.count_steps: Callable[[], int] = lambda: 0  # steps taken so far; set when there is a trainer
         self.checks: list[Check] = []
         self.reached: dict[str, float | None] = {}
         self.patience = 1  # steps that the trainer may take before the next tick
@@ -82,12 +83,15 @@ class TrainingMonitor:
             raise Pruned("a check found more mistakes than any solved attempt of the search had in half the time")
         seconds = self.clock.elapsed()
         if seconds > self.max_seconds:
-            raise Timeout(f"train reached its limit of {self.max_seconds:g} s")
+            limit = f"train reached its limit of {self.max_seconds:g} s"
+            raise Timeout(f"{limit}; it ended after the step in progress, at {seconds:.2f} s")
         since_last_tick, self.last_tick = seconds - self.last_tick, seconds
         if since_last_tick < TICK_SECONDS / 2:
             self.patience = min(2 * self.patience, MAX_PATIENCE)
         elif since_last_tick > TICK_SECONDS:
             self.patience = max(1, self.patience // 2)
+        if seconds >= self.display.next_tick:
+            self.display.tick(seconds, self.count_steps())
 
     def check(
         self, step: int, loss: float, errors: int, reached: dict[str, bool], steps_left: int, asked: int | None = None

@@ -88,6 +88,7 @@ class Attempt:
 
     def train(self, trainer: Trainer) -> None:
         self.display.phase("train")
+        self.monitor.count_steps = lambda: trainer.steps
         meter = EnergyMeter(self.plan.device)
         self.noise_before = self.noise_monitor.since(self.start, "before training")
         noise, energy = self.noise_monitor.reading(), meter.reading()

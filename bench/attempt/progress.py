@@ -1,8 +1,8 @@
 """The progress of an attempt on standard error.
 
 A terminal shows one line that is updated in place; other outputs, and dumb terminals, get plain lines. There is no
-refresh thread: the line changes only at the start of a phase and at a check. Checks in the first second of `train` are
-not shown at once; the latest of them is shown afterwards.
+refresh thread: the line changes only at the start of a phase, at a check, and at a step after TICK_SECONDS without a
+line. Checks in the first second of `train` are not shown at once; the latest of them is shown afterwards.
 """
 
 import time
@@ -16,6 +16,7 @@ from bench.console import error_console
 from bench.storage.schema import Check
 
 WITHHOLD_SECONDS = 1.0  # from the start of `train`
+TICK_SECONDS = 4.0  # of `train` without a check, before a line about the steps
 SHARE_SECONDS, PLAIN_SHARE_SECONDS = 1.0, 10.0  # between two lines about the certificate
 
 
@@ -29,7 +30,9 @@ class Display:
         self.label = label
         self.console = console or error_console()
         self.processor_time = processor_time
-        self.processor_seconds = 0.0  # CPU time of `check` during `train`
+        self.processor_seconds = 0.0  # CPU time of `check` and `tick` during `train`
+        self.next_tick = TICK_SECONDS  # seconds of `train` at which `tick` is due
+        self.last_errors = ""  # of the last check
         self.live: Live | None = None
         self.withheld: str | None = None
         self.next_share = 0.0  # time of the next line about the certificate
@@ -53,8 +56,18 @@ class Display:
             f"{check.train_seconds:.1f} s elapsed, {remaining}"
         )
         self.withheld = line
+        self.last_errors = errors and f",{errors[1:]} at step {check.step:,}"
+        self.next_tick = check.train_seconds + TICK_SECONDS
         if check.train_seconds >= WITHHOLD_SECONDS:
             self._flush()
+        self.processor_seconds += self.processor_time() - started
+
+    def tick(self, train_seconds: float, steps: int) -> None:
+        """Show the steps taken so far; to be called from `next_tick` on, which each line postpones."""
+        started = self.processor_time()
+        self._flush()
+        self._show(f"train  step {steps:,}  {train_seconds:.1f} s elapsed{self.last_errors}")
+        self.next_tick = train_seconds + TICK_SECONDS
         self.processor_seconds += self.processor_time() - started
 
     def certified(self, share: float) -> None:

@@ -1,6 +1,7 @@
 """What an attempt holds while it runs: the device lock and empty compile caches."""
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ import torch
 
 from bench.attempt.plan import AttemptPlan
 from bench.cli import print_progress
-from bench.machine.device_lock import device_lock, device_lock_path
+from bench.formatting import duration
+from bench.machine.device_lock import device_lock, device_lock_path, find_holder
 
 
 @contextlib.contextmanager
@@ -27,12 +29,16 @@ def device_turn(plan: AttemptPlan) -> Iterator[None]:
     if plan.world.size > 1 and plan.device.type == "cuda":
         devices = [torch.device("cuda", index) for index in range(plan.world.local_size)]
 
-    def announce_wait() -> None:
-        print_progress(f"waiting for the {plan.device.type} device: another attempt holds it")
+    def announce_wait(waited_for: torch.device) -> None:
+        holder = find_holder(waited_for)
+        known = "another attempt holds it"
+        if holder is not None:
+            known = f"process {holder[0]} has held it for {duration(holder[1])}"
+        print_progress(f"waiting for the {plan.device.type} device: {known}")
 
     with contextlib.ExitStack() as held:
         for device in sorted(devices, key=device_lock_path):
-            held.enter_context(device_lock(device, announce_wait))
+            held.enter_context(device_lock(device, functools.partial(announce_wait, device)))
         yield
 
 

@@ -1,6 +1,7 @@
 """`python -m bench board`: render every generated page, or check that each agrees with the journal."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 import tyro
@@ -61,4 +62,6 @@ def main(arguments: Arguments) -> int:
     scaling_pages, scaling_plots = scaling_files(results_data, results)
     print_faults(results_data.faults)
     pictures = {path: figure.svg for path, figure in figures.items()} | scaling_plots
-    return write_or_check(pages | tables | scaling_pages, pictures, arguments.check, "board", stale)
+    own = results.resolve() == DEFAULT_RESULTS
+    command = "board" if own else f"board --results {shlex.quote(str(results))}"
+    return write_or_check(pages | tables | scaling_pages, pictures, arguments.check, command, stale)

@@ -20,6 +20,7 @@ from bench.stats.ranking import current_runs
 from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults
 from bench.storage.schema import Run
+from bench.streams import print_error
 
 SIMPLE_TYPES = (bool, int, float, str, datetime)
 
@@ -56,6 +57,7 @@ def main(arguments: Arguments) -> int:
         arguments.output.write_bytes(content)
     except OSError as problem:
         raise UsageError(f"--output {arguments.output}: {problem.strerror or problem}") from None
+    print_error(f"{len(runs)} runs are written to {arguments.output}")
     return 0
 
 

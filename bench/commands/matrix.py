@@ -22,7 +22,7 @@ from bench.experiments.matrix_file import MATRICES, Matrix, read_matrix
 from bench.experiments.matrix_results import CellResult, MachineMatrix, matrix_runs, rank_cells, results_csv
 from bench.experiments.matrix_run import resolve_matrix, run_matrix
 from bench.experiments.toml_file import find_file
-from bench.formatting import duration, number, spread_text, terminal_table
+from bench.formatting import UNKNOWN, counted, duration, number, spread_text, terminal_table
 from bench.report.matrix_plot import draw_matrix
 from bench.stats.estimates import expected_seconds
 from bench.storage.journal import Journal
@@ -91,7 +91,7 @@ def check_size(matrix: Matrix, is_large_allowed: bool) -> None:
         possible = math.prod(len(choices) for choices in matrix.axes.values())
         raise UsageError(
             f"{matrix.path}: up to {possible * len(matrix.seeds):,} attempts ({possible:,} cells, "
-            f"{len(matrix.seeds)} seeds) are more than {MOST_ATTEMPTS}; --yes runs them nevertheless"
+            f"{counted(len(matrix.seeds), 'seed')}) are more than {MOST_ATTEMPTS}; --yes runs them nevertheless"
         )
 
 
@@ -108,11 +108,13 @@ def announce(machine_matrix: MachineMatrix, num_pending: int, runs: Sequence[Run
     seconds = expected_seconds(runs, [resolved.contestant.planned for resolved in machine_matrix.cells])
     expected = "duration unknown" if seconds is None else f"about {duration(seconds * num_pending / len(executors))}"
     print_progress(
-        f"{matrix.name}: {len(machine_matrix.cells)} cells, {len(matrix.seeds)} seeds: {total} attempts, "
+        f"{matrix.name}: {counted(len(machine_matrix.cells), 'cell')}, {counted(len(matrix.seeds), 'seed')}: "
+        f"{counted(total, 'attempt')}, "
         f"{total - num_pending} done, " + (f"{num_pending} to run, {expected}" if num_pending else "nothing to run")
     )
     for reason, count in sorted(Counter(refusal.reason for refusal in machine_matrix.refusals).items()):
-        print_progress(f"{count} cells cannot run here and are left out: {reason}")
+        are = "is" if count == 1 else "are"
+        print_progress(f"{counted(count, 'cell')} cannot run here and {are} left out: {reason}")
     machine_class, uncounted = machine_matrix.cells[0].contestant.planned.machine.class_, machine_matrix.uncounted(runs)
     elsewhere = sum(key.machine_class != machine_class for key in uncounted)
     if elsewhere:
@@ -160,13 +162,14 @@ def limit_text(machine_matrix: MachineMatrix) -> str:
 def results_table(results: Sequence[CellResult], clock: ClockName) -> Table:
     axes = list(results[0].cell.choices)
     other: ClockName = "total" if clock == "train" else "train"
-    headings = ("rank", *axes, "solved", f"ERT {clock}", f"{clock}, s", f"ERT {other}", "otherwise")
-    table = terminal_table(headings, text=(*axes, "otherwise"))
+    headings = ("rank", *axes, "solved", f"ERT {clock}, s", f"{clock}, s: median (min … max)")
+    headings += (f"ERT {other}, s", "other outcomes")
+    table = terminal_table(headings, text=(*axes, "other outcomes"))
     for rank, result in enumerate(rank_cells(results, clock), start=1):
         otherwise = [f"{count} {name}" for name, count in sorted(result.outcomes.items())]
         otherwise += [f"{result.repeated} repeated"] if result.repeated else []
         table.add_row(
-            str(rank),
+            str(rank) if result.runs else UNKNOWN,
             *result.cell.labels().values(),
             f"{result.num_solved}/{len(result.runs)}" + ("" if result.finished else f" of {result.planned}"),
             number(result.ert(clock), ".2f"),

@@ -124,26 +124,33 @@ def description_lines(comparison: Comparison) -> list[str]:
     lines = [
         f"ERT of a to ERT of b by `{plan.clock}`: {ratio_text(comparison.ratio, comparison.ratio_95)}"
         + (" (95% percentile bootstrap over pairs)" if comparison.ratio_95 else ""),
-        f"comparison number {plan.number} against this opponent on this board",
     ]
+    if plan.number > 1:
+        lines.append(
+            f"comparison number {plan.number} against this opponent in this folder: the more of them, the more likely "
+            "one decides by chance"
+        )
     if plan.why is not None:
         lines.append(f"why: {plan.why}")
     if comparison.p_value is not None:
         pairs = "1 pair" if plan.pairs == 1 else f"{plan.pairs} pairs"
-        lines.insert(0, f"labels swapped within {pairs}: p = {comparison.p_value:.4f}, decided at 0.05")
-    if plan.pairs < FEWEST_PAIRS:
-        lines.append(f"fewer than {FEWEST_PAIRS} pairs cannot decide anything")
-    if comparison.drift is not None:
-        more = "more" if comparison.drift >= 0 else "less"
-        change = f"{abs(comparison.drift):.1%} {more}"
-        lines.append(f"drift, which pairs cancel: the last pair took {change} time than the first")
+        limit = "below 0.05 decides" if plan.pairs >= FEWEST_PAIRS else f"fewer than {FEWEST_PAIRS} cannot decide"
+        lines.insert(0, f"permutation test over {pairs}: p = {p_text(comparison.p_value)} ({limit})")
+    if comparison.drift is not None and plan.pairs >= FEWEST_PAIRS:
+        change = f"{abs(comparison.drift):.1%} {'more' if comparison.drift >= 0 else 'less'}"
+        lines.append(f"the last pair took {change} time than the first; the ratio within pairs does not depend on that")
     if not comparison.finished:
         lines.append(f"not finished: {len(comparison.a) + len(comparison.b)} of {2 * plan.pairs} attempts")
     elif comparison.verdict == "not decided":
         needed = comparison.pairs_needed
-        advice = "" if needed is None else f" Try --pairs {needed}: enough to decide such a difference in 80% of cases."
-        lines.append(f"Undecided.{advice}")
+        if needed is not None:
+            lines.append(f"a new comparison with --pairs {needed} would decide such a difference in 80% of cases")
     return lines
+
+
+def p_text(p_value: float) -> str:
+    """A p-value with two decimals, or four if it is small: `0.75`, `0.0039`."""
+    return f"{p_value:.2f}" if p_value >= 0.1 else f"{p_value:.4f}"
 
 
 def sides_table(comparison: Comparison) -> Table:

@@ -50,7 +50,7 @@ class Executor:
     ) -> tuple[Run, bool]:
         """The run, which is `lost` if the executor was lost, and whether it was interrupted.
 
-        Raises KeyboardInterrupt if the executor was stopped before the attempt began.
+        Raises KeyboardInterrupt if the attempt was interrupted, or the executor stopped, before the attempt began.
         """
         return launcher.run_attempt(task, journal, quietly, is_hopeless)
 

@@ -41,6 +41,10 @@ SCRIPT = ROOT / "speedrun.py"
 PATIENCE_SECONDS = 60.0  # for an interrupted attempt to write its run
 
 
+class NotBegun(KeyboardInterrupt):
+    """An attempt was interrupted before it wrote its start mark: it has not begun, and nothing is filed for it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Contestant:
     """A trainer's script and a config: everything that defines an attempt except its seed."""
@@ -130,7 +134,7 @@ def run_tasks(
         run_task: runs one attempt; `run_attempt` by default.
 
     Raises:
-        KeyboardInterrupt: this process was interrupted; the current attempt is filed first.
+        KeyboardInterrupt: this process was interrupted; the current attempt is filed first, if it had begun.
         UsageError: another process is running the same batch.
     """
     runs = []
@@ -173,7 +177,8 @@ def run_attempt(
         is_hopeless: decides at each check whether to prune an attempt of a search.
         on_started: called with the process, so that another thread can stop it.
 
-    Returns the run, and whether the attempt or this process was interrupted.
+    Returns the run, and whether the attempt or this process was interrupted. Raises NotBegun if that happened before
+    the attempt began.
     """
     edges: list[tuple[str, float]] = []
 
@@ -209,11 +214,10 @@ def run_attempt(
     wall = ended - started - off_seconds(edges)
     run = journal.collect(task.batch, functools.partial(complete_run, task, outer, wall=wall), ended=True)
     if run is None:
-        outcome: Outcome = "lost" if status < 0 else "error"
-        message = f"the process ended with status {status} before it could begin"
         if interrupted or status in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
-            outcome, message = "interrupted", "before it could begin"
-        run = run_without_answer(task, outcome, message)
+            raise NotBegun
+        message = f"the process ended with status {status} before it could begin"
+        run = run_without_answer(task, "lost" if status < 0 else "error", message)
         journal.append(run)
     return run, interrupted or status == EXIT_INTERRUPTED
 

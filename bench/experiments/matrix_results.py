@@ -157,7 +157,7 @@ def results_csv(tables: Sequence[Sequence[CellResult]], clock: ClockName) -> str
     rows: list[list[object]] = [["rank", *axes, *counts, *figures, "outcomes", "machine_class"]]
     for results in tables:
         for rank, result in enumerate(rank_cells(results, clock), start=1):
-            row: list[object] = [rank, *result.cell.labels().values()]
+            row: list[object] = [rank if result.runs else None, *result.cell.labels().values()]
             row += [result.num_solved, len(result.runs), result.planned, result.repeated]
             for name in CLOCKS:
                 seconds, ert = spread(result.seconds(name)), result.ert(name)

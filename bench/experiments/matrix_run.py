@@ -134,6 +134,7 @@ class MatrixProgress:
             disable=not self.console.is_interactive,
         )
         self.task = self.progress.add_task(matrix.name, total=num_planned, status="")
+        self.has_told_reasons = False  # why an attempt was not clean
         self.lock = threading.Lock()  # each executor reports from its own thread
 
     def __enter__(self) -> "MatrixProgress":
@@ -154,7 +155,9 @@ class MatrixProgress:
             self.known[attempt.key].append(run)
             self.progress.update(self.task, advance=1, status=self.status(machine_matrix))
             if not self.console.is_interactive or run.outcome in ("error", "lost"):
-                self.print(f"{self.num_done}/{self.num_planned}  {attempt.resolved.cell}  {attempt_line(run)}")
+                line = attempt_line(run, with_reasons=not self.has_told_reasons)
+                self.has_told_reasons |= run.machine.clean is False  # they hardly differ from attempt to attempt
+                self.print(f"{self.num_done}/{self.num_planned}  {attempt.resolved.cell}  {line}")
 
     def status(self, latest: MachineMatrix) -> str:
         """Finished cells and solved attempts of all machine matrices, and the best cell of the latest one."""

@@ -19,9 +19,8 @@ from bench.clock import ClockName
 from bench.config import config_names, is_toml_file, settings_key
 from bench.errors import UsageError, nearest_hint
 from bench.experiments.executors import Executor, ExecutorLost
-from bench.experiments.launcher import SCRIPT, Contestant, Task, run_tasks, yardstick_task
-from bench.formatting import attempt_line, duration, known
-from bench.stats.estimates import expected_seconds
+from bench.experiments.launcher import SCRIPT, Contestant, NotBegun, Task, run_tasks, yardstick_task
+from bench.formatting import attempt_line, expected_text, interrupted_line, yardstick_line
 from bench.storage.journal import Journal
 from bench.storage.records import find_record, is_record, read_records, unpack_source
 from bench.storage.results import paired_plans_file
@@ -184,37 +183,39 @@ def run_experiment(plan: PairedPlan, resumed: bool, experiment: Experiment) -> N
     tasks = [
         Task((b if batch.side == "b" else a).contestant, plan.seeds[batch.index], batch) for batch in plan.batches()
     ]
+    yardstick = yardstick_task(SCRIPT, plan.device, plan.id, executor.resolve)
     runs, _ = Journal(experiment.results).read()
     filed = {run.batch for run in runs}
-    seconds = [expected_seconds(runs, [task.contestant.planned]) for task in tasks if task.batch not in filed]
-    expected = "duration unknown" if None in seconds else f"about {duration(sum(known(seconds)))}"
-    remaining = f", {len(seconds)} left" if resumed else ""
+    pending = [task for task in (yardstick, *tasks) if task.batch not in filed]
+    expected = expected_text(runs, [task.contestant.planned for task in pending])
+    num_left = len(pending) - (yardstick in pending)
+    remaining = f", {num_left} left" if resumed else ""
     print_progress(
-        f"{'resuming' if resumed else 'beginning'} {plan.id}: {len(tasks)} attempts{remaining}, {expected}, "
-        "and one of the yardstick"
+        f"{'resuming' if resumed else 'beginning'} {plan.id}: {len(tasks)} attempts{remaining}"
+        f"{' and the yardstick' if yardstick in pending else ''}, {expected}"
     )
-    num_done = 0
+    done: list[Run] = []
 
     def print_run(run: Run) -> None:
-        nonlocal num_done
         batch = run.batch_of(plan.command)
         if batch is None:
-            print_progress(f"yardstick  {attempt_line(run)}")
+            print_progress(yardstick_line(run))
             return
-        num_done += 1
+        done.append(run)
         side = f"pair {batch.index + 1}{batch.side}  " if plan.b is not None else ""
-        print_progress(f"{num_done}/{len(tasks)}  {side}{attempt_line(run)}")
+        print_progress(f"{len(done)}/{len(tasks)}  {side}{attempt_line(run)}")
 
     def run_task(task: Task, journal: Journal) -> tuple[Run, bool]:
         if executor.is_lost:
             raise ExecutorLost
         return executor.run_attempt(task, journal, quietly=False)
 
-    yardstick = yardstick_task(SCRIPT, plan.device, plan.id, executor.resolve)
     try:
         run_tasks([yardstick, *tasks], Journal(experiment.results), print_run, run_task)
-    except KeyboardInterrupt:
-        print_progress(f"interrupted after {num_done} of {len(tasks)} attempts; run the same command again to resume")
+    except KeyboardInterrupt as interrupt:
+        if done and done[-1].outcome in ("interrupted", "lost") and not isinstance(interrupt, NotBegun):
+            print_progress(interrupted_line(len(done), done, plan.clock))
+        print_progress(f"interrupted after {len(done)} of {len(tasks)} attempts; run the same command again to resume")
         raise
 
 

@@ -73,11 +73,14 @@ class RayWorker:
 
     def run_attempt(
         self, files: Files, task: Task, is_hopeless: Callable[[Check], bool] | None
-    ) -> tuple[Run, bytes | None, bool]:
-        """The run, its weights if it kept any, and whether it was interrupted."""
+    ) -> tuple[Run | None, bytes | None, bool]:
+        """The run, its weights if it kept any, and whether it was interrupted; no run if that was before it began."""
         write_files(files)
         with tempfile.TemporaryDirectory(prefix="addition-speedrun-") as folder:
-            run, interrupted = launcher.run_attempt(task, Journal(Path(folder)), True, is_hopeless, self.on_started)
+            try:
+                run, interrupted = launcher.run_attempt(task, Journal(Path(folder)), True, is_hopeless, self.on_started)
+            except launcher.NotBegun:
+                return None, None, True
             weights = None if run.weights is None else (Path(folder) / run.weights).read_bytes()
         return run, weights, interrupted or self.is_stopped
 
@@ -191,7 +194,7 @@ class RayExecutor(Executor):
         portable = Task(Contestant(script, tuple(arguments), contestant.planned), task.seed, task.batch)
         lost = launcher.run_without_answer(task, "lost", f"{self.name} was lost").model_copy(update=self.machine)
         with journal.attempt(self.with_driver_values(lost, contestant.planned)) as mark:
-            weights, interrupted = None, False
+            run, weights, interrupted = None, None, False
             try:
                 request = self.worker.run_attempt.remote(files, portable, is_hopeless)
                 try:
@@ -206,6 +209,9 @@ class RayExecutor(Executor):
             except RayError:
                 self.is_lost = True
                 run = lost
+            if run is None:
+                mark.path.unlink()
+                raise launcher.NotBegun
             run = self.with_driver_values(run, contestant.planned)
             if weights is not None and run.weights is not None:
                 replace_file(journal.results / run.weights, weights)

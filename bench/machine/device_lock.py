@@ -1,9 +1,12 @@
 """The machine-wide advisory lock of a device, which a timed attempt holds so that two never share the device."""
 
 import contextlib
+import dataclasses
+import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING
 import filelock
 
 from bench.errors import UnavailableHere
+from bench.process_identity import ProcessIdentity, current_process, has_ended
 
 if TYPE_CHECKING:
     import torch
@@ -45,9 +49,29 @@ def device_lock(device: "torch.device", on_wait: Callable[[], None] = lambda: No
                 filelock.lock_descriptor(descriptor)
         except OSError as problem:
             raise lock_problem(path, problem) from None
+        write_holder(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def write_holder(descriptor: int) -> None:
+    """Name this process in the locked file, for those who wait. Another user's file cannot be written to."""
+    process = current_process()
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        if process is not None:
+            os.write(descriptor, json.dumps(dataclasses.asdict(process)).encode())
+
+
+def find_holder(device: "torch.device") -> tuple[int, float] | None:
+    """The id of the process that holds the lock of a device, and for how many seconds; None if unknown."""
+    path = device_lock_path(device)
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        process = ProcessIdentity(**json.loads(path.read_bytes()))
+        if has_ended(process) is False:
+            return process.pid, max(0.0, time.time() - path.stat().st_mtime)
+    return None
 
 
 def check_device_lock(device: "torch.device") -> None:

@@ -139,13 +139,23 @@ def stale_track_pages(results: Path, pages: Mapping[Path, str]) -> list[Path]:
 
 
 def refresh(results: Path) -> FiledResults:
-    """Render the pages and write those that changed; `bench board` alone draws figures, which takes long."""
+    """Render the pages and write those that changed; figures take longer, see `refresh_figures`."""
     with Journal(results).lock():
         results_data = read_results(results)
         for path, text in rendered_pages(results_data, results).items():
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 replace_file(path, text)
     return results_data
+
+
+def refresh_figures(results: Path) -> None:
+    """Draw the figures of the leaderboard that are missing or whose data has changed."""
+    for figure in all_figures(read_results(results)):
+        table, picture = (results / "plots" / f"{figure.name}.{suffix}" for suffix in ("csv", "svg"))
+        data = figure.csv()
+        if not (table.exists() and picture.exists()) or table.read_text(encoding="utf-8") != data:
+            replace_file(picture, figure.svg())
+            replace_file(table, data)
 
 
 def update(results: Path, run: Run) -> str:

@@ -89,7 +89,7 @@ def draw_map(
     axes.grid(False)
     if known.size:
         image = axes.imshow(values, norm=norm, cmap="viridis_r", aspect="auto", origin="lower")
-        add_color_bar(canvas.colorbar(image, ax=axes, label=f"ERT by {clock}, s"), low, high)
+        add_color_bar(canvas.colorbar(image, ax=axes, label=f"ERT by {clock}, s (log scale)"), low, high)
     else:
         axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5))
     for (row, column), value in np.ndenumerate(values):
@@ -100,12 +100,13 @@ def draw_map(
 
 
 def add_color_bar(bar: Any, low: float, high: float) -> None:
-    """Label the ends of a colour bar with seconds, and with `faster` and `slower`."""
+    """Label a colour bar with seconds, and its ends with `faster` and `slower`."""
     bar.ax.minorticks_off()
     if high == low:
         bar.set_ticks([low], labels=[f"{low:.3g}"])
         return
-    bar.set_ticks([low, high], labels=[f"{low:.3g}", f"{high:.3g}"])
+    ticks = [low * (high / low) ** (step / 4) for step in range(5)]
+    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     for height, va, word in ((-0.03, "top", "faster"), (1.03, "bottom", "slower")):
         bar.ax.text(0.5, height, word, transform=bar.ax.transAxes, ha="center", va=va, fontsize=9, color=SOFT_COLOR)
 

@@ -153,8 +153,8 @@ def solved_canvas(rows: Sequence[SolvedRow], category: Category) -> Any:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set(
         ylim=(0, 1.02),
-        xlabel=f"seconds on the {category.clock} clock",
-        ylabel=f"share of attempts that solved {category.track}",
+        xlabel=f"seconds on the {category.clock} clock ({axes.get_xscale()} scale)",
+        ylabel=f"share of attempts that solved {category.track}\n(shaded: 95% interval)",
     )
     add_legend(canvas, handles, labels, handle_length=3.4)
     return canvas

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from bench.formatting import UNKNOWN, markdown_table, number, ratio_text
+from bench.formatting import UNKNOWN, clean_text, markdown_table, number, ratio_text
 from bench.report.main_track import (
     FIRST_OF_CLASS,
     MAIN_TRACK,
@@ -19,7 +19,6 @@ from bench.report.main_track import (
     records_of_today,
     wait_sentence,
 )
-from bench.report.render import clean_text
 from bench.report.summary import show_summary
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import CLOCKS, Entry, describe_standing, ranked_entries

@@ -4,14 +4,14 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 
 from bench.formatting import (
-    UNKNOWN,
+    clean_text,
     commit_text,
     contestant_text,
     escape_markdown,
@@ -29,12 +29,6 @@ from bench.storage.schema import Reproduction, Run, Side
 from bench.streams import print_error
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-def clean_text(runs: Sequence[Run]) -> str:
-    """How many attempts ran on a quiet machine; an em dash when that was not measured."""
-    measured = [run.machine.clean for run in runs if run.machine.clean is not None]
-    return f"{sum(measured)}/{len(runs)}" if measured else UNKNOWN
 
 
 def solved_text(entry: Entry) -> str:
@@ -133,7 +127,7 @@ def write_or_check(
         texts: path -> text.
         pictures: path -> function that draws the picture.
         check: write nothing; print a line on standard error for each file that differs.
-        command: name of the command that this line recommends.
+        command: the command that this line recommends, without `python -m bench`.
         stale: generated files that should no longer exist; deleted when writing.
 
     Returns:
@@ -146,9 +140,20 @@ def write_or_check(
             replace_file(path, text)
         for path in stale:
             path.unlink()
+        print_error(f"{len(texts)} pages and tables and {len(pictures)} plots are written")
         return 0
-    differing = [path.name for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
-    differing += [*(path.name for path in pictures if not path.exists()), *(path.name for path in stale)]
-    for name in differing:
-        print_error(f"{name} does not agree with the journal; run `python -m bench {command}`")
-    return 1 if differing else 0
+    problems = {path: "is missing" for path in (*texts, *pictures) if not path.exists()}
+    differing = [path for path, text in texts.items() if path not in problems and path.read_text("utf-8") != text]
+    problems |= dict.fromkeys([*differing, *stale], "does not agree with the journal")
+    for path, problem in problems.items():
+        print_error(f"{short_path(path)} {problem}; run `python -m bench {command}`")
+    if not problems:
+        print_error(f"{len(texts)} pages and tables agree with the journal, and all {len(pictures)} plots exist")
+    return 1 if problems else 0
+
+
+def short_path(path: Path) -> str:
+    """The path from the current folder, if it leads to the file."""
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)

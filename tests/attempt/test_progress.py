@@ -2,7 +2,9 @@
 
 import re
 
+from bench.attempt.interface import TrainingMonitor
 from bench.attempt.progress import Display
+from bench.clock import Clock
 from bench.storage.schema import Check
 from tests.support.consoles import plain_console, terminal, text_of, written
 
@@ -31,6 +33,25 @@ def test_without_a_terminal_every_event_is_one_plain_line() -> None:
         "cpu seed 7  certify",
     ]
     assert "\x1b" not in text_of(console)
+
+
+def test_long_steps_have_a_line_before_the_first_check() -> None:
+    console = plain_console()
+    display = Display("label", console)
+    clock = Clock()
+    clock.elapsed = iter([1.0, 4.5, 8.0, 9.0, 13.5]).__next__
+    monitor = TrainingMonitor(clock, display, max_seconds=100.0)
+    monitor.count_steps = iter([30, 90]).__next__
+    for _ in range(3):
+        monitor.tick()
+    monitor.check(60, 0.5, 1234, {}, 100)
+    monitor.tick()
+    first, second, third = written(console)
+    assert (first, third) == (
+        "label  train  step 30  4.5 s elapsed",
+        "label  train  step 90  13.5 s elapsed, errors 1,234 at step 60",
+    )
+    assert "step 60 of 160" in second
 
 
 def test_a_check_in_the_first_second_of_train_is_shown_afterwards() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from bench.commands import board, compare, show
 from bench.errors import UsageError
+from bench.experiments import launcher
 from bench.experiments.comparison import description_lines, evaluate_comparison
 from bench.storage.results import conclusions_file, paired_plans_file
 
@@ -32,9 +33,9 @@ def test_the_last_line_is_the_verdict(arena, capsys):
 
 def test_the_duration_is_estimated_from_earlier_attempts(arena, capsys):
     run_compare(arena, pairs=1)
-    assert "2 attempts, duration unknown, and one of the yardstick" in capsys.readouterr().err
+    assert "2 attempts and the yardstick, duration unknown" in capsys.readouterr().err
     run_compare(arena, pairs=6)
-    assert re.search(r"12 attempts, about \d+ (s|min), and one of the yardstick", capsys.readouterr().err)
+    assert re.search(r"12 attempts and the yardstick, about \d+ (s|min)\n", capsys.readouterr().err)
 
 
 def test_equal_sides_are_not_decided(arena, capsys):
@@ -96,8 +97,9 @@ def test_fewer_than_six_pairs_decide_nothing(arena, capsys):
     run_compare(arena, pairs=5)
     shown = capsys.readouterr().out
     assert shown.splitlines()[-1] == "not decided"
-    assert "fewer than 6 pairs cannot decide anything" in shown
-    assert "Undecided. Try --pairs " in shown
+    assert re.search(r"permutation test over 5 pairs: p = 0\.\d+ \(fewer than 6 cannot decide\)\n", shown)
+    assert re.search(r"\na new comparison with --pairs \d+ would decide", shown)
+    assert "the last pair took" not in shown
 
 
 def test_missed_and_killed_attempts_count_against_their_side(arena, capsys):
@@ -245,6 +247,33 @@ def test_after_kill_9_the_killed_attempt_counts_and_nothing_is_repeated(arena):
     runs = arena.attempts()
     assert len(arena.calls()) == len(set(arena.calls())) == len(runs) == 6
     assert len(plans(arena)) == 1
+
+
+def test_an_interrupted_attempt_counts_if_it_had_begun_and_runs_again_if_not(arena, capsys, monkeypatch):
+    original, ends = launcher.run_attempt, ["", "", "", "interrupted", "", "early"]  # after the yardstick, 2 pairs
+
+    def run_attempt(task, journal, *options):
+        end = ends.pop(0)
+        if end == "early":
+            raise launcher.NotBegun
+        run, _ = original(task, journal, *options)
+        if end:
+            run = run.model_copy(update={"outcome": "interrupted"})
+        return run, bool(end)
+
+    monkeypatch.setattr(launcher, "run_attempt", run_attempt)
+    resume = "of 4 attempts; run the same command again to resume"
+    with pytest.raises(KeyboardInterrupt):
+        run_compare(arena, pairs=2)
+    charged = "attempt 3 was interrupted; it counts as not solved (charged 100 s by train)"
+    assert capsys.readouterr().err.splitlines()[-2:] == [charged, f"interrupted after 3 {resume}"]
+    ends[:] = ["early"]
+    with pytest.raises(KeyboardInterrupt):
+        run_compare(arena, pairs=2)
+    assert capsys.readouterr().err.splitlines()[-1] == f"interrupted after 3 {resume}"
+    ends[:] = [""]
+    assert run_compare(arena, pairs=2) == 0
+    assert len(arena.attempts()) == len(arena.calls()) == 4
 
 
 def test_the_plan_is_a_line_of_json_without_paths(arena):

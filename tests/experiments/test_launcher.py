@@ -9,7 +9,6 @@ import pytest
 
 from bench.errors import UsageError
 from bench.experiments import launcher
-from bench.formatting import attempt_line
 from bench.storage.schema import Batch
 from tests.support.examples import example_run, example_seconds
 
@@ -151,14 +150,16 @@ def test_an_attempt_receives_the_signal_that_interrupted_its_command(name):
     assert launcher.stop_process(process, signal.Signals[name]) == signal.Signals[name]
 
 
-def test_an_attempt_that_is_interrupted_before_it_begins_is_no_error(arena):
-    planned = tasks(arena, 1)
+def test_an_attempt_that_is_interrupted_before_it_begins_is_not_filed_and_runs_again(arena):
+    planned, script = tasks(arena, 1), arena.script.read_text()
     arena.script.write_text("raise SystemExit(130)")
     filed = []
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(launcher.NotBegun):
         launcher.run_tasks(planned, arena.journal, filed.append)
-    (run,) = filed
-    assert attempt_line(run) == f"seed {run.seed}  interrupted  before it could begin"
+    assert filed == arena.attempts() == []
+    arena.script.write_text(script)
+    (run,) = launcher.run_tasks(planned, arena.journal, filed.append)
+    assert [run.outcome for run in arena.attempts()] == [run.outcome] == ["solved"]
 
 
 def test_a_site_that_prints_does_not_disturb_the_answers_of_a_trainer(arena, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import time
 from pathlib import Path
 
 import filelock
@@ -13,7 +14,8 @@ from filelock import FileLock, Timeout
 from bench.attempt.plan import make_plan
 from bench.errors import UsageError
 from bench.machine import device_lock as module
-from bench.machine.device_lock import check_device_lock, device_lock
+from bench.machine.device_lock import check_device_lock, device_lock, find_holder
+from bench.process_identity import current_process
 from settings import Settings
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -43,6 +45,16 @@ def test_two_attempts_never_hold_the_lock_of_one_device(locks: Path) -> None:
             assert len(list(locks.iterdir())) == 2
     with device_lock(CPU, refuse_to_wait):
         pass
+
+
+def test_who_waits_is_told_which_process_holds_the_lock_and_for_how_long(locks: Path) -> None:
+    with device_lock(CPU):
+        os.utime(locks / LOCK, (0, time.time() - 100))
+        holder = find_holder(CPU)
+        if current_process() is not None:
+            assert holder == (os.getpid(), pytest.approx(100, abs=20))
+        (locks / LOCK).write_text('{"pid": "of another user"}')
+        assert find_holder(CPU) is None
 
 
 def test_the_lock_excludes_attempts_of_older_harnesses(locks: Path) -> None:
