@@ -30,7 +30,7 @@ GRACE_SECONDS = 600.0  # beyond its limit, before an attempt that cannot be chec
 UNKNOWN_LIMIT_SECONDS = 86_400.0  # of an attempt whose settings have no limit
 DRAFT_SECONDS = 600.0  # a draft this old is left over from a killed process
 POLL_SECONDS = 0.5
-ASSUMED_LOST = "no word for longer than its limit; its process could not be checked"
+ASSUMED_LOST = "nothing was filed until ten minutes after its limit; its process could not be checked"
 
 
 class Journal(JsonLines[Run]):
