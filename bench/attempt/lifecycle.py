@@ -15,6 +15,7 @@ import torch
 from bench import distributed
 from bench.attempt import before_torch
 from bench.attempt.certify import certify
+from bench.attempt.filing import describe_filing
 from bench.attempt.interface import Build, Diverged, Pruned, Timeout, Trainer, TrainingMonitor
 from bench.attempt.plan import AttemptPlan, compiler_seconds
 from bench.attempt.progress import Display
@@ -321,21 +322,6 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
             raise
     show_summary(run, attempt.mistakes, standing, no_kernel=plan.no_kernel)
     return run
-
-
-def describe_filing(plan: AttemptPlan, run: Run) -> str:
-    """Render the pages that show a filed run; returns the line that says where it stands."""
-    if not plan.request.journal:
-        return "not journalled"
-    # imported here because that takes time, which no clock counts any more
-    from bench.report.track_page import update_page
-
-    standing = update_page(plan.request.results, run)
-    if standing is None:
-        from bench.report import leaderboard
-
-        standing = leaderboard.update(plan.request.results, run)
-    return standing
 
 
 def run_to_outcome(attempt: Attempt, build: Build) -> tuple[Outcome, str | None]:

@@ -55,7 +55,7 @@ def pick_kernel(
         raise error(f"--kernel c: {problem}; use --kernel auto")
     if problem:
         return "torch", f"{NO_KERNEL}: {problem}"
-    return "c", "requested" if name == "c" else "a CPU with a C compiler"
+    return "c", "requested" if name == "c" else "there is a C compiler"
 
 
 def kernel_precisions(precision: str, kernel: str, device_type: str) -> dict[str, str]:
@@ -68,8 +68,8 @@ def kernel_precisions(precision: str, kernel: str, device_type: str) -> dict[str
         return {}
     if precision != "auto":
         return {precision: "requested"}
-    bfloat16 = {"bfloat16": "AVX512-BF16, the C kernel's"} if has_fast_avx512_bf16() else {}
-    return bfloat16 | {"float32": "the C kernel's"}
+    bfloat16 = {"bfloat16": "this CPU has AVX512-BF16"} if has_fast_avx512_bf16() else {}
+    return bfloat16 | {"float32": "the C kernel's precision here"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Choice:
     kernel_reason: str
 
     def __str__(self) -> str:
-        return f"{self.precision} ({self.precision_reason}), kernel {self.kernel} ({self.kernel_reason})"
+        kernel = "C kernel" if self.kernel == "c" else self.kernel
+        return f"{kernel} ({self.kernel_reason}), {self.precision} ({self.precision_reason})"
 
 
 def pick_precision_and_kernel(

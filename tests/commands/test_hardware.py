@@ -23,7 +23,7 @@ def printed(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_
     """A function that runs the command with the trainer's answer, and returns what it prints."""
 
     def run(kernel: str = "c", **options: Any) -> dict[str, Any]:
-        reason = "a CPU with a C compiler" if kernel == "c" else "no C kernel: the C compiler 'cc' was not found"
+        reason = "there is a C compiler" if kernel == "c" else "no C kernel: the C compiler 'cc' was not found"
         answer = MachineUse(
             precision="float32",
             precision_reason="the C kernel's",
@@ -50,7 +50,7 @@ def test_the_command_prints_the_class_and_the_record_as_json(printed: Any) -> No
     assert record["hardware"] == hardware.hardware_record(CPU).model_dump()
     assert record["software"] == hardware.software_record().model_dump()
     assert f"{len(usable_cores())} cores, 1 threads" in record["class"]
-    assert record["precision"] == "float32 (the C kernel's), kernel c (a CPU with a C compiler)"
+    assert record["precision"] == "float32 (the C kernel's), kernel c (there is a C compiler)"
     assert record["peak"] is None
 
 

@@ -87,7 +87,7 @@ def test_auto_takes_the_next_precision_where_the_kernel_fails_in_the_fastest(mon
     choice = pick_precision_and_kernel(
         "auto", "auto", "cpu", None, lambda precision: fails(precision) if precision == "bfloat16" else None
     )
-    assert str(choice) == "float32 (the C kernel's), kernel c (a CPU with a C compiler)"
+    assert str(choice) == "C kernel (there is a C compiler), float32 (the C kernel's precision here)"
 
 
 @pytest.mark.parametrize(
