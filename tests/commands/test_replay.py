@@ -75,6 +75,9 @@ def test_a_replay_with_errors_is_not_a_reproduction(arena, record_folder, monkey
     (row,) = [line for line in text.splitlines() if line.startswith(f"| [{record_folder.record.name}]")]
     (head,) = [line for line in text.splitlines() if line.startswith("| record |")]
     assert row.split(" | ")[head.split(" | ").index("reproduced")] == "0/1"
+    page = (record_folder.folder / "README.md").read_text()
+    assert "Replays that reproduced this record: 0 of 1." in page
+    assert "**no**: " in page
 
 
 def test_a_replay_with_unusable_weights_is_not_a_reproduction(arena, record_folder, monkeypatch):
