@@ -162,7 +162,7 @@ class Transformer(nn.Module):
         cannot be compiled.
         """
         if self.config.kernel_problem:
-            raise ValueError(f"the C kernel: {self.config.kernel_problem}")
+            raise ValueError(self.config.kernel_problem)
         self.kernel = Kernel(self.config, self.dtype, threads)
 
     @property

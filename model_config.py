@@ -51,11 +51,20 @@ class ModelConfig:
     @property
     def kernel_problem(self) -> str | None:
         """The reason why kernel.c cannot compute this model, or None."""
-        has_whole_vectors = self.n_embd % 16 == self.n_hidden % 16 == 0
-        has_known_layers = self.activation == "gelu" and self.norm != "layer_gain" and not self.dropout
-        if self.n_layer == 1 and has_known_layers and has_whole_vectors and self.vocab_size <= 256:
+        limits = (
+            (self.n_layer == 1, "one layer", f"n_layer = {self.n_layer}"),
+            (self.n_embd % 16 == 0, "widths that are multiples of 16", f"n_embd = {self.n_embd}"),
+            (self.n_hidden % 16 == 0, "widths that are multiples of 16", f"n_hidden = {self.n_hidden}"),
+            (self.activation == "gelu", "the activation gelu", f"activation = {self.activation}"),
+            (self.norm != "layer_gain", "norms without a gain", f"norm = {self.norm}"),
+            (not self.dropout, "training without dropout", f"dropout = {self.dropout:g}"),
+            (self.vocab_size <= 256, "up to 256 characters", f"{self.vocab_size} characters"),
+        )
+        unmet = [(limit, value) for is_met, limit, value in limits if not is_met]
+        if not unmet:
             return None
-        return "it computes one layer with sizes that are multiples of 16, gelu, no gain and no dropout"
+        supported = ", ".join(dict.fromkeys(limit for limit, _ in unmet))
+        return f"kernel.c supports only {supported}; this config has {', '.join(value for _, value in unmet)}"
 
     def kernel_constants(self, precision: str) -> dict[str, int | float]:
         """The constants for which kernel.c is compiled, for matrix products of factors in `precision`."""

@@ -26,7 +26,8 @@ class Settings:
     # Alteration of the track by which `bench audit` tests the trainer; such a run is never ranked.
     control: Literal["none", "permute", "shuffle", "poison"] = "none"
 
-    n_layer: int = 1  # Number of transformer blocks.
+    # Number of transformer blocks; torch computes more than one, several times slower than kernel.c computes one.
+    n_layer: int = 1
     n_head: int = 16  # Number of attention heads.
     n_embd: int = 64  # Width of the residual stream.
     n_hidden: int = 128  # Width of the MLP.
@@ -116,7 +117,8 @@ class Settings:
         Raises ValueError if the batch cannot be split evenly, or `kernel` is c.
         """
         if self.batch_size % (processes * self.micro_batches):
-            parts = f"{processes} processes of {self.micro_batches} micro_batches each"
+            several = f"{processes} processes times " if processes > 1 else ""
+            parts = f"{several}micro_batches ({self.micro_batches})"
             raise ValueError(f"batch_size must be a multiple of {parts}, got {self.batch_size}")
         if processes == 1:
             return self
@@ -128,11 +130,11 @@ class Settings:
     def kernel_problem(self) -> str | None:
         """The reason why kernel.c cannot compute the step, or None."""
         if self.micro_batches > 1:
-            return "it does not split batches (micro_batches)"
+            return f"kernel.c does not split batches; this config has micro_batches = {self.micro_batches}"
         if self.compile:
             return "torch.compile compiles the step"
         if self.clip_norm:
-            return "it does not clip gradients"
+            return f"kernel.c does not clip gradients; this config has clip_norm = {self.clip_norm:g}"
         return self.model_config(vocab_size=1, block_size=1).kernel_problem
 
     def kernel_compilation(self, precision: str) -> Compilation:

@@ -12,6 +12,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
+from bench.arguments import VALUES
 from bench.config import RENAMED_SETTINGS, RENAMED_VALUES
 from bench.errors import UsageError, nearest_hint
 from bench.interrupts import EXIT_INTERRUPTED as EXIT_INTERRUPTED
@@ -78,14 +79,17 @@ def parse_arguments(
                 default=tyro.MISSING_NONPROP if default is None else default,
                 description=description,
                 return_unknown_args=True,
+                registry=VALUES,
             )
     except SystemExit as end:
         if not end.code:
             raise
-        message = panel_message(panel.getvalue())
-        raise UsageError(re.sub(r"^Error parsing (settings: |(?=--))", "", message)) from None
+        raise UsageError(error_message(panel_message(panel.getvalue()))) from None
     if unknown:
         if not unknown[0].startswith("--"):
+            flag = flag_before(unknown[0], arguments)
+            if flag is not None:
+                raise UsageError(f"{flag}: takes no value, got {unknown[0]!r}")
             raise UsageError(f"{unknown[0]!r}: unexpected argument")
         options = (f"--{name.replace('_', '-')}" for name in option_names(schema))
         raise UsageError(f"{unknown[0]}: unknown option{nearest_hint(unknown[0].replace('_', '-'), options)}")
@@ -98,6 +102,44 @@ def panel_message(panel: str) -> str:
     rows = [re.sub(r"^[│|]|[│|]$", "", line).strip() for line in plain]
     is_rule = re.compile("[─-]*").fullmatch
     return " ".join(itertools.takewhile(lambda row: not is_rule(row), itertools.dropwhile(is_rule, rows)))
+
+
+def error_message(panel: str) -> str:
+    """The message of a panel in our words."""
+    program, missing, needed = panel.partition(": ") if panel.startswith("Missing from ") else ("", "", "")
+    if missing:  # `B The config or record. (required)`, once for each missing argument
+        items = [re.fullmatch(r"(--\S+ \S+|\S+) (.*?)\.?", item.strip()) for item in needed.split("(required)")]
+        named = [f"{item[1]}: {item[2][:1].lower()}{item[2][1:]}" for item in items if item]
+        return f"{program.rpartition(' ')[2]} needs {', and '.join(named)}"
+    without_value = re.match(r"Missing value for argument '(.*?)'", panel)
+    if without_value:
+        return f"{without_value[1]}: a value is missing"
+    return re.sub(r"^Error parsing (settings: |(?=--))", "", panel)
+
+
+def with_option_names(message: str, arguments: Sequence[str]) -> str:
+    """A message that begins with the name of a setting, with the names of those on the command line as options.
+
+    For example `--n-embd (33) must be divisible by n_head (8)`.
+    """
+    first = re.split(r"\W", message)[0]
+    options = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
+    names = {option[2:].replace("-", "_"): option.replace("_", "-") for option in options}
+    if first not in names and "_" not in first:
+        return message
+    named = names.get(first, first) + message[len(first) :]
+    return re.sub(r"(?<!-)\b\w+_\w+", lambda word: names.get(word[0], word[0]), named)
+
+
+def flag_before(value: str, arguments: Sequence[str]) -> str | None:
+    """The option that stands before a value, or has it after an equals sign, on a command line."""
+    for before, argument in itertools.pairwise(["", *arguments]):
+        name, _, given = argument.partition("=")
+        if argument == value and before.startswith("--"):
+            return before
+        if name.startswith("--") and given == value:
+            return name
+    return None
 
 
 def option_names(schema: type) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from bench.errors import UsageError, nearest_hint
+from bench.errors import UsageError, describe_os_error, nearest_hint
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -48,7 +48,7 @@ def find_config(name: str, device_type: str) -> tuple[str, Path]:
     if is_toml_file(name):
         path = Path(name).expanduser()
         if not path.is_file():
-            raise UsageError(f"{name!r}: there is no such config file")
+            raise UsageError(f"{name}: there is no such file")
         if not CONFIG_NAME.fullmatch(path.stem):
             raise UsageError(f"{name!r}: a config's name consists of letters, digits, '.', '-' and '_'")
         return path.stem, path
@@ -103,7 +103,7 @@ def knows_current_names(schema: type) -> bool:
     return {field.name for field in dataclasses.fields(schema)}.issuperset(RENAMED_SETTINGS.values())
 
 
-def read_config(path: Path, schema: type) -> dict[str, Any]:
+def read_config(path: Path, schema: type, device_type: str = "cpu") -> dict[str, Any]:
     """The settings in a config file and in its bases, which must be fields of the dataclass `schema`, of its types."""
     valid = {field.name for field in dataclasses.fields(schema)}
 
@@ -118,7 +118,7 @@ def read_config(path: Path, schema: type) -> dict[str, Any]:
         check_values(values, schema, str(path))
         return normal_values(values, schema)
 
-    return merged_values(path, prepare)
+    return merged_values(path, prepare, device_type)
 
 
 def with_current_names(values: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -132,13 +132,15 @@ def with_current_names(values: dict[str, Any], path: Path) -> dict[str, Any]:
 def merged_values(
     path: Path,
     prepare: Callable[[dict[str, Any], Path], dict[str, Any]] = lambda values, path: values,
+    device_type: str = "cpu",
     extended_by: tuple[Path, ...] = (),
 ) -> dict[str, Any]:
     """The values in a config file; those of its bases apply where it sets none.
 
-    A base is a file relative to the one that names it, with or without `.toml`, or a name in bench/configs. `prepare`
-    checks or changes the values of one file; it is called for the file, then for each base. `extended_by` are the files
-    that extend this one. Raises UsageError if a file is not TOML, a base is missing, or the bases form a cycle.
+    A base is a file relative to the one that names it, with or without `.toml`, or a name in bench/configs; a short
+    name means the config of `device_type`. `prepare` checks or changes the values of one file; it is called for the
+    file, then for each base. `extended_by` are the files that extend this one. Raises UsageError if a file is not TOML,
+    a base is missing, or the bases form a cycle.
     """
     if path.resolve() in extended_by:
         raise UsageError(f"{path}: base: the configs extend one another in a circle")
@@ -148,10 +150,18 @@ def merged_values(
     values.pop(PEER, None)  # describes this file, not the configs that extend it
     if base is None:
         return values
-    beside, named = base_beside(path, str(base)), CONFIGS / f"{base}.toml"
-    if beside is None and not named.is_file():
-        raise UsageError(f"{path}: base: there is no config {base!r}")
-    return merged_values(beside or named, prepare, (*extended_by, path.resolve())) | values
+    extended = base_beside(path, str(base)) or find_base(path, str(base), device_type)
+    return merged_values(extended, prepare, device_type, (*extended_by, path.resolve())) | values
+
+
+def find_base(path: Path, base: str, device_type: str) -> Path:
+    """The project's config that the `base` of a config file names."""
+    try:
+        if is_toml_file(base):
+            raise UsageError(f"{base}: there is no such file")
+        return find_config(base, device_type)[1]
+    except UsageError as problem:
+        raise UsageError(f"{path}: base: {problem}") from None
 
 
 def base_beside(path: Path, base: str) -> Path | None:
@@ -166,7 +176,7 @@ def read_toml(path: Path) -> str:
         text = path.read_text(encoding="utf-8-sig")
         tomllib.loads(text)
     except OSError as problem:
-        raise UsageError(f"{path}: {problem.strerror or problem}") from None
+        raise UsageError(describe_os_error(problem)) from None
     except UnicodeDecodeError as problem:
         raise UsageError(f"{path}: this is not UTF-8 ({problem.reason} at byte {problem.start})") from None
     except tomllib.TOMLDecodeError as problem:

@@ -17,7 +17,7 @@ class UnavailableHere(UsageError):
 
 def describe_os_error(problem: OSError) -> str:
     """The file's name and the reason, without the error number."""
-    reason = problem.strerror or str(problem)
+    reason = "there is no such file" if isinstance(problem, FileNotFoundError) else problem.strerror or str(problem)
     return f"{problem.filename}: {reason}" if problem.filename else reason
 
 

@@ -108,7 +108,21 @@ def test_two_configs_may_share_a_base(tmp_path: Path) -> None:
 
 def test_a_missing_base_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.toml", 'base = "nowhere"\n')
-    assert refused(read_config, path, Settings) == f"{path}: base: there is no config 'nowhere'"
+    assert refused(read_config, path, Settings).startswith(f"{path}: base: there is no config 'nowhere'")
+    path = write(tmp_path / "b.toml", 'base = "nowhere.toml"\n')
+    assert refused(read_config, path, Settings) == f"{path}: base: nowhere.toml: there is no such file"
+    path = write(tmp_path / "c.toml", 'base = "add3-cup"\n')
+    assert refused(read_config, path, Settings).endswith("there is no config 'add3-cup'; the nearest is 'add3-cpu'")
+
+
+def test_a_short_name_of_a_base_means_the_config_of_the_device(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
+    write(tmp_path / "configs" / "add3-cpu.toml", "batch_size = 1\n")
+    write(tmp_path / "configs" / "add3-cuda.toml", "batch_size = 2\n")
+    write(tmp_path / "middle.toml", 'base = "add3"\n')
+    path = write(tmp_path / "top.toml", 'base = "middle"\n')
+    assert read_config(path, Settings, "cpu") == {"batch_size": 1}
+    assert read_config(path, Settings, "cuda") == {"batch_size": 2}
 
 
 @pytest.mark.parametrize(
@@ -196,7 +210,7 @@ def test_a_path_to_a_config_needs_no_resolution(configs: Path, tmp_path: Path) -
 
 def test_a_missing_file_is_refused(configs: Path) -> None:
     missing = configs / "mine.toml"
-    assert refused(find_config, str(missing), "cpu") == f"{str(missing)!r}: there is no such config file"
+    assert refused(find_config, str(missing), "cpu") == f"{missing}: there is no such file"
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one(configs: Path) -> None:
@@ -369,21 +383,20 @@ def test_options_of_a_nested_dataclass_are_suggested() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "mentions"),
+    ("arguments", "message"),
     [
-        (["--batch-size", "many"], ["--batch-size", "'many'"]),
-        (["--batch-size", "1.5"], ["--batch-size", "'1.5'"]),
-        (["--batch-size"], ["--batch-size"]),
-        (["--activation", "gulu"], ["--activation", "'gulu'", "'gelu'", "'silu'"]),
-        (["stray"], ["'stray'"]),
-        (["--compile", "yes"], ["'yes'"]),
+        (["--batch-size", "many"], "--batch-size: 'many' is not a whole number"),
+        (["--batch-size", "1.5"], "--batch-size: '1.5' is not a whole number"),
+        (["--batch-size"], "--batch-size: a value is missing"),
+        (["--rate", "fast"], "--rate: 'fast' is not a number"),
+        (["--activation", "gulu"], "--activation: 'gulu' is not allowed; choose gelu or silu"),
+        (["stray"], "'stray': unexpected argument"),
+        (["--compile", "yes"], "--compile: takes no value, got 'yes'"),
+        (["--compile=yes"], "--compile: takes no value, got 'yes'"),
     ],
 )
-def test_an_invalid_command_line_is_refused_in_one_line(arguments: list[str], mentions: list[str]) -> None:
-    message = refused(parse_arguments, Settings, arguments, Settings())
-    assert all(part in message for part in mentions)
-    assert "│" not in message
-    assert "─" not in message
+def test_an_invalid_command_line_is_refused_in_one_line(arguments: list[str], message: str) -> None:
+    assert refused(parse_arguments, Settings, arguments, Settings()) == message
 
 
 def test_names_with_a_line_break_are_refused_in_one_line(configs: Path) -> None:

@@ -302,7 +302,7 @@ def test_an_invalid_request_is_reported_once_even_if_one_process_starts_late(tmp
     command = [*TORCHRUN, str(script), late, *arguments]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert process.returncode == 1
-    assert process.stderr.count("batch_size must be a multiple of 2 processes") == 1
+    assert process.stderr.count("batch-size must be a multiple of 2 processes") == 1
     assert not (tmp_path / "runs.jsonl").exists()
 
 
@@ -326,7 +326,7 @@ def test_a_request_that_is_invalid_in_one_process_only_is_reported_by_it(monkeyp
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert status == 2
-    assert "batch_size must be a multiple of 2 processes" in capsys.readouterr().err
+    assert "batch-size must be a multiple of 2 processes" in capsys.readouterr().err
 
 
 def test_an_attempt_with_a_killed_process_is_filed(tmp_path):

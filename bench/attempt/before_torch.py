@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 
 from bench.attempt.request import CommandLine, read_command_line
+from bench.cli import with_option_names
+from bench.errors import UsageError
 from bench.machine.cpu import usable_cores
 from bench.machine.devices import may_have_cuda
 from bench.machine.noise import CounterReading, NoiseMonitor
@@ -25,9 +27,12 @@ def prepare(settings_type: type, arguments: Sequence[str], description: str) -> 
     usable_cores()
     counters_at_start = NoiseMonitor(None).reading()
     if list(arguments) != ["--plans"] and "TORCHELASTIC_RUN_ID" not in os.environ and not may_have_cuda():
-        command_line = read_command_line(
-            settings_type, arguments, description, lambda name: "cpu" if name == "auto" else name
-        )
+        try:
+            command_line = read_command_line(
+                settings_type, arguments, description, lambda name: "cpu" if name == "auto" else name
+            )
+        except UsageError as problem:
+            raise UsageError(with_option_names(str(problem), arguments)) from None
         start_compiler(command_line)
 
 

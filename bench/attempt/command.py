@@ -65,7 +65,7 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
     except UsageError as problem:
         if distributed.read_world().rank:
             wait_for_first_process()
-        print_error(f"{program}: {problem}")
+        print_error(f"{program}: {cli.with_option_names(str(problem), arguments)}")
         return cli.EXIT_WRONG_REQUEST
     except OSError as problem:
         print_error(f"{program}: the results could not be filed: {describe_os_error(problem)}")

@@ -52,15 +52,17 @@ class AttemptPlan:
 
     @property
     def remark(self) -> str:
-        """The device, the threads, the precision and the kernel, and why."""
+        """The device, the threads, the precision and the kernel, and why; the summary says why there is no C kernel."""
+        choice = self.choice if self.no_kernel is None else dataclasses.replace(self.choice, kernel_reason=NO_KERNEL)
         processes = f"{self.world.size} processes, " if self.world.size > 1 else ""
-        return f"{self.device.type}, {processes}{self.settings.threads} threads, {self.choice}"
+        return f"{self.device.type}, {processes}{self.settings.threads} threads, {choice}"
 
     @property
     def no_kernel(self) -> str | None:
         """Why an attempt on a CPU does without the C kernel, although the config leaves the choice to the machine."""
         reason = self.choice.kernel_reason
-        return reason if self.device.type == "cpu" and reason.startswith(NO_KERNEL) else None
+        has_none = self.device.type == "cpu" and reason.startswith(NO_KERNEL)
+        return reason.removeprefix(f"{NO_KERNEL}: ") if has_none else None
 
     def trainer(self, build: Build, seed: int | None = None) -> Trainer:
         """A trainer for this attempt, by default with its seed."""

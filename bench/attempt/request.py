@@ -2,16 +2,16 @@
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import tyro
 
-from bench.arguments import PathArgument, TextArgument
+from bench.arguments import PathArgument, TextArgument, read_choice
 from bench.cli import parse_arguments, split_option, with_current_option_names
 from bench.config import (
     SEARCH,
-    check_values,
     find_config,
     knows_current_names,
     merged_values,
@@ -102,11 +102,19 @@ def read_command_line(
     if knows_current_names(settings_type):  # those of older records have the former ones
         arguments = with_current_option_names(arguments)
     device_name = split_option(arguments, "--device")[0] or "auto"
-    check_values({"device": device_name}, settings_type, "the command line")
     try:
+        check_device(settings_type, device_name)
         return parse_command_line(settings_type, tuple(arguments), description, resolve_device(device_name))
     except (ValueError, OSError) as problem:  # OSError: a file name that is too long
         raise UsageError(str(problem)) from None
+
+
+def check_device(settings_type: type, name: str) -> None:
+    """Raises UsageError: the trainer does not know a device; before the config is read, whose name depends on it."""
+    try:
+        read_choice(name, typing.get_args(typing.get_type_hints(settings_type)["device"]) or [name])
+    except ValueError as problem:
+        raise UsageError(f"--device: {problem}") from None
 
 
 @functools.lru_cache(maxsize=1)
@@ -121,7 +129,7 @@ def parse_command_line(
     name = Request.config if name is None else name
     config, path = find_config(name, device_type)
     try:
-        config_settings = settings_type(**read_config(path, settings_type))
+        config_settings = settings_type(**read_config(path, settings_type, device_type))
     except ValueError as problem:
         raise UsageError(f"{path}: {problem}") from None
     parsed = parse_arguments(schema, arguments, schema(Request(config=name), config_settings), description)
@@ -133,7 +141,9 @@ def parse_command_line(
     before = dataclasses.asdict(config_settings)
     changed = {key: value for key, value in dataclasses.asdict(settings).items() if value != before[key]}
     changed.pop("device", None)
-    return CommandLine(config, merged_values(path).get(SEARCH), parsed.request, settings, changed)
+    return CommandLine(
+        config, merged_values(path, device_type=device_type).get(SEARCH), parsed.request, settings, changed
+    )
 
 
 def check_settings_only(settings_type: type, arguments: Sequence[str]) -> None:

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import tyro
 
-from bench.cli import handle_interrupts
+from bench.cli import handle_interrupts, print_progress
 from bench.clock import ClockName
-from bench.commands.options import DEFAULT_RESULTS, ResultsOption, WhyOption, read_why
+from bench.commands.options import DEFAULT_RESULTS, DeviceName, ResultsOption, WhyOption, read_why
 from bench.commands.paired_experiment import run_paired_experiment
+from bench.config import settings_key
 from bench.errors import UsageError
 from bench.experiments.comparison import conclude_comparison, is_concluded, show_comparison
-from bench.experiments.paired_plan import Experiment, resolve_side
+from bench.experiments.paired_plan import Experiment, Participant, resolve_side
 from bench.provenance import first_seed
 from bench.report import leaderboard
 
@@ -33,9 +34,14 @@ class Arguments:
     clock: ClockName = "train"
     """The clock that decides."""
     why: WhyOption = None
-    device: str = "auto"
-    """auto, cpu, cuda or mps; a record runs on its own device."""
+    device: DeviceName = "auto"
+    """The device of configs; a record runs on its own."""
     results: ResultsOption = DEFAULT_RESULTS
+
+
+def contestant_key(participant: Participant) -> object:
+    """What decides how a side trains: its settings and its source."""
+    return settings_key(participant.side.settings), participant.side.source_sha256
 
 
 def main(arguments: Arguments) -> int:
@@ -49,6 +55,8 @@ def main(arguments: Arguments) -> int:
         for what in ("track", "device"):
             if getattr(a.contestant.planned, what) != getattr(b.contestant.planned, what):
                 raise UsageError(f"{arguments.a} and {arguments.b} cannot be compared: their {what}s differ")
+        if contestant_key(a) == contestant_key(b):
+            print_progress("both sides are the same config and source: the comparison shows only the noise of the test")
         hashes = [digest for side, _ in (a, b) for digest in (side.config_hash, side.source_sha256)]
         experiment = Experiment(
             "compare",

@@ -30,7 +30,10 @@ AddressOption = Annotated[
     TextArgument,
     tyro.conf.arg(help="Address of a running Ray cluster; by default a cluster of this machine alone is started."),
 ]
-DeviceOption = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or mps.")]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+DeviceOption = Annotated[
+    DeviceName, tyro.conf.arg(help="The device; auto selects CUDA if there is a GPU, else the CPU.")
+]
 WhyOption = Annotated[
     TextArgument,
     tyro.conf.arg(

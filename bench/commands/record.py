@@ -294,7 +294,7 @@ def make_default(config: str, record: Record) -> bool:
         return False
     import tomli_w
 
-    values = merged_values(find_config(config, record.device)[1], with_current_names)
+    values = merged_values(find_config(config, record.device)[1], with_current_names, record.device)
     kept = {key: value for key, value in values.items() if key not in RESOLVED_BY_MACHINE}
     if kept.get("kernel") == "c":
         kept["kernel"] = "auto"  # a default config has to run on machines without a compiler

@@ -25,7 +25,7 @@ def check_committed(planned: Run, config: Path, root: Path) -> None:
         except GitProblem as problem:
             reason = f"git says: {problem}"
         else:
-            changes = source_changes(checkout, root) + config_changes(checkout, config, root)
+            changes = source_changes(checkout, root) + config_changes(checkout, config, root, planned.device)
             reason = "git could not tell whether it is"
     if changes:
         raise UsageError(f"a record needs committed source and config; commit these files first: {', '.join(changes)}")
@@ -34,7 +34,7 @@ def check_committed(planned: Run, config: Path, root: Path) -> None:
         raise UsageError(f"a record needs committed source; {problem_text}")
 
 
-def config_changes(checkout: Checkout, config: Path, root: Path) -> list[str]:
+def config_changes(checkout: Checkout, config: Path, root: Path, device_type: str) -> list[str]:
     """The files of a config and its bases, relative to the root, that are not committed."""
     files: list[Path] = []
 
@@ -42,7 +42,7 @@ def config_changes(checkout: Checkout, config: Path, root: Path) -> list[str]:
         files.append(path.resolve())
         return values
 
-    merged_values(config, collect)
+    merged_values(config, collect, device_type)
     names = [path.relative_to(root.resolve()).as_posix() for path in files if path.is_relative_to(root.resolve())]
     return [
         name

@@ -116,7 +116,7 @@ def config_text(search: Search, best: "FrozenTrial", cost: Mapping[str, Any]) ->
     import tomli_w
 
     space, planned = search.space, search.planned
-    base = merged_values(find_config(space.base, planned.device)[1], with_current_names)
+    base = merged_values(find_config(space.base, planned.device)[1], with_current_names, planned.device)
     base.pop(SEARCH, None)
     base = values_like(base, planned.settings, space.base)
     header = (

@@ -128,7 +128,9 @@ def make_portable(script: Path, arguments: Sequence[str], home: Path) -> tuple[F
     if config is not None and is_toml_file(config):
         portable_config = f"carried/{Path(config).name}"
         prepare = with_current_names if root == home else lambda values, path: values  # a record's source has its own
-        files[portable_config] = tomli_w.dumps(merged_values(Path(config), prepare)).encode()  # without a base
+        device_type = split_option(arguments, "--device")[0] or "cpu"
+        values = merged_values(Path(config), prepare, device_type)  # without a base
+        files[portable_config] = tomli_w.dumps(values).encode()
         portable_arguments = ["--config", portable_config, *other_arguments]
     return files, folder / script.name, portable_arguments
 

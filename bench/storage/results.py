@@ -105,7 +105,5 @@ def weights_sha256(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise UsageError(f"{path}: there is no such weights file") from None
     except OSError as problem:
         raise UsageError(describe_os_error(problem)) from None

@@ -294,3 +294,10 @@ def test_a_comparison_does_not_begin_when_its_result_could_not_be_filed(arena):
     with pytest.raises(UsageError, match="cannot be written to"):
         run_compare(arena, "fast", "slow")
     assert arena.calls() == []
+
+
+def test_a_contestant_against_itself_is_announced_as_a_test_of_the_noise(arena, capsys):
+    run_compare(arena, "fast", "fast", pairs=1)
+    assert "both sides are the same config and source" in capsys.readouterr().err
+    run_compare(arena, "fast", "slow", pairs=1)
+    assert "both sides" not in capsys.readouterr().err

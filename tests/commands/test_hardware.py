@@ -78,6 +78,7 @@ def test_the_peak_is_measured_on_request_and_kept(printed: Any, tmp_path: Path) 
     assert len(machine_peaks_file(tmp_path).read()[0]) == 1
 
 
-def test_the_command_refuses_a_missing_device() -> None:
-    with pytest.raises(UsageError, match="there is no tpu device"):
-        command.main(command.Arguments(device="tpu"))
+def test_the_command_refuses_a_missing_device(monkeypatch) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(UsageError, match="there is no mps device"):
+        command.main(command.Arguments(device="mps"))

@@ -227,7 +227,9 @@ def test_only_a_record_in_the_project_s_own_results_changes_a_default_config(tmp
 def test_a_new_default_config_leaves_the_kernel_to_the_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "CONFIGS", tmp_path)
     monkeypatch.setattr(record, "find_config", lambda name, device: (name, tmp_path / "mine.toml"))
-    monkeypatch.setattr(record, "merged_values", lambda path, check: {"track": "add3", "kernel": "c", "threads": 2})
+    monkeypatch.setattr(
+        record, "merged_values", lambda path, check, device: {"track": "add3", "kernel": "c", "threads": 2}
+    )
     new: Any = SimpleNamespace(track="add3", device="cpu", config="mine", name="2026-11-24-add3-mine")
     record.make_default("mine", new)
     assert tomllib.loads((tmp_path / "add3-cpu.toml").read_text()) == {"track": "add3", "kernel": "auto"}

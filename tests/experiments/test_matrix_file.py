@@ -89,7 +89,7 @@ def test_an_error_names_the_line_and_the_key(matrix_of, old, new, message):
 
 
 def test_a_missing_file_and_a_file_that_is_not_text_are_errors(tmp_path):
-    with pytest.raises(UsageError, match=r"none\.toml: No such file"):
+    with pytest.raises(UsageError, match=r"none\.toml: there is no such file"):
         read_matrix(tmp_path / "none.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match=r"bytes\.toml"):
