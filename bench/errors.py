@@ -30,13 +30,14 @@ def is_out_of_memory(problem: BaseException) -> bool:
 MOST_LISTED = 24  # words in a message
 
 
-def nearest_hint(word: str, valid: Iterable[str], listing: str = "") -> str:
+def nearest_hint(word: str, valid: Iterable[str], listing: str = "", similarity: float = 0.5) -> str:
     """The end of a message about an unknown word: `; the nearest is 'x'`, or all valid words when none is similar.
 
-    Too many words are not listed; `listing` is the command that lists them, if there is one.
+    Too many words are not listed; `listing` is the command that lists them, if there is one. `similarity`, 0..1, is
+    the least of a nearest word.
     """
     choices = sorted(valid)
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=similarity)
     if close:
         return f"; the nearest is {close[0]!r}"
     if len(choices) > MOST_LISTED:

@@ -35,13 +35,17 @@ class Answers:
         wrong = (~self.is_problem).nonzero().flatten().tolist()
         for index in wrong[:MOST_MESSAGES]:
             location = "bench" if source is None else f"{source}:{index + 1}"
-            form = TRACKS[self.track.name].form
-            yield (
-                f"{location}: {self.texts[index]!r} is not a problem of {self.track.name}; "
-                f"write it like {example_prompt(self.track)!r}" + (f": {form}" if form else "")
-            )
+            yield f"{location}: {self.texts[index]!r} is not a problem of {self.track.name}; {self.advice(index)}"
         if len(wrong) > MOST_MESSAGES:
             yield f"bench: {len(wrong) - MOST_MESSAGES:,} more lines are no problems of {self.track.name}"
+
+    def advice(self, index: int) -> str:
+        """How to write a text as a problem."""
+        problem = self.texts[index][: self.track.prompt_length]
+        if problem != self.texts[index] and read_prompts([problem], self.track)[1].all():
+            return f"write it without the answer: {problem!r}"
+        form = TRACKS[self.track.name].form
+        return f"write it like {example_prompt(self.track)!r}" + (f": {form}" if form else "")
 
 
 def read_prompts(texts: Sequence[str], track: Track) -> tuple[Tensor, Tensor]:

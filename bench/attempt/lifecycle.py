@@ -247,7 +247,7 @@ def lost_run(plan: AttemptPlan) -> Run:
         "config_hash": plan.config_hash,
         "seed": plan.seed,
         "outcome": "lost",
-        "message": "the process ended without a word",
+        "message": "the process ended without filing a result",
         "note": plan.request.note,
         "device": plan.device.type,
         "precision": plan.settings.precision,

@@ -7,14 +7,13 @@ import re
 import tarfile
 import tempfile
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
-from bench.errors import UsageError
+from bench.errors import UsageError, nearest_hint
 from bench.git import GitProblem, run_git
 from bench.provenance import ROOT, source_sha256
 from bench.storage.journal import Journal
-from bench.storage.records import RecordFolder, find_record, is_record, read_records, unpack_source
+from bench.storage.records import RecordFolder, find_record, is_record, record_names, unpack_source
 from bench.storage.results import find_run, is_weights_path
 from bench.storage.schema import Run
 
@@ -46,7 +45,8 @@ def find_target(name: str, results: Path, stack: contextlib.ExitStack) -> AuditT
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="addition-speedrun-")))
     runs, _ = Journal(results).read()
     if is_record(name, results):
-        return record_target(find_record(name, results), runs, folder)
+        record_folder = find_record(name, results)
+        return record_target(record_folder, [*runs, *Journal(record_folder.results).read()[0]], folder)
     run = find_run_with_weights(name, runs, results)
     if run.weights is None or run.weights_sha256 is None:
         raise UsageError(f"{name} kept no weights ({run.outcome}): there is nothing to audit")
@@ -83,9 +83,9 @@ def find_run_with_weights(name: str, runs: Sequence[Run], results: Path) -> Run:
         return max(candidates, key=lambda run: run.started_at)
     if found := [run for run in runs if run.run_id == name]:
         return found[0]
-    names = [run.run_id for run in candidates] + [filed.record.name for filed in read_records(results)[0]]
-    nearest = "".join(f"; the nearest is {near!r}" for near in get_close_matches(name, names, n=1, cutoff=0.0))
-    raise UsageError(f"there is no run or record {name!r} in {results}{nearest}")
+    names = {"latest", *(run.run_id for run in candidates), *record_names(results)}
+    hint = nearest_hint(name, names, "`python -m bench export`")
+    raise UsageError(f"there is no run or record {name!r} in {results}{hint}")
 
 
 def solve_rate(run: Run, runs: Sequence[Run]) -> float | None:

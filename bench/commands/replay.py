@@ -20,6 +20,8 @@ from bench.formatting import errors_in_words, ratio_text
 from bench.provenance import harness_sha256
 from bench.stats.descriptive import solve_rates_agree
 from bench.stats.paired_test import charge_attempts, unpaired_ratio_interval
+from bench.storage.journal import Journal
+from bench.storage.jsonl import JsonLines
 from bench.storage.records import RecordFolder, find_record
 from bench.storage.results import weights_sha256
 from bench.storage.schema import PairedPlan, Reproduction, Run
@@ -47,7 +49,7 @@ def main(arguments: Arguments) -> int:
     handle_interrupts()
     results = arguments.results
     record_folder = find_record(arguments.record, results)
-    record = record_folder.record
+    record, reproductions = record_folder.record, reproductions_file(record_folder, results)
     if weights_sha256(record_folder.weights) != record.weights_sha256:
         raise UsageError(f"{record.name}: weights.safetensors holds other weights than record.json names")
     with contextlib.ExitStack() as stack:
@@ -59,18 +61,27 @@ def main(arguments: Arguments) -> int:
             record.clock,
             arguments.attempts,
             first_seed=lambda number: random.SystemRandom().randrange(2**31),
-            is_finished=lambda plan, runs: any(line.batch == plan.id for line in record_folder.reproductions.read()[0]),
+            is_finished=lambda plan, runs: any(line.batch == plan.id for line in reproductions.read()[0]),
             results=results,
         )
         plan, runs = run_paired_experiment(experiment)
         replay_runs, _ = runs_by_side(plan, runs)
         source, solved = participant.contestant.script.parent, [run for run in replay_runs if run.outcome == "solved"]
         problems = [certificate_problem(source, run, results) for run in solved]
+    if record_folder.results.resolve() != results.resolve():
+        runs += Journal(record_folder.results).read()[0]
     reproduction = make_reproduction(record_folder, plan, replay_runs, runs, problems)
-    record_folder.reproductions.append(reproduction)
+    reproductions.append(reproduction)
     board.write_texts(results)
     print_line(describe_reproduction(record_folder, reproduction))
     return 0 if reproduction.reproduced else 1
+
+
+def reproductions_file(record_folder: RecordFolder, results: Path) -> JsonLines[Reproduction]:
+    """The file of a reproduction: beside the record, or in the results folder where its attempts are filed."""
+    if record_folder.results.resolve() == results.resolve():
+        return record_folder.reproductions
+    return JsonLines(results / "reproductions.jsonl", Reproduction)
 
 
 def certificate_problem(source: Path, run: Run, results: Path) -> str | None:

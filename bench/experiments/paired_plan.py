@@ -22,7 +22,7 @@ from bench.experiments.executors import Executor, ExecutorLost
 from bench.experiments.launcher import SCRIPT, Contestant, NotBegun, Task, run_tasks, yardstick_task
 from bench.formatting import attempt_line, expected_text, interrupted_line, yardstick_line
 from bench.storage.journal import Journal
-from bench.storage.records import find_record, is_record, read_records, unpack_source
+from bench.storage.records import find_record, is_record, record_names, unpack_source
 from bench.storage.results import paired_plans_file
 from bench.storage.schema import PairedPlan, Run, Side, SideName, new_id
 
@@ -68,8 +68,8 @@ def resolve_side(
         raise UsageError("the name of a contestant is empty; give a config or a record")
     if not is_record(name, results):
         if not is_toml_file(name) and name not in (names := config_names()):
-            names |= {folder.record.name for folder in read_records(results)[0]}
-            raise UsageError(f"there is no config or record {name!r}{nearest_hint(name, names)}")
+            hint = nearest_hint(name, names | record_names(results))
+            raise UsageError(f"there is no config or record {name!r}{hint}")
         contestant = executor.resolve(SCRIPT, ["--config", name, "--device", device])
         return participant(contestant, contestant.planned.config, None)
     record_folder = find_record(name, results)

@@ -16,9 +16,11 @@ from pydantic import ValidationError
 
 from bench.clock import ClockName
 from bench.errors import UsageError, nearest_hint
-from bench.provenance import harness_files, harness_sha256, source_files, source_sha256
+from bench.provenance import ROOT, harness_files, harness_sha256, source_files, source_sha256
 from bench.storage.jsonl import JsonLines, describe_invalid, replace_file
 from bench.storage.schema import Record, Reproduction
+
+PROJECT_RESULTS = ROOT / "results"  # whose records every command finds by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,11 @@ class RecordFolder:
     @property
     def weights(self) -> Path:
         return self.folder / "weights.safetensors"
+
+    @property
+    def results(self) -> Path:
+        """The results folder in which the record was filed."""
+        return self.folder.parent.parent
 
     @property
     def reproductions(self) -> JsonLines[Reproduction]:
@@ -72,17 +79,27 @@ def read_record(folder: Path) -> RecordFolder:
         raise UsageError(f"{folder.name}/record.json: {describe_invalid(problem)}") from None
 
 
+def candidate_folders(name: str, results: Path) -> list[Path]:
+    """Where the record of a name or a folder may be: in a results folder, among the project's records, at the path."""
+    return [records_folder(results) / name, records_folder(PROJECT_RESULTS) / name, Path(name)] if name else []
+
+
 def is_record(name: str, results: Path) -> bool:
     """Whether `name` is the name or the folder of a record."""
-    return (Path(name) / "record.json").is_file() or (records_folder(results) / name / "record.json").is_file()
+    return any((folder / "record.json").is_file() for folder in candidate_folders(name, results))
+
+
+def record_names(results: Path) -> set[str]:
+    """The names of the records in a results folder and of those of the project."""
+    return {folder.record.name for where in (results, PROJECT_RESULTS) for folder in read_records(where)[0]}
 
 
 def find_record(name: str, results: Path) -> RecordFolder:
     """The record of a name or a folder; raises UsageError, with the nearest name, if there is none."""
-    for folder in (records_folder(results) / name, Path(name)):
-        if name and folder.is_dir():
+    for folder in candidate_folders(name, results):
+        if folder.is_dir():
             return read_record(folder)
-    names = [folder.record.name for folder in read_records(results)[0]]
+    names = record_names(results)
     hint = nearest_hint(name, names) if names else "; none has been filed yet"
     raise UsageError(f"there is no record {name!r}{hint}")
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from bench.errors import UsageError, describe_os_error, nearest_hint
 from bench.storage.journal import Journal
 from bench.storage.jsonl import JsonLines, print_faults
-from bench.storage.records import RecordFolder, read_records
+from bench.storage.records import RecordFolder, find_record, is_record, read_records
 from bench.storage.schema import YARDSTICK, Conclusion, PairedPlan, Run
+
+SAME_RUN = 0.7  # similarity of a mistyped run id, whose date and config are those of many runs
 
 
 def paired_plans_file(results: Path) -> JsonLines[PairedPlan]:
@@ -64,16 +66,30 @@ def find_run(reference: str, results: Path, with_weights: bool = False) -> Run:
         matches = [run for run in candidates if run.weights_sha256 == digest]
         if not matches:
             raise UsageError(f"no run in {results} ended with the weights in {reference} (sha256 {digest})")
-    elif not candidates:
-        raise UsageError(f"there is no {kind} in {results}")
-    elif reference == "latest":
+    elif reference == "latest" and candidates:
         return latest_run(candidates)
     else:
         matches = [run for run in candidates if run.run_id == reference]
         if not matches:
-            hint = nearest_hint(reference, {"latest", *(run.run_id for run in candidates)}, "`python -m bench export`")
-            raise UsageError(f"there is no {kind} {reference!r} in {results}{hint}")
+            raise UsageError(unknown_run(reference, results, runs, candidates, kind))
     return max(matches, key=lambda run: run.started_at)
+
+
+def unknown_run(reference: str, results: Path, runs: Sequence[Run], candidates: Sequence[Run], kind: str) -> str:
+    """The message about a reference to no run, or to one without the weights that are needed."""
+    if is_record(reference, results):
+        folder = find_record(reference, results).folder
+        return f"{reference} is a record, not a run; see {folder}/README.md, or use {folder}/weights.safetensors"
+    for run in runs:
+        if run.run_id == reference:
+            keeps_none = run.batch_of("matrix", "tune")
+            reason = f"; {keeps_none.command} keeps no weights" if keeps_none else f" ({run.outcome})"
+            return f"the run {reference} kept no weights{reason}"
+    if not candidates:
+        return f"there is no {kind} in {results}"
+    names = {"latest", *(run.run_id for run in candidates)}
+    hint = nearest_hint(reference, names, "`python -m bench export`", similarity=SAME_RUN)
+    return f"there is no {kind} {reference!r} in {results}{hint}"
 
 
 def latest_run(runs: Sequence[Run]) -> Run:

@@ -128,3 +128,17 @@ def test_an_unknown_record_and_zero_attempts_are_errors(arena, record_folder):
         replay.main(replay.Arguments(record="nothing", results=arena.results))
     with pytest.raises(UsageError, match="at least one attempt"):
         run_replay(arena, record_folder, attempts=0)
+
+
+def test_a_record_of_the_project_is_found_by_name_and_its_replay_elsewhere_is_filed_there(
+    arena, record_folder, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("bench.storage.records.PROJECT_RESULTS", arena.results)
+    play = tmp_path / "play"
+    play.mkdir()
+    attempts = len(arena.attempts())
+    assert replay.main(replay.Arguments(record=record_folder.record.name, results=play, attempts=2)) == 0
+    assert record_folder.reproductions.read()[0] == []
+    assert len(arena.attempts()) == attempts
+    (reproduction,) = replay.reproductions_file(record_folder, play).read()[0]
+    assert reproduction.ert_ratio_95 is not None

@@ -7,7 +7,7 @@ import pytest
 from bench.errors import UsageError
 from bench.storage.journal import Journal
 from bench.storage.results import find_run, find_weights, weights_sha256
-from tests.support.examples import example_run
+from tests.support.examples import example_record, example_run
 
 
 @pytest.fixture
@@ -74,8 +74,32 @@ def test_the_message_about_an_unknown_run_names_the_nearest(results, reference, 
 
 
 def test_a_run_without_weights_is_refused_where_weights_are_needed(results):
-    with pytest.raises(UsageError, match="no run with weights 'third'"):
+    with pytest.raises(UsageError, match=r"the run third kept no weights \(solved\)"):
         find_weights("third", results)
+
+
+def test_a_run_of_a_matrix_exists_although_it_keeps_no_weights(results):
+    batch = {"id": "some", "command": "matrix", "planned": 1, "index": 0}
+    Journal(results).append(example_run(run_id="cell", batch=batch, weights=None))
+    with pytest.raises(UsageError, match="the run cell kept no weights; matrix keeps no weights"):
+        find_weights("cell", results)
+
+
+def test_a_record_is_not_taken_for_a_run(results):
+    folder = results / "records" / "2026-01-01-add3-fast"
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(example_record().record.model_dump_json())
+    with pytest.raises(UsageError, match=r"is a record, not a run.*2026-01-01-add3-fast/README\.md"):
+        find_run(folder.name, results)
+
+
+def test_a_run_id_that_is_only_alike_is_not_suggested(results):
+    for index in range(30):
+        Journal(results).append(example_run(run_id=f"20261126-1710{index}-add3-cpu-5e902f"))
+    with pytest.raises(UsageError, match="`python -m bench export` lists all"):
+        find_run("2026-11-26-add3-nothing", results)
+    with pytest.raises(UsageError, match="the nearest is '20261126-171012-add3-cpu-5e902f'"):
+        find_run("20261126-171012-add3-cpu-5e902", results)
 
 
 def test_weights_of_no_run_in_the_journal_are_refused(results):
