@@ -153,9 +153,10 @@ def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) ->
     except KeyboardInterrupt as interrupt:
         if runs and runs[-1].outcome in ("interrupted", "lost") and not isinstance(interrupt, NotBegun):
             cli.print_progress(interrupted_line(len(runs), runs, "train"))
+        kept = " and stay in the journal" if runs else ""
         cli.print_progress(
-            f"interrupted: {len(runs)} of {num_attempts} attempts were started; they stay in the journal. This batch "
-            "cannot be continued; the same command begins a new one"
+            f"interrupted: {len(runs)} of {num_attempts} attempts were started{kept}; this batch cannot be continued, "
+            "the same command begins a new one"
         )
         return cli.EXIT_INTERRUPTED
     cli.print_progress(batch_line(runs))
