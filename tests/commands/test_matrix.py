@@ -2,17 +2,20 @@
 
 import contextlib
 import csv
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from bench.commands import matrix
 from bench.errors import UsageError
+from bench.experiments import matrix_run
 from bench.experiments.executors import Executor
 from bench.experiments.launcher import Refusal
 
@@ -62,6 +65,24 @@ def test_every_cell_runs_with_every_seed_and_is_ranked(arena, run_matrix, capsys
     assert float(rows[1]["train_ert_seconds"]) == pytest.approx(sum(seconds) / 3)
     assert (arena.results / "matrix" / "some.svg").read_text().startswith("<?xml")
     assert "1024" in output.out.splitlines()[1]
+
+
+def test_the_reasons_for_not_clean_are_told_once_and_a_cell_without_runs_has_no_rank(
+    arena, run_matrix, capsys, monkeypatch
+):
+    template = json.loads((arena.root / "template.json").read_text())
+    template["machine"] |= {"clean": False, "reasons": ["other processes took 9%"]}
+    (arena.root / "template.json").write_text(json.dumps(template))
+    monotonic = iter([0.0, 1.0, 2.0])
+    monkeypatch.setattr(matrix_run, "time", SimpleNamespace(monotonic=lambda: next(monotonic, 100.0)))
+    run_matrix('base = "fast"\nseeds = [1]\n[axes]\nbatch_size = [512, 1024, 2048]\n', max_minutes=1.0)
+    shown = capsys.readouterr()
+    assert "3 cells, 1 seed: 3 attempts" in shown.err
+    assert shown.err.count("other processes took 9%") == 1
+    assert shown.err.count("not clean") == 2
+    assert "train, s: median (min … max)" in shown.out
+    assert [row["rank"] for row in table(arena)] == ["1", "2", ""]
+    assert [line.split()[0] for line in shown.out.splitlines()[1:4]] == ["1", "2", "—"]
 
 
 def test_attempts_run_seed_by_seed_with_the_cells_shuffled(arena, run_matrix):
