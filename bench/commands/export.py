@@ -32,8 +32,9 @@ class Arguments:
     format: Literal["csv", "json", "parquet"] = "csv"
     """csv or parquet for the table; json for a list of the journal's lines, unchanged."""
     current: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Only the attempts of each config that compare: those of its row of the board with the latest attempt, which have
-    the same settings, source and machine class. Overrides, matrices and searches are left out."""
+    """Only attempts that compare, of each config. If it has rows on the board: the attempts of the row with the latest
+    attempt. If not: its single attempts and those of `compare`, with the settings, source and machine class of the
+    latest one. Attempts with overrides, and those of a matrix, a search, an audit or a replay, are left out."""
     output: OptionalPathArgument = None
     """The file to write; by default standard output, except for parquet."""
     results: ResultsOption = DEFAULT_RESULTS

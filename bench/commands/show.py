@@ -24,6 +24,11 @@ from bench.storage.results import find_run, is_weights_path, paired_plans_file
 from bench.storage.schema import PairedPlan, Run
 from bench.streams import print_data
 
+DECIDED_BY = {
+    "99%": "99% of the training problems of a check right",
+    "heldout": "no error in the held-out problems (certificate)",
+    "solved": "no error in any problem (certificate)",
+}  # by target; the others are fixed samples of problems
 MOST_CHECKS = 20  # rows of the table; of more checks, every second, third, … is printed
 
 
@@ -168,9 +173,12 @@ def show_run(run: Run, runs: Sequence[Run], console: Console) -> None:
     console.print()
     for label, text in facts(run):
         console.print(f"{label:<14}{text}", soft_wrap=True)
-    targets = new_table("target", "reached after, s of train")
+    headings = "target", "train, s", "reached with"
+    targets = terminal_table(headings, text=(headings[0], headings[2]), no_wrap=headings[:2])
     for target, seconds in run.reached.items():
-        targets.add_row(target, value_text(seconds, ".2f"))
+        targets.add_row(
+            target, value_text(seconds, ".2f"), DECIDED_BY.get(target, "no error in this sample, at a check")
+        )
     for table in (phase_table(run), check_table(run), targets):
         if table.rows:
             console.print()

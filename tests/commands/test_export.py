@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import pytest
 from bench.commands import export
 from bench.errors import UsageError
 from bench.storage.journal import Journal
-from bench.storage.schema import Batch, Gpu
+from bench.storage.schema import Batch, Gpu, Run
 from tests.support.examples import ROOT, example_run, example_seconds
 
 UNREACHED = example_seconds(train=None, certify=None, total=None)
@@ -188,3 +189,28 @@ def test_a_closed_pipe_is_not_an_error(results):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+def test_the_example_in_the_documentation_prints_a_median(tmp_path, monkeypatch, capsys):
+    for seconds in (1.0, 2.0, 4.0):
+        Journal(tmp_path).append(example_run(run_id=f"run-{seconds}", seconds=example_seconds(train=seconds)))
+    export.main(export.Arguments(current=True, output=tmp_path / "runs.csv", results=tmp_path))
+    monkeypatch.chdir(tmp_path)
+    documentation = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")
+    exec(documentation.partition("```python\n")[2].partition("```")[0], {})
+    assert capsys.readouterr().out == "2.0\n"
+
+
+def test_the_documented_columns_exist():
+    documentation = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")
+    rows = documentation.partition("| column | meaning |")[2].partition("\n\n")[0].splitlines()[2:]
+    names = {column.name for column in export.columns_of(runs())}
+    for row in rows:
+        prefix = ""
+        for name in re.findall(r"`([^`]+)`", row.split("|")[1]):
+            prefix = prefix if name.startswith(".") else name.rpartition(".")[0]
+            full_name = prefix + name if name.startswith(".") else name
+            if full_name.endswith("…"):
+                assert full_name.removesuffix(".…") in Run.model_fields
+            elif full_name != "reached.sample80":  # not of every track
+                assert full_name in names | {"reached.heldout", "reached.99%", "reached.solved"}, full_name
