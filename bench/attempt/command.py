@@ -23,6 +23,7 @@ from bench.formatting import attempt_line, batch_line, expected_text, interrupte
 from bench.interrupts import NOTHING_FILED
 from bench.processes import BATCH_VARIABLE, PIPE_VARIABLE
 from bench.storage.journal import Journal
+from bench.storage.results import runs_for_estimates
 from bench.storage.schema import Batch, Run, SchemaModel, new_id
 from bench.streams import lost_output, print_data, print_error
 
@@ -146,7 +147,7 @@ def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) ->
             print_data(run.model_dump_json())
         cli.print_progress(f"{len(runs)}/{num_attempts}  {attempt_line(run)}")
 
-    expected = expected_text(journal.read()[0], [task.contestant.planned for task in tasks])
+    expected = expected_text(runs_for_estimates(journal.results), [task.contestant.planned for task in tasks])
     cli.print_progress(f"beginning {batch_id}: {num_attempts} attempts and the yardstick, {expected}")
     try:
         run_tasks(tasks, journal, on_filed)

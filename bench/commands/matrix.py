@@ -27,6 +27,7 @@ from bench.report.matrix_plot import draw_matrix
 from bench.stats.estimates import expected_seconds
 from bench.storage.journal import Journal
 from bench.storage.jsonl import replace_file
+from bench.storage.results import runs_for_estimates
 from bench.storage.schema import MATRIX, Run
 from bench.streams import print_line
 
@@ -74,7 +75,7 @@ def main(arguments: Arguments) -> int:
             runs, _ = journal.read()
             pending = {each: each.pending(runs, arguments.retry_failed) for each in machine_matrices}
             for machine_matrix, attempts in pending.items():
-                announce(machine_matrix, len(attempts), runs)
+                announce(machine_matrix, len(attempts), runs, runs_for_estimates(arguments.results))
             if any(pending.values()):
                 interrupted, num_left = run_matrix(pending, journal, arguments.max_minutes)
     report(machine_matrices, journal, arguments.results)
@@ -99,13 +100,16 @@ def check_size(matrix: Matrix, is_large_allowed: bool) -> None:
 # before the first attempt
 
 
-def announce(machine_matrix: MachineMatrix, num_pending: int, runs: Sequence[Run]) -> None:
-    """Print the numbers of cells and attempts, an estimate of the duration, and which earlier attempts do not count."""
+def announce(machine_matrix: MachineMatrix, num_pending: int, runs: Sequence[Run], earlier: Sequence[Run]) -> None:
+    """Print the numbers of cells and attempts, an estimate of the duration, and which earlier attempts do not count.
+
+    `runs` are those of the results folder, `earlier` those from which the duration is estimated.
+    """
     matrix, executors = machine_matrix.matrix, machine_matrix.executors
     if len(executors) > 1 or executors[0].name != Executor.name:
         print_progress(f"{', '.join(executor.name for executor in executors)}: {machine_matrix.machine_class}")
     total = len(machine_matrix.cells) * len(matrix.seeds)
-    seconds = expected_seconds(runs, [resolved.contestant.planned for resolved in machine_matrix.cells])
+    seconds = expected_seconds(earlier, [resolved.contestant.planned for resolved in machine_matrix.cells])
     expected = "duration unknown" if seconds is None else f"about {duration(seconds * num_pending / len(executors))}"
     print_progress(
         f"{matrix.name}: {counted(len(machine_matrix.cells), 'cell')}, {counted(len(matrix.seeds), 'seed')}: "

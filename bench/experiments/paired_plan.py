@@ -23,7 +23,7 @@ from bench.experiments.launcher import SCRIPT, Contestant, NotBegun, Task, run_t
 from bench.formatting import attempt_line, expected_text, interrupted_line, yardstick_line
 from bench.storage.journal import Journal
 from bench.storage.records import find_record, is_record, record_names, unpack_source
-from bench.storage.results import paired_plans_file
+from bench.storage.results import paired_plans_file, runs_for_estimates
 from bench.storage.schema import PairedPlan, Run, Side, SideName, new_id
 
 SIDES: tuple[SideName, ...] = ("a", "b")
@@ -187,7 +187,7 @@ def run_experiment(plan: PairedPlan, resumed: bool, experiment: Experiment) -> N
     runs, _ = Journal(experiment.results).read()
     filed = {run.batch for run in runs}
     pending = [task for task in (yardstick, *tasks) if task.batch not in filed]
-    expected = expected_text(runs, [task.contestant.planned for task in pending])
+    expected = expected_text(runs_for_estimates(experiment.results), [task.contestant.planned for task in pending])
     num_left = len(pending) - (yardstick in pending)
     remaining = f", {num_left} left" if resumed else ""
     print_progress(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UsageError, describe_os_error, nearest_hint
+from bench.provenance import ROOT
 from bench.storage.journal import Journal
 from bench.storage.jsonl import JsonLines, print_faults
 from bench.storage.records import RecordFolder, find_record, is_record, read_records
@@ -21,6 +22,12 @@ def paired_plans_file(results: Path) -> JsonLines[PairedPlan]:
 
 def conclusions_file(results: Path) -> JsonLines[Conclusion]:
     return JsonLines(results / "comparisons.jsonl", Conclusion)
+
+
+def runs_for_estimates(results: Path) -> list[Run]:
+    """The runs from which durations are estimated: those of the project's own results, then those of another folder."""
+    folders = dict.fromkeys([(ROOT / "results").resolve(), results.resolve()])
+    return [run for folder in folders for run in Journal(folder).read()[0]]
 
 
 @dataclasses.dataclass(frozen=True)

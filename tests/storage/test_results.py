@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from bench.errors import UsageError
+from bench.storage import results as results_module
 from bench.storage.journal import Journal
 from bench.storage.results import find_run, find_weights, weights_sha256
 from tests.support.examples import example_record, example_run
@@ -122,3 +123,11 @@ def test_the_latest_run_is_not_a_test_of_a_trainer_or_a_machine(tmp_path):
         changes = {"batch": batch, "settings": {"control": control}, "started_at": started_at}
         journal.append(example_run(run_id=command, **changes))
     assert find_run("latest", tmp_path).run_id == "speedrun"
+
+
+def test_durations_are_estimated_from_the_project_and_the_given_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(results_module, "ROOT", tmp_path)
+    for folder, name in (("results", "own"), ("play", "tried")):
+        Journal(tmp_path / folder).append(example_run(run_id=name))
+    for folder, names in (("play", ["own", "tried"]), ("results", ["own"])):
+        assert [run.run_id for run in results_module.runs_for_estimates(tmp_path / folder)] == names
