@@ -23,6 +23,9 @@ from bench.provenance import ROOT
 from tracks.descriptions import TRACKS
 
 
+MAX_ATTEMPTS = 10_000  # of a batch
+
+
 class Compilation(Protocol):
     """A C kernel that is being compiled in another process."""
 
@@ -165,8 +168,8 @@ def check_request(request: Request) -> None:
         raise UsageError(f"--results {request.results}: this is not a folder")
     if request.attempts is None:
         return
-    if request.attempts < 1:
-        raise UsageError(f"--attempts {request.attempts}: a batch has at least one attempt")
+    if not 1 <= request.attempts <= MAX_ATTEMPTS:
+        raise UsageError(f"--attempts {request.attempts}: a batch has 1 to {MAX_ATTEMPTS:,} attempts")
     if request.seed is not None:
         raise UsageError("--seed: the seeds of a batch are derived from config and source; leave the option out")
     if not request.journal:

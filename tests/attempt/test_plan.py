@@ -65,7 +65,14 @@ def test_an_attempt_reads_its_batch_from_the_environment(monkeypatch):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seed": -1}, {"seed": 2**63}, {"attempts": 0}, {"attempts": 3, "seed": 1}, {"attempts": 3, "journal": False}],
+    [
+        {"seed": -1},
+        {"seed": 2**63},
+        {"attempts": 0},
+        {"attempts": 10**12},
+        {"attempts": 3, "seed": 1},
+        {"attempts": 3, "journal": False},
+    ],
 )
 def test_invalid_requests_are_refused_in_one_line(changes):
     with pytest.raises(UsageError) as refused:
