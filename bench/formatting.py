@@ -1,7 +1,6 @@
 """Values as text: numbers, durations, settings, commits, one-line summaries of attempts."""
 
 import csv
-import io
 import math
 import re
 import statistics
@@ -180,14 +179,15 @@ def csv_rows(rows: Iterable[Iterable[object]]) -> str:
     def cell(value: object) -> object:
         return f"'{value}" if isinstance(value, str) and FORMULA.match(value) and not is_number(value) else value
 
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n")  # cells with either of its characters are quoted
+    class Lines(list[str]):
+        def write(self, line: str) -> None:
+            self.append(f"{line[:-2]}\n")
+
+    lines = Lines()
+    writer = csv.writer(lines, lineterminator="\r\n")  # cells with either of its characters are quoted
     for row in rows:
-        writer.writerow(map(cell, row))
-        text.seek(text.tell() - 2)
-        text.write("\n")
-        text.truncate()
-    return text.getvalue()
+        writer.writerow([cell(value) if value.__class__ is str else value for value in row])
+    return "".join(lines)
 
 
 def is_number(text: str) -> bool:

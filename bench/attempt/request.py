@@ -22,7 +22,6 @@ from bench.errors import UsageError, nearest_hint
 from bench.provenance import ROOT
 from tracks.descriptions import TRACKS
 
-
 MAX_ATTEMPTS = 10_000  # of a batch
 
 

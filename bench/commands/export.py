@@ -121,14 +121,15 @@ def json_text(value: Any) -> str:
 def as_csv(runs: Sequence[Run]) -> bytes:
     """A header and one line per run; unknown values are empty, other values are written as in the journal."""
 
-    def cell(value: Any) -> Any:
-        if isinstance(value, datetime):
-            return value.isoformat().replace("+00:00", "Z")
-        return json_text(value) if isinstance(value, bool) else value
+    def cells(column: Column) -> list[Any]:
+        if column.value_type is bool:
+            return [None if value is None else json_text(value) for value in column.values]
+        if column.value_type is datetime:
+            return [None if value is None else value.isoformat().replace("+00:00", "Z") for value in column.values]
+        return column.values
 
     columns = columns_of(runs)
-    rows = zip(*(column.values for column in columns), strict=True)
-    return csv_rows([[column.name for column in columns], *(map(cell, row) for row in rows)]).encode()
+    return csv_rows([[column.name for column in columns], *zip(*map(cells, columns), strict=True)]).encode()
 
 
 def as_json(runs: Sequence[Run]) -> bytes:
