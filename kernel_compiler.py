@@ -30,6 +30,8 @@ OPTIONS = (
 # -ffast-math allows sums in any order, as torch does.
 LIBRARY = "-std=c11 -ffast-math -shared -fPIC -nostartfiles".split()
 
+ANNOUNCED_SECONDS, MAX_SECONDS = 10, 90  # of waiting for the child
+
 Constants = dict[str, int | float]  # see `ModelConfig.kernel_constants`
 
 
@@ -60,18 +62,32 @@ class Compilation:
     def library(self) -> ctypes.CDLL:
         """Wait for the child, and load the kernel; raises RuntimeError, with one line, if that is impossible."""
         if self in self.running:
-            output, _ = self.child.communicate()
-            self.read_answer(output)
+            self.read_answer(self.wait())
             self.remove_folder()
         if self.loaded is None:
             raise RuntimeError(self.problem)
         return self.loaded
+
+    def wait(self) -> bytes:
+        """The child's output; empty if it took too long and was stopped."""
+        try:
+            return self.child.communicate(timeout=ANNOUNCED_SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            print(f"waiting for the C compiler, for {MAX_SECONDS} s at most", file=sys.stderr, flush=True)
+        try:
+            return self.child.communicate(timeout=MAX_SECONDS - ANNOUNCED_SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            self.stop()
+            self.problem = f"the C compiler did not end within {MAX_SECONDS} s"
+            return b""
 
     def read_answer(self, output: bytes) -> None:
         try:
             answer = json.loads(output)
             self.problem, self.seconds = answer["problem"], answer["seconds"]
         except ValueError:  # the child ended without an answer
+            if self.problem is not None:
+                return
             status = self.child.returncode
             reason = signal.Signals(-status).name if status < 0 else f"status {status}"
             self.problem = f"the compiled kernel crashed ({reason}); does the compiler make code for this processor?"

@@ -10,8 +10,7 @@ from typing import NoReturn
 import kernel_compiler
 from bench import entry
 from bench.interrupts import NOTHING_FILED, exit_on_interrupts
-from bench.machine.cpu import restore_cores
-from bench.processes import BATCH_VARIABLE
+from bench.processes import BATCH_VARIABLE, restore_cores
 from bench.streams import print_error
 
 

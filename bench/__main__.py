@@ -1,6 +1,11 @@
 """`python -m bench COMMAND`: run one of the harness's commands; only that command's module is imported."""
 
+import os
+import signal
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # without a traceback, also during the next imports
+
     from bench.entry import leave, prepare_process
 
     prepare_process()

@@ -73,10 +73,15 @@ def described(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {' '.join(str(problem).split())}"
 
 
+OUR_MODULES = {
+    *("bench", "tracks", "curriculum", "data", "kernel", "kernel_compiler", "model", "model_config", "optim"),
+    *("pair_table", "settings", "speedrun", "startup"),
+}
+
+
 def is_ours(module: str) -> bool:
     """Whether a module belongs to this project; if it is missing, the checkout is damaged."""
-    first = module.partition(".")[0]
-    return first in ("bench", "tracks") or (ROOT / f"{first}.py").exists()
+    return module.partition(".")[0] in OUR_MODULES
 
 
 def results_folder(arguments: list[str]) -> Path:

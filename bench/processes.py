@@ -1,5 +1,6 @@
 """Child processes of this program: their environment, their encoding, and what they answered."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -8,6 +9,18 @@ from pathlib import Path
 
 BATCH_VARIABLE = "ADDITION_SPEEDRUN_BATCH"  # the batch of an attempt, as JSON
 PIPE_VARIABLE = "ADDITION_SPEEDRUN_PIPE"  # the file descriptor to which an attempt writes the edges of its clock
+
+
+# Noted before torch is imported: OpenMP binds this thread to fewer cores when it is loaded with OMP_PROC_BIND,
+# OMP_PLACES or GOMP_CPU_AFFINITY.
+CORES = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
+
+
+def restore_cores() -> None:
+    """Let this thread, and what it starts, run on all cores of this process again, after OpenMP was loaded."""
+    if CORES is not None:
+        with contextlib.suppress(OSError):  # the cores have been taken from this process
+            os.sched_setaffinity(0, CORES)
 
 
 def child_environment(**variables: str) -> dict[str, str]:
@@ -23,6 +36,7 @@ def run_python(
 
     Its streams are UTF-8, whatever the locale. Other bytes, which a message of the system may hold, are replaced.
     """
+    restore_cores()
     return subprocess.run(
         [sys.executable, *arguments],
         input=standard_input,
@@ -59,6 +73,7 @@ def start_python(
         variables: added to its environment.
         descriptors: file descriptors that it inherits.
     """
+    restore_cores()
     output = subprocess.DEVNULL if quietly else None
     return subprocess.Popen(
         [sys.executable, *arguments],

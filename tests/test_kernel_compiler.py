@@ -150,3 +150,13 @@ def test_a_stopped_compilation_is_a_problem_and_not_a_wait(use_compiler: Callabl
     stopped.stop()
     assert time.monotonic() - begun < 10
     assert not os.path.exists(stopped.folder)
+
+
+def test_a_compiler_that_hangs_is_announced_and_stopped(
+    use_compiler: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    use_compiler("sleep 60")
+    monkeypatch.setattr(kernel_compiler, "ANNOUNCED_SECONDS", 0.1)
+    monkeypatch.setattr(kernel_compiler, "MAX_SECONDS", 0.2)
+    assert problem_of() == "the C compiler did not end within 0.2 s"
+    assert "waiting for the C compiler" in capsys.readouterr().err

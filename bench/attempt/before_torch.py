@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from bench.attempt.request import CommandLine, read_command_line
 from bench.cli import with_option_names
 from bench.errors import UsageError
-from bench.machine.cpu import usable_cores
 from bench.machine.devices import may_have_cuda
 from bench.machine.noise import CounterReading, NoiseMonitor
 from bench.machine.policy import kernel_precisions
@@ -24,7 +23,6 @@ def prepare(settings_type: type, arguments: Sequence[str], description: str) -> 
     The command line is not read where that has to wait for torch: a short config name depends on the device.
     """
     global counters_at_start
-    usable_cores()
     counters_at_start = NoiseMonitor(None).reading()
     if list(arguments) != ["--plans"] and "TORCHELASTIC_RUN_ID" not in os.environ and not may_have_cuda():
         try:

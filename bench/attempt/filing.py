@@ -1,30 +1,45 @@
 """What is printed about an attempt once its run is filed."""
 
 import shlex
+from pathlib import Path
 
 from bench.attempt.plan import AttemptPlan
+from bench.entry import described, traceback_text
+from bench.errors import describe_os_error
 from bench.provenance import ROOT
 from bench.storage.schema import Run
 from tracks.descriptions import TRACKS
+
+
+def update_pages(results: Path, run: Run) -> str:
+    """Render the pages that show a filed run; returns where it stands."""
+    # imported here because that takes time, which no clock counts any more
+    from bench.report.track_page import update_page
+
+    standing = update_page(results, run)
+    if standing is None:
+        from bench.report import leaderboard
+
+        standing = leaderboard.update(results, run)
+    return standing
 
 
 def describe_filing(plan: AttemptPlan, run: Run) -> str:
     """Render the pages that show a filed run; returns the lines that say where it stands and how to ask its model."""
     if not plan.request.journal:
         return "not journalled"
-    # imported here because that takes time, which no clock counts any more
-    from bench.report.track_page import update_page
-
-    standing = update_page(plan.request.results, run)
-    if standing is None:
-        from bench.report import leaderboard
-
-        standing = leaderboard.update(plan.request.results, run)
+    try:
+        standing = update_pages(plan.request.results, run)
+    except OSError as problem:
+        standing = f"filed; the pages were not written: {describe_os_error(problem)}"
+    except Exception as problem:  # a fault of a page must not cost the verdict
+        trace = traceback_text(problem, plan.request.results)
+        standing = f"filed; the pages were not rendered, please report it: {described(problem)}; {trace}"
     results, option = plan.request.results, ""
     if results.resolve() != ROOT / "results":
         standing, option = f"in {results}: {standing}", f" --results {shlex.quote(str(results))}"
     if run.weights is None:
         return f"{standing}\nrun {run.run_id}"
     track = TRACKS[run.track]
-    problem = track.example_text[: track.prompt_length]
-    return f'{standing}\nask this run: python -m bench ask {run.run_id} "{problem}"{option}'
+    prompt = track.example_text[: track.prompt_length]
+    return f'{standing}\nask this run: python -m bench ask {run.run_id} "{prompt}"{option}'

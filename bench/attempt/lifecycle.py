@@ -309,17 +309,17 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
                 print_error(f"the cost of a step was not measured: {described(problem)}; {trace}")
         run = attempt.finished_run(outcome, message)
         if mark is not None and plan.batch is not None:
-            mark.write(run)  # the command that started the attempt completes and files it
+            mark.finish(run)  # the command that started the attempt completes and files it
             return run
         gc.disable()  # there is less garbage from here on than it would cost to look for it
         run = run.model_copy(update={"seconds": run.seconds.model_copy(update={"wall": clock.wall()})})
         try:
             if mark is not None:
                 mark.file(run)
-            standing = describe_filing(plan, run)
-        except OSError as problem:  # the disk is full, say; the verdict is shown all the same
+        except OSError as problem:  # the verdict is shown all the same
             show_summary(run, attempt.mistakes, f"not filed: {describe_os_error(problem)}", no_kernel=plan.no_kernel)
             raise
+        standing = describe_filing(plan, run)
     show_summary(run, attempt.mistakes, standing, no_kernel=plan.no_kernel)
     return run
 

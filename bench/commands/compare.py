@@ -17,6 +17,8 @@ from bench.experiments.paired_plan import Experiment, Participant, resolve_side
 from bench.provenance import first_seed
 from bench.report import leaderboard
 
+MAX_PAIRS = 10_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -45,8 +47,8 @@ def contestant_key(participant: Participant) -> object:
 
 
 def main(arguments: Arguments) -> int:
-    if arguments.pairs < 1:
-        raise UsageError(f"--pairs {arguments.pairs}: a comparison has at least one pair")
+    if not 1 <= arguments.pairs <= MAX_PAIRS:
+        raise UsageError(f"--pairs {arguments.pairs}: a comparison has 1 to {MAX_PAIRS:,} pairs")
     results = arguments.results
     why = read_why(arguments.why, results)
     handle_interrupts()

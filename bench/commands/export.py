@@ -20,7 +20,7 @@ from bench.stats.ranking import current_runs
 from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults
 from bench.storage.schema import Run
-from bench.streams import print_error
+from bench.streams import print_error, printable
 
 SIMPLE_TYPES = (bool, int, float, str, datetime)
 
@@ -52,6 +52,8 @@ def main(arguments: Arguments) -> int:
         runs = current_runs(runs)
     content = {"csv": as_csv, "json": as_json, "parquet": as_parquet}[arguments.format](runs)
     if arguments.output is None:
+        if sys.stdout.isatty():  # notes may hold control characters
+            content = "\n".join(map(printable, content.decode().split("\n"))).encode()
         sys.stdout.buffer.write(content)
         return 0
     try:

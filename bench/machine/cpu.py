@@ -1,8 +1,5 @@
 """The processor: its name and features, and the cores that this process may use. Imports no torch."""
 
-import contextlib
-import functools
-import os
 import platform
 import subprocess
 import sys
@@ -11,6 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+
+from bench.processes import CORES
 
 T = TypeVar("T")
 
@@ -43,23 +42,9 @@ def cpu_name(info: dict[str, str]) -> str | None:
     return platform.processor() or None
 
 
-@functools.cache
 def usable_cores() -> tuple[int, ...]:
-    """The numbers of the cores that this process may run on; empty if unknown.
-
-    As at the first call, which must come before torch is imported: OpenMP binds this thread to fewer cores when it is
-    loaded with OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(value_or_none(psutil.cpu_count) or 0))
-
-
-def restore_cores() -> None:
-    """Let this thread, and the threads that it starts, run on all usable cores again, after OpenMP was loaded."""
-    if hasattr(os, "sched_setaffinity"):
-        with contextlib.suppress(OSError):  # the cores have been taken from this process
-            os.sched_setaffinity(0, usable_cores())
+    """The numbers of the cores that this process may run on; empty if unknown."""
+    return CORES if CORES is not None else tuple(range(value_or_none(psutil.cpu_count) or 0))
 
 
 def has_avx512_bf16() -> bool:

@@ -104,7 +104,17 @@ def bytecode_cache() -> FileSystemBytecodeCache | None:
     folder = TEMPLATES / "__pycache__"
     with contextlib.suppress(OSError):
         folder.mkdir(exist_ok=True)
+    if not is_encodable(str(folder)):  # Jinja encodes the path
+        return None
     return FileSystemBytecodeCache(str(folder)) if os.access(folder, os.W_OK) else None
+
+
+def is_encodable(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def render_template(name: str, **values: Any) -> str:

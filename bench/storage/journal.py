@@ -30,6 +30,7 @@ GRACE_SECONDS = 600.0  # beyond its limit, before an attempt that cannot be chec
 UNKNOWN_LIMIT_SECONDS = 86_400.0  # of an attempt whose settings have no limit
 DRAFT_SECONDS = 600.0  # a draft this old is left over from a killed process
 POLL_SECONDS = 0.5
+RESERVED_BYTES = 2**16  # for a finished line, of a few kilobytes, and the draft of a mark
 ASSUMED_LOST = "nothing was filed until ten minutes after its limit; its process could not be checked"
 
 
@@ -76,7 +77,11 @@ class Journal(JsonLines[Run]):
         mark = StartMark(self, self.marks / f"{lost_run.run_id}.json")
         with hold(mark.lock):
             mark.write(lost_run)
-            yield mark
+            mark.reserve()
+            try:
+                yield mark
+            finally:
+                mark.release()
         remove_lock_file(mark.lock)
 
     @contextmanager
@@ -137,6 +142,10 @@ class Journal(JsonLines[Run]):
                     if mark.file(final_line):
                         recovered.append(final_line)
                 remove_lock_file(mark.lock)
+        for reserved in self.marks.glob("*.reserved"):
+            if not reserved.with_suffix(".json").exists():
+                with suppress(OSError):
+                    reserved.unlink()
         for draft in self.marks.glob(".*.json.*"):  # of an attempt that was killed while it wrote its mark
             with suppress(OSError):
                 if seconds_since_change(draft) > DRAFT_SECONDS:
@@ -174,6 +183,7 @@ class StartMark:
         self.journal, self.path = journal, path
         journal.marks.mkdir(parents=True, exist_ok=True)
         self.lock = file_lock(self.path.parent / f"{self.path.stem}.lock")
+        self.reserved = self.path.parent / f"{self.path.stem}.reserved"
 
     def write(self, run: Run) -> None:
         """Replace the line in the mark, and name this process as that of the attempt."""
@@ -246,8 +256,39 @@ class StartMark:
         remove_lock_file(self.lock)
         return finished
 
+    def reserve(self) -> None:
+        """Occupy room on the disk for the finished line, in case the disk fills during the attempt."""
+        self.reserved.write_bytes(bytes(RESERVED_BYTES))
+
+    def release(self) -> None:
+        with suppress(OSError):
+            self.reserved.unlink(missing_ok=True)
+
+    def finish(self, run: Run) -> None:
+        """Replace the line in the mark by the finished one, in the reserved room if the disk is full."""
+        try:
+            self.write(run)
+        except OSError:
+            self.release()
+            self.write(run)
+
     def file(self, run: Run) -> bool:
-        """Append the line to the journal and remove the mark; False if the journal has a line at least as good."""
+        """Append the line to the journal and remove the mark; False if the journal has a line at least as good.
+
+        If the disk is full, the line takes the reserved room; if even that fails, it stays in the mark, from which the
+        next command files it.
+        """
+        try:
+            return self.append(run)
+        except OSError:
+            self.release()
+        try:
+            return self.append(run)
+        except OSError:
+            self.write(run)
+            raise
+
+    def append(self, run: Run) -> bool:
         with self.journal.lock():
             filed, _ = self.journal.read(re.compile(b".*" + re.escape(run.run_id.encode())))
             is_new = all(evidence(line) < evidence(run) for line in filed if line.run_id == run.run_id)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def save(path: Path, model: Transformer, track: Track, settings: dict[str, Any])
         "settings": json.dumps(settings),
     }
     save_file({name: weight.detach().contiguous() for name, weight in model.state_dict().items()}, path, metadata)
+    os.umask(mask := os.umask(0))
+    path.chmod(0o666 & ~mask)  # safetensors lets nobody else read the file
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -46,8 +49,9 @@ def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such weights file") from None
+    except FileNotFoundError:  # also where it may not be read
+        problem = "Permission denied" if path.exists() else "there is no such weights file"
+        raise ValueError(f"{path}: {problem}") from None
     except (SafetensorError, OSError) as problem:
         raise ValueError(f"{path}: not a whole safetensors file ({problem})") from None
 

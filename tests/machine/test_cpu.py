@@ -15,7 +15,7 @@ from tests.support.examples import ROOT
 @pytest.mark.parametrize("variable", ["OMP_PROC_BIND=true", f"GOMP_CPU_AFFINITY={min(os.sched_getaffinity(0))}"])
 def test_the_binding_of_openmp_does_not_change_the_cores(variable: str) -> None:
     code = (
-        "import os, startup; from bench.machine.cpu import usable_cores; before = usable_cores()\n"
+        "import os, startup; from bench.machine.cpu import usable_cores; before = os.sched_getaffinity(0)\n"
         "import torch; torch.ones(4) + 1; startup.after_imports()\n"
         "print(len(before) == len(usable_cores()) == len(os.sched_getaffinity(0)))"
     )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from bench.report import render
 from bench.report.render import write_or_check
 
 
@@ -40,3 +41,8 @@ def test_a_stale_file_fails_the_check_and_is_deleted_when_writing(files, tmp_pat
     assert stale.exists()
     write_or_check(texts, pictures, check=False, command="board", stale=[stale])
     assert not stale.exists()
+
+
+def test_templates_in_a_folder_that_cannot_be_encoded_are_rendered_without_a_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(render, "TEMPLATES", tmp_path / "gr\udcc3\udcb6sse")
+    assert render.bytecode_cache() is None

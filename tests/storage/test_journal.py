@@ -338,3 +338,30 @@ def test_the_draft_of_a_mark_that_is_being_written_is_not_removed(tmp_path: Path
     journal.recover()
     assert young.exists()
     assert not old.exists()
+
+
+def test_a_finished_line_takes_the_reserved_room_when_the_disk_is_full(tmp_path, monkeypatch) -> None:
+    journal = Journal(tmp_path)
+    with journal.attempt(example_run(outcome="lost")) as mark:
+        append = Journal.append
+
+        def full_while_reserved(self, line) -> None:
+            if mark.reserved.exists():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            append(self, line)
+
+        assert mark.reserved.stat().st_size == journal_module.RESERVED_BYTES
+        monkeypatch.setattr(Journal, "append", full_while_reserved)
+        assert mark.file(example_run())
+    assert [run.outcome for run in journal.read()[0]] == ["solved"]
+    assert list(journal.marks.iterdir()) == []
+
+
+def test_a_finished_line_that_cannot_be_appended_stays_in_the_mark_and_is_filed_later(tmp_path, monkeypatch) -> None:
+    journal = Journal(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", lambda self, line: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        with pytest.raises(OSError, match="full"), journal.attempt(example_run(outcome="lost")) as mark:
+            mark.file(example_run())
+    assert journal.read()[0] == []
+    assert [run.outcome for run in journal.recover()] == ["solved"]
