@@ -53,6 +53,12 @@ class TrackDescription:
         return f"0 errors in {TEST_PROBLEMS:,} held-out problems"
 
 
+def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError unless a value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"track_settings.{key} must be {' or '.join(choices)}, got {value!r}")
+
+
 # -----------------------------------------------------------------------------
 # addition
 
@@ -208,12 +214,6 @@ TRACKS: dict[str, TrackDescription] = {
     },
     **{name: describe() for name, describe in DESCRIBE.items()},
 }
-
-
-def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
-    """Raise ValueError unless a value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"track_settings.{key} must be {' or '.join(choices)}, got {value!r}")
 
 
 def default_track_settings(name: str) -> dict[str, Any]:
