@@ -1,4 +1,4 @@
-"""A decoder-only transformer: pre-norm, causal softmax self-attention, MLP.
+"""A decoder-only transformer: pre-norm, causal softmax self-attention, MLP; its layers are in layers.py.
 
 The model maps token ids to logits. It knows nothing of tasks, clocks and command lines.
 
@@ -18,118 +18,12 @@ from torch import Tensor
 
 import pair_table
 from kernel import Kernel, Prepared
-from model_config import ModelConfig, norm_epsilon
+from layers import Block, Norm, linear
+from model_config import ModelConfig
 
 __all__ = ["ModelConfig", "Transformer"]  # imported from here by the harness
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "relu2": lambda x: F.relu(x).square(),  # So et al., Primer, 2021
-    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),  # GPT-2's
-}
-
-
-class Norm(nn.Module):
-    """RMSNorm (Zhang and Sennrich, 2019) or LayerNorm (Ba et al., 2016) over the last dimension, with an optional gain.
-
-    Computed in the precision of the input, the residual stream; the result is rounded to `dtype`. On a CPU, torch's
-    LayerNorm is faster: it makes one pass over the data, RMSNorm several.
-    """
-
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-        self.is_rms = config.norm == "rms"
-        self.epsilon = norm_epsilon(config.norm)
-        self.gain = nn.Parameter(torch.empty(config.n_embd)) if config.norm == "layer_gain" else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.is_rms:
-            return F.rms_norm(x, (x.size(-1),), eps=self.epsilon).to(self.dtype)
-        return F.layer_norm(x, (x.size(-1),), self.gain, eps=self.epsilon).to(self.dtype)
-
-
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Compute x @ weight.T in the precision of x; the stored weights are float32."""
-    return F.linear(x, weight.to(x.dtype))
-
-
-def attend_in_products(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, dropout_p: float) -> Tensor:
-    """`F.scaled_dot_product_attention` as two matrix products and a softmax; equal up to rounding.
-
-    On a CPU in bfloat16 with few keys, torch's function is several times slower, and slower still in the backward pass.
-    """
-    bias = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
-    queries, keys, values = (x.flatten(0, 1) for x in (query, key, value))  # (B * nh, Q or T, hs)
-    scores = torch.baddbmm(bias, queries, keys.mT, alpha=query.size(-1) ** -0.5)
-    weights = F.dropout(scores.softmax(-1), dropout_p)
-    return torch.bmm(weights, values).view_as(query)
-
-
-class Attention(nn.Module):
-    """Causal multi-head softmax self-attention (Vaswani et al., 2017)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.n_head = config.n_head
-        self.dropout = config.dropout
-        self.qkv = nn.Parameter(torch.empty(3, config.n_embd, config.n_embd))
-        self.out = nn.Parameter(torch.empty(config.n_embd, config.n_embd))
-
-    def forward(self, x: Tensor, query_start: int, kv_cache: list[Tensor] | None = None) -> Tensor:
-        """Map x (B, T, C) to the attention output (B, Q, C) of the positions from `query_start` on.
-
-        `kv_cache` holds the keys and values of the P positions before x, (B, nh, P, hs) each, or is empty; those of x
-        are appended in place.
-        """
-        B, T, C = x.shape
-        heads = (B, -1, self.n_head, C // self.n_head)
-        query = linear(x[:, query_start:], self.qkv[0]).view(heads).transpose(1, 2)  # (B, nh, Q, hs)
-        key = linear(x, self.qkv[1]).view(heads).transpose(1, 2)  # (B, nh, T, hs)
-        value = linear(x, self.qkv[2]).view(heads).transpose(1, 2)  # (B, nh, T, hs)
-        if kv_cache is not None:
-            new = key, value
-            kv_cache[:] = (torch.cat(pair, 2) for pair in zip(kv_cache, new, strict=True)) if kv_cache else new
-            key, value = kv_cache
-        causal = key.new_ones(key.size(2), key.size(2), dtype=torch.bool).tril()[query_start - T :]  # (Q, P + T)
-        dropout = self.dropout if self.training else 0.0
-        is_slow = x.device.type == "cpu" and x.dtype == torch.bfloat16
-        attend = attend_in_products if is_slow else F.scaled_dot_product_attention
-        y = attend(query, key, value, attn_mask=causal, dropout_p=dropout)
-        return linear(y.transpose(1, 2).reshape(B, T - query_start, C), self.out)
-
-
-class MLP(nn.Module):
-    """Two matrices with an activation between them, applied to each position."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.activation = ACTIVATIONS[config.activation]
-        self.up = nn.Parameter(torch.empty(config.n_hidden, config.n_embd))
-        self.down = nn.Parameter(torch.empty(config.n_embd, config.n_hidden))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(self.activation(linear(x, self.up)), self.down)
-
-
-class Block(nn.Module):
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dropout = config.dropout
-        self.attention = Attention(config)
-        self.mlp = MLP(config)
-        self.attention_norm = Norm(config, dtype)
-        self.mlp_norm = Norm(config, dtype)
-
-    def forward(self, x: Tensor, query_start: int = 0, kv_cache: list[Tensor] | None = None) -> Tensor:
-        """Map the residual stream x (B, T, C) to (B, Q, C); `kv_cache` is as in Attention."""
-        x = x[:, query_start:] + self.dropped(self.attention(self.attention_norm(x), query_start, kv_cache))
-        return x + self.dropped(self.mlp(self.mlp_norm(x)))
-
-    def dropped(self, x: Tensor) -> Tensor:
-        """Apply dropout (Srivastava et al., 2014), in training mode only."""
-        return F.dropout(x, self.dropout, self.training)
+NO_TARGET = -100  # in place of a target that has no loss
 
 
 class Transformer(nn.Module):
@@ -201,18 +95,28 @@ class Transformer(nn.Module):
                     raise ValueError(f"no rule initialises the parameter {name}")
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
 
-    def forward(self, idx: Tensor, query_start: int = 0, kv_caches: list[list[Tensor]] | None = None) -> Tensor:
+    def forward(
+        self,
+        idx: Tensor,
+        query_start: int = 0,
+        kv_caches: list[list[Tensor]] | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
         """Map idx (B, T) int64 to the float32 logits (B, Q, V) of the next characters; this defines the model.
 
         `kv_caches` is a list for each block, empty at first. With it, idx continues the P characters that were passed
         before with the same lists (Pope et al., Efficiently Scaling Transformer Inference, 2022).
+
+        `positions` (B, P + T) int64 are those of the P characters and of idx; by default 0, 1, and so on. Padding has
+        position -1: no other token attends to it, and its own logits are meaningless.
         """
-        last = len(self.blocks) - 1
+        T, last = idx.size(1), len(self.blocks) - 1
         start = kv_caches[0][0].size(2) if kv_caches and kv_caches[0] else 0  # P
-        x = self.token[idx] + self.position.narrow(0, start, idx.size(1))  # (B, T, C)
+        rows = self.position.narrow(0, start, T) if positions is None else self.position[positions[:, start:].clamp(0)]
+        x = self.token[idx] + rows  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for i, block in enumerate(self.blocks):
-            x = block(x, query_start if i == last else 0, kv_caches[i] if kv_caches else None)
+            x = block(x, query_start if i == last else 0, kv_caches[i] if kv_caches else None, positions)
         return self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:
@@ -289,28 +193,75 @@ class Transformer(nn.Module):
             losses, wrong = F.cross_entropy(logits.mT, targets, reduction="none"), logits.argmax(-1) != targets
         return losses.amax(1), wrong.any(1)
 
-    def answerer(self) -> Callable[[Tensor], Tensor]:
+    def masked_logits(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        loss_mask: Tensor | None = None,
+        query_start: int = 0,
+        positions: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits (B, Q, V) of `forward`, and the targets (B, Q) int64, NO_TARGET where there is no loss.
+
+        `tokens` and `targets` (B, T) are ids. `loss_mask` (B, T) bool says which targets have a loss, by default all;
+        those before `query_start` have none. `positions` (B, T) are as in `forward`.
+        """
+        targets = targets[:, query_start:].long()
+        if loss_mask is not None:
+            targets = targets.masked_fill(~loss_mask[:, query_start:], NO_TARGET)
+        return self(tokens.long(), query_start, positions=positions), targets
+
+    def masked_loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        loss_mask: Tensor | None = None,
+        query_start: int = 0,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean cross-entropy over all targets of the batch that have a loss, nats; see `masked_logits`."""
+        logits, targets = self.masked_logits(tokens, targets, loss_mask, query_start, positions)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
+
+    @torch.no_grad()
+    def masked_evaluate(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        loss_mask: Tensor | None = None,
+        query_start: int = 0,
+        positions: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `evaluate`, of the targets that have a loss; see `masked_logits`. Without any, 0 and False."""
+        logits, targets = self.masked_logits(tokens, targets, loss_mask, query_start, positions)
+        losses = F.cross_entropy(logits.mT, targets, reduction="none", ignore_index=NO_TARGET)
+        wrong = (logits.argmax(-1) != targets) & (targets != NO_TARGET)
+        return losses.amax(1), wrong.any(1)
+
+    def answerer(self) -> Callable[..., Tensor]:
         """Return a function from ids (B, T) int64 to the float32 logits (B, V) of the next character, for decoding.
 
         The function computes `forward_fast` at the last position. Where that is the plain forward pass, it keeps keys
         and values of the latest ids, and computes only the characters that continue them. The weights must not change
-        while the function is used.
+        while the function is used. With a second argument, the positions (B, T) of the ids as in `forward`, it always
+        computes the plain forward pass.
         """
         prepare = functools.cache(lambda T: self.prepare(T, T - 1))
-        cached_ids = torch.empty(0, 0)
-        kv_caches: list[list[Tensor]] = []  # of cached_ids
+        cached = torch.empty(0, 0)  # ids and positions
+        kv_caches: list[list[Tensor]] = []  # of them
 
         @torch.no_grad()
-        def next_logits(idx: Tensor) -> Tensor:
-            nonlocal cached_ids, kv_caches
-            T, P = idx.size(1), cached_ids.size(1)
-            if (prepared := prepare(T)) is not None:
-                return self.forward_fast(idx, T - 1, prepared)[:, 0]
-            if not (0 < P < T and torch.equal(cached_ids, idx[:, :P])):
+        def next_logits(idx: Tensor, positions: Tensor | None = None) -> Tensor:
+            nonlocal cached, kv_caches
+            if positions is None and (prepared := prepare(idx.size(1))) is not None:
+                return self.forward_fast(idx, idx.size(1) - 1, prepared)[:, 0]
+            given = idx if positions is None else torch.stack([idx, positions])
+            T, P = given.size(-1), cached.size(-1)
+            if not (0 < P < T and torch.equal(cached, given[..., :P])):
                 P, kv_caches = 0, [[] for _ in self.blocks]
-            cached_ids = cached_ids[:, :0]  # an exception in the forward pass leaves the caches invalid
-            logits = self(idx[:, P:], T - P - 1, kv_caches)[:, 0]
-            cached_ids = idx.clone()
+            cached = cached[..., :0]  # an exception in the forward pass leaves the caches invalid
+            logits = self(idx[:, P:], T - P - 1, kv_caches, positions)[:, 0]
+            cached = given.clone()
             return logits
 
         return next_logits

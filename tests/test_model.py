@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 import pair_table
-from model import ACTIVATIONS, Norm, Transformer, attend_in_products
+from layers import ACTIVATIONS, Norm, attend_in_products
+from model import Transformer
 from model_config import ModelConfig
 from tests.support.examples import example_settings, random_model
 
@@ -143,7 +144,7 @@ def test_bfloat16_is_used_as_autocast_uses_it(monkeypatch: pytest.MonkeyPatch, s
         expected = random_model(**shape)(idx)
     # Attention is two products on a CPU, which round its scores too; the rest is the same to the last digit.
     assert_close(model(idx), expected.float(), rtol=0, atol=0.05)
-    monkeypatch.setattr("model.attend_in_products", torch.nn.functional.scaled_dot_product_attention)
+    monkeypatch.setattr("layers.attend_in_products", torch.nn.functional.scaled_dot_product_attention)
     with torch.no_grad():
         assert_close(model(idx), expected.float(), rtol=0, atol=1e-6)
 

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-import model
+import layers
 import model_config
 from model_config import ModelConfig
 from tests.support.examples import ROOT, example_settings
 
 
 def test_every_activation_has_a_function() -> None:
-    assert tuple(model.ACTIVATIONS) == model_config.ACTIVATIONS
+    assert tuple(layers.ACTIVATIONS) == model_config.ACTIVATIONS
 
 
 def test_a_shape_needs_no_torch() -> None:
