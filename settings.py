@@ -1,12 +1,13 @@
 """The settings of the trainer, each with its meaning and unit. Imports no torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from kernel_compiler import Compilation, compilation
 from model_config import ModelConfig
-from tracks.descriptions import TRACKS
+from tracks.descriptions import TRACKS, TrackDescription, TrackSettings, default_track_settings, describe_track
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,8 @@ class Settings:
     """Set by a config in bench/configs, then by the command line."""
 
     track: str = "add3"  # The task to learn; `python -m bench tracks` lists them.
+    # Settings of the track itself, such as the modulus p, in addition to its defaults; most tracks have none.
+    track_settings: TrackSettings = field(default_factory=dict)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # Auto selects CUDA if there is a GPU, else the CPU.
     # Precision of matrix products; auto selects bfloat16 if it is faster on this hardware with this kernel.
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -98,9 +101,11 @@ class Settings:
         others = "decay_power evaluation_max_loss clip_norm"
         self.check(f"{rates} {others}", lambda value: 0 <= value < float("inf"), "finite and at least 0")
         self.shared_among(processes=1)
-        track = TRACKS.get(self.track)
-        if track is not None and track.is_stream and self.loss_on != "all":
-            raise ValueError(f"loss_on: a window of {self.track} can start anywhere and has no answer; set it to all")
+        if self.track in TRACKS:
+            self.resolve_track_settings()
+            if self.track_description.is_stream and self.loss_on != "all":
+                track = self.track
+                raise ValueError(f"loss_on: a window of {track} can start anywhere and has no answer; set it to all")
         self.check("level_share decay_to", lambda value: 0 <= value <= 1, "in 0..1")
         self.check("replay_share muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
         self.model_config(vocab_size=1, block_size=1)
@@ -110,6 +115,18 @@ class Settings:
         for name in names.split():
             if not is_valid(getattr(self, name)):
                 raise ValueError(f"{name} must be {requirement}, got {getattr(self, name)}")
+
+    def resolve_track_settings(self) -> None:
+        """Add the defaults of the track to `track_settings`; raise ValueError for a setting that it cannot have."""
+        describe_track(self.track, self.track_settings)
+        defaults = default_track_settings(self.track)
+        given = {key: type(defaults[key])(value) for key, value in self.track_settings.items()}  # 1 as 1.0
+        object.__setattr__(self, "track_settings", defaults | given)
+
+    @cached_property
+    def track_description(self) -> TrackDescription:
+        """The track with these settings; raises KeyError for an unknown track."""
+        return describe_track(self.track, self.track_settings)
 
     def shared_among(self, processes: int) -> "Settings":
         """Return these settings for `processes` processes; several use neither kernel.c nor a CUDA graph.
@@ -139,7 +156,7 @@ class Settings:
 
     def kernel_compilation(self, precision: str) -> Compilation:
         """Start to compile kernel.c for this model, unless that has been done; `precision` is float32 or bfloat16."""
-        vocab_size = len(TRACKS[self.track].vocabulary)
+        vocab_size = len(self.track_description.vocabulary)
         return compilation(self.model_config(vocab_size, block_size=1).kernel_constants(precision))
 
     @property

@@ -3,11 +3,17 @@
 import os
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructTypeInfo,
+)
 
 
 def read_path(text: str) -> Path:
@@ -85,3 +91,10 @@ def value_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[object] | No
         choices = typing.get_args(kind)
         return one_word(f"{{{','.join(choices)}}}", lambda text: read_choice(text, choices))
     return None
+
+
+@VALUES.struct_rule
+def mapping_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """A mapping keeps its default: tyro offers no option for it."""
+    default = info.default
+    return StructConstructorSpec(lambda: default, fields=()) if isinstance(default, Mapping) else None

@@ -34,6 +34,7 @@ RENAMED_VALUES = {"stop_at": {"survey": "evaluation"}}
 TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 SEARCH = "search"  # the table in which a config describes the search that found it
+TRACK_SETTINGS = "track_settings"  # the field, and the table of a config, that holds the settings of the track
 PEER = "peer"  # the table in which a config describes the published trainer that it reproduces
 
 
@@ -77,6 +78,57 @@ def is_toml_file(name: str) -> bool:
     return name.lower().endswith(".toml")
 
 
+# -----------------------------------------------------------------------------
+# settings of the track: one flat key each, `track_settings.p`, in the journal, in hashes and on command lines
+
+
+def flat_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with a key `track_settings.p` in place of the key `p` in a table `track_settings`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        is_table = key == TRACK_SETTINGS and isinstance(value, Mapping)
+        flat |= {f"{key}.{name}": inner for name, inner in value.items()} if is_table else {key: value}
+    return flat
+
+
+def nested_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `flat_values`; without a table if it would be empty."""
+    nested = {key: value for key, value in values.items() if not is_track_setting(key)}
+    table = track_settings_of(values)
+    return nested | {TRACK_SETTINGS: table} if table else nested
+
+
+def flat_settings(settings: "DataclassInstance") -> dict[str, Any]:
+    """A trainer's settings as they are journalled, hashed and compared."""
+    return flat_values(dataclasses.asdict(settings))
+
+
+def is_track_setting(key: str) -> bool:
+    """Whether a flat key is that of a setting of the track."""
+    return key.startswith(f"{TRACK_SETTINGS}.")
+
+
+def track_settings_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the track among flat settings, by their short names."""
+    return {key.partition(".")[2]: value for key, value in settings.items() if is_track_setting(key)}
+
+
+def track_of(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The track in flat settings and its settings: the arguments of `describe_track`."""
+    return settings["track"], track_settings_of(settings)
+
+
+def config_toml(values: Mapping[str, Any]) -> str:
+    """Settings, and tables such as `[search]`, as the text of a config; unknown values are left out."""
+    import tomli_w
+
+    return tomli_w.dumps(nested_values({key: value for key, value in values.items() if value is not None}))
+
+
+# -----------------------------------------------------------------------------
+# names
+
+
 def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings under their present names."""
     return renamed(settings, RENAMED_SETTINGS, RENAMED_VALUES)
@@ -104,7 +156,10 @@ def knows_current_names(schema: type) -> bool:
 
 
 def read_config(path: Path, schema: type, device_type: str = "cpu") -> dict[str, Any]:
-    """The settings in a config file and in its bases, which must be fields of the dataclass `schema`, of its types."""
+    """The settings in a config file and in its bases, which must be fields of the dataclass `schema`, of its types.
+
+    The settings of the track are in a dict of their own; the dataclass checks them.
+    """
     valid = {field.name for field in dataclasses.fields(schema)}
 
     def prepare(values: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -113,12 +168,14 @@ def read_config(path: Path, schema: type, device_type: str = "cpu") -> dict[str,
                 raise UsageError(f"{path}: {table}: must be a table")
         if knows_current_names(schema):
             values = with_current_names(values, path)
-        for key in sorted(values.keys() - valid):
+        has_track_settings = TRACK_SETTINGS in valid  # older trainers have none
+        others = {key: value for key, value in values.items() if not (has_track_settings and is_track_setting(key))}
+        for key in sorted(others.keys() - valid):
             raise UsageError(f"{path}: unknown key {key!r}{nearest_hint(key, valid | {'base'})}")
-        check_values(values, schema, str(path))
-        return normal_values(values, schema)
+        check_values(others, schema, str(path))
+        return values | normal_values(others, schema)
 
-    return merged_values(path, prepare, device_type)
+    return nested_values(merged_values(path, prepare, device_type))
 
 
 def with_current_names(values: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -135,7 +192,9 @@ def merged_values(
     device_type: str = "cpu",
     extended_by: tuple[Path, ...] = (),
 ) -> dict[str, Any]:
-    """The values in a config file; those of its bases apply where it sets none.
+    """The values in a config file, with flat keys; those of its bases apply where it sets none.
+
+    A file that sets another track than its base does not get the base's `track_settings`.
 
     A base is a file relative to the one that names it, with or without `.toml`, or a name in bench/configs; a short
     name means the config of `device_type`. `prepare` checks or changes the values of one file; it is called for the
@@ -144,14 +203,17 @@ def merged_values(
     """
     if path.resolve() in extended_by:
         raise UsageError(f"{path}: base: the configs extend one another in a circle")
-    values = tomllib.loads(read_toml(path))
+    values = flat_values(tomllib.loads(read_toml(path)))
     base = values.pop("base", None)
     values = prepare(values, path)
     values.pop(PEER, None)  # describes this file, not the configs that extend it
     if base is None:
         return values
     extended = base_beside(path, str(base)) or find_base(path, str(base), device_type)
-    return merged_values(extended, prepare, device_type, (*extended_by, path.resolve())) | values
+    inherited = merged_values(extended, prepare, device_type, (*extended_by, path.resolve()))
+    if values.get("track", inherited.get("track")) != inherited.get("track"):
+        inherited = {key: value for key, value in inherited.items() if not is_track_setting(key)}
+    return inherited | values
 
 
 def find_base(path: Path, base: str, device_type: str) -> Path:

@@ -410,3 +410,64 @@ def test_help_is_printed_and_ends_the_command(capsys: pytest.CaptureFixture) -> 
         parse_arguments(Settings, ["--help"], Settings(), "What it is.", "prog")
     assert end.value.code == 0
     assert "--batch-size" in capsys.readouterr().out
+
+
+# -----------------------------------------------------------------------------
+# settings of the track
+
+MODULAR = {"track": "moddiv", "track_settings.p": 97, "track_settings.tokens": "numbers"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["track_settings.p = 97", "[track_settings]\np = 97", "track_settings = { p = 97 }", '"track_settings.p" = 97'],
+)
+def test_a_config_may_spell_a_setting_of_the_track_as_toml_allows(text: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.toml", f'track = "moddiv"\n{text}\n')
+    assert read_config(path, TrainerSettings) == {"track": "moddiv", "track_settings": {"p": 97}}
+    assert config.merged_values(path) == {"track": "moddiv", "track_settings.p": 97}
+
+
+def test_a_config_keeps_the_track_settings_of_its_base_only_for_the_same_track(tmp_path: Path) -> None:
+    write(tmp_path / "base.toml", 'track = "moddiv"\ntrack_settings = { p = 113, tokens = "characters" }\n')
+    same = write(tmp_path / "same.toml", 'base = "base"\ntrack_settings.p = 97\n')
+    other = write(tmp_path / "other.toml", 'base = "base"\ntrack = "memorize"\n')
+    assert read_config(same, TrainerSettings)["track_settings"] == {"p": 97, "tokens": "characters"}
+    assert read_config(other, TrainerSettings) == {"track": "memorize"}
+
+
+def test_track_settings_are_unknown_to_trainers_of_older_records(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.toml", "track_settings.p = 97\n")
+    assert "unknown key 'track_settings.p'" in refused(read_config, path, Settings)
+    path = write(tmp_path / "b.toml", "track_settings = 97\n")
+    assert "track_settings: input should be a valid dictionary" in refused(read_config, path, TrainerSettings)
+
+
+def test_flat_settings_have_a_key_for_each_setting_of_the_track_and_can_be_nested_again() -> None:
+    settings = TrainerSettings(track="moddiv", track_settings={"p": 113})
+    flat = config.flat_settings(settings)
+    assert flat["track_settings.p"] == 113
+    assert all(isinstance(value, bool | int | float | str) for value in flat.values())
+    assert config.track_of(flat) == ("moddiv", settings.track_settings)
+    assert TrainerSettings(**config.nested_values(flat)) == settings
+
+
+def test_settings_of_a_track_without_settings_have_no_further_key() -> None:
+    flat = config.flat_settings(TrainerSettings())
+    assert [key for key in flat if "track_settings" in key] == []
+    assert config.nested_values(flat) == flat
+
+
+def test_a_config_written_from_flat_settings_is_read_as_the_same_ones(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.toml", config.config_toml(MODULAR | {"unknown": None, "search": {"trials": 3}}))
+    assert "[track_settings]" in path.read_text(encoding="utf-8")
+    assert config.merged_values(path) == MODULAR | {"search": {"trials": 3}}
+
+
+def test_journalled_settings_keep_their_hash() -> None:
+    lines = (ROOT / "results" / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    run = json.loads(next(line for line in reversed(lines) if json.loads(line)["config"] == "add3-cpu"))
+    settings = current_names(run["settings"])
+    flat = config.flat_settings(TrainerSettings(**config.nested_values(settings)))
+    assert {key: value for key, value in flat.items() if key in settings} == settings
+    assert config_hash(run["settings"]) == config_hash(settings) == run["config_hash"]

@@ -1,7 +1,6 @@
 """The project as a whole: its lists agree, and its floors hold."""
 
 import ast
-import dataclasses
 import graphlib
 import hashlib
 import json
@@ -14,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bench.commands.record import RESOLVED_BY_MACHINE
-from bench.config import current_names, read_config
+from bench.config import current_names, flat_settings, read_config
 from bench.storage.records import read_records
 from settings import Settings
 from tests.support.examples import ROOT
@@ -149,7 +148,7 @@ def test_a_default_config_is_the_latest_record_by_total():
             latest[filed.record.track, filed.record.device] = filed.record
     for (track, device), record in latest.items():
         values = read_config(ROOT / "bench" / "configs" / f"{track}-{device}.toml", Settings)
-        settings = dataclasses.asdict(Settings(**values))
+        settings = flat_settings(Settings(**values))
         recorded = current_names(record.settings)
         kept = recorded.keys() - {*RESOLVED_BY_MACHINE, "kernel"}
         assert settings["kernel"] in ("auto", record.settings.get("kernel", "torch")), record.name

@@ -35,3 +35,25 @@ def test_settings_know_what_the_kernel_does_not_support() -> None:
     assert "one layer" in Settings(n_layer=2).kernel_problem
     assert "does not clip gradients" in Settings(clip_norm=1.0).kernel_problem
     assert "does not split batches" in Settings(micro_batches=2).kernel_problem
+
+
+def test_the_settings_of_a_track_are_completed_by_its_defaults() -> None:
+    settings = Settings(track="moddiv", track_settings={"p": 113, "training_share": 0.4})
+    expected = {"p": 113, "tokens": "numbers", "training_share": 0.4, "validation_share": 0.1}
+    assert settings.track_settings == expected
+    assert settings.track_description.name == "moddiv-113-train-0.4"
+    assert Settings().track_settings == {}
+
+
+@pytest.mark.parametrize(
+    ("track", "given", "sentence"),
+    [
+        ("moddiv", {"p": 96}, "track_settings.p must be a prime"),
+        ("moddiv", {"p": "97"}, "track_settings.p must be a whole number, got '97'"),
+        ("moddiv", {"token": "numbers"}, "track_settings.token is not a setting .* nearest is 'tokens'"),
+        ("add3", {"p": 97}, "track_settings.p is not a setting of the track add3, as it has none"),
+    ],
+)
+def test_settings_that_the_track_cannot_have_are_refused(track: str, given: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Settings(track=track, track_settings=given)

@@ -10,6 +10,7 @@ import torch
 
 from bench.attempt.interface import Build, Trainer
 from bench.attempt.request import Request, Settings, check_settings_only, read_command_line
+from bench.config import TRACK_SETTINGS, flat_settings
 from bench.distributed import World, read_world
 from bench.errors import UnavailableHere, UsageError
 from bench.machine.compilers import compiler_problem, torch_compile_problem
@@ -44,7 +45,7 @@ class AttemptPlan:
 
     @property
     def settings_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self.settings)
+        return flat_settings(self.settings)
 
     @property
     def config_hash(self) -> str:
@@ -109,9 +110,10 @@ def make_plan(
     )
     seed = request.seed
     if seed is None:
-        seed = first_seed(config_hash(dataclasses.asdict(settings)), source_sha256())
+        seed = first_seed(config_hash(flat_settings(settings)), source_sha256())
     try:
-        track = controlled(get_track(settings.track), settings.control, seed)
+        track_settings = getattr(settings, TRACK_SETTINGS, {})  # trainers of older records have none
+        track = controlled(get_track(settings.track, **track_settings), settings.control, seed)
     except ValueError as problem:
         raise UsageError(str(problem)) from None
     return AttemptPlan(

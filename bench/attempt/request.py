@@ -13,6 +13,7 @@ from bench.cli import parse_arguments, split_option, with_current_option_names
 from bench.config import (
     SEARCH,
     find_config,
+    flat_settings,
     knows_current_names,
     merged_values,
     normal_settings,
@@ -140,8 +141,8 @@ def parse_command_line(
     if settings.track not in TRACKS:
         hint = nearest_hint(settings.track, TRACKS, "`python -m bench tracks`")
         raise UsageError(f"track: there is no track {settings.track!r}{hint}")
-    before = dataclasses.asdict(config_settings)
-    changed = {key: value for key, value in dataclasses.asdict(settings).items() if value != before[key]}
+    before = flat_settings(config_settings)
+    changed = {key: value for key, value in flat_settings(settings).items() if value != before[key]}
     changed.pop("device", None)
     return CommandLine(
         config, merged_values(path, device_type=device_type).get(SEARCH), parsed.request, settings, changed

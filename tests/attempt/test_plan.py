@@ -92,7 +92,7 @@ WRONG = {
     "--config ../configs/add3-cpu": "ends in .toml",
     "--config=": "empty",
     "--results -": "'-'",
-    "--track sub3": "`python -m bench tracks` lists all",
+    "--track qwerty": "`python -m bench tracks` lists all",
     "--seed -1": "--seed",
     "--attempts 0": "--attempts",
     "--attempts 2 --seed 1": "--seed",
