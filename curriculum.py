@@ -5,13 +5,14 @@ them, or is right with too large a loss, another round follows in which a share 
 them (after Loshchilov and Hutter, Online batch selection, 2015).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench import distributed
-from data import Track, Windows
+from data import Batch, Batches, Track, get_batches
 from model import Transformer
 from settings import Settings
 
@@ -23,7 +24,7 @@ GPU_EVALUATION_BATCH = 32_768  # problems; a larger batch has less overhead
 class Evaluation(NamedTuple):
     """The result of a model on N training problems."""
 
-    problems: Tensor  # (N, W) uint8
+    problems: Tensor  # (N, W)
     losses: Tensor  # (N,) float32, the largest loss of a character in each answer, nats
     num_errors: int  # problems that greedy decoding answers wrongly
 
@@ -38,74 +39,121 @@ class Evaluation(NamedTuple):
         return Evaluation(problems, losses, self.num_errors + other.num_errors)
 
     def hardest(self, count: int) -> Tensor:
-        """Return the `count` problems with the largest losses, or all if there are fewer, (M, W) uint8."""
+        """Return the `count` problems with the largest losses, or all if there are fewer, (M, W)."""
         return self.problems[self.losses.topk(min(count, len(self.problems))).indices]
+
+
+class Split(NamedTuple):
+    """An evaluation of all problems of a split."""
+
+    problems: int
+    errors: int
+    loss: float  # mean over the tokens with a target, nats
+    max_loss: float  # largest loss of a token of an answer, nats
+
+
+class CheckResult(NamedTuple):
+    """What a check has found."""
+
+    evaluation: Evaluation  # of training problems
+    reached: dict[str, bool]  # whether each named target is met
+    validation: Split | None  # of the track's validation set, if it has one
+    test: Split | None  # of the test set, with the setting `curves`
 
 
 class Curriculum:
     """Chooses the training texts of one training run, evaluates the model between steps, and decides when to stop.
 
-    It reads training problems only, never held-out ones. All random choices come from `generator`, which is on the
-    model's device. Create it when training starts, because it reads the track's problems.
+    It reads training problems and the track's validation problems, which decide when to stop but are not trained on;
+    never held-out ones. All random choices come from `generator`, which is on the model's device. Create it when
+    training starts, because it reads the track's problems.
     """
 
-    def __init__(self, settings: Settings, track: Track, model: Transformer, generator: torch.Generator) -> None:
-        self.settings, self.track, self.model, self.generator = settings, track, model, generator
+    def __init__(
+        self, settings: Settings, track: Track, batches: Batches, model: Transformer, generator: torch.Generator
+    ) -> None:
+        self.settings, self.batches, self.model, self.generator = settings, batches, model, generator
         self.device = device = generator.device
-        self.batch_sampler = track.sampler(settings.level_share, device)
-        self.evaluation_sampler = track.sampler(0.0, device) if settings.evaluation_uniform else self.batch_sampler
-        self.windows = Windows(track, device) if track.is_stream else None
+        self.evaluation_batches = batches
+        if settings.evaluation_uniform:
+            self.evaluation_batches = get_batches(track, settings.batch_options._replace(level_share=0.0), device)
         self.samples: dict[str, Tensor] = {}
-        if track.exhaustive:  # the samples of other tracks are held-out problems
+        if track.exhaustive and track.validation is None:  # the samples of other tracks are held-out problems
             self.samples = {name: problems.to(device) for name, problems in track.samples.items()}
-        self.hard_examples = torch.empty(0, track.problem_width, dtype=torch.uint8, device=device)
+        self.validation = None if track.validation is None else track.validation.to(device)
+        self.test_set = track.test_set(0).to(device) if settings.curves else None
+        self.hard_examples = torch.empty(0, track.problem_width, device=device)
 
-    def draw_tokens(self) -> Tensor:
-        """Draw the texts of the next `draw_steps` steps, token ids (draw_steps, B, block_size + 1) uint8."""
+    def draw(self) -> Batch:
+        """Draw the texts of the next `draw_steps` steps, (draw_steps, B, T)."""
         steps, batch_size = self.settings.draw_steps, self.settings.batch_size
-        if self.windows is not None:
-            return self.windows.draw(steps, batch_size, self.generator)
-        num_replayed = 0
-        if len(self.hard_examples):  # at least one problem of each batch is drawn
-            num_replayed = min(round(batch_size * self.settings.replay_share), batch_size - 1)
-        problems = self.batch_sampler.draw(steps, batch_size - num_replayed, self.generator)
-        if num_replayed:
-            shape = steps, num_replayed
-            index = torch.randint(len(self.hard_examples), shape, generator=self.generator, device=self.device)
-            problems = torch.cat([problems, self.hard_examples[index]], 1)
-        return self.track.tokens(problems)
+        return self.batches.draw(steps, batch_size, self.generator, self.hard_examples, self.settings.replay_share)
 
     @torch.no_grad()
     def evaluate(self, problems: Tensor) -> Evaluation:
-        """Evaluate the model on problems (N, W) uint8, which are shared out to all processes.
+        """Evaluate the model on problems (N, W), which are shared out to all processes.
 
-        Each character is predicted from the right characters before it. This finds the same errors as greedy decoding:
-        until its first error, the decoded answer is the right one.
+        Each token is predicted from the right tokens before it. This finds the same errors as greedy decoding: until
+        its first error, the decoded answer is the right one.
         """
-        query_start = self.track.prompt_length - 1
         self.model.eval()
-        prepared = self.model.prepare(self.track.prompt_length + self.track.answer_length - 1, query_start)
+        evaluate = self.evaluate_whole_texts() if self.batches.is_uniform else self.evaluate_masked
         batch_size = CPU_EVALUATION_BATCH if self.device.type == "cpu" else GPU_EVALUATION_BATCH
         parts = distributed.share(problems).split(batch_size)
-        results = [self.model.evaluate(self.track.tokens(part), query_start, prepared) for part in parts]
+        results = [evaluate(self.batches.batch(part)) for part in parts]
         self.model.train()
         losses, wrong = (distributed.gather(torch.cat(each), len(problems)) for each in zip(*results, strict=True))
         return Evaluation(problems, losses, int(wrong.sum()))
 
-    def check(self, is_end: bool) -> tuple[Evaluation, dict[str, bool]]:
-        """Evaluate the model on drawn problems; returns the evaluation and which of the named targets are reached.
+    def evaluate_whole_texts(self) -> Callable[[Batch], tuple[Tensor, Tensor]]:
+        """Return a function that evaluates texts of one length; it shares what depends on the weights alone."""
+        query_start = self.batches.answer_start
+        prepared = self.model.prepare(self.batches.text_length - 1, query_start)
+        return lambda batch: self.model.evaluate(batch.whole_texts(), query_start, prepared)
 
-        At the end of a round there are more problems, and those of the hard-example search are added.
+    def evaluate_masked(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        tokens, targets, mask, positions, _ = batch
+        assert mask is not None
+        query_start = self.batches.answer_start
+        return self.model.masked_evaluate(tokens, targets, mask, query_start=query_start, positions=positions)
+
+    @torch.no_grad()
+    def evaluate_split(self, problems: Tensor | None) -> Split | None:
+        """Evaluate the model on all problems (N, W) of a split; None without one."""
+        if problems is None:
+            return None
+        evaluation, batches, settings = self.evaluate(problems), self.batches, self.settings
+        loss = float(evaluation.losses.mean())
+        if batches.text_length - batches.query_start > 2:  # texts with several targets
+            self.model.eval()
+            sums, count = torch.zeros((), dtype=torch.float64, device=self.device), 0
+            for part in problems.split(CPU_EVALUATION_BATCH if self.device.type == "cpu" else GPU_EVALUATION_BATCH):
+                tokens, targets, mask, positions, _ = batches.batch(part, settings.loss_on)
+                mask = torch.ones_like(targets, dtype=torch.bool) if mask is None else mask
+                query_start = batches.query_start
+                loss_of_part = self.model.masked_loss(tokens, targets, mask, query_start, positions)
+                num_targets = int(mask[:, query_start:].sum())
+                sums += loss_of_part.double() * num_targets
+                count += num_targets
+            self.model.train()
+            loss = float(sums) / count
+        return Split(len(problems), evaluation.num_errors, loss, float(evaluation.losses.amax()))
+
+    def check(self, is_end: bool) -> CheckResult:
+        """Evaluate the model on drawn problems, and on all validation problems.
+
+        At the end of a round more problems are drawn, and those of the hard-example search are added.
         """
         settings = self.settings
-        sampler = self.evaluation_sampler if is_end else self.batch_sampler
+        batches = self.evaluation_batches if is_end else self.batches
         count = settings.evaluation_problems if is_end else settings.check_problems
-        evaluation = self.evaluate(sampler.draw_distinct(count, self.generator))
+        evaluation = self.evaluate(batches.draw_distinct(count, self.generator))
         reached = {name: self.evaluate(sample).num_errors == 0 for name, sample in self.samples.items()}
         reached["99%"] = evaluation.is_99_percent
         if is_end and settings.hard_search_steps and settings.stop_at == "evaluation":
             evaluation = evaluation.joined(self.search_hard_examples(evaluation))
-        return evaluation, reached
+        validation, test = self.evaluate_split(self.validation), self.evaluate_split(self.test_set)
+        return CheckResult(evaluation, reached, validation, test)
 
     def search_hard_examples(self, evaluation: Evaluation) -> Evaluation:
         """Search for errors that are too rare to be drawn; returns the evaluation of the last problems searched.
@@ -113,14 +161,20 @@ class Curriculum:
         A beam search: each iteration evaluates the neighbours of the hardest problems so far, whose losses are similar.
         """
         for _ in range(self.settings.hard_search_steps):
-            evaluation = self.evaluate(self.batch_sampler.nearby(evaluation.hardest(SEARCH_BEAM)))
+            evaluation = self.evaluate(self.batches.nearby(evaluation.hardest(SEARCH_BEAM)))
         return evaluation
 
-    def may_stop(self, evaluation: Evaluation) -> bool:
-        """Return whether an evaluation meets the criterion of the setting `stop_at`."""
+    def may_stop(self, check: CheckResult) -> bool:
+        """Return whether a check meets the criterion of the setting `stop_at`."""
+        evaluation, validation = check.evaluation, check.validation
         if self.settings.stop_at == "99%":
             return evaluation.is_99_percent
-        return evaluation.num_errors == 0 and float(evaluation.losses.amax()) <= self.settings.evaluation_max_loss
+        max_loss = float(evaluation.losses.amax())
+        if validation is not None:
+            max_loss = max(max_loss, validation.max_loss)
+            if validation.errors:
+                return False
+        return evaluation.num_errors == 0 and max_loss <= self.settings.evaluation_max_loss
 
     def must_restart(self, evaluation: Evaluation) -> bool:
         """Return whether a round ended with so many errors that training is unlikely to recover."""

@@ -11,33 +11,63 @@ if __name__ == "__main__":
 
 import functools
 import hashlib
+import itertools
 import pkgutil
 import sys
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bench.errors import nearest_hint
-from tracks.base import Sampler, Track
+from tracks.base import PADDING, AnswerTrack, Batch, Batches, Decoding, Track
 from tracks.controls import Permuted, check_control, controlled
-from tracks.descriptions import TRACKS
-from tracks.sampling import Windows
+from tracks.descriptions import TRACKS, BatchOptions, default_track_settings, describe_track
 from tracks.tokenizer import decode, encode
 
-# imported from here by the harness and by trainers, also those of older records
-__all__ = ["TRACKS", "Permuted", "Sampler", "Track", "Windows", "check_control", "controlled", "decode", "encode"]
+__all__ = [
+    "PADDING",
+    "TRACKS",
+    "Batch",
+    "BatchOptions",
+    "Batches",
+    "Decoding",
+    "Permuted",
+    "Track",
+    "check_control",
+    "controlled",
+    "decode",
+    "describe_track",
+    "encode",
+    "get_batches",
+    "get_track",
+]
 
 # The version of the interface between tracks and trainers. It is raised with each change that older trainers cannot
-# follow, so that an audit does not count their failure against them. 1: a problem is a number. 2: a problem is a row of
-# digits. 3: samplers have `nearby`.
-INTERFACE = 3
+# follow. 1: a problem is a number. 2: a problem is a row of digits. 3: samplers have `nearby`. 4: a track is two
+# classes: `Track` asks and grades, `Batches` makes what is trained on.
+INTERFACE = 4
+
+
+def get_track(name: str, **settings: bool | int | float | str) -> Track:
+    """Build a track; later calls with the same settings return the same object.
+
+    Raises KeyError for a name that TRACKS lacks, ValueError for settings that the track cannot have.
+    """
+    return build_track(name, tuple(sorted(settings.items())))
 
 
 @functools.cache
-def get_track(name: str) -> Track:
-    """Build a track; later calls return the same object. Raises KeyError for a name that TRACKS lacks."""
-    description = TRACKS[name]
-    return pkgutil.resolve_name(description.implementation)(description, **description.parameters)
+def build_track(name: str, settings: tuple[tuple[str, bool | int | float | str], ...]) -> Track:
+    description = describe_track(name, dict(settings))
+    track: Track = pkgutil.resolve_name(description.implementation)(description, **description.parameters)
+    return track
+
+
+def get_batches(track: Track, options: BatchOptions, device: torch.device) -> Batches:
+    """Return what makes the training batches of a track; it reads no problem before the first batch."""
+    batches: Batches = pkgutil.resolve_name(track.description.batches)(track, options, device)
+    return batches
 
 
 def index_sets_sha256(track: Track) -> dict[str, str]:
@@ -54,30 +84,61 @@ def index_sets_sha256(track: Track) -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the proof that a track's training set and held-out set are disjoint."""
+    """Print the proof that the sets of a track share no problem: their sizes, their hashes, what two of them share."""
     if {"-h", "--help"} & set(arguments):
-        print(f"usage: python data.py [TRACK]\n\n{main.__doc__}")
-        print("TRACK is add3 by default; `python -m bench tracks` lists all.")
+        print(f"usage: python data.py [TRACK] [KEY=VALUE ...]\n\n{main.__doc__}")
+        print("TRACK is add3 by default; `python -m bench tracks` lists all, with their settings.")
         return 0
     name = arguments[0] if arguments else "add3"
-    if len(arguments) > 1 or name not in TRACKS:
-        unknown = f"there is no track {name!r}{nearest_hint(name, TRACKS, '`python -m bench tracks`')}"
-        print(f"data.py: {unknown if name not in TRACKS else 'one track at a time'}", file=sys.stderr)
+    try:
+        track = get_track(name, **read_settings(name, arguments[1:]))
+    except KeyError:
+        print(
+            f"data.py: there is no track {name!r}{nearest_hint(name, TRACKS, '`python -m bench tracks`')}",
+            file=sys.stderr,
+        )
         return 2
-    track = get_track(name)
+    except ValueError as problem:
+        print(f"data.py: {problem}", file=sys.stderr)
+        return 2
     digests, sets = index_sets_sha256(track), track.sets
     if not track.exhaustive:
         print(f"{track.name} has {track.num_problems:.0e} problems; these are fixed samples of both sets:")
     for set_name, problems in sets.items():
-        print(f"{track.name} {set_name:<8}{len(problems):>9,} problems  sha256 {digests[set_name]}")
-    rows = [set(map(bytes, problems.numpy())) for problems in sets.values()]
-    print(f"{track.name} in both  {len(rows[0] & rows[1]):>8,} problems")
+        print(f"{track.name} {set_name:<11}{len(problems):>9,} problems  sha256 {digests[set_name]}")
+    rows = {set_name: set(map(bytes, problems.numpy())) for set_name, problems in sets.items()}
+    for one, other in itertools.combinations(sets, 2):
+        print(f"{track.name} in {f'{one} and {other}':<24}{len(rows[one] & rows[other]):>9,} problems")
     for set_name, problems in sets.items():
         if len(problems):
-            examples = problems[np.linspace(0, len(problems) - 1, 5).astype(int)]
-            texts = (decode(track, row) for row in track.tokens(examples))
-            print(f"{track.name} {set_name:<8} {'  '.join(texts)}")
+            examples = problems[np.linspace(0, len(problems) - 1, min(5, len(problems))).astype(int)]
+            texts = (decode(track, ids) for ids in texts_of(track, examples))
+            print(f"{track.name} {set_name:<11}{'  '.join(texts)}")
     return 0
+
+
+def texts_of(track: AnswerTrack, problems: Tensor) -> list[list[int]]:
+    """Return the ids of the texts of problems (N, W), prompt and right answer."""
+    ids = torch.cat([track.prompts(problems), track.answers(problems)], -1)
+    return [[i for i in row if i != PADDING] for row in ids.tolist()]
+
+
+def read_settings(name: str, arguments: list[str]) -> dict[str, bool | int | float | str]:
+    """Read the settings of a track, each `key=value`; raises KeyError for an unknown track, else ValueError."""
+    defaults = default_track_settings(name) if name in TRACKS else None
+    if defaults is None:
+        raise KeyError(name)
+    values: dict[str, bool | int | float | str] = {}
+    for argument in arguments:
+        key, equals, value = argument.removeprefix("--").removeprefix("track_settings.").partition("=")
+        if not equals:
+            raise ValueError(f"{argument!r}: one track at a time; its settings are written as key=value")
+        kind = type(defaults.get(key, ""))
+        try:
+            values[key] = kind(value)
+        except ValueError:
+            values[key] = value  # the track refuses it
+    return values
 
 
 if __name__ == "__main__":

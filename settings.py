@@ -7,7 +7,14 @@ from typing import Literal
 
 from kernel_compiler import Compilation, compilation
 from model_config import ModelConfig
-from tracks.descriptions import TRACKS, TrackDescription, TrackSettings, default_track_settings, describe_track
+from tracks.descriptions import (
+    TRACKS,
+    BatchOptions,
+    TrackDescription,
+    TrackSettings,
+    default_track_settings,
+    describe_track,
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ class Settings:
     batch_size: int = 512  # Training texts per step, over all processes.
     # Sequential parts into which each process splits its share of a batch; more parts need less memory.
     micro_batches: int = 1
+    # Draw each problem independently, or all training problems in random order, epoch by epoch.
+    sampling: Literal["independent", "epochs"] = "independent"
     # Share of the drawn problems that is spread evenly over the track's levels of difficulty, 0..1.
     level_share: float = 0.65
     evaluation_problems: int = 100_000  # Training problems drawn for an end-of-round evaluation.
@@ -65,8 +74,9 @@ class Settings:
     replay_share: float = 0.25  # Share of each batch that replays hard examples, 0..1, below 1.
     # Characters that contribute to the loss: those of the answer, or all but the first of a text.
     loss_on: Literal["answer", "all"] = "answer"
-    # Stop after a round that passes its evaluation, or at the first check with at most 1% errors (99%).
-    stop_at: Literal["evaluation", "99%"] = "evaluation"
+    # Stop after a round that passes its evaluation, at the first check that passes it (check), or at the first check
+    # with at most 1% errors (99%).
+    stop_at: Literal["evaluation", "check", "99%"] = "evaluation"
 
     # Optimizer of the blocks' matrices; embeddings, gains and the head always use AdamW.
     matrix_optimizer: Literal["muon", "adamw"] = "muon"
@@ -89,6 +99,8 @@ class Settings:
 
     check_every: int = 50  # Steps between checks, the sparse evaluations during a round.
     check_problems: int = 4096  # Training problems drawn for a check.
+    # Whether checks evaluate the test set, too, for learning curves; such a run is never ranked.
+    curves: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for a value that no training run can have."""
@@ -103,9 +115,11 @@ class Settings:
         self.shared_among(processes=1)
         if self.track in TRACKS:
             self.resolve_track_settings()
-            if self.track_description.is_stream and self.loss_on != "all":
-                track = self.track
+            track, is_stream = self.track, self.track_description.is_stream
+            if is_stream and self.loss_on != "all":
                 raise ValueError(f"loss_on: a window of {track} can start anywhere and has no answer; set it to all")
+            if self.sampling == "epochs" and (is_stream or not self.track_description.exhaustive):
+                raise ValueError(f"sampling: {track} has no list of training problems; set it to independent")
         self.check("level_share decay_to", lambda value: 0 <= value <= 1, "in 0..1")
         self.check("replay_share muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
         self.model_config(vocab_size=1, block_size=1)
@@ -158,6 +172,11 @@ class Settings:
         """Start to compile kernel.c for this model, unless that has been done; `precision` is float32 or bfloat16."""
         vocab_size = len(self.track_description.vocabulary)
         return compilation(self.model_config(vocab_size, block_size=1).kernel_constants(precision))
+
+    @property
+    def batch_options(self) -> BatchOptions:
+        """The settings that the training batches depend on."""
+        return BatchOptions(self.level_share, self.loss_on, self.sampling)
 
     @property
     def draw_steps(self) -> int:

@@ -30,8 +30,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench import attempt, distributed
 from bench.clock import Clock
-from curriculum import Curriculum, Evaluation
-from data import Track
+from curriculum import CheckResult, Curriculum
+from data import Batch, Track, get_batches
 from model import Transformer
 from optim import AdamW, Muon, kernel_optimizers, learning_rate_schedule
 from settings import Settings
@@ -41,12 +41,12 @@ from startup import keep_freed_memory
 class Loss(torch.nn.Module):
     """The model's loss as a forward pass, as DistributedDataParallel requires."""
 
-    def __init__(self, model: Transformer, loss: Callable[[Tensor, int], Tensor]) -> None:
+    def __init__(self, model: Transformer, loss: Callable[..., Tensor]) -> None:
         super().__init__()
         self.model, self.loss = model, loss
 
-    def forward(self, tokens: Tensor, query_start: int) -> Tensor:
-        return self.loss(tokens, query_start)
+    def forward(self, **inputs: Tensor | int) -> Tensor:
+        return self.loss(**inputs)
 
 
 class Trainer:
@@ -62,8 +62,8 @@ class Trainer:
             keep_freed_memory()
         torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each new shape for longer than our attention takes
 
-        # model: the input is a text less its last character
-        self.query_start = 0 if settings.loss_on == "all" else track.prompt_length - 1  # first position with a loss
+        self.batches = get_batches(track, settings.batch_options, device)
+        self.query_start = self.batches.query_start  # first position with a loss
         self.model = Transformer(settings.model_config(len(track.vocabulary), track.block_size), dtype)
         self.weights_generator = torch.Generator().manual_seed(seed)
         self.model.initialize(self.weights_generator)
@@ -72,8 +72,7 @@ class Trainer:
         # inputs and outputs of a step, all at fixed addresses
         batch_seed = int(torch.randint(2**62, (), generator=self.weights_generator))
         self.generator = torch.Generator(device).manual_seed(batch_seed)
-        shape = (settings.draw_steps, settings.batch_size, track.block_size + 1)
-        self.tokens = torch.zeros(shape, dtype=torch.uint8, device=device)
+        self.inputs = self.empty_inputs()
         self.step_index = torch.zeros(1, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), device=device)
         decay = settings.decay, settings.decay_power, settings.decay_to
@@ -91,7 +90,9 @@ class Trainer:
         self.muon = Muon(matrices, self.muon_learning_rate, *muon_options, dtype)
         betas = settings.adam_beta1, settings.adam_beta2
         self.adam = AdamW(others, self.adam_learning_rate, betas, settings.adam_weight_decay)
-        self.model_loss = self.model.loss
+        # The fast path takes whole texts, and needs one length and a loss at every position from `query_start` on.
+        self.plain_loss = self.model.loss if self.batches.is_uniform else self.model.masked_loss
+        self.model_loss: Callable[..., Tensor] = self.plain_loss
         self.no_sync: Callable[[], AbstractContextManager[None]] = nullcontext  # without averaging of gradients
         self.part_weight = torch.full((), 1 / settings.micro_batches, device=device)
         self.take_step = self.step
@@ -100,7 +101,27 @@ class Trainer:
     def state(self) -> list[Tensor]:
         """Return every tensor that a step changes and that later steps depend on."""
         optimizers = *self.muon.state(), *self.adam.state()
-        return [*self.model.parameters(), *optimizers, self.step_index, self.loss, self.tokens]
+        return [*self.model.parameters(), *optimizers, self.step_index, self.loss, *self.inputs.values()]
+
+    def empty_inputs(self) -> dict[str, Tensor]:
+        """Allocate the texts of `draw_steps` steps, by the name of the argument of the model's loss."""
+        settings, is_small = self.settings, len(self.track.vocabulary) <= 256
+        shape = settings.draw_steps, settings.batch_size, self.track.block_size
+        tokens = torch.zeros(shape, dtype=torch.uint8 if is_small else torch.int32, device=self.device)
+        if self.batches.is_uniform:
+            return {"tokens": tokens.new_zeros(*shape[:2], shape[2] + 1)}
+        mask, positions = torch.ones_like(tokens, dtype=torch.bool), torch.zeros_like(tokens, dtype=torch.int64)
+        return {"tokens": tokens, "targets": tokens.clone(), "loss_mask": mask, "positions": positions}
+
+    def fill(self, batch: Batch) -> None:
+        """Copy drawn texts into the inputs."""
+        if self.batches.is_uniform:
+            self.inputs["tokens"][..., :-1].copy_(batch.tokens)
+            self.inputs["tokens"][..., -1].copy_(batch.targets[..., -1])
+            return
+        fields = batch._asdict()
+        for name, tensor in self.inputs.items():
+            tensor.copy_(fields[name])
 
     # -------------------------------------------------------------------------
     # steps
@@ -118,15 +139,15 @@ class Trainer:
         factors = self.learning_rate_schedule[schedule_start : schedule_start + count]
         muon_rate, adam_rate = self.settings.muon_learning_rate, self.settings.adam_learning_rate
         optimizers = kernel_optimizers(self.muon, muon_rate, self.adam, adam_rate)
-        weights, tokens = self.model.kernel_weights(), self.tokens[batch_start : batch_start + count]
+        weights, tokens = self.model.kernel_weights(), self.inputs["tokens"][batch_start : batch_start + count]
         self.loss.fill_(self.model.kernel.train(weights, tokens, self.query_start, factors, optimizers))
         torch._foreach_add_(self.adam.steps, count)
         self.step_index += count
 
     def step(self) -> None:
         """Forward, backward and update on the batch selected by `step_index`."""
-        tokens = self.tokens.index_select(0, self.step_index % self.settings.draw_steps).squeeze(0)  # (B, T + 1)
-        loss = self.backward(distributed.share(tokens))
+        index = self.step_index % self.settings.draw_steps
+        loss = self.backward({name: texts.index_select(0, index).squeeze(0) for name, texts in self.inputs.items()})
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
 
@@ -139,19 +160,23 @@ class Trainer:
         self.loss.copy_(loss)
         self.step_index += 1
 
-    def backward(self, tokens: Tensor) -> Tensor:
+    def backward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Accumulate the gradient of the mean loss over all processes; returns the loss of this process, nats.
 
-        `tokens` (B, T + 1) is this process's share of the batch. It is processed in `micro_batches` parts.
+        The inputs (B, ...) are a whole batch. Each process takes its share, in `micro_batches` parts.
         """
-        *parts, last = tokens.chunk(self.settings.micro_batches)
-        losses = []
-        for part in (*parts, last):
-            with nullcontext() if part is last else self.no_sync():  # gradients are averaged once
-                loss = self.model_loss(part, self.query_start)
-                loss.backward(self.part_weight)
+        num_parts, losses = self.settings.micro_batches, []
+        shares = {name: distributed.share(texts).chunk(num_parts) for name, texts in inputs.items()}
+        for i in range(num_parts):
+            part = {name: texts[i] for name, texts in shares.items()}
+            weight = self.part_weight
+            if "loss_mask" in part:  # parts with more targets count for more
+                weight = part["loss_mask"].sum() / inputs["loss_mask"].sum() * distributed.size()
+            with nullcontext() if i == num_parts - 1 else self.no_sync():  # gradients are averaged once
+                loss = self.model_loss(**part, query_start=self.query_start)
+                loss.backward(weight)
             losses.append(loss.detach())
-        return torch.stack(losses).mean() if parts else losses[0]
+        return torch.stack(losses).mean() if num_parts > 1 else losses[0]
 
     @property
     def step_flops(self) -> int:
@@ -166,9 +191,11 @@ class Trainer:
         """Compile, capture and take steps on random tokens, then restore the state."""
         saved = [tensor.clone() for tensor in self.state()]
         generator = torch.Generator().manual_seed(0)
-        self.tokens.copy_(torch.randint(len(self.track.vocabulary), self.tokens.shape, generator=generator))
+        for name in self.inputs.keys() & {"tokens", "targets"}:
+            ids = self.inputs[name]
+            ids.copy_(torch.randint(len(self.track.vocabulary), ids.shape, generator=generator))
         if self.settings.compile:
-            self.model_loss = torch.compile(self.model.loss, dynamic=False)
+            self.model_loss = torch.compile(self.plain_loss, dynamic=False)
         if distributed.size() > 1:
             self.model_loss = parallel = DistributedDataParallel(Loss(self.model, self.model_loss))
             self.no_sync = parallel.no_sync
@@ -179,7 +206,8 @@ class Trainer:
         if self.settings.cuda_graph and self.device.type == "cuda":
             self.capture()
             # Load the kernels of the evaluation, which CUDA does on first use.
-            self.model.evaluate(self.tokens[0], self.track.prompt_length - 1)
+            if self.batches.is_uniform:
+                self.model.evaluate(self.inputs["tokens"][0], self.batches.answer_start)
         else:
             self.take_steps(1)
         with torch.no_grad():
@@ -209,24 +237,24 @@ class Trainer:
         """Train in rounds until an end-of-round evaluation passes, or `max_rounds` is reached."""
         if self.settings.dropout:  # it uses torch's global generator, whose state the warm-up has changed
             torch.manual_seed(int(torch.randint(2**62, (), generator=self.weights_generator)) + distributed.rank())
-        curriculum = Curriculum(self.settings, self.track, self.model, self.generator)
+        curriculum = Curriculum(self.settings, self.track, self.batches, self.model, self.generator)
         first_step = 0
         for rounds_left in reversed(range(self.settings.max_rounds)):
             self.step_index.fill_(first_step)
-            evaluation = self.train_round(first_step, curriculum, watch)
-            if curriculum.may_stop(evaluation) or not rounds_left:
+            check = self.train_round(first_step, curriculum, watch)
+            if curriculum.may_stop(check) or not rounds_left:
                 return
-            first_step = curriculum.start_next_round(evaluation)
-            if curriculum.must_restart(evaluation):
+            first_step = curriculum.start_next_round(check.evaluation)
+            if curriculum.must_restart(check.evaluation):
                 self.restart()
 
-    def train_round(self, first_step: int, curriculum: Curriculum, watch: attempt.TrainingMonitor) -> Evaluation:
-        """Take the steps of a round from `first_step` on; returns its last evaluation."""
+    def train_round(self, first_step: int, curriculum: Curriculum, watch: attempt.TrainingMonitor) -> CheckResult:
+        """Take the steps of a round from `first_step` on; returns its last check."""
         settings, step = self.settings, first_step
         while True:
             watch.tick()
             if step == first_step or step % settings.draw_steps == 0:
-                self.tokens.copy_(curriculum.draw_tokens())
+                self.fill(curriculum.draw())
             until_check = min(settings.check_every - step % settings.check_every, settings.num_steps - step)
             count = min(watch.patience, until_check)
             self.take_steps(count)
@@ -237,11 +265,15 @@ class Trainer:
                 continue
 
             is_end = step == settings.num_steps
-            evaluation, reached = curriculum.check(is_end)
-            loss, steps_left = float(distributed.mean(self.loss)), settings.num_steps - step
-            watch.check(self.steps, loss, evaluation.num_errors, reached, steps_left, len(evaluation.problems))
-            if is_end or (settings.stop_at == "99%" and reached["99%"]):
-                return evaluation
+            check = curriculum.check(is_end)
+            if settings.stop_at == "check" and not is_end and curriculum.may_stop(check):
+                check = curriculum.check(is_end=True)  # on more problems
+            loss, norm = float(distributed.mean(self.loss)), float(self.model.squared_norm())
+            asked, errors = len(check.evaluation.problems), check.evaluation.num_errors
+            splits = {"validation": check.validation, "test": check.test}
+            watch.check(self.steps, loss, errors, check.reached, settings.num_steps - step, asked, norm, **splits)
+            if is_end or (settings.stop_at != "evaluation" and curriculum.may_stop(check)):
+                return check
 
     def restart(self) -> None:
         """Draw new random weights and reset the optimizers, all in place."""

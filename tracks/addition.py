@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tracks.base import PADDING, AnswerTrack
 from tracks.descriptions import TEST_PROBLEMS, TrackDescription
-from tracks.sampling import DigitSampler, TrainingSampler, chunk_rows
+from tracks.hashing import hash_columns
+from tracks.sampling import chunk_rows
 
 PLUS, EQUALS = 10, 11  # token ids; a digit is its own
 
@@ -35,24 +37,9 @@ MAX_FIFTH = (2**64 - 1) // 5
 SIGN_AND_PARITY = 1 - 2**63  # the highest and the lowest bit
 
 
-def shift_right(x: Tensor, bits: int) -> Tensor:
-    """Shift int64 right as if it were unsigned."""
-    return (x >> bits).bitwise_and_(2 ** (64 - bits) - 1)
-
-
-def splitmix64(x: Tensor) -> Tensor:
-    """Return the output of SplitMix64 (Steele, Lea and Flood, 2014) for state x; both are 64 bits in an int64."""
-    x = x + (0x9E3779B97F4A7C15 - 2**64)
-    x = x.bitwise_xor_(shift_right(x, 30)).mul_(0xBF58476D1CE4E5B9 - 2**64)
-    x = x.bitwise_xor_(shift_right(x, 27)).mul_(0x94D049BB133111EB - 2**64)
-    return x.bitwise_xor_(shift_right(x, 31))
-
-
 def hash_is_multiple_of_ten(columns: Columns) -> Tensor:
     """Hash digits: h = 0, then h = splitmix64(h xor digit) for each digit; return h % 10 == 0 with h unsigned."""
-    h = torch.zeros(1, dtype=torch.int64, device=columns[0].device)
-    for column in columns:
-        h = splitmix64(h ^ column)
+    h = hash_columns(columns)
     fifth = h * INVERSE_OF_5  # modulo 2**64; it is at most MAX_FIFTH, and equals h / 5, exactly if 5 divides h
     return (fifth & SIGN_AND_PARITY == 0) & (fifth <= MAX_FIFTH)
 
@@ -94,7 +81,7 @@ def longest_chains(columns: Columns) -> Tensor:
     return longest
 
 
-class Addition:
+class Addition(AnswerTrack):
     """`ABC+DEF=GHIJ`: zero-padded, most significant digit first; a reversed answer starts with the units.
 
     Reversed and without signs the text is `ABCDEFJIHG`, the format of minGPT's adder (Karpathy, 2020). Up to three
@@ -104,32 +91,45 @@ class Addition:
 
     def __init__(self, description: TrackDescription, digits: int, reverse: bool) -> None:
         """`digits` are those of each operand; with `reverse` the answer starts with the units."""
+        super().__init__(description)
         self.digits, self.reverse, self.signs = digits, reverse, "+" in description.vocabulary
-        self.name, self.vocabulary = description.name, description.vocabulary
-        self.prompt_length, self.answer_length = description.prompt_length, description.answer_length
-        self.num_problems, self.num_heldout = description.num_problems, description.num_heldout
-        self.exhaustive, self.is_stream = description.exhaustive, description.is_stream
         self.problem_width = 2 * digits
-        self.block_size = self.prompt_length + self.answer_length - 1
-        prompt = description.example_text[: self.prompt_length]
-        example = [int(character) for character in prompt if character.isdecimal()]
-        self.example = torch.tensor(example, dtype=torch.uint8)
 
     # -------------------------------------------------------------------------
     # text
 
-    def tokens(self, problems: Tensor) -> Tensor:
-        """Map problems (..., 2 * digits) uint8 to token ids (..., prompt + answer) uint8 on the same device."""
-        n, prompt_length, second = self.digits, self.prompt_length, self.digits + self.signs
-        tokens = problems.new_empty((*problems.shape[:-1], prompt_length + self.answer_length))
-        tokens[..., :n], tokens[..., second : second + n] = problems[..., :n], problems[..., n:]
+    def prompts(self, problems: Tensor) -> Tensor:
+        """Map problems (..., 2 * digits) uint8 to the ids of their prompts (..., prompt_length) uint8."""
+        n, second = self.digits, self.digits + self.signs
+        prompts = problems.new_empty((*problems.shape[:-1], self.prompt_length))
+        prompts[..., :n], prompts[..., second : second + n] = problems[..., :n], problems[..., n:]
         if self.signs:
-            tokens[..., n], tokens[..., prompt_length - 1] = PLUS, EQUALS
-        answer = tokens[..., prompt_length:]
+            prompts[..., n], prompts[..., -1] = PLUS, EQUALS
+        return prompts
+
+    def answers(self, problems: Tensor) -> Tensor:
+        """Map problems (..., 2 * digits) uint8 to the ids of their answers (..., answer_length) uint8."""
+        n = self.digits
+        answers = problems.new_empty((*problems.shape[:-1], self.answer_length))
         for place, (total, carry) in enumerate(add(problems.unbind(-1))):
-            answer[..., place if self.reverse else n - place] = total - carry * 10
-        answer[..., n if self.reverse else 0] = carry
-        return tokens
+            answers[..., place if self.reverse else n - place] = total - carry * 10
+        answers[..., n if self.reverse else 0] = carry
+        return answers
+
+    def tokens(self, problems: Tensor) -> Tensor:
+        """Map problems (..., 2 * digits) uint8 to the ids of whole texts (..., prompt + answer) uint8."""
+        return torch.cat([self.prompts(problems), self.answers(problems)], -1)
+
+    def encode_prompts(self, texts: Sequence[str]) -> Tensor:
+        """As `Track.encode_prompts`, for many texts at once."""
+        ids_of_bytes = torch.full((256,), len(self.vocabulary))
+        for token, character in enumerate(self.vocabulary):
+            ids_of_bytes[ord(character)] = token
+        length = self.prompt_length
+        fitting = "".join(text if len(text) == length else "?" * length for text in texts)
+        characters = torch.frombuffer(bytearray(fitting, "ascii", "replace"), dtype=torch.uint8)
+        ids = ids_of_bytes[characters.long()].view(-1, length)
+        return torch.where(self.problems(ids.to(torch.uint8))[1][:, None], ids, PADDING)
 
     def problems(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Map prompts (N, prompt_length) uint8 to problems (N, 2 * digits) uint8 and their validity (N,) bool."""
@@ -253,15 +253,6 @@ class Addition:
             return {"train": self.rows[~self.heldout], "heldout": self.rows[self.heldout]}
         sets = {"train": False, "heldout": True}
         return {name: self.draw_some(LIST_STREAM, LISTED_PROBLEMS, heldout) for name, heldout in sets.items()}
-
-    def sampler(self, level_share: float, device: torch.device) -> TrainingSampler:
-        """Return a sampler of training problems; a problem's level is the number of places whose digits sum to 9.
-
-        Whether such a place carries depends on the places below it: a model that writes the most significant digit
-        first must look ahead through them. The units do not count, as they receive no carry.
-        """
-        # The rule is applied to the drawn rows, since building the table of all problems takes longer.
-        return DigitSampler(self.digits, lambda rows: ~self.is_heldout_by_rule(rows), level_share, device)
 
     def draw(self, generator: np.random.Generator) -> Tensor:
         """Draw uniform problems (DRAW_ROWS, 2 * digits) uint8 on the CPU, so that they do not depend on the device."""

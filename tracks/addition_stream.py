@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from tracks.addition import Addition, carry_counts
+from tracks.addition_batches import AdditionBatches
+from tracks.base import Batch
+from tracks.batches import whole_texts
 from tracks.descriptions import TRACKS, TrackDescription
 from tracks.sampling import ListSampler
 from tracks.tokenizer import TokenMap
@@ -17,6 +20,7 @@ from tracks.tokenizer import TokenMap
 LINES_PER_CARRY = 60_000  # for each carry count, 0 to 3
 TRAINING_SHARE = 0.9  # of the lines
 OPERANDS = range(100, 1000)
+SEPARATOR = "\n"  # after each line
 
 
 class AdditionStream(Addition):
@@ -31,16 +35,18 @@ class AdditionStream(Addition):
     held-out problems that the last tenth contains.
     """
 
-    separator = "\n"
-
     def __init__(self, description: TrackDescription, digits: int, reverse: bool) -> None:
         super().__init__(description, digits, reverse)
         self.block_size = 16
         self.token_map = TokenMap(TRACKS["add3"].vocabulary, self.vocabulary)
 
-    def tokens(self, problems: Tensor) -> Tensor:
-        """Map problems (..., 6) uint8 to token ids (..., 12) uint8 on the same device, without the line break."""
-        return self.token_map.to_target(super().tokens(problems))
+    def prompts(self, problems: Tensor) -> Tensor:
+        """Map problems (..., 6) uint8 to the ids of their prompts (..., 8) uint8."""
+        return self.token_map.to_target(super().prompts(problems))
+
+    def answers(self, problems: Tensor) -> Tensor:
+        """Map problems (..., 6) uint8 to the ids of their answers (..., 4) uint8, without the line break."""
+        return self.token_map.to_target(super().answers(problems))
 
     def problems(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Map prompts (N, 8) uint8 to problems (N, 6) uint8 and their validity (N,) bool."""
@@ -94,10 +100,6 @@ class AdditionStream(Addition):
         heldout[self.training_numbers] = False
         return heldout
 
-    def is_training(self, rows: Tensor) -> Tensor:
-        """Return which rows (N, 6) of any digits are problems of a training line, (N,) bool on the same device."""
-        return (rows[:, 0] > 0) & (rows[:, 3] > 0) & ~self.is_heldout(rows)
-
     def groups(self, problems: Tensor) -> dict[str, Tensor]:
         """Map each carry count, and `last tenth`, to its members among problems (N, 6), (N,) bool."""
         carries = carry_counts(problems.unbind(-1))
@@ -106,6 +108,31 @@ class AdditionStream(Addition):
         last_tenth = (in_last_tenth & self.heldout).to(problems.device)[self.number(problems)]
         return {f"carry {count}": carries == count for count in range(4)} | {"last tenth": last_tenth}
 
-    def sampler(self, level_share: float, device: torch.device) -> ListSampler:
-        """Return a uniform sampler of training problems for evaluation; training draws windows. There are no levels."""
-        return ListSampler(self.rows[~self.heldout], self.is_training, device)
+
+class StreamBatches(AdditionBatches):
+    """Windows of the training text; a window can start at any character. There are no levels."""
+
+    @cached_property
+    def sampler(self) -> ListSampler:
+        """A uniform sampler of training problems, for evaluation."""
+        return ListSampler(self.track.sets["train"], self.device)
+
+    def is_training(self, rows: Tensor) -> Tensor:
+        return (rows[:, 0] > 0) & (rows[:, 3] > 0) & ~self.track.is_heldout(rows)
+
+    @cached_property
+    def text(self) -> Tensor:
+        """The training text, (characters,) uint8 ids."""
+        lines = self.track.lines.to(self.device)
+        tokens = torch.cat([self.track.prompts(lines), self.track.answers(lines)], -1)
+        ends = tokens.new_full((len(tokens), 1), self.track.vocabulary.index(SEPARATOR))
+        return torch.cat([tokens, ends], 1).flatten()
+
+    def draw(
+        self, num_batches: int, batch_size: int, generator: torch.Generator, replayed: Tensor, share: float
+    ) -> Batch:
+        """Draw windows; nothing is replayed."""
+        length = self.track.block_size + 1
+        shape = num_batches, batch_size, 1
+        starts = torch.randint(len(self.text) - length + 1, shape, generator=generator, device=self.device)
+        return whole_texts(self.text[starts + torch.arange(length, device=self.device)])

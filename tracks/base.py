@@ -1,80 +1,207 @@
-"""The interface between the tracks, the trainer and the harness."""
+"""The interface between the tracks, the trainer and the harness.
 
-from typing import Protocol
+A track is two classes: a `Track` judges (what is asked, and which completions are right), and a `Batches` makes what is
+trained on.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tracks.descriptions import BatchOptions, TrackDescription
 
-class Track(Protocol):
-    """A task with a target.
+PADDING = -1  # in the place of a token id, after the end of a text that is shorter than others
 
-    A problem is a row of `problem_width` uint8; only the track knows what the values mean. The text of a problem is a
-    prompt followed by its answer; all texts of a track have the same length. Most tracks train on such texts. A stream
-    trains on windows that start anywhere in one long text. The harness always prompts the model from position 0.
+
+class Batch(NamedTuple):
+    """Training texts. B texts of T tokens each, or, with one more dimension, those of several steps."""
+
+    tokens: Tensor  # (..., B, T) ids, the input
+    targets: Tensor  # (..., B, T) ids, the tokens that follow
+    loss_mask: Tensor | None = None  # (..., B, T) bool; None: every position from `Batches.query_start` on
+    positions: Tensor | None = None  # (..., B, T) int64, the position of each token, -1 for padding; None: 0, 1, …
+    next_positions: Tensor | None = None  # (..., B, T) int64, the positions of the targets; None: the next ones
+
+    def whole_texts(self) -> Tensor:
+        """Return the texts (..., B, T + 1), where the target of each token is the next token."""
+        return torch.cat([self.tokens, self.targets[..., -1:]], -1)
+
+
+class Decoding(NamedTuple):
+    """How the harness decodes a completion; temperature 0 is greedy."""
+
+    max_new_tokens: int
+    stop_token: int | None = None  # ends a completion, of which it is the last token
+    temperature: float = 0.0
+    top_k: int = 0  # draw from the k likeliest tokens; 0: from all
+    top_p: float = 1.0  # draw from the likeliest tokens that together have this probability
+
+
+class Track(ABC):
+    """What judges a model: vocabulary, prompts, held-out problems, grade, validation.
+
+    A problem is a row of `problem_width` integers; only the track knows what the values mean. The harness decodes
+    completions of the prompts, from position 0, and the track grades them.
     """
 
-    name: str
-    vocabulary: str  # character i has token id i
-    prompt_length: int  # characters given to the model
-    answer_length: int  # characters that the model must produce
-    block_size: int  # positions of the model: the length of a training text less one
-    is_stream: bool
-    separator: str  # streams only: the character after each problem
     problem_width: int  # W, the length of a problem's row
-    num_problems: int  # size of the whole problem space
-    num_heldout: int  # held-out problems among them; the expected number if they cannot be counted
-    exhaustive: bool  # whether the test set is the whole problem space
-    example: Tensor  # (W,) uint8, a problem for display
-    samples: dict[str, Tensor]  # name -> (n, W) uint8, problems counted in addition to the test set
-    sets: dict[str, Tensor]  # `train` and `heldout`, (n, W) uint8: complete, or fixed samples of both
+
+    def __init__(self, description: TrackDescription) -> None:
+        self.description = description
+        self.name, self.vocabulary = description.name, description.vocabulary
+        self.prompt_length, self.answer_length = description.prompt_length, description.answer_length
+        self.num_problems, self.num_heldout = description.num_problems, description.num_heldout
+        self.exhaustive, self.is_stream = description.exhaustive, description.is_stream
+        self.block_size = self.prompt_length + self.answer_length - 1  # positions of the model
+
+    # -------------------------------------------------------------------------
+    # what is asked
 
     @property
-    def lines(self) -> Tensor:
-        """Streams only: the problems of the training text in order, (n, W) uint8, each followed by `separator`."""
+    def decoding(self) -> Decoding:
+        return Decoding(max_new_tokens=self.answer_length)
 
-    def tokens(self, problems: Tensor) -> Tensor:
-        """Map problems (..., W) uint8 to token ids (..., prompt_length + answer_length) uint8 on the same device."""
+    @abstractmethod
+    def prompts(self, problems: Tensor) -> Tensor:
+        """Map problems (..., W) to the ids of their prompts (..., P); shorter ones end in PADDING."""
 
-    def problems(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """Map prompts (N, prompt_length) uint8 to problems (N, W) uint8 and their validity (N,) bool.
+    def encode_prompts(self, texts: Sequence[str]) -> Tensor:
+        """Map texts to the ids of prompts (n, P) int64; a text that is no problem of the track becomes PADDING."""
+        rows = [torch.tensor(self.encode_prompt(text)) for text in texts]
+        width = max(self.prompt_length, *map(len, rows)) if rows else self.prompt_length
+        return torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=PADDING) for row in rows])
 
-        The row of an invalid prompt is zeros.
-        """
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the ids of one prompt; empty if the text is no problem of the track."""
+        raise NotImplementedError
 
-    def is_heldout(self, problems: Tensor) -> Tensor:
-        """Return which problems (N, W) uint8 must never be in a training batch, (N,) bool on the same device."""
+    def decode_completion(self, ids: Sequence[int]) -> str:
+        """Return the text of a completion, without its stop token."""
+        stop = self.decoding.stop_token
+        return "".join(self.vocabulary[i] for i in ids if i not in (PADDING, stop))
 
+    # -------------------------------------------------------------------------
+    # which problems
+
+    @abstractmethod
     def test_set(self, seed: int) -> Tensor:
-        """Return the problems of the certificate, (N, W) uint8 on the CPU.
+        """Return the problems of the certificate, (N, W) on the CPU.
 
-        All problems in ascending order if `exhaustive`, else held-out problems drawn from `seed`.
+        All of them in ascending order if `exhaustive`, else held-out problems drawn from `seed`.
         """
+
+    @abstractmethod
+    def is_heldout(self, problems: Tensor) -> Tensor:
+        """Return which problems (N, W) must never be in a training batch, (N,) bool on the same device."""
+
+    @property
+    def samples(self) -> dict[str, Tensor]:
+        """Problems that are counted in addition to the test set, name to (n, W)."""
+        return {}
+
+    @property
+    def sets(self) -> dict[str, Tensor]:
+        """The index sets, `train`, `heldout` and others, name to (n, W): complete, or fixed samples of them."""
+        return {}
+
+    @property
+    def validation(self) -> Tensor | None:
+        """Problems that never train and that may decide when to stop, (n, W); None without such a set."""
+        return None
 
     def groups(self, problems: Tensor) -> dict[str, Tensor]:
         """Map the name of each group that the certificate counts to its members among problems (N, W), (N,) bool."""
+        return {}
+
+    # -------------------------------------------------------------------------
+    # grade and verdict
+
+    @abstractmethod
+    def grade(self, problems: Tensor, completions: Tensor) -> Tensor:
+        """Return which completions (N, A) of problems (N, W) are right, (N,) bool; shorter ones end in PADDING."""
+
+    @abstractmethod
+    def sentence(self, problem: Tensor, answer: str) -> str:
+        """Describe an error; `problem` is one row (W,), `answer` the text that the model produced."""
+
+    def measures(self, loss: Callable[[Batch], float]) -> dict[str, float]:
+        """Return figures that the verdict depends on beside the grades; `loss` is the mean loss of texts, nats."""
+        return {}
+
+    def is_solved(self, errors: int, measures: dict[str, float]) -> bool:
+        """Whether the track is solved, by the number of wrong completions of the test set and the measures."""
+        return errors == 0
+
+
+class AnswerTrack(Track):
+    """A track with exactly one right answer to each problem."""
+
+    @property
+    def rows(self) -> Tensor:
+        """All problems in ascending order, (num_problems, W); of an exhaustive track."""
+        raise NotImplementedError
 
     def number(self, problems: Tensor) -> Tensor:
-        """Return the positions of problems (..., W) uint8 in an exhaustive test set, (...,) int64."""
+        """Return the positions of problems (..., W) in `rows`, (...,) int64."""
+        raise NotImplementedError
 
-    def sampler(self, level_share: float, device: torch.device) -> "Sampler":
-        """Return a sampler of training problems on `device`.
+    @abstractmethod
+    def answers(self, problems: Tensor) -> Tensor:
+        """Map problems (..., W) to the ids of their right answers (..., A); shorter ones end in PADDING."""
 
-        `level_share` (0..1) of the problems are spread evenly over the track's levels of difficulty.
+    def grade(self, problems: Tensor, completions: Tensor) -> Tensor:
+        return (completions == self.answers(problems)).all(-1)
+
+
+class Batches(ABC):
+    """Makes the training batches of a track, on one device. It never returns a held-out problem."""
+
+    def __init__(self, track: Any, options: BatchOptions, device: torch.device) -> None:
+        """`track` is as built by `data.get_track`, possibly changed by a control; no problem of it is read yet."""
+        self.track, self.options, self.device = track, options, device
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether every position of a batch from `query_start` on has a target, because all texts have one length."""
+        is_one_length: bool = self.track.description.is_one_length
+        return is_one_length
+
+    @property
+    def text_length(self) -> int:
+        """The number of tokens of the longest prompt with its answer."""
+        length: int = self.track.prompt_length + self.track.answer_length
+        return length
+
+    @property
+    def query_start(self) -> int:
+        """The first position of a batch that has a target."""
+        return 0 if self.options.loss_on == "all" else self.answer_start
+
+    @property
+    def answer_start(self) -> int:
+        """The position of a batch at which the first token of an answer is predicted."""
+        return self.track.prompt_length - 1
+
+    @abstractmethod
+    def draw(
+        self, num_batches: int, batch_size: int, generator: torch.Generator, replayed: Tensor, share: float
+    ) -> Batch:
+        """Draw the batches of several steps, (num_batches, batch_size, T); the generator is on the same device.
+
+        A `share` (0..1) of each batch is drawn from the problems `replayed` (n, W), unless n is 0.
         """
 
-    def sentence(self, problem: Tensor, answer: str) -> str:
-        """Describe an error; `problem` is one row (W,) uint8, `answer` the characters that the model produced."""
+    @abstractmethod
+    def batch(self, problems: Tensor, loss_on: str = "answer") -> Batch:
+        """Return the texts of problems (..., W) as a batch (..., T), with targets as by the setting `loss_on`."""
 
-
-class Sampler(Protocol):
-    """Draws training problems with replacement on its device; it never returns a held-out problem."""
-
-    def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Draw problems (num_batches, batch_size, W) uint8; the generator is on the sampler's device."""
-
+    @abstractmethod
     def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw `count` problems and drop repetitions: (N, W) uint8 with N <= count."""
+        """Draw `count` training problems and drop repetitions: (N, W) with N <= count."""
 
     def nearby(self, problems: Tensor) -> Tensor:
-        """Return problems (N, W) uint8 and all training problems one change away, (M, W), without repetitions."""
+        """Return problems (N, W) and all training problems one change away, (M, W), without repetitions."""
+        return problems

@@ -1,12 +1,13 @@
 """Controls: altered tracks that an honest trainer must learn just as well, or must fail to learn."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tracks.base import Track
+from tracks.base import Batch, Decoding, Track
 from tracks.descriptions import TrackDescription
 from tracks.tokenizer import TokenMap
 
@@ -24,13 +25,25 @@ class Altered:
 class Permuted(Altered):
     """The same texts with permuted token ids. A trainer that learns from the texts alone is not affected."""
 
-    def __init__(self, track: Track, vocabulary: str) -> None:
+    def __init__(self, track: Track, vocabulary: Sequence[str]) -> None:
         """Raises ValueError when `vocabulary` is not a permutation of the track's."""
         super().__init__(track)
         if sorted(vocabulary) != sorted(track.vocabulary):
-            raise ValueError(f"{vocabulary!r} does not hold the characters of {track.name}, {track.vocabulary!r}")
+            raise ValueError(f"{vocabulary!r} does not hold the tokens of {track.name}, {track.vocabulary!r}")
         self.vocabulary = vocabulary
         self.token_map = TokenMap(track.vocabulary, vocabulary)
+
+    @property
+    def decoding(self) -> Decoding:
+        stop = self.track.decoding.stop_token
+        is_permuted = stop is not None
+        return self.track.decoding._replace(stop_token=int(self.token_map.target_ids[stop]) if is_permuted else None)
+
+    def prompts(self, problems: Tensor) -> Tensor:
+        return self.token_map.to_target(self.track.prompts(problems))
+
+    def answers(self, problems: Tensor) -> Tensor:
+        return self.token_map.to_target(self.track.answers(problems))
 
     def tokens(self, problems: Tensor) -> Tensor:
         return self.token_map.to_target(self.track.tokens(problems))
@@ -38,27 +51,60 @@ class Permuted(Altered):
     def problems(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         return self.track.problems(self.token_map.to_source(prompts))
 
+    def encode_prompts(self, texts: Sequence[str]) -> Tensor:
+        return self.token_map.to_target(self.track.encode_prompts(texts))
+
+    def decode_completion(self, ids: Sequence[int]) -> str:
+        return self.track.decode_completion(self.token_map.to_source(torch.tensor(ids)).tolist())
+
+    def grade(self, problems: Tensor, completions: Tensor) -> Tensor:
+        return self.track.grade(problems, self.token_map.to_source(completions))
+
+    def measures(self, loss: Callable[[Batch], float]) -> dict[str, float]:
+        def permuted_loss(batch: Batch) -> float:
+            tokens, targets = (self.token_map.to_target(ids) for ids in (batch.tokens, batch.targets))
+            return loss(batch._replace(tokens=tokens, targets=targets))
+
+        return self.track.measures(permuted_loss)
+
 
 class Misanswered(Altered):
-    """An exhaustive track in which problem i has the right answer of problem `answered[i]`."""
+    """A track with a list of all problems, in which problem i has the right answer of problem `answered[i]`."""
 
     def __init__(self, track: Track, answered: np.ndarray) -> None:
-        """`answered` (num_problems,) int64 are positions in the test set."""
+        """`answered` (num_problems,) int64 are positions in the list."""
         super().__init__(track)
-        self.answers = track.tokens(track.test_set(0)[answered])[:, track.prompt_length :]
+        self.all_answers = track.answers(track.rows[answered])
+
+    def answers(self, problems: Tensor) -> Tensor:
+        return self.all_answers.to(problems.device)[self.track.number(problems)]
+
+    def grade(self, problems: Tensor, completions: Tensor) -> Tensor:
+        return (completions == self.answers(problems)).all(-1)
 
     def tokens(self, problems: Tensor) -> Tensor:
-        prompts = self.track.tokens(problems)[..., : self.track.prompt_length]
-        return torch.cat([prompts, self.answers.to(problems.device)[self.track.number(problems)]], -1)
+        return torch.cat([self.track.prompts(problems), self.answers(problems)], -1)
 
 
 def check_control(track: Track | TrackDescription, control: str) -> None:
     """Raise ValueError when a control cannot be applied to a track."""
-    if control in ("shuffle", "poison") and not track.exhaustive:
+    if control not in ("shuffle", "poison"):
+        return
+    if not track.exhaustive:
         raise ValueError(
             f"control: {control} changes answers in a list of all problems, and {track.name} has too many to list; "
             "permute works with every track"
         )
+    if track.num_problems == 1 or (control == "poison" and not track.num_heldout):
+        what = "answers" if track.num_problems == 1 else "held-out answers"
+        raise ValueError(f"control: {control} exchanges {what}, and {track.name} has none to exchange; permute works")
+
+
+def permuted(vocabulary: Sequence[str], generator: np.random.Generator) -> Sequence[str]:
+    """Return the tokens in a random order, of the same type: text, or a tuple."""
+    if isinstance(vocabulary, str):
+        return "".join(generator.permutation(list(vocabulary)))
+    return tuple(vocabulary[i] for i in generator.permutation(len(vocabulary)))
 
 
 def controlled(track: Track, control: str, seed: int) -> Track:
@@ -70,16 +116,16 @@ def controlled(track: Track, control: str, seed: int) -> Track:
     check_control(track, control)
     generator = np.random.default_rng(seed)
     if control == "permute":
-        return Permuted(track, "".join(generator.permutation(list(track.vocabulary))))
+        return Permuted(track, permuted(track.vocabulary, generator))
     if control not in ("shuffle", "poison"):
         return track
-    problems = track.test_set(0)
+    problems = track.rows
     answered, heldout = np.arange(len(problems)), track.is_heldout(problems).numpy()
     if control == "shuffle":
-        training = np.flatnonzero(~heldout)
+        training = track.number(track.sets["train"]).numpy()
         answered[training] = generator.permutation(training)
     else:
-        answers = track.tokens(problems)[:, track.prompt_length :]
+        answers = track.answers(problems)
         still_right = np.flatnonzero(heldout)
         while len(still_right):
             answered[still_right] = generator.integers(len(problems), size=len(still_right))

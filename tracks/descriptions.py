@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.errors import nearest_hint
 
@@ -15,6 +15,14 @@ EXHAUSTIVE_DIGITS = 3  # longest operands for which the certificate decodes ever
 HELDOUT_COUNTS = {1: 0, 2: 996, 3: 99_771}  # by digits, counted; beyond, a tenth of all problems is the expectation
 
 TrackSettings = Mapping[str, bool | int | float | str]
+
+
+class BatchOptions(NamedTuple):
+    """The settings that batches depend on; see `settings.Settings`."""
+
+    level_share: float = 0.0
+    loss_on: str = "answer"
+    sampling: str = "independent"
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class TrackDescription:
     is_stream: bool  # whether training texts are windows of one long text
     example_prompt: str
     example_answer: str  # the right answer to `example_prompt`
+    is_one_length: bool = True  # whether all training texts have the same number of tokens
     form: str = ""  # how a problem is written, in words
     target: str = ""  # what solved means, if it is not that all problems are answered rightly
     config: str = ""  # its default config, if it is not named after the track
@@ -148,6 +157,7 @@ def describe_modular(
         is_stream=False,
         example_prompt=f"{a}{sign}{b}=",
         example_answer=str(answer),
+        is_one_length=are_numbers,
         form=f"two numbers below {p} with {sign} between, then =" + "; the second is not 0" * is_division,
         target=f"0 errors in all test pairs, about {1 - training_share - validation_share:.0%} of {num_problems:,}",
         config=f"{name}-{p}" + "-characters" * (not are_numbers),

@@ -1,11 +1,10 @@
-"""Samplers of training problems, and of windows of a stream's training text."""
+"""Samplers of training problems."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
-
-from tracks.base import Sampler, Track
 
 
 def chunk_rows(device: torch.device) -> int:
@@ -27,40 +26,65 @@ def distinct(rows: Tensor) -> Tensor:
     return rows[order[is_new]]
 
 
-class TrainingSampler(Sampler):
-    """Base of the samplers of problems that are rows of digits."""
-
-    def __init__(self, is_training: Callable[[Tensor], Tensor], device: torch.device) -> None:
-        """`is_training` maps rows of any digits (N, W) uint8 to whether each is a training problem, (N,) bool."""
-        self.is_training, self.device = is_training, device
-
-    def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
-        return distinct(self.draw(1, count, generator)[0])
-
-    def nearby(self, problems: Tensor) -> Tensor:
-        """Return problems (N, W) uint8 and all training problems with one digit changed, (M, W), each once."""
-        W = problems.size(1)
-        rows = problems[:, None, None].repeat(1, W, 10, 1)  # (N, W, 10, W): problem, changed place, new digit
-        places, digits = torch.arange(W), torch.arange(10, dtype=torch.uint8, device=problems.device)
-        rows[:, places, :, places] = digits
-        rows = distinct(rows.view(-1, W))
-        return rows[self.is_training(rows)]
+def one_digit_changed(rows: Tensor) -> Tensor:
+    """Return rows of digits (N, W) uint8 and all rows with one digit changed, (M, W), each once."""
+    W = rows.size(1)
+    changed = rows[:, None, None].repeat(1, W, 10, 1)  # (N, W, 10, W): row, changed place, new digit
+    places, digits = torch.arange(W), torch.arange(10, dtype=torch.uint8, device=rows.device)
+    changed[:, places, :, places] = digits
+    return distinct(changed.view(-1, W))
 
 
-class ListSampler(TrainingSampler):
-    """Draws uniformly from a list of training problems."""
-
-    def __init__(self, rows: Tensor, is_training: Callable[[Tensor], Tensor], device: torch.device) -> None:
-        """`rows` are the training problems, (n, W) uint8."""
-        super().__init__(is_training, device)
-        self.rows = rows.to(device)
+class Sampler(Protocol):
+    """Draws training problems with replacement on its device; it never returns a held-out problem."""
 
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
-        index = torch.randint(len(self.rows), (num_batches, batch_size), generator=generator, device=self.device)
-        return self.rows[index]
+        """Draw problems (num_batches, batch_size, W); the generator is on the sampler's device."""
+
+    def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw `count` problems and drop repetitions: (N, W) with N <= count."""
 
 
-class DigitSampler(TrainingSampler):
+class ListSampler:
+    """Draws uniformly from a list of training problems."""
+
+    def __init__(self, rows: Tensor, device: torch.device) -> None:
+        """`rows` are the training problems, (n, W)."""
+        self.rows, self.device = rows.to(device), device
+
+    def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
+        return self.rows[self.draw_index((num_batches, batch_size), generator)]
+
+    def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
+        """As `Sampler.draw_distinct`; all problems if there are no more than `count`."""
+        if count >= len(self.rows):
+            return self.rows
+        return self.rows[self.draw_index((count,), generator).unique()]
+
+    def draw_index(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.randint(len(self.rows), shape, generator=generator, device=self.device)
+
+
+class EpochSampler(ListSampler):
+    """Draws from a list without replacement: each epoch has every problem once, in random order.
+
+    A batch can hold the end of one epoch and the start of the next.
+    """
+
+    def __init__(self, rows: Tensor, device: torch.device) -> None:
+        super().__init__(rows, device)
+        self.drawn = torch.empty(0, dtype=torch.int64, device=device)  # positions in the list, not used yet
+
+    def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
+        count = num_batches * batch_size
+        while len(self.drawn) < count:
+            epoch = torch.randperm(len(self.rows), generator=generator, device=self.device)
+            self.drawn = torch.cat([self.drawn, epoch])
+        index, self.drawn = self.drawn[:count], self.drawn[count:]
+        return self.rows[index].view(num_batches, batch_size, -1)
+
+
+class DigitSampler:
     """Draws the digits of two operands; needs no list of all problems.
 
     The level of a problem is the number of places, the units excepted, whose two digits sum to 9.
@@ -69,14 +93,20 @@ class DigitSampler(TrainingSampler):
     def __init__(
         self, digits: int, is_training: Callable[[Tensor], Tensor], level_share: float, device: torch.device
     ) -> None:
-        """`level_share` (0..1) of the problems have a level that is drawn uniformly; the others are uniform."""
-        super().__init__(is_training, device)
-        self.digits, self.level_share = digits, level_share
+        """Args:
+
+        is_training: maps rows of any digits (N, W) uint8 to whether each is a training problem, (N,) bool.
+        level_share: 0..1 of the problems have a level that is drawn uniformly; the others are uniform.
+        """
+        self.digits, self.is_training, self.level_share, self.device = digits, is_training, level_share, device
 
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
         count, chunk = num_batches * batch_size, chunk_rows(self.device)
         parts = [self.draw_rows(min(chunk, count - start), generator) for start in range(0, count, chunk)]
         return torch.cat(parts).view(num_batches, batch_size, -1)
+
+    def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
+        return distinct(self.draw(1, count, generator)[0])
 
     def draw_rows(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw problems (count, 2 * digits) uint8; held-out ones are rejected."""
@@ -104,19 +134,3 @@ class DigitSampler(TrainingSampler):
             other = torch.where(is_uniform, digits[n + place], (complement + offsets[place]) % 10)
             digits[n + place] = torch.where(is_nine, complement, other)
         return digits.t().contiguous()
-
-
-class Windows:
-    """Draws windows of a stream's training text; a window can start at any character."""
-
-    def __init__(self, track: Track, device: torch.device) -> None:
-        tokens = track.tokens(track.lines.to(device))
-        ends = tokens.new_full((len(tokens), 1), track.vocabulary.index(track.separator))
-        self.text = torch.cat([tokens, ends], 1).flatten()  # (characters,) uint8 token ids
-        self.length = track.block_size + 1
-
-    def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Draw token ids (num_batches, batch_size, block_size + 1) uint8; the generator is on the text's device."""
-        shape, device = (num_batches, batch_size, 1), self.text.device
-        starts = torch.randint(len(self.text) - self.length + 1, shape, generator=generator, device=device)
-        return self.text[starts + torch.arange(self.length, device=device)]

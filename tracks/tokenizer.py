@@ -1,4 +1,4 @@
-"""Characters to token ids and back: character i of a track's vocabulary has token id i."""
+"""Tokens to ids and back: token i of a track's vocabulary has id i."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,9 @@ from torch import Tensor
 
 from tracks.base import Track
 
-NO_TOKEN = 255
-
 
 def encode(track: Track, text: str) -> list[int]:
-    """Return the token ids of a text; raises ValueError for a character that is not in the track's vocabulary."""
+    """Return the ids of the characters of a text; raises ValueError for one that is not in the track's vocabulary."""
     unknown = set(text) - set(track.vocabulary)
     if unknown:
         raise ValueError(f"{text!r} holds {min(unknown)!r}; {track.name} is written with {track.vocabulary!r}")
@@ -24,18 +22,28 @@ def decode(track: Track, ids: Tensor | Sequence[int]) -> str:
 
 
 class TokenMap:
-    """Translates token ids of one vocabulary into those of another that contains the same characters."""
+    """Translates ids of one vocabulary into those of another that contains the same tokens. PADDING stays."""
 
-    def __init__(self, source: str, target: str) -> None:
-        """Raises ValueError when `target` lacks a character of `source`."""
-        self.target_ids = torch.tensor([target.index(character) for character in source], dtype=torch.uint8)
-        self.source_ids = torch.full((256,), NO_TOKEN, dtype=torch.uint8)
-        self.source_ids[self.target_ids.long()] = torch.arange(len(source), dtype=torch.uint8)
+    def __init__(self, source: Sequence[str], target: Sequence[str]) -> None:
+        """Raises ValueError when `target` lacks a token of `source`."""
+        index = {token: i for i, token in enumerate(target)}
+        if missing := set(source) - set(index):
+            raise ValueError(f"the vocabulary lacks {min(missing)!r}")
+        self.target_ids = torch.tensor([index[token] for token in source])
+        self.source_ids = torch.full((len(target),), len(source))  # an id of no token, for tokens of the target alone
+        self.source_ids[self.target_ids] = torch.arange(len(source))
 
     def to_target(self, ids: Tensor) -> Tensor:
-        """Map source ids (...) uint8 to target ids (...) uint8 on the same device."""
-        return self.target_ids.to(ids.device)[ids.long()]
+        """Map source ids (...) to target ids (...) of the same type on the same device."""
+        return translated(ids, self.target_ids)
 
     def to_source(self, ids: Tensor) -> Tensor:
-        """Map target ids (...) uint8 to source ids (...) uint8; NO_TOKEN where the source lacks the character."""
-        return self.source_ids.to(ids.device)[ids.long()]
+        """Map target ids (...) to source ids (...); a token that the source lacks gets an id of no token."""
+        return translated(ids, self.source_ids)
+
+
+def translated(ids: Tensor, table: Tensor) -> Tensor:
+    """Look up ids in a table, except PADDING; ids outside the table stay."""
+    index = ids.long()
+    is_token = (index >= 0) & (index < len(table))
+    return torch.where(is_token, table.to(ids.device)[index.clamp(0, len(table) - 1)], index).to(ids.dtype)

@@ -1,64 +1,73 @@
-"""The certificate: the harness decodes the track's test set greedily, one character at a time, and counts the errors.
+"""The certificate: the harness decodes the track's test set, one token at a time, and counts the wrong completions.
 
-Here the model is a function from token ids (B, T) to the logits (B, V) of the next character. Its input is the prompt
-and its own output, nothing else.
+Here the model is a function from token ids (B, T) to the logits (B, V) of the next token. Its input is the prompt and
+its own output, nothing else.
 """
 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench import distributed
+from bench.attempt.decoding import NextLogits, complete, complete_all
 from bench.stats.descriptive import clopper_pearson_upper
 from bench.storage.schema import Certificate, Count
-from data import Track, decode
+from data import Batch, Track
+from model import Transformer
 
-CPU_BATCH_CHARACTERS = 100_000  # the activations of so many characters fit into the caches
+CPU_BATCH_TOKENS = 100_000  # the activations of so many tokens fit into the caches
 GPU_BATCH_SIZE = 32_768  # problems; large batches hide the launch times of the kernels
-NextLogits = Callable[[Tensor], Tensor]  # token ids (B, T) int64 to logits (B, V) of the next character
 
 
 def batch_size_for(track: Track, device: torch.device) -> int:
     """Number of problems to decode together."""
     length = track.prompt_length + track.answer_length
-    return CPU_BATCH_CHARACTERS // length if device.type == "cpu" else GPU_BATCH_SIZE
+    return max(1, CPU_BATCH_TOKENS // length) if device.type == "cpu" else GPU_BATCH_SIZE
 
 
-@torch.inference_mode()
-def greedy_answers(next_logits: NextLogits, prompts: Tensor, answer_length: int) -> Tensor:
-    """The model's answers (B, answer_length) int64 to prompts (B, P) int64."""
-    text = prompts
-    for _ in range(answer_length):
-        text = torch.cat([text, next_logits(text).argmax(-1, keepdim=True)], dim=1)
-    return text[:, prompts.size(1) :]
-
-
-def all_answers(
+def all_completions(
     next_logits: NextLogits,
     track: Track,
     problems: Tensor,
     device: torch.device,
     batch_size: int,
     report: Callable[[float], None],
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The model's answers and the right ones, both (N, answer_length) uint8 on the CPU.
+    """The completions (N, A) of problems (N, W) on any device, and whether each is right (N,); both on the CPU.
 
-    `problems` is (N, W) uint8 on any device. Each of several processes decodes its share of them.
+    Each of several processes decodes its share of them.
     """
-    decoded, right = [], []
+    decoding, completions, right = track.decoding, [], []
+    is_small = decoding.stop_token is None and len(track.vocabulary) <= 256
     parts = distributed.share(problems).split(batch_size)
     for i, part in enumerate(parts):
         report(i / len(parts))
-        tokens = track.tokens(part.to(device))
-        prompts = tokens[:, : track.prompt_length].long()
-        decoded.append(greedy_answers(next_logits, prompts, track.answer_length).to(torch.uint8))
-        right.append(tokens[:, track.prompt_length :])
+        part = part.to(device)
+        prompts = track.prompts(part)
+        if track.description.is_one_length:
+            decoded = complete(next_logits, prompts.long(), decoding, generator)
+        else:
+            decoded = complete_all(next_logits, prompts, decoding, batch_size, generator)
+        completions.append(decoded.to(torch.uint8 if is_small else torch.int32))
+        right.append(track.grade(part, completions[-1]))
 
     def gather(parts: list[Tensor]) -> Tensor:
         return distributed.gather(torch.cat(parts), len(problems)).cpu()
 
-    return gather(decoded), gather(right)
+    return gather(completions), gather(right)
+
+
+@torch.inference_mode()
+def mean_loss(model: Transformer, batch: Batch) -> float:
+    """The mean cross-entropy of the targets of a batch, by the plain forward pass, nats."""
+    device = next(model.parameters()).device
+    tokens, targets, mask, positions, _ = (field if field is None else field.to(device) for field in batch)
+    logits = model(tokens.long()) if positions is None else model(tokens.long(), positions=positions)
+    losses = F.cross_entropy(logits.mT, targets.long(), reduction="none")
+    return float(losses.mean() if mask is None else losses[mask].mean())
 
 
 def certify(
@@ -69,17 +78,23 @@ def certify(
     batch_size: int | None = None,
     num_sentences: int = 10,
     report: Callable[[float], None] = lambda done: None,
+    loss: Callable[[Batch], float] = lambda batch: float("nan"),
 ) -> tuple[Certificate, list[str]]:
     """Decode the track's test set, which holds every problem if they can be listed, and count the errors.
 
-    `seed` draws the test set if it does not hold every problem. `report` is called with the decoded share of this
-    process's problems, 0..1. Also returns sentences about the first `num_sentences` mistakes.
+    Args:
+        seed: draws the test set if it does not hold every problem, and the tokens if the track samples them.
+        report: called with the decoded share of this process's problems, 0..1.
+        loss: the model's mean loss of a batch, for the track's measures.
+
+    Also returns sentences about the first `num_sentences` mistakes.
     """
     batch_size = batch_size or batch_size_for(track, device)
-    test_set = track.test_set(seed)
-    problems = torch.cat([test_set, *track.samples.values()])
-    answers, right = all_answers(next_logits, track, problems, device, batch_size, report)
-    wrong, *wrong_samples = (answers != right).any(1).split([len(test_set), *map(len, track.samples.values())])
+    test_set, samples = track.test_set(seed), track.samples
+    problems = torch.cat([test_set, *samples.values()])
+    generator = torch.Generator(device).manual_seed(seed)
+    completions, right = all_completions(next_logits, track, problems, device, batch_size, report, generator)
+    wrong, *wrong_samples = (~right).split([len(test_set), *map(len, samples.values())])
 
     def count(mistakes: Tensor) -> Count:
         """Counts of (n,) bool, one per problem."""
@@ -93,9 +108,11 @@ def certify(
         heldout_problems=heldout.problems,
         heldout_errors=heldout.errors,
         groups={name: count(wrong[mask]) for name, mask in track.groups(test_set).items()},
-        samples={name: count(mistakes) for name, mistakes in zip(track.samples, wrong_samples, strict=True)},
+        samples={name: count(mistakes) for name, mistakes in zip(samples, wrong_samples, strict=True)},
         exhaustive=track.exhaustive,
         error_rate_upper_95=rate if track.exhaustive else clopper_pearson_upper(total.errors, total.problems),
+        measures=track.measures(loss),
     )
     first = wrong.nonzero()[:num_sentences, 0].tolist()
-    return certificate, [track.sentence(test_set[i], decode(track, answers[i])) for i in first]
+    sentences = [track.sentence(test_set[i], track.decode_completion(completions[i].tolist())) for i in first]
+    return certificate, sentences

@@ -8,7 +8,6 @@ from bench.entry import described, traceback_text
 from bench.errors import describe_os_error
 from bench.provenance import ROOT
 from bench.storage.schema import Run
-from tracks.descriptions import TRACKS
 
 
 def update_pages(results: Path, run: Run) -> str:
@@ -40,6 +39,5 @@ def describe_filing(plan: AttemptPlan, run: Run) -> str:
         standing, option = f"in {results}: {standing}", f" --results {shlex.quote(str(results))}"
     if run.weights is None:
         return f"{standing}\nrun {run.run_id}"
-    track = TRACKS[run.track]
-    prompt = track.example_text[: track.prompt_length]
+    prompt = plan.track.description.example_prompt
     return f'{standing}\nask this run: python -m bench ask {run.run_id} "{prompt}"{option}'

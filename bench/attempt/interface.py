@@ -8,7 +8,7 @@ import torch
 
 from bench.attempt.progress import Display
 from bench.clock import Clock
-from bench.storage.schema import Check
+from bench.storage.schema import Check, Evaluated
 from data import Track
 from model import Transformer
 
@@ -59,6 +59,34 @@ class Pruned(Exception):
     """The search that started this attempt has pruned it."""
 
 
+class SplitResult(Protocol):
+    """An evaluation of all problems of a split."""
+
+    @property
+    def problems(self) -> int:
+        """Number of problems."""
+
+    @property
+    def errors(self) -> int:
+        """Number of problems answered wrongly."""
+
+    @property
+    def loss(self) -> float:
+        """Mean over the tokens with a target, nats."""
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None if it is not a finite number."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def evaluated(result: SplitResult | None) -> Evaluated | None:
+    """The journalled form of a trainer's evaluation of a split."""
+    if result is None:
+        return None
+    return Evaluated(problems=result.problems, errors=result.errors, loss=finite(result.loss))
+
+
 class TrainingMonitor:
     """Receives the trainer's reports during training. `tick` and `check` raise an exception to end the attempt."""
 
@@ -94,21 +122,41 @@ class TrainingMonitor:
             self.display.tick(seconds, self.count_steps())
 
     def check(
-        self, step: int, loss: float, errors: int, reached: dict[str, bool], steps_left: int, asked: int | None = None
+        self,
+        step: int,
+        loss: float,
+        errors: int,
+        reached: dict[str, bool],
+        steps_left: int,
+        asked: int | None = None,
+        squared_norm: float | None = None,
+        validation: SplitResult | None = None,
+        test: SplitResult | None = None,
     ) -> None:
         """Report an evaluation on training problems. Raises Diverged if the loss is not finite.
 
         Args:
             step: steps taken so far.
-            loss: of the latest batch, nats per character.
+            loss: of the latest batch, nats per token.
             errors: number of problems answered wrongly.
             reached: whether each named target is met now.
             steps_left: until the end of the round; training stops only at the end of a round.
-            asked: number of problems evaluated; trainers of older records do not pass it.
+            asked: number of problems evaluated.
+            squared_norm: sum of the squares of all weights.
+            validation: of the track's validation set, if it has one.
+            test: of the test set, with the setting `curves`.
         """
         seconds = self.clock.elapsed()
-        finite_loss = loss if math.isfinite(loss) else None
-        check = Check(step=step, train_seconds=seconds, loss=finite_loss, errors=errors, asked=asked)
+        check = Check(
+            step=step,
+            train_seconds=seconds,
+            loss=finite(loss),
+            errors=errors,
+            asked=asked,
+            squared_norm=finite(squared_norm),
+            validation=evaluated(validation),
+            test=evaluated(test),
+        )
         self.checks.append(check)
         for target, is_met in reached.items():
             if self.reached.get(target) is None:

@@ -6,6 +6,7 @@ import functools
 import gc
 import signal
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from bench import distributed
 from bench.attempt import before_torch
-from bench.attempt.certify import certify
+from bench.attempt.certify import certify, mean_loss
 from bench.attempt.filing import describe_filing
 from bench.attempt.interface import Build, Diverged, Pruned, Timeout, Trainer, TrainingMonitor
 from bench.attempt.plan import AttemptPlan, compiler_seconds
@@ -40,6 +41,7 @@ from bench.storage.schema import (
     EXPLORATION_COMMANDS,
     TUNE,
     Certificate,
+    Check,
     Machine,
     MachinePeak,
     Outcome,
@@ -85,7 +87,8 @@ class Attempt:
         self.results["warmed_weights_sha256"] = weights.state_sha256(trainer.model)
         self.train(trainer)
         self.certificate = self.certify(trainer)
-        return "missed" if self.certificate.errors else "solved"
+        is_solved = self.plan.track.is_solved(self.certificate.errors, self.certificate.measures)
+        return "solved" if is_solved else "missed"
 
     def train(self, trainer: Trainer) -> None:
         self.display.phase("train")
@@ -125,7 +128,12 @@ class Attempt:
             if trainer.model.kernel is not None:
                 model.use_kernel(plan.settings.threads)
             certificate, self.mistakes = certify(
-                model.answerer(), track, plan.device, plan.seed, report=self.display.certified
+                model.answerer(),
+                track,
+                plan.device,
+                plan.seed,
+                report=self.display.certified,
+                loss=functools.partial(mean_loss, model),
             )
         self.clock.stop()
         return certificate
@@ -177,6 +185,7 @@ class Attempt:
             "display_seconds": None if seconds["train"] is None else self.display.processor_seconds,
             "checks": self.monitor.checks,
             "reached": self.reached_targets(certificate),
+            "reached_steps": reached_steps(self.monitor.checks),
             "certificate": certificate,
             "machine": self.machine(),
             "data_sha256": index_sets_sha256(self.plan.track),
@@ -199,7 +208,8 @@ class Attempt:
         if certificate is not None:
             if certificate.heldout_problems:
                 reached["heldout"] = None if certificate.heldout_errors else seconds
-            reached["solved"] = None if certificate.errors else seconds
+            is_solved = self.plan.track.is_solved(certificate.errors, certificate.measures)
+            reached["solved"] = seconds if is_solved else None
         return reached
 
     def machine(self) -> Machine:
@@ -213,6 +223,24 @@ class Attempt:
         if machine.clean is None and None not in update.values():
             update["clean"] = True
         return machine.model_copy(update=update).with_reasons([*before.reasons, *during.reasons])
+
+
+def reached_steps(checks: Sequence[Check]) -> dict[str, int | None]:
+    """The step of the first check at which 95% and 100% of each split were right, by split and share."""
+    steps: dict[str, int | None] = {}
+    for split in ("train", "validation", "test"):
+        counts = [
+            (check.step, check.asked, check.errors)
+            if split == "train"
+            else (check.step, count and count.problems, count and count.errors)
+            for check in checks
+            for count in [check.test if split == "test" else check.validation]
+        ]
+        known = [(step, errors / problems) for step, problems, errors in counts if problems and errors is not None]
+        for percent in (95, 100) if known else ():
+            is_reached = (step for step, share in known if share <= 1 - percent / 100)
+            steps[f"{split} {percent}%"] = next(is_reached, None)
+    return steps
 
 
 def classify_exception(problem: BaseException, results: Path) -> tuple[Outcome, str]:

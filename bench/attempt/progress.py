@@ -48,6 +48,8 @@ class Display:
         loss = "not finite" if check.loss is None else f"{check.loss:.4f}"
         problems = "" if check.asked is None else f" in {check.asked:,}"
         errors = "" if check.errors is None else f"  errors {check.errors:,}{problems}"
+        if check.validation is not None:
+            errors += f", validation {check.validation.errors:,} in {check.validation.problems:,}"
         remaining = "end of the round"
         if steps_left:
             remaining = f"about {check.train_seconds / check.step * steps_left:.1f} s of the round left"

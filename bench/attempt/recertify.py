@@ -3,6 +3,7 @@
 The process runs the current harness and tracks with the contestant's model, assembled in a temporary folder.
 """
 
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from bench.attempt.certify import NextLogits, certify, greedy_answers
+from bench.attempt.certify import all_completions, certify, mean_loss
+from bench.attempt.decoding import NextLogits
 from bench.processes import json_lines, last_error_line, run_python
 from bench.provenance import ROOT, copy_files, harness_files, source_files
 from bench.storage import weights
 from bench.storage.schema import Certificate, SchemaModel
 from bench.streams import print_data
-from data import Track
+from data import BatchOptions, Track, get_batches
 from model import Transformer
 
 ForwardPass = Literal["plain", "fast"]
@@ -82,13 +84,13 @@ def change_by_later_characters(model: Transformer, track: Track, num_sequences: 
     """
     generator = torch.Generator().manual_seed(0)
     device, length = next(model.parameters()).device, model.config.block_size
-    sampler = track.sampler(0.0, torch.device("cpu"))
+    texts = get_batches(track, BatchOptions(), torch.device("cpu"))
 
     def sequences() -> Tensor:
         """(2 * num_sequences, T) int64."""
         characters = torch.randint(model.config.vocab_size, (2 * num_sequences, length), generator=generator)
-        texts = track.tokens(sampler.draw(1, num_sequences, generator)[0])[:, :length]
-        characters[num_sequences:, : texts.size(1)] = texts  # texts of a stream are shorter than its windows
+        drawn = texts.batch(texts.draw_distinct(num_sequences, generator)).tokens[:, :length]
+        characters[num_sequences : num_sequences + len(drawn), : drawn.size(1)] = drawn  # texts of a stream are shorter
         return characters.to(device)
 
     originals, replacements = sequences(), sequences()
@@ -112,13 +114,11 @@ def right_when_scrambled(model: Transformer, track: Track, num_problems: int = 4
     for weight in model.parameters():
         order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
         weight.copy_(weight.flatten()[order].view_as(weight))
-    problems = track.sampler(0.0, torch.device("cpu")).draw(1, num_problems, generator)[0]
-    texts = track.tokens(problems).long().to(next(model.parameters()).device)
-    num_right = 0
-    for part in texts.split(PLAIN_BATCH_SIZE):
-        answers = greedy_answers(plain_next_logits(model), part[:, : track.prompt_length], track.answer_length)
-        num_right += int((answers == part[:, track.prompt_length :]).all(1).sum())
-    return num_right / len(texts)
+    batches, device = get_batches(track, BatchOptions(), torch.device("cpu")), next(model.parameters()).device
+    problems = batches.draw_distinct(num_problems, generator)
+    next_logits = plain_next_logits(model)
+    _, right = all_completions(next_logits, track, problems, device, PLAIN_BATCH_SIZE, lambda done: None)
+    return float(right.double().mean())
 
 
 def main(path: Path, seed: int, forward_pass: ForwardPass) -> int:
@@ -128,7 +128,8 @@ def main(path: Path, seed: int, forward_pass: ForwardPass) -> int:
     batch_size = None
     if forward_pass == "plain":
         next_logits, batch_size = plain_next_logits(model), PLAIN_BATCH_SIZE
-    certificate, sentences = certify(next_logits, track, device, seed, batch_size)
+    loss = functools.partial(mean_loss, model)
+    certificate, sentences = certify(next_logits, track, device, seed, batch_size, loss=loss)
     sizes = weights.tensor_sizes(path)
     result = Recertification(
         certificate=certificate,

@@ -1,5 +1,6 @@
 """The other processes of a torchrun attempt. They train and certify with the first one, which files the run."""
 
+import functools
 import itertools
 import signal
 import tempfile
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import distributed
-from bench.attempt.certify import certify
+from bench.attempt.certify import certify, mean_loss
 from bench.attempt.interface import Build
 from bench.attempt.plan import AttemptPlan
 from bench.attempt.resources import device_turn, empty_compile_caches
@@ -72,7 +73,7 @@ def run_worker(plan: AttemptPlan, build: Build) -> int:
                 path = Path(folder) / "weights.safetensors"
                 path.write_bytes(distributed.broadcast(None))
                 model, track = weights.load(path, plan.device)
-            certify(model.answerer(), track, plan.device, plan.seed)
+            certify(model.answerer(), track, plan.device, plan.seed, loss=functools.partial(mean_loss, model))
             gather_resource_use(plan, joules, [f"process {plan.world.rank}: {reason}" for reason in reasons])
     except Exception as problem:
         line = (str(problem).splitlines() or [""])[0]

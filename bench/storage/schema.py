@@ -95,6 +95,19 @@ class Seconds(SchemaModel):
     wall: NonNegativeSeconds = None
 
 
+class Count(SchemaModel):
+    """The number of errors among a number of problems."""
+
+    problems: NonNegativeInt
+    errors: NonNegativeInt
+
+
+class Evaluated(Count):
+    """An evaluation of the problems of a split during training."""
+
+    loss: FiniteFloat | None  # mean over the tokens with a target, nats; null if not finite
+
+
 class Check(SchemaModel):
     """One evaluation during training; it uses training problems only, because it may end training."""
 
@@ -103,13 +116,9 @@ class Check(SchemaModel):
     loss: FiniteFloat | None  # nats per character; null if not finite
     errors: int | None
     asked: int | None = None  # number of problems; larger at the end of a round
-
-
-class Count(SchemaModel):
-    """The number of errors among a number of problems."""
-
-    problems: NonNegativeInt
-    errors: NonNegativeInt
+    squared_norm: FiniteFloat | None = None  # sum of the squares of all weights
+    validation: Evaluated | None = None  # of the problems that never train, where the track names any
+    test: Evaluated | None = None  # of the test set, with the setting `curves`; such a run is never ranked
 
 
 class Certificate(Count):
@@ -121,6 +130,7 @@ class Certificate(Count):
     samples: dict[str, Count]
     exhaustive: bool  # every problem of the track was decoded
     error_rate_upper_95: FiniteFloat  # the exact rate if exhaustive
+    measures: dict[str, FiniteFloat | None] = {}  # other figures that the track's verdict depends on
 
 
 class Machine(SchemaModel):
@@ -172,6 +182,7 @@ class Run(SchemaModel):
     launch_seconds: FiniteFloat | None = None  # measured, of one such operation on a single number
     checks: list[Check]
     reached: dict[str, FiniteFloat | None]  # target -> train seconds
+    reached_steps: dict[str, int | None] | None = None  # such as `validation 95%` -> step of the first such check
     certificate: Certificate | None
     peak_memory_bytes: int | None
     peak_device_memory_bytes: int | None

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def save(path: Path, model: Transformer, track: Track, settings: dict[str, Any])
     metadata = {
         "format": "addition-speedrun-1",
         "track": track.name,
-        "vocabulary": track.vocabulary,
+        "vocabulary": vocabulary_text(track.vocabulary),
         "model": json.dumps(dataclasses.asdict(model.config)),
         "dtype": str(model.dtype).removeprefix("torch."),
         "settings": json.dumps(settings),
@@ -58,15 +59,28 @@ def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def build_model(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[Transformer, Track]:
     """The model and the track that a file describes; raises various exceptions for metadata of other projects."""
-    track = get_track(metadata["track"])
-    if metadata["vocabulary"] != track.vocabulary:
-        track = Permuted(track, metadata["vocabulary"])
+    track = track_of(json.loads(metadata["settings"]), metadata["track"])
+    if metadata["vocabulary"] != vocabulary_text(track.vocabulary):
+        is_text = isinstance(track.vocabulary, str)
+        track = Permuted(track, metadata["vocabulary"] if is_text else tuple(json.loads(metadata["vocabulary"])))
     config = ModelConfig(**json.loads(metadata["model"]))
     if (config.vocab_size, config.block_size) != (len(track.vocabulary), track.block_size):
         raise ValueError(f"a model of another shape than {track.name} needs")
     model = Transformer(config, getattr(torch, metadata["dtype"]))
     model.load_state_dict(state)
     return model, track
+
+
+def track_of(settings: dict[str, Any], name: str) -> Track:
+    """The track of journalled settings; `name` is its name where they lack one."""
+    prefix = "track_settings."
+    values = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
+    return get_track(settings.get("track", name), **values)
+
+
+def vocabulary_text(vocabulary: Sequence[str]) -> str:
+    """The tokens of a vocabulary: the characters, or a JSON list."""
+    return vocabulary if isinstance(vocabulary, str) else json.dumps(vocabulary)
 
 
 def tensor_sizes(path: Path) -> dict[str, int]:

@@ -1,0 +1,70 @@
+"""Training batches of tracks whose problems have one right answer each."""
+
+from abc import abstractmethod
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tracks.base import PADDING, Batch, Batches
+from tracks.sampling import EpochSampler, ListSampler, Sampler
+
+
+def whole_texts(texts: Tensor) -> Batch:
+    """Return texts (..., T + 1) of one length as a batch of T positions, all of which have a target."""
+    return Batch(texts[..., :-1], texts[..., 1:])
+
+
+class ProblemBatches(Batches):
+    """Texts of drawn problems: a prompt and its answer.
+
+    Prompts of different lengths are padded on the left, answers on the right, so that all answers start at the same
+    position of the batch.
+    """
+
+    @property
+    @abstractmethod
+    def sampler(self) -> Sampler:
+        """Draws training problems; made on first use, because it may read the track's problems."""
+
+    def draw(
+        self, num_batches: int, batch_size: int, generator: torch.Generator, replayed: Tensor, share: float
+    ) -> Batch:
+        num_replayed = 0
+        if len(replayed):  # at least one problem of each batch is drawn
+            num_replayed = min(round(batch_size * share), batch_size - 1)
+        problems = self.sampler.draw(num_batches, batch_size - num_replayed, generator)
+        if num_replayed:
+            shape = num_batches, num_replayed
+            index = torch.randint(len(replayed), shape, generator=generator, device=self.device)
+            problems = torch.cat([problems, replayed[index]], 1)
+        return self.batch(problems, self.options.loss_on)
+
+    def batch(self, problems: Tensor, loss_on: str = "answer") -> Batch:
+        prompts, answers = self.track.prompts(problems), self.track.answers(problems)
+        if self.is_uniform:
+            return whole_texts(torch.cat([prompts, answers], -1))
+        P = prompts.size(-1)
+        lengths = (prompts != PADDING).sum(-1, keepdim=True)  # (..., 1)
+        place = torch.arange(P, device=prompts.device) - (P - lengths)  # in the prompt; negative in the padding
+        aligned = prompts.gather(-1, place.clamp(min=0))  # (..., P)
+        positions = torch.cat([place, lengths + torch.arange(answers.size(-1) - 1, device=prompts.device)], -1)
+        texts = torch.cat([aligned, answers], -1)  # (..., T + 1)
+        is_target = torch.cat([place >= (P if loss_on == "answer" else 1), answers != PADDING], -1)[..., 1:]
+        return Batch(texts[..., :-1].clamp(min=0), texts[..., 1:].clamp(min=0), is_target, positions.clamp(min=PADDING))
+
+    def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
+        return self.sampler.draw_distinct(count, generator)
+
+
+class ListBatches(ProblemBatches):
+    """Texts of the problems in the track's training set, drawn uniformly or in epochs."""
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        return list_sampler(self.track.sets["train"], self.options.sampling, self.device)
+
+
+def list_sampler(rows: Tensor, sampling: str, device: torch.device) -> ListSampler:
+    """Return a sampler of the problems `rows` (n, W), by the setting `sampling`."""
+    return (EpochSampler if sampling == "epochs" else ListSampler)(rows, device)
