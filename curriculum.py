@@ -97,7 +97,7 @@ class Curriculum:
         its first error, the decoded answer is the right one.
         """
         self.model.eval()
-        evaluate = self.evaluate_whole_texts() if self.batches.is_uniform else self.evaluate_masked
+        evaluate = self.evaluate_whole_texts(len(problems)) if self.batches.is_uniform else self.evaluate_masked
         batch_size = CPU_EVALUATION_BATCH if self.device.type == "cpu" else GPU_EVALUATION_BATCH
         parts = distributed.share(problems).split(batch_size)
         results = [evaluate(self.batches.batch(part)) for part in parts]
@@ -105,10 +105,10 @@ class Curriculum:
         losses, wrong = (distributed.gather(torch.cat(each), len(problems)) for each in zip(*results, strict=True))
         return Evaluation(problems, losses, int(wrong.sum()))
 
-    def evaluate_whole_texts(self) -> Callable[[Batch], tuple[Tensor, Tensor]]:
+    def evaluate_whole_texts(self, num_texts: int) -> Callable[[Batch], tuple[Tensor, Tensor]]:
         """Return a function that evaluates texts of one length; it shares what depends on the weights alone."""
         query_start = self.batches.answer_start
-        prepared = self.model.prepare(self.batches.text_length - 1, query_start)
+        prepared = self.model.prepare(self.batches.text_length - 1, query_start, num_texts)
         return lambda batch: self.model.evaluate(batch.whole_texts(), query_start, prepared)
 
     def evaluate_masked(self, batch: Batch) -> tuple[Tensor, Tensor]:

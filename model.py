@@ -26,6 +26,9 @@ __all__ = ["ModelConfig", "Transformer"]  # imported from here by the harness
 NO_TARGET = -100  # in place of a target that has no loss
 
 
+LOOKUPS_PER_ROW = 8  # texts per V**2, from which on a pair table costs less than attention
+
+
 class Transformer(nn.Module):
     """Maps token ids to logits.
 
@@ -126,22 +129,27 @@ class Transformer(nn.Module):
     # -------------------------------------------------------------------------
     # the fast path: kernel.c or a pair table, else the plain forward pass
 
-    def uses_pair_table(self, T: int, query_start: int = 0) -> bool:
-        """Whether `forward_fast` reads attention from a pair table: one layer, no dropout, and a table that fits."""
+    def uses_pair_table(self, T: int, query_start: int = 0, num_texts: int | None = None) -> bool:
+        """Whether `forward_fast` reads attention from a pair table: one layer, no dropout, and a table that fits.
+
+        With `num_texts`, the table must also pay for so many texts: a text looks up T of the T * V rows of a query.
+        """
         config = self.config
         if len(self.blocks) > 1 or (self.training and config.dropout):
+            return False
+        if num_texts is not None and config.vocab_size**2 > LOOKUPS_PER_ROW * num_texts:
             return False
         sizes = config.vocab_size, config.n_embd, config.n_head
         return pair_table.table_bytes(T, query_start, *sizes, self.dtype) <= pair_table.MAX_TABLE_BYTES
 
-    def prepare(self, T: int, query_start: int = 0) -> Tensor | Prepared | None:
+    def prepare(self, T: int, query_start: int = 0, num_texts: int | None = None) -> Tensor | Prepared | None:
         """Compute the part of `forward_fast` that depends on the weights and T alone, to be shared by many batches.
 
         Returns the kernel's table, the pair table, or None where neither is used; valid until the weights change.
         """
         if self.kernel is not None and not torch.is_grad_enabled():  # the kernel computes no gradients of logits
             return self.kernel.prepare(self.kernel_weights(), T)
-        if not self.uses_pair_table(T, query_start):
+        if not self.uses_pair_table(T, query_start, num_texts):
             return None
         rows, attention = self.first_block.attention_norm(self.input_rows(T)), self.first_block.attention
         return pair_table.pair_table(rows, attention.qkv, self.config.n_head, query_start)
@@ -172,7 +180,9 @@ class Transformer(nn.Module):
     def loss(self, tokens: Tensor, query_start: int = 0) -> Tensor:
         """Return the mean cross-entropy of tokens (B, T + 1) at positions after `query_start`, nats."""
         tokens = tokens.long()
-        logits = self.forward_fast(tokens[:, :-1], query_start)  # (B, Q, V)
+        inputs = tokens[:, :-1]
+        is_fast = self.uses_pair_table(inputs.size(1), query_start, len(inputs))
+        logits = self.forward_fast(inputs, query_start) if is_fast else self(inputs, query_start)  # (B, Q, V)
         return F.cross_entropy(logits.flatten(0, 1), tokens[:, query_start + 1 :].flatten())
 
     @torch.no_grad()
@@ -184,12 +194,14 @@ class Transformer(nn.Module):
         Returns the largest loss of a character of each text, nats, (B,) float32, and whether greedy decoding would make
         an error in it, (B,) bool.
         """
-        prepared = self.prepare(tokens.size(1) - 1, query_start) if prepared is None else prepared
+        prepared = self.prepare(tokens.size(1) - 1, query_start, len(tokens)) if prepared is None else prepared
         if isinstance(prepared, Prepared):
             losses, wrong = prepared.evaluate(tokens, query_start)
         else:
             tokens = tokens.long()
-            logits, targets = self.forward_fast(tokens[:, :-1], query_start, prepared), tokens[:, query_start + 1 :]
+            inputs, targets = tokens[:, :-1], tokens[:, query_start + 1 :]
+            is_fast = prepared is not None
+            logits = self.forward_fast(inputs, query_start, prepared) if is_fast else self(inputs, query_start)
             losses, wrong = F.cross_entropy(logits.mT, targets, reduction="none"), logits.argmax(-1) != targets
         return losses.amax(1), wrong.any(1)
 
@@ -246,14 +258,14 @@ class Transformer(nn.Module):
         while the function is used. With a second argument, the positions (B, T) of the ids as in `forward`, it always
         computes the plain forward pass.
         """
-        prepare = functools.cache(lambda T: self.prepare(T, T - 1))
+        prepare = functools.cache(lambda T, num_texts: self.prepare(T, T - 1, num_texts))
         cached = torch.empty(0, 0)  # ids and positions
         kv_caches: list[list[Tensor]] = []  # of them
 
         @torch.no_grad()
         def next_logits(idx: Tensor, positions: Tensor | None = None) -> Tensor:
             nonlocal cached, kv_caches
-            if positions is None and (prepared := prepare(idx.size(1))) is not None:
+            if positions is None and (prepared := prepare(idx.size(1), len(idx))) is not None:
                 return self.forward_fast(idx, idx.size(1) - 1, prepared)[:, 0]
             given = idx if positions is None else torch.stack([idx, positions])
             T, P = given.size(-1), cached.size(-1)
@@ -266,6 +278,11 @@ class Transformer(nn.Module):
 
         return next_logits
 
+    @torch.no_grad()
+    def squared_norm(self) -> Tensor:
+        """Return the sum of the squares of all weights, a float32 scalar."""
+        return torch.stack([weight.square().sum() for weight in self.parameters()]).sum()
+
     def step_flops(self, B: int, T: int, query_start: int = 0) -> int:
         """Return the FLOPs of the matrix products of `forward_fast` and its backward pass, 2 for each multiply-add.
 
@@ -274,7 +291,7 @@ class Transformer(nn.Module):
         """
         V, C, H, last = self.config.vocab_size, self.config.n_embd, self.config.n_hidden, len(self.blocks) - 1
         num_queries = [T - (query_start if i == last else 0) for i in range(last + 1)]  # of each block
-        if self.kernel is not None or self.uses_pair_table(T, query_start):  # sums of values are no matrix products
+        if self.kernel is not None or self.uses_pair_table(T, query_start, B):  # sums of values are no matrix products
             QV, R = num_queries[0] * V, T * V
             products = (QV + 2 * R) * C * C + QV * R * C  # queries, keys and values; scores
         else:
