@@ -5,7 +5,7 @@ trained on.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -127,11 +127,14 @@ class Track(ABC):
     def sentence(self, problem: Tensor, answer: str) -> str:
         """Describe an error; `problem` is one row (W,), `answer` the text that the model produced."""
 
-    def measures(self, loss: Callable[[Batch], float]) -> dict[str, float]:
-        """Return figures that the verdict depends on beside the grades; `loss` is the mean loss of texts, nats."""
+    def measures(self, loss: Callable[[Batch], float | None]) -> dict[str, float | None]:
+        """Return figures that the verdict depends on beside the grades; None for one that is not finite.
+
+        `loss` returns the mean loss of the targets of a batch, nats, or None.
+        """
         return {}
 
-    def is_solved(self, errors: int, measures: dict[str, float]) -> bool:
+    def is_solved(self, errors: int, measures: Mapping[str, float | None]) -> bool:
         """Whether the track is solved, by the number of wrong completions of the test set and the measures."""
         return errors == 0
 

@@ -15,7 +15,7 @@ from tracks.tokenizer import TokenMap
 class Altered:
     """Base of the controls: takes from another track every attribute that it does not define itself."""
 
-    def __init__(self, track: Track) -> None:
+    def __init__(self, track: Any) -> None:
         self.track = track
 
     def __getattr__(self, name: str) -> Any:
@@ -25,7 +25,7 @@ class Altered:
 class Permuted(Altered):
     """The same texts with permuted token ids. A trainer that learns from the texts alone is not affected."""
 
-    def __init__(self, track: Track, vocabulary: Sequence[str]) -> None:
+    def __init__(self, track: Any, vocabulary: Sequence[str]) -> None:
         """Raises ValueError when `vocabulary` is not a permutation of the track's."""
         super().__init__(track)
         if sorted(vocabulary) != sorted(track.vocabulary):
@@ -60,8 +60,8 @@ class Permuted(Altered):
     def grade(self, problems: Tensor, completions: Tensor) -> Tensor:
         return self.track.grade(problems, self.token_map.to_source(completions))
 
-    def measures(self, loss: Callable[[Batch], float]) -> dict[str, float]:
-        def permuted_loss(batch: Batch) -> float:
+    def measures(self, loss: Callable[[Batch], float | None]) -> dict[str, float | None]:
+        def permuted_loss(batch: Batch) -> float | None:
             tokens, targets = (self.token_map.to_target(ids) for ids in (batch.tokens, batch.targets))
             return loss(batch._replace(tokens=tokens, targets=targets))
 
@@ -71,7 +71,7 @@ class Permuted(Altered):
 class Misanswered(Altered):
     """A track with a list of all problems, in which problem i has the right answer of problem `answered[i]`."""
 
-    def __init__(self, track: Track, answered: np.ndarray) -> None:
+    def __init__(self, track: Any, answered: np.ndarray) -> None:
         """`answered` (num_problems,) int64 are positions in the list."""
         super().__init__(track)
         self.all_answers = track.answers(track.rows[answered])
@@ -107,7 +107,7 @@ def permuted(vocabulary: Sequence[str], generator: np.random.Generator) -> Seque
     return tuple(vocabulary[i] for i in generator.permutation(len(vocabulary)))
 
 
-def controlled(track: Track, control: str, seed: int) -> Track:
+def controlled(track: Any, control: str, seed: int) -> Any:
     """Apply a control to a track; raises ValueError as `check_control`.
 
     `permute` permutes the token ids; `shuffle` permutes the answers of the training problems; `poison` gives every

@@ -1,6 +1,6 @@
 """One text to learn by heart, which tests a trainer: the loss must fall to zero."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -61,10 +61,11 @@ class Memorize(AnswerTrack):
     def is_heldout(self, problems: Tensor) -> Tensor:
         return torch.zeros(len(problems), dtype=torch.bool, device=problems.device)
 
-    def measures(self, loss: Callable[[Batch], float]) -> dict[str, float]:
+    def measures(self, loss: Callable[[Batch], float | None]) -> dict[str, float | None]:
         """Return the mean loss of the characters after the prompt, nats."""
         mask = torch.arange(len(self.text) - 1) >= self.prompt_length - 1
         return {"loss": loss(Batch(self.text[None, :-1], self.text[None, 1:], mask[None]))}
 
-    def is_solved(self, errors: int, measures: dict[str, float]) -> bool:
-        return errors == 0 and measures["loss"] < MAX_LOSS
+    def is_solved(self, errors: int, measures: Mapping[str, float | None]) -> bool:
+        loss = measures["loss"]
+        return errors == 0 and loss is not None and loss < MAX_LOSS

@@ -4,10 +4,10 @@ Here the model is a function from token ids (B, T) to the logits (B, V) of the n
 its own output, nothing else.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench import distributed
@@ -61,13 +61,13 @@ def all_completions(
 
 
 @torch.inference_mode()
-def mean_loss(model: Transformer, batch: Batch) -> float:
-    """The mean cross-entropy of the targets of a batch, by the plain forward pass, nats."""
+def mean_loss(model: Transformer, batch: Batch) -> float | None:
+    """The mean cross-entropy of the targets of a batch, by the plain forward pass, nats; None if it is not finite."""
     device = next(model.parameters()).device
-    tokens, targets, mask, positions, _ = (field if field is None else field.to(device) for field in batch)
-    logits = model(tokens.long()) if positions is None else model(tokens.long(), positions=positions)
-    losses = F.cross_entropy(logits.mT, targets.long(), reduction="none")
-    return float(losses.mean() if mask is None else losses[mask].mean())
+    tokens, targets = batch.tokens.to(device), batch.targets.to(device)
+    mask, positions = (field if field is None else field.to(device) for field in (batch.loss_mask, batch.positions))
+    loss = float(model.masked_loss(tokens, targets, mask, positions=positions))
+    return loss if math.isfinite(loss) else None
 
 
 def certify(
@@ -78,7 +78,7 @@ def certify(
     batch_size: int | None = None,
     num_sentences: int = 10,
     report: Callable[[float], None] = lambda done: None,
-    loss: Callable[[Batch], float] = lambda batch: float("nan"),
+    loss: Callable[[Batch], float | None] = lambda batch: None,
 ) -> tuple[Certificate, list[str]]:
     """Decode the track's test set, which holds every problem if they can be listed, and count the errors.
 

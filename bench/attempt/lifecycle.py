@@ -229,17 +229,10 @@ def reached_steps(checks: Sequence[Check]) -> dict[str, int | None]:
     """The step of the first check at which 95% and 100% of each split were right, by split and share."""
     steps: dict[str, int | None] = {}
     for split in ("train", "validation", "test"):
-        counts = [
-            (check.step, check.asked, check.errors)
-            if split == "train"
-            else (check.step, count and count.problems, count and count.errors)
-            for check in checks
-            for count in [check.test if split == "test" else check.validation]
-        ]
-        known = [(step, errors / problems) for step, problems, errors in counts if problems and errors is not None]
+        counts = [(check.step, check.count(split)) for check in checks]
+        known = [(step, count.errors / count.problems) for step, count in counts if count is not None]
         for percent in (95, 100) if known else ():
-            is_reached = (step for step, share in known if share <= 1 - percent / 100)
-            steps[f"{split} {percent}%"] = next(is_reached, None)
+            steps[f"{split} {percent}%"] = next((step for step, share in known if share <= 1 - percent / 100), None)
     return steps
 
 

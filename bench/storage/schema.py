@@ -120,6 +120,12 @@ class Check(SchemaModel):
     validation: Evaluated | None = None  # of the problems that never train, where the track names any
     test: Evaluated | None = None  # of the test set, with the setting `curves`; such a run is never ranked
 
+    def count(self, split: str) -> Count | None:
+        """The errors among the problems of `train`, `validation` or `test`; None where they were not evaluated."""
+        if split != "train":
+            return self.validation if split == "validation" else self.test
+        return Count(problems=self.asked, errors=self.errors) if self.asked and self.errors is not None else None
+
 
 class Certificate(Count):
     """The result of decoding the track's problems with the final weights."""

@@ -59,7 +59,7 @@ def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def build_model(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[Transformer, Track]:
     """The model and the track that a file describes; raises various exceptions for metadata of other projects."""
-    track = track_of(json.loads(metadata["settings"]), metadata["track"])
+    track: Any = track_of(json.loads(metadata["settings"]), metadata["track"])
     if metadata["vocabulary"] != vocabulary_text(track.vocabulary):
         is_text = isinstance(track.vocabulary, str)
         track = Permuted(track, metadata["vocabulary"] if is_text else tuple(json.loads(metadata["vocabulary"])))
