@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bench.config import track_of
 from data import Permuted, Track, get_track
 from model import ModelConfig, Transformer
 
@@ -59,7 +60,9 @@ def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def build_model(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[Transformer, Track]:
     """The model and the track that a file describes; raises various exceptions for metadata of other projects."""
-    track: Any = track_of(json.loads(metadata["settings"]), metadata["track"])
+    settings = json.loads(metadata["settings"])
+    name, track_settings = track_of({"track": metadata["track"], **settings})
+    track: Any = get_track(name, **track_settings)
     if metadata["vocabulary"] != vocabulary_text(track.vocabulary):
         is_text = isinstance(track.vocabulary, str)
         track = Permuted(track, metadata["vocabulary"] if is_text else tuple(json.loads(metadata["vocabulary"])))
@@ -69,13 +72,6 @@ def build_model(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[Tra
     model = Transformer(config, getattr(torch, metadata["dtype"]))
     model.load_state_dict(state)
     return model, track
-
-
-def track_of(settings: dict[str, Any], name: str) -> Track:
-    """The track of journalled settings; `name` is its name where they lack one."""
-    prefix = "track_settings."
-    values = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
-    return get_track(settings.get("track", name), **values)
 
 
 def vocabulary_text(vocabulary: Sequence[str]) -> str:
