@@ -105,6 +105,19 @@ ADDITION_STREAM = replace(
 )
 
 
+ADDITION_OMNIVAULT = replace(
+    describe_addition(2, name="add2-omnivault"),
+    implementation="tracks.addition_omnivault:AdditionOmnivault",
+    batches="tracks.batches:ListBatches",
+    parameters={},
+    vocabulary=(*"0123456789+*-=", "<BOS>", "<EOS>", "<PAD>", "<UNK>"),
+    prompt_length=7,
+    answer_length=4,
+    num_heldout=1000,
+    config="add2-recipe",
+)
+
+
 # -----------------------------------------------------------------------------
 # modular arithmetic
 
@@ -220,6 +233,7 @@ TRACKS: dict[str, TrackDescription] = {
             *(describe_addition(digits, reverse) for reverse in (False, True) for digits in range(1, 21)),
             describe_addition(3, reverse=True, signs=False, name="add3-mingpt"),
             ADDITION_STREAM,
+            ADDITION_OMNIVAULT,
         )
     },
     **{name: describe() for name, describe in DESCRIBE.items()},
