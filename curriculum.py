@@ -83,6 +83,11 @@ class Curriculum:
         self.validation = None if track.validation is None else track.validation.to(device)
         self.test_set = track.test_set(0).to(device) if settings.curves else None
         self.hard_examples = torch.empty(0, track.problem_width, device=device)
+        self.best = None
+        if settings.checkpoint == "best":
+            from recipes.checkpoints import BestCheckpoint
+
+            self.best = BestCheckpoint(model)
 
     def draw(self) -> Batch:
         """Draw the texts of the next `draw_steps` steps, (draw_steps, B, T)."""
@@ -153,6 +158,8 @@ class Curriculum:
         if is_end and settings.hard_search_steps and settings.stop_at == "evaluation":
             evaluation = evaluation.joined(self.search_hard_examples(evaluation))
         validation, test = self.evaluate_split(self.validation), self.evaluate_split(self.test_set)
+        if self.best is not None and validation is not None:
+            self.best.update(validation.loss)
         return CheckResult(evaluation, reached, validation, test)
 
     def search_hard_examples(self, evaluation: Evaluation) -> Evaluation:
@@ -175,6 +182,11 @@ class Curriculum:
             if validation.errors:
                 return False
         return evaluation.num_errors == 0 and max_loss <= self.settings.evaluation_max_loss
+
+    def finish(self) -> None:
+        """Select the weights that training ends with, by the setting `checkpoint`."""
+        if self.best is not None:
+            self.best.restore()
 
     def must_restart(self, evaluation: Evaluation) -> bool:
         """Return whether a round ended with so many errors that training is unlikely to recover."""

@@ -1,5 +1,6 @@
 """The settings of the trainer, each with its meaning and unit. Imports no torch."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -52,6 +53,7 @@ class Settings:
     embedding_std: float = 0.12
 
     num_steps: int = 260  # Optimizer steps in a round.
+    num_epochs: float = 0.0  # Passes over all training problems in a round; a value above 0 sets num_steps.
     max_rounds: int = 12  # Largest number of rounds; training ends after the first round that passes its evaluation.
     # Step of the schedule at which later rounds start; they start at 0 if it is not below num_steps.
     resume_at: int = 150
@@ -99,6 +101,9 @@ class Settings:
 
     check_every: int = 50  # Steps between checks, the sparse evaluations during a round.
     check_problems: int = 4096  # Training problems drawn for a check.
+    # Training ends with the last weights, or with those of the check with the lowest validation loss (best).
+    checkpoint: Literal["last", "best"] = "last"
+    checkpoint_every: int = 0  # Steps between weights saved during training, a multiple of check_every; 0 saves none.
     # Whether checks evaluate the test set, too, for learning curves; such a run is never ranked.
     curves: bool = False
 
@@ -107,10 +112,10 @@ class Settings:
         counts = "num_steps max_rounds batch_size micro_batches evaluation_problems replay_problems check_every"
         others = "check_problems muon_iterations max_seconds"
         self.check(f"{counts} {others}", lambda value: 0 < value < 2**31, "above 0 and below 2**31")
-        counts = "threads resume_at start_over_above warmup_steps hard_search_steps"
+        counts = "threads resume_at start_over_above warmup_steps hard_search_steps checkpoint_every"
         self.check(counts, lambda value: 0 <= value < 2**31, "in 0..2**31")
         rates = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay"
-        others = "decay_power evaluation_max_loss clip_norm"
+        others = "decay_power evaluation_max_loss clip_norm num_epochs"
         self.check(f"{rates} {others}", lambda value: 0 <= value < float("inf"), "finite and at least 0")
         self.shared_among(processes=1)
         if self.track in TRACKS:
@@ -120,6 +125,12 @@ class Settings:
                 raise ValueError(f"loss_on: a window of {track} can start anywhere and has no answer; set it to all")
             if self.sampling == "epochs" and (is_stream or not self.track_description.exhaustive):
                 raise ValueError(f"sampling: {track} has no list of training problems; set it to independent")
+            if self.checkpoint == "best" and not self.track_description.has_validation:
+                raise ValueError(f"checkpoint: {track} has no validation set to choose the best by; set it to last")
+            if self.num_epochs:
+                self.resolve_epochs()
+        if self.checkpoint_every % self.check_every:
+            raise ValueError(f"checkpoint_every must be a multiple of check_every ({self.check_every})")
         self.check("level_share decay_to", lambda value: 0 <= value <= 1, "in 0..1")
         self.check("replay_share muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
         self.model_config(vocab_size=1, block_size=1)
@@ -136,6 +147,13 @@ class Settings:
         defaults = default_track_settings(self.track)
         given = {key: type(defaults[key])(value) for key, value in self.track_settings.items()}  # 1 as 1.0
         object.__setattr__(self, "track_settings", defaults | given)
+
+    def resolve_epochs(self) -> None:
+        """Set `num_steps` by `num_epochs`; raise ValueError where the training problems are not listed."""
+        num_training = self.track_description.num_training
+        if num_training is None:
+            raise ValueError(f"num_epochs: {self.track} has no list of training problems; set num_steps instead")
+        object.__setattr__(self, "num_steps", math.ceil(self.num_epochs * num_training / self.batch_size))
 
     @cached_property
     def track_description(self) -> TrackDescription:

@@ -31,7 +31,8 @@ from torch.nn.parallel import DistributedDataParallel
 from bench import attempt, distributed
 from bench.clock import Clock
 from curriculum import CheckResult, Curriculum
-from data import Batch, Track, get_batches
+from data import Track, get_batches
+from inputs import StepInputs
 from model import Transformer
 from optim import AdamW, Muon, kernel_optimizers, learning_rate_schedule
 from settings import Settings
@@ -72,7 +73,7 @@ class Trainer:
         # inputs and outputs of a step, all at fixed addresses
         batch_seed = int(torch.randint(2**62, (), generator=self.weights_generator))
         self.generator = torch.Generator(device).manual_seed(batch_seed)
-        self.inputs = self.empty_inputs()
+        self.inputs = StepInputs(settings, self.batches)
         self.step_index = torch.zeros(1, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), device=device)
         decay = settings.decay, settings.decay_power, settings.decay_to
@@ -90,9 +91,7 @@ class Trainer:
         self.muon = Muon(matrices, self.muon_learning_rate, *muon_options, dtype)
         betas = settings.adam_beta1, settings.adam_beta2
         self.adam = AdamW(others, self.adam_learning_rate, betas, settings.adam_weight_decay)
-        # The fast path takes whole texts, and needs one length and a loss at every position from `query_start` on.
-        self.plain_loss = self.model.loss if self.batches.is_uniform else self.model.masked_loss
-        self.model_loss: Callable[..., Tensor] = self.plain_loss
+        self.model_loss: Callable[..., Tensor] = self.model.loss if self.inputs.is_fast else self.model.masked_loss
         self.no_sync: Callable[[], AbstractContextManager[None]] = nullcontext  # without averaging of gradients
         self.part_weight = torch.full((), 1 / settings.micro_batches, device=device)
         self.take_step = self.step
@@ -101,27 +100,7 @@ class Trainer:
     def state(self) -> list[Tensor]:
         """Return every tensor that a step changes and that later steps depend on."""
         optimizers = *self.muon.state(), *self.adam.state()
-        return [*self.model.parameters(), *optimizers, self.step_index, self.loss, *self.inputs.values()]
-
-    def empty_inputs(self) -> dict[str, Tensor]:
-        """Allocate the texts of `draw_steps` steps, by the name of the argument of the model's loss."""
-        settings, is_small = self.settings, len(self.track.vocabulary) <= 256
-        shape = settings.draw_steps, settings.batch_size, self.track.block_size
-        tokens = torch.zeros(shape, dtype=torch.uint8 if is_small else torch.int32, device=self.device)
-        if self.batches.is_uniform:
-            return {"tokens": tokens.new_zeros(*shape[:2], shape[2] + 1)}
-        mask, positions = torch.ones_like(tokens, dtype=torch.bool), torch.zeros_like(tokens, dtype=torch.int64)
-        return {"tokens": tokens, "targets": tokens.clone(), "loss_mask": mask, "positions": positions}
-
-    def fill(self, batch: Batch) -> None:
-        """Copy drawn texts into the inputs."""
-        if self.batches.is_uniform:
-            self.inputs["tokens"][..., :-1].copy_(batch.tokens)
-            self.inputs["tokens"][..., -1].copy_(batch.targets[..., -1])
-            return
-        fields = batch._asdict()
-        for name, tensor in self.inputs.items():
-            tensor.copy_(fields[name])
+        return [*self.model.parameters(), *optimizers, self.step_index, self.loss, *self.inputs.tensors.values()]
 
     # -------------------------------------------------------------------------
     # steps
@@ -139,15 +118,14 @@ class Trainer:
         factors = self.learning_rate_schedule[schedule_start : schedule_start + count]
         muon_rate, adam_rate = self.settings.muon_learning_rate, self.settings.adam_learning_rate
         optimizers = kernel_optimizers(self.muon, muon_rate, self.adam, adam_rate)
-        weights, tokens = self.model.kernel_weights(), self.inputs["tokens"][batch_start : batch_start + count]
+        weights, tokens = self.model.kernel_weights(), self.inputs.tensors["tokens"][batch_start : batch_start + count]
         self.loss.fill_(self.model.kernel.train(weights, tokens, self.query_start, factors, optimizers))
         torch._foreach_add_(self.adam.steps, count)
         self.step_index += count
 
     def step(self) -> None:
         """Forward, backward and update on the batch selected by `step_index`."""
-        index = self.step_index % self.settings.draw_steps
-        loss = self.backward({name: texts.index_select(0, index).squeeze(0) for name, texts in self.inputs.items()})
+        loss = self.backward(self.inputs.of_step(self.step_index))
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
 
@@ -191,11 +169,9 @@ class Trainer:
         """Compile, capture and take steps on random tokens, then restore the state."""
         saved = [tensor.clone() for tensor in self.state()]
         generator = torch.Generator().manual_seed(0)
-        for name in self.inputs.keys() & {"tokens", "targets"}:
-            ids = self.inputs[name]
-            ids.copy_(torch.randint(len(self.track.vocabulary), ids.shape, generator=generator))
+        self.inputs.randomize(generator)
         if self.settings.compile:
-            self.model_loss = torch.compile(self.plain_loss, dynamic=False)
+            self.model_loss = torch.compile(self.model_loss, dynamic=False)
         if distributed.size() > 1:
             self.model_loss = parallel = DistributedDataParallel(Loss(self.model, self.model_loss))
             self.no_sync = parallel.no_sync
@@ -206,8 +182,8 @@ class Trainer:
         if self.settings.cuda_graph and self.device.type == "cuda":
             self.capture()
             # Load the kernels of the evaluation, which CUDA does on first use.
-            if self.batches.is_uniform:
-                self.model.evaluate(self.inputs["tokens"][0], self.batches.answer_start)
+            if self.inputs.is_fast:
+                self.model.evaluate(self.inputs.tensors["tokens"][0], self.batches.answer_start)
         else:
             self.take_steps(1)
         with torch.no_grad():
@@ -243,7 +219,7 @@ class Trainer:
             self.step_index.fill_(first_step)
             check = self.train_round(first_step, curriculum, watch)
             if curriculum.may_stop(check) or not rounds_left:
-                return
+                return curriculum.finish()
             first_step = curriculum.start_next_round(check.evaluation)
             if curriculum.must_restart(check.evaluation):
                 self.restart()
@@ -254,7 +230,7 @@ class Trainer:
         while True:
             watch.tick()
             if step == first_step or step % settings.draw_steps == 0:
-                self.fill(curriculum.draw())
+                self.inputs.fill(curriculum.draw())
             until_check = min(settings.check_every - step % settings.check_every, settings.num_steps - step)
             count = min(watch.patience, until_check)
             self.take_steps(count)

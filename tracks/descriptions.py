@@ -46,11 +46,24 @@ class TrackDescription:
     form: str = ""  # how a problem is written, in words
     target: str = ""  # what solved means, if it is not that all problems are answered rightly
     config: str = ""  # its default config, if it is not named after the track
+    splits: Callable[[], Mapping[str, int]] | None = None  # counts the problems of each set, if they are listed
 
     @property
     def example_text(self) -> str:
         """A problem with its right answer."""
         return self.example_prompt + self.example_answer
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the track names a validation set."""
+        return self.splits is not None and "validation" in self.splits()
+
+    @property
+    def num_training(self) -> int | None:
+        """The number of training problems; None if they are not listed."""
+        if self.splits is not None:
+            return self.splits()["train"]
+        return self.num_problems - self.num_heldout if self.exhaustive else None
 
     @property
     def solved(self) -> str:
@@ -115,6 +128,7 @@ ADDITION_OMNIVAULT = replace(
     answer_length=4,
     num_heldout=1000,
     config="add2-recipe",
+    splits=lambda: {"train": 7000, "validation": 2000, "heldout": 1000},
 )
 
 
@@ -174,7 +188,29 @@ def describe_modular(
         form=f"two numbers below {p} with {sign} between, then =" + "; the second is not 0" * is_division,
         target=f"0 errors in all test pairs, about {1 - training_share - validation_share:.0%} of {num_problems:,}",
         config=f"{name}-{p}" + "-characters" * (not are_numbers),
+        splits=functools.partial(count_splits, sign, p, training_share, validation_share),
     )
+
+
+@functools.cache
+def count_splits(sign: str, p: int, training_share: float, validation_share: float) -> dict[str, int]:
+    """Count the pairs of each set of `tracks.modular.Modular`; its docstring has the rule."""
+    counts = {"train": 0, "validation": 0, "heldout": 0}
+    for a in range(p):
+        h = splitmix64(a)
+        for b in range(sign == "/", p):
+            share = (splitmix64(h ^ b) >> 11) * 2.0**-53
+            is_training, is_validation = share < training_share, share < training_share + validation_share
+            counts["train" if is_training else "validation" if is_validation else "heldout"] += 1
+    return counts
+
+
+def splitmix64(x: int) -> int:
+    """Return the output of SplitMix64 (Steele, Lea and Flood, 2014) for state x; `tracks.hashing` in Python."""
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+    return x ^ x >> 31
 
 
 def is_prime(p: int) -> bool:

@@ -14,8 +14,9 @@ from tracks.hashing import hash_fraction
 class Modular(AnswerTrack):
     """All pairs of numbers below p, with one token a number: `93/5=38` is five tokens.
 
-    A pair is assigned to the training set, the validation set or the test set by the hash of its two numbers. The
-    certificate decodes the whole test set, and counts the other two beside it.
+    A pair is assigned to a set by a hash of its two numbers: `h = splitmix64(splitmix64(a) xor b)`, as a fraction of
+    2**64. Below `training_share` it trains, below `training_share + validation_share` it validates, else it is a test
+    pair. The certificate decodes all test pairs, and counts the other two sets beside them.
     """
 
     problem_width = 2

@@ -99,6 +99,7 @@ class TrainingMonitor:
         self.count_steps: Callable[[], int] = lambda: 0  # steps taken so far; set when there is a trainer
         self.checks: list[Check] = []
         self.reached: dict[str, float | None] = {}
+        self.save_weights: Callable[[int], None] = lambda step: None  # called at each check
         self.patience = 1  # steps that the trainer may take before the next tick
         self.last_tick = 0.0  # seconds of `train`
 
@@ -164,5 +165,6 @@ class TrainingMonitor:
         self.display.check(check, steps_left)
         if self.send_check is not None:
             self.send_check(check.model_dump_json())
+        self.save_weights(step)
         if check.loss is None:
             raise Diverged(f"the loss was not finite at step {step}")

@@ -93,6 +93,8 @@ class Attempt:
     def train(self, trainer: Trainer) -> None:
         self.display.phase("train")
         self.monitor.count_steps = lambda: trainer.steps
+        if self.plan.settings_dict.get("checkpoint_every"):
+            self.monitor.save_weights = functools.partial(self.save_checkpoint, trainer)
         meter = EnergyMeter(self.plan.device)
         self.noise_before = self.noise_monitor.since(self.start, "before training")
         noise, energy = self.noise_monitor.reading(), meter.reading()
@@ -110,17 +112,27 @@ class Attempt:
             self.results["energy_joules"], self.results["energy_method"] = meter.since(energy)
             self.noise_during_train = self.noise_monitor.since(noise, "during train")
 
+    def save_checkpoint(self, trainer: Trainer, step: int) -> None:
+        """Save the weights at every `checkpoint_every` steps as weights/RUN-step-STEP.safetensors; it takes time."""
+        if step % self.plan.settings_dict["checkpoint_every"] == 0 and self.is_filed:
+            name = f"{self.lost.run_id}-step-{step:06}.safetensors"
+            path = self.plan.request.results / "weights" / name
+            weights.save(path, trainer.model, self.plan.track, self.plan.settings_dict)
+
+    @property
+    def is_filed(self) -> bool:
+        """Whether the weights are kept; a matrix or a search makes thousands of attempts and keeps none."""
+        return self.plan.request.journal and self.lost.command not in EXPLORATION_COMMANDS
+
     def certify(self, trainer: Trainer) -> Certificate:
         """Save the weights, load them again, and certify the loaded model."""
         plan = self.plan
         self.display.phase("certify")
-        # A matrix or a search makes thousands of attempts and keeps no weights.
-        is_filed = plan.request.journal and self.lost.command not in EXPLORATION_COMMANDS
         with tempfile.TemporaryDirectory() as temporary:
             name = f"weights/{self.lost.run_id}.safetensors"
-            path = (plan.request.results if is_filed else Path(temporary)) / name
+            path = (plan.request.results if self.is_filed else Path(temporary)) / name
             digest = weights.save(path, trainer.model, plan.track, plan.settings_dict)
-            if is_filed:
+            if self.is_filed:
                 self.results |= {"weights": name, "weights_sha256": digest}
             if plan.world.size > 1:
                 distributed.broadcast(path.read_bytes())

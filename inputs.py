@@ -1,0 +1,54 @@
+"""The inputs of a training step: drawn texts in tensors at fixed addresses, as a CUDA graph requires."""
+
+import torch
+from torch import Tensor
+
+from data import Batch, Batches
+from settings import Settings
+
+MAX_SMALL_VOCABULARY = 256  # tokens; their ids fit into uint8, which the C kernel reads
+
+
+class StepInputs:
+    """The texts of `draw_steps` steps, by the name of the argument of the model's loss.
+
+    The fast path takes whole texts, `tokens` (steps, B, T + 1). It needs texts of one length with a target at every
+    position from the first target on. The plain path takes `tokens`, `targets`, `loss_mask` and `positions`, each
+    (steps, B, T).
+    """
+
+    def __init__(self, settings: Settings, batches: Batches) -> None:
+        self.is_fast = batches.is_uniform
+        self.vocab_size = len(batches.track.vocabulary)
+        shape = settings.draw_steps, settings.batch_size, batches.track.block_size + self.is_fast
+        dtype = torch.uint8 if self.vocab_size <= MAX_SMALL_VOCABULARY else torch.int32
+        tokens = torch.zeros(shape, dtype=dtype, device=batches.device)
+        self.tensors = {"tokens": tokens}
+        if not self.is_fast:
+            self.tensors |= {
+                "targets": torch.zeros_like(tokens),
+                "loss_mask": torch.ones_like(tokens, dtype=torch.bool),
+                "positions": torch.arange(shape[-1], device=batches.device).repeat(*shape[:2], 1),
+            }
+
+    def fill(self, batch: Batch) -> None:
+        """Copy drawn texts (steps, B, T) into the tensors."""
+        if self.is_fast:
+            self.tensors["tokens"][..., :-1].copy_(batch.tokens)
+            self.tensors["tokens"][..., -1].copy_(batch.targets[..., -1])
+            return
+        fields = batch._asdict()
+        for name, tensor in self.tensors.items():
+            tensor.copy_(fields[name])
+
+    def randomize(self, generator: torch.Generator) -> None:
+        """Replace all tokens by random ones, for the warm-up; the generator is on the CPU."""
+        for name in ("tokens", "targets"):
+            if name in self.tensors:
+                ids = self.tensors[name]
+                ids.copy_(torch.randint(self.vocab_size, ids.shape, generator=generator))
+
+    def of_step(self, step_index: Tensor) -> dict[str, Tensor]:
+        """Return the inputs (B, ...) of a step, whose index (1,) int64 is modulo the number of steps."""
+        index = step_index % len(self.tensors["tokens"])
+        return {name: tensor.index_select(0, index).squeeze(0) for name, tensor in self.tensors.items()}
