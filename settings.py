@@ -22,6 +22,9 @@ from tracks.descriptions import (
 class Settings:
     """Set by a config in bench/configs, then by the command line."""
 
+    # Each group of settings with its first one; on a command line, `model.n_layer=2` means `--n-layer 2`.
+    GROUPS = (("run", "track"), ("model", "n_layer"), ("train", "num_steps"), ("optimizer", "matrix_optimizer"))
+
     track: str = "add3"  # The task to learn; `python -m bench tracks` lists them.
     # Settings of the track itself, such as the modulus p, in addition to its defaults; most tracks have none.
     track_settings: TrackSettings = field(default_factory=dict)
@@ -79,6 +82,13 @@ class Settings:
     # Stop after a round that passes its evaluation, at the first check that passes it (check), or at the first check
     # with at most 1% errors (99%).
     stop_at: Literal["evaluation", "check", "99%"] = "evaluation"
+    check_every: int = 50  # Steps between checks, the sparse evaluations during a round.
+    check_problems: int = 4096  # Training problems drawn for a check.
+    # Training ends with the last weights, or with those of the check with the lowest validation loss (best).
+    checkpoint: Literal["last", "best"] = "last"
+    checkpoint_every: int = 0  # Steps between weights saved during training, a multiple of check_every; 0 saves none.
+    # Whether checks evaluate the test set, too, for learning curves; such a run is never ranked.
+    curves: bool = False
 
     # Optimizer of the blocks' matrices; embeddings, gains and the head always use AdamW.
     matrix_optimizer: Literal["muon", "adamw"] = "muon"
@@ -98,14 +108,6 @@ class Settings:
     decay: Literal["power", "cosine", "constant"] = "power"
     decay_power: float = 2.0  # Exponent of the power decay; 1 is linear.
     decay_to: float = 0.0  # Final learning rate as a share of the peak, 0..1.
-
-    check_every: int = 50  # Steps between checks, the sparse evaluations during a round.
-    check_problems: int = 4096  # Training problems drawn for a check.
-    # Training ends with the last weights, or with those of the check with the lowest validation loss (best).
-    checkpoint: Literal["last", "best"] = "last"
-    checkpoint_every: int = 0  # Steps between weights saved during training, a multiple of check_every; 0 saves none.
-    # Whether checks evaluate the test set, too, for learning curves; such a run is never ranked.
-    curves: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for a value that no training run can have."""

@@ -280,6 +280,9 @@ def values_like(values: Mapping[str, Any], settings: Mapping[str, Any], where: s
     normal = {}
     for key, value in values.items():
         name = RENAMED_SETTINGS.get(key, key)
+        if name not in settings and is_track_setting(name):  # of another track: the trainer has accepted it
+            normal[key] = value
+            continue
         if name not in settings:
             raise UsageError(f"{where}: {key!r} is not a setting{nearest_hint(key, settings)}")
         kind = type(settings[name])

@@ -13,6 +13,7 @@ from bench import cli, distributed
 from bench.attempt.interface import Build
 from bench.attempt.lifecycle import lost_run, timed_attempt
 from bench.attempt.plan import AttemptPlan, make_plan
+from bench.attempt.request import plain_arguments
 from bench.attempt.resources import device_turn
 from bench.attempt.worker import run_worker, wait_for_first_process
 from bench.clock import Clock
@@ -46,6 +47,7 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
         )
     try:
         clock.enter("setup")
+        arguments = plain_arguments(settings_type, arguments)
         if list(arguments) == ["--plans"]:
             print_plans(settings_type, description)
             return cli.EXIT_SOLVED

@@ -1,5 +1,6 @@
 """The command line of an attempt: the request, the config and the settings. Imports no torch."""
 
+import copy
 import dataclasses
 import functools
 import typing
@@ -9,11 +10,15 @@ from typing import Any, ClassVar, Literal, Protocol
 import tyro
 
 from bench.arguments import PathArgument, TextArgument, read_choice
+from bench.attempt.option_names import read_track_settings, spelling_help, split_track_settings, with_dashes
 from bench.cli import parse_arguments, split_option, with_current_option_names
 from bench.config import (
     SEARCH,
+    TRACK_SETTINGS,
     find_config,
     flat_settings,
+    flat_values,
+    is_track_setting,
     knows_current_names,
     merged_values,
     normal_settings,
@@ -21,7 +26,7 @@ from bench.config import (
 )
 from bench.errors import UsageError, nearest_hint
 from bench.provenance import ROOT
-from tracks.descriptions import TRACKS
+from tracks.descriptions import TRACKS, default_track_settings
 
 MAX_ATTEMPTS = 10_000  # of a batch
 
@@ -94,6 +99,14 @@ class CommandLine:
     overrides: dict[str, Any]  # settings with other values than the config's; not the device, which selects the config
 
 
+def plain_arguments(settings_type: type, arguments: Sequence[str]) -> list[str]:
+    """A command line with its options in one spelling, `--key`, under their present names; UsageError: see there."""
+    arguments = with_dashes(arguments, settings_type, Request)
+    if knows_current_names(settings_type):  # those of older records have the former ones
+        return with_current_option_names(arguments)
+    return arguments
+
+
 def read_command_line(
     settings_type: type, arguments: Sequence[str], description: str, resolve_device: Callable[[str], str]
 ) -> CommandLine:
@@ -102,8 +115,7 @@ def read_command_line(
     `resolve_device` turns the value of `--device` into the type of a device, on which the config's name may depend.
     Raises UsageError. A second call with the same arguments and type of device returns the same object.
     """
-    if knows_current_names(settings_type):  # those of older records have the former ones
-        arguments = with_current_option_names(arguments)
+    arguments = plain_arguments(settings_type, arguments)
     device_name = split_option(arguments, "--device")[0] or "auto"
     try:
         check_device(settings_type, device_name)
@@ -131,17 +143,29 @@ def parse_command_line(
     name = split_option(arguments, "--config")[0]
     name = Request.config if name is None else name
     config, path = find_config(name, device_type)
+    values = read_config(path, settings_type, device_type)
     try:
-        config_settings = settings_type(**read_config(path, settings_type, device_type))
+        config_settings = settings_type(**values)
     except ValueError as problem:
         raise UsageError(f"{path}: {problem}") from None
-    parsed = parse_arguments(schema, arguments, schema(Request(config=name), config_settings), description)
+    others: Sequence[str] = arguments
+    default, before = copy.copy(config_settings), flat_settings(config_settings)
+    if hasattr(config_settings, TRACK_SETTINGS):  # trainers of older records have none
+        given, others = split_track_settings(arguments)
+        track = split_option(others, "--track")[0] or config_settings.track
+        known = default_track_settings(track)
+        kept = {key: value for key, value in values.get(TRACK_SETTINGS, {}).items() if key in known}
+        before = {key: value for key, value in before.items() if not is_track_setting(key)}
+        before |= flat_values({TRACK_SETTINGS: known | kept})
+        # tyro checks them together with the track on the command line
+        object.__setattr__(default, TRACK_SETTINGS, kept | read_track_settings(track, given))
+    description = "\n\n".join(filter(None, (description, spelling_help(settings_type))))
+    parsed = parse_arguments(schema, others, schema(Request(config=name), default), description)
     check_request(parsed.request)
     settings = normal_settings(parsed.settings)
     if settings.track not in TRACKS:
         hint = nearest_hint(settings.track, TRACKS, "`python -m bench tracks`")
         raise UsageError(f"track: there is no track {settings.track!r}{hint}")
-    before = flat_settings(config_settings)
     changed = {key: value for key, value in flat_settings(settings).items() if value != before[key]}
     changed.pop("device", None)
     return CommandLine(
@@ -153,9 +177,10 @@ def check_settings_only(settings_type: type, arguments: Sequence[str]) -> None:
     """Raises UsageError: an option is neither a setting nor the config, for example in an axis of a matrix."""
     settings = {field.name for field in dataclasses.fields(settings_type)}
     options = {field.name for field in dataclasses.fields(Request)} | {"help"}
-    for argument in with_current_option_names(arguments):
+    for argument in plain_arguments(settings_type, arguments):
         key = argument.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
-        if argument.startswith("--") and key not in settings | {"config"}:
+        is_of_track = TRACK_SETTINGS in settings and is_track_setting(key)
+        if argument.startswith("--") and not is_of_track and key not in settings | {"config"}:
             hint = " but an option of speedrun.py" if key in options else nearest_hint(key, settings)
             raise UsageError(f"{key!r} is not a setting{hint}")
 

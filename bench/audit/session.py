@@ -6,12 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import tomli_w
-
 from bench.attempt.recertify import Recertification, assemble, recertify
 from bench.audit.target import NUM_PERMUTATIONS, AuditTarget, track_interface
 from bench.cli import print_progress
-from bench.config import settings_key
+from bench.config import config_toml, settings_key, track_of
 from bench.errors import UsageError
 from bench.experiments.launcher import Contestant, Task, resolve_contestant, run_tasks
 from bench.formatting import attempt_line
@@ -19,7 +17,8 @@ from bench.processes import json_lines, last_error_line, run_python
 from bench.provenance import config_hash, first_seed
 from bench.storage.journal import Journal
 from bench.storage.schema import AUDIT, Batch, Run, SchemaModel, new_id
-from data import INTERFACE, TRACKS, check_control
+from data import INTERFACE, check_control
+from tracks.descriptions import describe_track
 
 MAX_ATTEMPTS = 2 * NUM_PERMUTATIONS + 5  # of one audit
 MIN_LIMIT_SECONDS = 1.0  # for `train` of an attempt whose limit is a share of the run's
@@ -49,8 +48,7 @@ class Audit:
             )
         assemble(self.target.source, self.folder)
         config = self.folder / f"{run.config}.toml"
-        settings = {key: value for key, value in run.settings.items() if value is not None}
-        config.write_text(tomli_w.dumps(settings), encoding="utf-8")
+        config.write_text(config_toml(run.settings), encoding="utf-8")
         try:
             contestant = resolve_contestant(self.folder / "speedrun.py", ["--config", str(config), *self.options])
         except UsageError as problem:
@@ -91,7 +89,7 @@ class Audit:
         if "control" not in planned.settings:
             raise CheckSkipped("its trainer is older than the controls")
         try:
-            check_control(TRACKS[planned.track], control)
+            check_control(describe_track(*track_of(planned.settings)), control)
         except ValueError as problem:
             raise CheckSkipped(str(problem)) from None
         if time_share is None:

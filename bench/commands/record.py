@@ -26,7 +26,7 @@ from bench.commands.options import (
 )
 from bench.commands.paired_experiment import run_paired_experiment
 from bench.commands.record_checkout import check_committed, print_files_to_commit
-from bench.config import CONFIGS, find_config, merged_values, settings_key, with_current_names
+from bench.config import CONFIGS, config_toml, find_config, merged_values, settings_key, with_current_names
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments.comparison import (
     Comparison,
@@ -292,12 +292,10 @@ def make_default(config: str, record: Record) -> bool:
     default = default_config(record)
     if record.config == default.stem or record.device not in ("cpu", "cuda"):
         return False
-    import tomli_w
-
     values = merged_values(find_config(config, record.device)[1], with_current_names, record.device)
     kept = {key: value for key, value in values.items() if key not in RESOLVED_BY_MACHINE}
     if kept.get("kernel") == "c":
         kept["kernel"] = "auto"  # a default config has to run on machines without a compiler
     header = f"# The default of {record.track} on {record.device}, since the record {record.name}.\n"
-    replace_file(default, header + tomli_w.dumps(kept))
+    replace_file(default, header + config_toml(kept))
     return True

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bench.clock import PHASES
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
-from bench.config import settings_text
+from bench.config import config_toml, settings_text
 from bench.console import output_console
 from bench.errors import UsageError
 from bench.formatting import UNKNOWN, terminal_table
@@ -63,9 +63,7 @@ def main(arguments: Arguments) -> int:
     if arguments.json:
         print_data(run.model_dump_json())
     elif arguments.settings:
-        import tomli_w
-
-        print_data(tomli_w.dumps(run.settings).rstrip("\n"))
+        print_data(config_toml(run.settings).rstrip("\n"))
     else:
         show_run(run, Journal(arguments.results).read()[0], console)
     return 0

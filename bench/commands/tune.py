@@ -17,6 +17,7 @@ from bench.commands.options import (
 )
 from bench.config import (
     SEARCH,
+    config_toml,
     current_names,
     find_config,
     merged_values,
@@ -113,8 +114,6 @@ def report(search: Search, stem: str) -> None:
 
 def config_text(search: Search, best: "FrozenTrial", cost: Mapping[str, Any]) -> str:
     """The base's settings with those of the best trial, and the search's cost, which every run of the config files."""
-    import tomli_w
-
     space, planned = search.space, search.planned
     base = merged_values(find_config(space.base, planned.device)[1], with_current_names, planned.device)
     base.pop(SEARCH, None)
@@ -124,4 +123,4 @@ def config_text(search: Search, best: "FrozenTrial", cost: Mapping[str, Any]) ->
         f"{cost['trials']}, ERT {space.clock} {best.value:.2f} s\n"
         f"# over {space.attempts} seeds on {planned.machine.class_}.\n"
     )
-    return header + tomli_w.dumps({**base, **current_names(best.params), SEARCH: dict(cost)})
+    return header + config_toml({**base, **current_names(best.params), SEARCH: dict(cost)})

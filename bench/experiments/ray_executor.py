@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import tomli_w
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bench.cli import handle_interrupts, ignore_interrupts, print_progress, split_option
-from bench.config import is_toml_file, merged_values, with_current_names
+from bench.config import config_toml, is_toml_file, merged_values, with_current_names
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments import launcher
 from bench.experiments.executors import Executor
@@ -130,7 +129,7 @@ def make_portable(script: Path, arguments: Sequence[str], home: Path) -> tuple[F
         prepare = with_current_names if root == home else lambda values, path: values  # a record's source has its own
         device_type = split_option(arguments, "--device")[0] or "cpu"
         values = merged_values(Path(config), prepare, device_type)  # without a base
-        files[portable_config] = tomli_w.dumps(values).encode()
+        files[portable_config] = config_toml(values).encode()
         portable_arguments = ["--config", portable_config, *other_arguments]
     return files, folder / script.name, portable_arguments
 

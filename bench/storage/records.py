@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bench.clock import ClockName
+from bench.config import config_toml
 from bench.errors import UsageError, nearest_hint
 from bench.provenance import ROOT, harness_files, harness_sha256, source_files, source_sha256
 from bench.storage.jsonl import JsonLines, describe_invalid, replace_file
@@ -121,8 +122,6 @@ def file_record(results: Path, record: Record, weights: Path, source: Path, conf
     It gets the weights of the median attempt, the source tree below the root `source`, and a config that begins with a
     comment. Raises ValueError if the hash of the source or of the weights differs from that in the record.
     """
-    import tomli_w
-
     record_folder = RecordFolder(record, records_folder(results) / record.name)
     folder = record_folder.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,8 +129,7 @@ def file_record(results: Path, record: Record, weights: Path, source: Path, conf
     if hashlib.sha256(content).hexdigest() != record.weights_sha256:
         raise ValueError(f"{weights.name}: these are not the weights of {record.median_run}")
     record_folder.weights.write_bytes(content)
-    settings = {key: value for key, value in record.settings.items() if value is not None}
-    replace_file(record_folder.config, f"# {config_note}\n{tomli_w.dumps(settings)}")
+    replace_file(record_folder.config, f"# {config_note}\n{config_toml(record.settings)}")
     pack_source(folder / "source.zip", source)
     with tempfile.TemporaryDirectory() as unpacked, zipfile.ZipFile(folder / "source.zip") as packed:
         packed.extractall(unpacked)  # the archive itself is checked, not the tree that it was made from
