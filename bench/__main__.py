@@ -33,6 +33,7 @@ MORE_COMMANDS = {
     "record": "run a batch against the standing record, and file it when it is faster",
     "replay": "run a record again from its snapshot, with the current clock and certificate",
     "audit": "check a run or a record for cheats",
+    "sample": "score sampled answers against greedy ones",
     "tune": "search a space of settings for the fastest, with Optuna",
     "export": "write the journal's runs as a table: csv, json or parquet",
     "tracks": "list the tracks and their default configs",

@@ -21,6 +21,12 @@ class Answers:
         self.texts, self.device = texts, device
         self.prompts = self.track.encode_prompts(texts)  # (n, P) int64
         self.is_problem = (self.prompts != PADDING).any(1)
+        self.decoding, self.generator = self.track.decoding, torch.Generator(device)
+
+    def sample(self, temperature: float, top_k: int, top_p: float, seed: int) -> None:
+        """Sample the tokens of the answers; see `data.Decoding`."""
+        self.decoding = self.decoding._replace(temperature=temperature, top_k=top_k, top_p=top_p)
+        self.generator.manual_seed(seed)
 
     def __iter__(self) -> Iterator[str]:
         """The completion of each text; empty for a text that is no problem of the track."""
@@ -28,7 +34,8 @@ class Answers:
         block_size = batch_size_for(self.track, self.device)
         for block, problems in zip(self.prompts.split(block_size), self.is_problem.split(block_size), strict=True):
             prompts = block[problems].to(self.device)
-            answers = iter(complete_all(next_logits, prompts, self.track.decoding, block_size).tolist())
+            completions = complete_all(next_logits, prompts, self.decoding, block_size, self.generator)
+            answers = iter(completions.tolist())
             for is_problem in problems.tolist():
                 yield self.track.decode_completion(next(answers)) if is_problem else ""
 

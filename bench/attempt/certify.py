@@ -14,7 +14,7 @@ from bench import distributed
 from bench.attempt.decoding import NextLogits, complete, complete_all
 from bench.stats.descriptive import clopper_pearson_upper
 from bench.storage.schema import Certificate, Count
-from data import Batch, Track
+from data import Batch, Decoding, Track
 from model import Transformer
 
 CPU_BATCH_TOKENS = 100_000  # the activations of so many tokens fit into the caches
@@ -25,6 +25,23 @@ def batch_size_for(track: Track, device: torch.device) -> int:
     """Number of problems to decode together."""
     length = track.prompt_length + track.answer_length
     return max(1, CPU_BATCH_TOKENS // length) if device.type == "cpu" else GPU_BATCH_SIZE
+
+
+def score(
+    next_logits: NextLogits,
+    track: Track,
+    problems: Tensor,
+    device: torch.device,
+    batch_size: int,
+    decoding: Decoding,
+    generator: torch.Generator,
+) -> Tensor:
+    """Whether each completion of problems (N, W) is right, (N,) bool on the CPU, by a decoding of the caller's."""
+    right = []
+    for part in problems.to(device).split(batch_size):
+        completions = complete_all(next_logits, track.prompts(part), decoding, batch_size, generator)
+        right.append(track.grade(part, completions).cpu())
+    return torch.cat(right)
 
 
 def all_completions(

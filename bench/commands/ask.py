@@ -30,6 +30,14 @@ class Arguments:
     """Problems, such as 123+456=."""
     file: OptionalPathArgument = None
     """A file of problems, one a line, in place of PROBLEM."""
+    temperature: float = 0.0
+    """Sample tokens at this temperature; 0 answers greedily, as the certificate does."""
+    top_k: int = 0
+    """Sample from this many of the likeliest tokens; 0: from all."""
+    top_p: float = 1.0
+    """Sample from the likeliest tokens that together have this probability, above 0, at most 1."""
+    seed: int = 1
+    """Seed of the sampled tokens."""
     device: DeviceOption = "auto"
     results: ResultsOption = DEFAULT_RESULTS
 
@@ -39,11 +47,13 @@ def main(arguments: Arguments) -> int:
 
     if bool(arguments.prompts) == (arguments.file is not None):
         raise UsageError("ask needs either problems or --file")
+    check_sampling(arguments)
     device = pick_device(arguments.device)
     try:
         path, answering = find_weights(arguments.run, arguments.results)
         texts = arguments.prompts if arguments.file is None else read_lines(arguments.file)
         answers = Answers(path, texts, device)
+        answers.sample(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     except (OSError, ValueError) as problem:
         raise UsageError(describe_os_error(problem) if isinstance(problem, OSError) else str(problem)) from None
     print_faults(answers.faults(None if arguments.file is None else str(arguments.file)))
@@ -53,6 +63,18 @@ def main(arguments: Arguments) -> int:
     for answer in answers:
         sys.stdout.write(f"{answer}\n")
     return 0 if answers.is_problem.all() else EXIT_WRONG_REQUEST
+
+
+def check_sampling(arguments: Arguments) -> None:
+    """Raise UsageError for an option of sampling that is out of range or has no effect."""
+    if not 0 <= arguments.temperature < float("inf"):
+        raise UsageError(f"--temperature {arguments.temperature:g}: must be at least 0")
+    if arguments.top_k < 0:
+        raise UsageError(f"--top-k {arguments.top_k}: must be at least 0")
+    if not 0 < arguments.top_p <= 1:
+        raise UsageError(f"--top-p {arguments.top_p:g}: must be above 0 and at most 1")
+    if not arguments.temperature and (arguments.top_k or arguments.top_p < 1):
+        raise UsageError("--top-k and --top-p choose among sampled tokens: add --temperature 1")
 
 
 def read_lines(path: Path) -> Sequence[str]:

@@ -20,6 +20,7 @@ from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults, replace_file
 from bench.storage.records import RecordFolder
 from bench.storage.results import FiledResults, read_results
+from bench.storage.samplings import samplings_file
 from bench.storage.schema import Run
 
 RunsByMachine = dict[str, list[Run]]  # machine class -> runs
@@ -126,7 +127,7 @@ def rendered_pages(results_data: FiledResults, results: Path) -> dict[Path, str]
     pages = {
         results / "LEADERBOARD.md": render_leaderboard(results_data),
         results / "NEGATIVE.md": render_tried(results_data),
-        results / "PEERS.md": render_peers(results_data.runs),
+        results / "PEERS.md": render_peers(results_data.runs, samplings_file(results).read()[0]),
     }
     for track, machines in group_by_track(results_data.runs).items():
         pages[page_path(results, track)] = render_track_page(track, machines, results_data)

@@ -26,7 +26,7 @@ from bench.config import (
 from bench.formatting import changed_settings, known, number
 from bench.report.main_track import MAIN_TRACK
 from bench.storage.journal import Journal
-from bench.storage.schema import Run
+from bench.storage.schema import Run, Sampling
 
 SESSION = timedelta(hours=3)  # at most between a peer's run and a reference run of the same session
 TARGETS = {"99%": "99%", "sample80": "sample80", "solved": "0 errors"}  # key of a run's `reached` -> column
@@ -137,7 +137,29 @@ def peer_rows(peer: Peer, runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [run_row(run, reference_runs(run, runs)) for run in peer_runs]
 
 
-def render_peers(runs: Sequence[Run]) -> str:
+def decoding_text(line: Sampling) -> str:
+    """`temperature 0.8, top-k 200`; `greedy` at temperature 0."""
+    if not line.temperature:
+        return "greedy"
+    top_k, top_p = f", top-k {line.top_k}" * (line.top_k > 0), f", top-p {line.top_p:g}" * (line.top_p < 1)
+    return f"temperature {line.temperature:g}{top_k}{top_p}"
+
+
+def share_text(line: Sampling) -> str:
+    """`97.3% [96.9%, 97.6%]`: the share of right answers and its 95% interval."""
+    from bench.stats.descriptive import wilson_interval  # imports scipy
+
+    low, high = wilson_interval(line.right, line.problems)
+    return f"{line.right / line.problems:.2%} [{low:.2%}, {high:.2%}]"
+
+
+def newest_samplings(samplings: Sequence[Sampling]) -> list[Sampling]:
+    """The newest score of each model and decoding, in the order of the lines."""
+    newest = {(line.weights_sha256, line.temperature, line.top_k, line.top_p): line for line in samplings}
+    return list(newest.values())
+
+
+def render_peers(runs: Sequence[Run], samplings: Sequence[Sampling] = ()) -> str:
     """The page as Markdown."""
     peers = read_peers()
     tracks: dict[str, list[tuple[Peer, list[dict[str, Any]]]]] = defaultdict(list)
@@ -151,5 +173,8 @@ def render_peers(runs: Sequence[Run]) -> str:
         targets=TARGETS,
         reference=MAIN_TRACK,
         hours=SESSION // timedelta(hours=1),
+        samplings=newest_samplings(samplings),
+        decoding_text=decoding_text,
+        share_text=share_text,
         published=[peer for peer in peers if peer.published],
     )

@@ -246,6 +246,21 @@ class MachinePeak(SchemaModel):
     measured_at: datetime
 
 
+class Sampling(SchemaModel):
+    """The score of one decoding of a model's answers, a line of `samplings.jsonl`."""
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    run: str  # its description, as `ask` prints it
+    weights_sha256: str
+    temperature: FiniteFloat  # 0 is greedy
+    top_k: int  # 0: all tokens
+    top_p: FiniteFloat
+    seed: int  # of the problems and of the sampled tokens
+    problems: int = Field(ge=1)
+    right: NonNegativeInt
+    measured_at: datetime
+
+
 class MachineUse(SchemaModel):
     """How a trainer uses a machine, and why; the answer of `python speedrun.py --probe machine`."""
 

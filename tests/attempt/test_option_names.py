@@ -1,16 +1,17 @@
 """Each option has several spellings, which mean the same; a wrong one is refused with the right one."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from bench.attempt.option_names import options_by_key, read_track_settings, split_track_settings, with_dashes
-from bench.attempt.request import CommandLine, Request, check_settings_only, read_command_line
+from bench.attempt.request import Request, check_settings_only, read_command_line
 from bench.errors import UsageError
 from settings import Settings
 
 
-def read(*arguments: str) -> CommandLine:
+def read(*arguments: str) -> Any:
     return read_command_line(Settings, arguments, "", lambda device: "cpu")
 
 
@@ -161,5 +162,5 @@ def test_another_track_keeps_the_settings_of_the_config_that_it_has(tmp_path) ->
 
 def test_settings_of_the_track_may_be_on_an_axis() -> None:
     check_settings_only(Settings, ["--config", "add3", "--track-settings.p=97", "--track-settings.tokens", "numbers"])
-    with pytest.raises(UsageError, match="'track_settings.p' is not a setting"):
+    with pytest.raises(UsageError, match=r"'track_settings\.p' is not a setting"):
         check_settings_only(OlderSettings, ["--track-settings.p=97"])

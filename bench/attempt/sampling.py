@@ -1,0 +1,32 @@
+"""Scores of sampled answers against greedy ones, by the same weights."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from bench.attempt.certify import batch_size_for, score
+from bench.storage import weights
+
+# Temperature, top-k, top-p: greedy decoding, and three usual ways to sample.
+DECODINGS = ((0.0, 0, 1.0), (1.0, 0, 1.0), (0.8, 200, 1.0), (1.0, 0, 0.9))
+
+
+def sampled_scores(
+    path: Path, problems: int, seed: int, device: torch.device
+) -> Iterator[tuple[tuple[float, int, float], int, int]]:
+    """Score a weights file on problems drawn from its track's test set, by each of DECODINGS.
+
+    Yields the decoding, the number of problems and the number of right answers. All decodings answer the same problems.
+    Raises OSError or ValueError if the file cannot be loaded.
+    """
+    model, track = weights.load(path, device)
+    test_set = track.test_set(seed)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = test_set[torch.randperm(len(test_set), generator=generator)[:problems]]
+    for decoding in DECODINGS:
+        temperature, top_k, top_p = decoding
+        sampled = track.decoding._replace(temperature=temperature, top_k=top_k, top_p=top_p)
+        tokens = torch.Generator(device).manual_seed(seed)
+        right = score(model.answerer(), track, drawn, device, batch_size_for(track, device), sampled, tokens)
+        yield decoding, len(drawn), int(right.sum())
