@@ -89,7 +89,7 @@ def results_folder(arguments: list[str]) -> Path:
     folder = ROOT / "results"
     for position, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
-        if name == "--results":
+        if name == "--results" or argument.startswith(("results=", "run.results=")):
             folder = Path(value or "".join(arguments[position + 1 : position + 2]) or folder)
     return folder
 

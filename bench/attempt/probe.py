@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.attempt.interface import Build, Trainer
 from bench.attempt.plan import AttemptPlan, compiler_seconds
 from bench.storage.schema import MachineUse, SchemaModel
-from data import TRACKS, get_track
+from data import TRACKS, Track, get_track
 from model import Transformer
 
 
@@ -108,7 +108,7 @@ def probe_seeds(plan: AttemptPlan, build: Build) -> Seeds:
 
 def probe_warmup(plan: AttemptPlan, build: Build) -> Warmup:
     """Train with and without the warm-up, and record which attributes of the track are used before `train`."""
-    with track_access_recorded() as touched:
+    with track_access_recorded(plan.track) as touched:
         warm = plan.trainer(build)
         warm.warm_up()
     cold, rounded = plan.trainer(build), plan.trainer(build)
@@ -123,8 +123,8 @@ def probe_warmup(plan: AttemptPlan, build: Build) -> Warmup:
 
 
 @contextlib.contextmanager
-def track_access_recorded() -> Iterator[set[str]]:
-    """Record the names of all methods and properties of tracks that are used in this context, of any track."""
+def track_access_recorded(*tracks: Track) -> Iterator[set[str]]:
+    """Record the names of all methods and properties used in this context, of these tracks and of all others."""
     touched: set[str] = set()
 
     def recording(name: str, original: Any) -> property:
@@ -135,7 +135,8 @@ def track_access_recorded() -> Iterator[set[str]]:
         return property(get)  # overrides a value that a cached property has stored in the instance
 
     replaced = []
-    for kind in {kind for track in map(get_track, TRACKS) for kind in type(track).__mro__[:-1]}:  # the last is `object`
+    every_track = *tracks, *map(get_track, TRACKS)
+    for kind in {kind for track in every_track for kind in type(track).__mro__[:-1]}:  # the last is `object`
         for name, original in list(vars(kind).items()):
             if hasattr(original, "__get__") and not name.startswith("__"):
                 replaced.append((kind, name, original))

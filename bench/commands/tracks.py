@@ -3,23 +3,27 @@
 import dataclasses
 import itertools
 import re
+import shlex
 
 from rich.table import Table
 
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, UnusedResultsOption
-from bench.config import find_config
+from bench.config import find_config, setting_text
 from bench.console import output_console
 from bench.errors import UsageError
 from bench.formatting import terminal_table
 from bench.machine.devices import pick_device_type
-from tracks.descriptions import TRACKS, TrackDescription
+from tracks.descriptions import TRACKS, TrackDescription, default_track_settings
 
 NO_CONFIG = "-"
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """List the tracks and their default configs on a device; similar tracks without a config share a row."""
+    """List the tracks, their default configs on a device, and their settings.
+
+    Similar tracks without a config share a row.
+    """
 
     device: DeviceOption = "auto"
     results: UnusedResultsOption = DEFAULT_RESULTS
@@ -28,7 +32,7 @@ class Arguments:
 def default_config(track: TrackDescription, device_type: str) -> str:
     """The name of a track's default config on a device, or NO_CONFIG."""
     try:
-        return find_config(track.name, device_type)[0]
+        return find_config(track.config or track.name, device_type)[0]
     except UsageError:
         return NO_CONFIG
 
@@ -59,11 +63,12 @@ def tracks_table(device_type: str) -> Table:
     headings = ("track", "example", "problems", "held out", "solved means", f"config on {device_type}")
     text = [heading for heading in headings if heading not in ("problems", "held out")]
     table = terminal_table(headings, text, no_wrap=headings)
+    names = {track.name: name for name, track in TRACKS.items()}  # moddiv-97 is the track moddiv with its defaults
     for tracks in families(device_type):
         track = tracks[0]
         about = "" if track.exhaustive else "about "
         table.add_row(
-            first_to_last([track.name for track in tracks]),
+            first_to_last([names[track.name] for track in tracks]),
             track.example_text,
             first_to_last([count_text(track.num_problems) for track in tracks]),
             about + first_to_last([count_text(track.num_heldout) for track in tracks]),
@@ -73,6 +78,24 @@ def tracks_table(device_type: str) -> Table:
     return table
 
 
+def settings_table() -> Table:
+    """The settings of tracks that have some, with their defaults, as they are written on a command line."""
+    tracks_by_settings: dict[str, list[str]] = {}
+    for name in TRACKS:
+        defaults = default_track_settings(name)
+        texts = [f"{key}={shlex.quote(setting_text(value))}" for key, value in defaults.items()]
+        if defaults:
+            tracks_by_settings.setdefault(" ".join(texts), []).append(name)
+    headings = "tracks with settings", "track_settings with their defaults, such as track_settings.p=97"
+    table = terminal_table(headings, text=headings)
+    for settings, names in tracks_by_settings.items():
+        table.add_row(", ".join(names), settings)
+    return table
+
+
 def main(arguments: Arguments) -> int:
-    output_console(piped_width=160).print(tracks_table(pick_device_type(arguments.device)))
+    console = output_console(piped_width=200)
+    console.print(tracks_table(pick_device_type(arguments.device)))
+    console.print()
+    console.print(settings_table())
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import ClockName
-from bench.config import setting_text, settings_text, values_like
+from bench.config import flat_values, is_track_setting, setting_text, settings_text, values_like
 from bench.errors import nearest_hint
 from bench.experiments.toml_file import SettingValue, TomlFile
 
@@ -77,6 +77,9 @@ def options_of(settings: Choice) -> list[str]:
     options: list[str] = []
     for key, value in settings.items():
         name = key.replace("_", "-")
+        if is_track_setting(key):  # its text may begin with a dash
+            options.append(f"--{name}={setting_text(value)}")
+            continue
         options += [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
     return options
 
@@ -104,7 +107,7 @@ def read_seeds(file: TomlFile) -> tuple[int, ...]:
 def read_axes(file: TomlFile) -> Axes:
     tables: Any = file.values.get("axes")
     file.require(isinstance(tables, dict), "must be a table of lists", "axes")
-    axes = {axis: tuple(read_choices(file, axis, values)) for axis, values in tables.items()}
+    axes = {axis: tuple(read_choices(file, axis, values)) for axis, values in flat_values(tables).items()}
     axis_of: dict[str, str] = {}
     for axis, choices in axes.items():
         for key in choices[0]:
@@ -116,7 +119,7 @@ def read_axes(file: TomlFile) -> Axes:
 def read_choices(file: TomlFile, axis: str, values: Any) -> Iterator[Choice]:
     """The choices on an axis: values of the setting of that name, or tables of settings that change together."""
     file.require(isinstance(values, list) and values != [], f"must be a list of values, got {values!r}", "axes", axis)
-    choices = [value if isinstance(value, dict) else {axis: value} for value in values]
+    choices = [flat_values(value) if isinstance(value, dict) else {axis: value} for value in values]
     for i, choice in enumerate(choices):
         file.require(values[i] not in values[:i], f"{values[i]!r} is listed twice", "axes", axis)
         for key, value in choice.items():
@@ -132,6 +135,7 @@ def read_exclusions(file: TomlFile, axes: Mapping[str, Sequence[Choice]]) -> tup
     are_tables = isinstance(exclusions, list) and all(isinstance(table, dict) and table for table in exclusions)
     file.require(are_tables, "must be a list of tables of settings", "exclude")
     possible = {key: [choice[key] for choice in choices] for choices in axes.values() for key in choices[0]}
+    exclusions = list(map(flat_values, exclusions))
     for exclusion in exclusions:
         for key, value in exclusion.items():
             hint = nearest_hint(key, possible) if possible else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.clock import ClockName
-from bench.config import RENAMED_SETTINGS, settings_text, values_like
+from bench.config import RENAMED_SETTINGS, flat_values, settings_text, values_like
 from bench.errors import UnavailableHere, UsageError, nearest_hint
 from bench.experiments.launcher import Contestant, Refusal
 from bench.experiments.matrix_file import Choice
@@ -152,7 +152,7 @@ def read_search_space(path: Path) -> SearchSpace:
     file.require(is_number, f"must be the number of attempts of a trial, 1 to {MAX_ATTEMPTS}", "attempts")
     file.require(isinstance(space, dict) and space != {}, "must be a table of settings", "space")
     dimensions: dict[str, Dimension] = {}
-    for name, table in space.items():
+    for name, table in flat_values(space).items():
         dimensions[name] = read_dimension(file, name, table, dimensions)
     return SearchSpace(path, base, file.read_clock(), attempts, tuple(dimensions.values()))
 
@@ -195,7 +195,7 @@ def read_condition(table: Any, earlier: Mapping[str, Dimension], require: Requir
     """`when = { matrix_optimizer = "muon" }`; a list allows several values."""
     require(isinstance(table, dict), "when must be a table of settings and their values")
     condition: list[tuple[str, tuple[SettingValue, ...]]] = []
-    for name, value in table.items():
+    for name, value in flat_values(table).items():
         require(name in earlier, f"when: {name!r} must come first{nearest_hint(name, earlier) if earlier else ''}")
         allowed, choices = tuple(value) if isinstance(value, list) else (value,), earlier[name].choices
         for allowed_value in allowed:

@@ -66,13 +66,17 @@ class TomlFile:
             raise UsageError(f"{where}: {'.'.join(keys)}: {reason}{missing}")
 
     def line_of(self, keys: Sequence[str]) -> int | None:
-        """The line of the innermost key that can be found, counted from 1; each key is searched after its table."""
+        """The line of the innermost key that can be found, counted from 1; each key is searched after its table.
+
+        A key `track_settings.p` may also be `p` in a table.
+        """
         start, line = 0, None
         for key in keys:
             name = rf"[\"']?{re.escape(key)}[\"']?"
-            pattern = re.compile(rf"^\s*(\[+\s*(\w+\.)*{name}\s*\]+|{name}\s*[=.])|[{{,]\s*{name}\s*=")
+            pattern = re.compile(rf"^\s*(\[+\s*(\w+\.)*{name}\s*(\.\s*\w+\s*)*\]+|{name}\s*[=.])|[{{,]\s*{name}\s*=")
             line = next((i for i in range(start, len(self.lines)) if pattern.search(self.lines[i])), None)
             if line is None:
-                return None
+                parts = [part for key in keys for part in key.split(".")]
+                return None if parts == list(keys) else self.line_of(parts)
             start = line
         return None if line is None else line + 1

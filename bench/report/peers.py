@@ -21,6 +21,7 @@ from bench.config import (
     merged_values,
     read_toml,
     settings_key,
+    track_settings_of,
     with_current_names,
 )
 from bench.formatting import changed_settings, known, number
@@ -130,9 +131,14 @@ def run_row(run: Run, reference: Sequence[Run]) -> dict[str, Any]:
     return row
 
 
+def is_on(run: Run, track: str) -> bool:
+    """Whether a track is that of a run; `moddiv` is also that of a run on `moddiv-97`."""
+    return run.track == track or (run.settings["track"] == track and bool(track_settings_of(run.settings)))
+
+
 def peer_rows(peer: Peer, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row for each run of a peer, the earliest first."""
-    peer_runs = [run for run in runs if (run.config, run.track) == (peer.config, peer.track) and run.is_contest]
+    peer_runs = [run for run in runs if run.config == peer.config and is_on(run, peer.track) and run.is_contest]
     peer_runs.sort(key=lambda run: (run.started_at, run.run_id))
     return [run_row(run, reference_runs(run, runs)) for run in peer_runs]
 

@@ -22,10 +22,19 @@ def test_a_track_is_shown_with_an_example_its_size_and_its_config(capsys) -> Non
     assert rows["add1-reversed"] == ["3+3=60", "100", "0", "0 errors in all 100 problems", tracks.NO_CONFIG]
 
 
+def test_a_track_with_settings_is_shown_with_their_defaults(capsys) -> None:
+    rows = shown(capsys, "--device", "cpu")
+    assert rows["moddiv"][0] == "93/5=38"
+    assert rows["moddiv"][-1] == "moddiv-97"
+    defaults = ["p=97 tokens=numbers training_share=0.5 validation_share=0.1"]
+    assert rows["modadd, modsub, moddiv"] == defaults
+    assert rows["memorize"] == ["text='I love machine learning' masked=0"]
+
+
 def test_every_track_is_in_one_row_and_long_ones_share_rows() -> None:
     families = tracks.families("cpu")
     assert [track for family in families for track in family] == list(TRACKS.values())
-    assert len(families) <= 12
+    assert len(families) <= 16
     for family in families:
         assert len(family) == 1 or not any(track.exhaustive for track in family)
         assert len({track.name.endswith("-reversed") for track in family}) == 1

@@ -137,3 +137,49 @@ def test_axes_name_only_settings_and_values_of_their_types(matrix_of, axis, mess
 def test_an_unclosed_quote_is_named(matrix_of):
     with pytest.raises(UsageError, match=r"a quote is not closed \(at line 1"):
         matrix_of('base = "add3\nseeds = [1]\n')
+
+
+TRACKS = """\
+base = "moddiv-97"
+seeds = [1]
+plot = ["track_settings.p", "size"]
+
+[axes]
+track_settings.p = [97, 113]
+size = [
+    { track_settings.training_share = 0.4, batch_size = 256 },
+    { track_settings = { training_share = 0.5 }, batch_size = 512 },
+]
+
+[[exclude]]
+track_settings.p = 113
+batch_size = 256
+"""
+
+
+def test_settings_of_the_track_are_on_axes_as_flat_keys(matrix_of):
+    matrix = matrix_of(TRACKS)
+    assert [str(cell) for cell in matrix.cells()] == [
+        "track_settings.p=97 track_settings.training_share=0.4 batch_size=256",
+        "track_settings.p=97 track_settings.training_share=0.5 batch_size=512",
+        "track_settings.p=113 track_settings.training_share=0.5 batch_size=512",
+    ]
+    assert matrix.plot == ("track_settings.p", "size")
+    options = options_of(next(matrix.cells()).settings)
+    assert options == ["--track-settings.p=97", "--track-settings.training-share=0.4", "--batch-size", "256"]
+    quoted = matrix_of(TRACKS.replace("track_settings.p = [", '"track_settings.p" = ['))
+    assert list(quoted.cells()) == list(matrix.cells())
+
+
+def test_values_of_a_setting_that_only_other_tracks_have_stay_as_they_are(matrix_of):
+    resolved = {"track": "memorize", "track_settings.masked": 0, "batch_size": 512}
+    matrix = matrix_of('base = "add3"\nseeds = [1]\n[axes]\ntrack_settings.p = [97]\ntrack_settings.masked = [3]\n')
+    assert [cell.settings for cell in matrix.like(resolved).cells()] == [
+        {"track_settings.p": 97, "track_settings.masked": 3}
+    ]
+
+
+@pytest.mark.parametrize("table", ["[axes]\ntrack_settings.p = [97, 97]", "[axes.track_settings]\np = [97, 97]"])
+def test_an_error_names_the_line_of_a_setting_of_the_track(matrix_of, table):
+    with pytest.raises(UsageError, match=r"line 4: axes\..*p: 97 is listed twice"):
+        matrix_of(f'base = "moddiv-97"\nseeds = [1]\n{table}\n')

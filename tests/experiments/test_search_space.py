@@ -136,3 +136,18 @@ def test_a_value_that_fits_no_other_value_is_refused_before_the_first_trial(spac
     with pytest.raises(UsageError, match="size=3: size must divide"):
         check_space(space, accepting(lambda values: values.get("size") != 3))
     check_space(space, accepting(lambda values: values.get("size") != 3 or values.get("rate") == 2))
+
+
+def test_a_setting_of_the_track_may_be_searched_and_be_a_condition(space_of):
+    text = """\
+base = "moddiv-97"
+attempts = 2
+[space]
+track_settings.tokens = { choices = ["numbers", "characters"] }
+n_embd = { choices = [64, 128], when = { track_settings.tokens = "numbers" } }
+"""
+    space = space_of(text)
+    assert [dimension.name for dimension in space.dimensions] == ["track_settings.tokens", "n_embd"]
+    assert space.dimensions[1].when == (("track_settings.tokens", ("numbers",)),)
+    with pytest.raises(UsageError, match=r"line 4: space\.track_settings\.tokens: choices must be a list"):
+        space_of(text.replace('["numbers", "characters"]', "[]"))
