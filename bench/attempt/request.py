@@ -159,7 +159,7 @@ def parse_command_line(
         before |= flat_values({TRACK_SETTINGS: known | kept})
         # tyro checks them together with the track on the command line
         object.__setattr__(default, TRACK_SETTINGS, kept | read_track_settings(track, given))
-    description = "\n\n".join(filter(None, (description, spelling_help(settings_type))))
+    description = "\n\n".join(filter(None, (description.strip(), spelling_help(settings_type))))
     parsed = parse_arguments(schema, others, schema(Request(config=name), default), description)
     check_request(parsed.request)
     settings = normal_settings(parsed.settings)
