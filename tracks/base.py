@@ -48,6 +48,7 @@ class Track(ABC):
     """
 
     problem_width: int  # W, the length of a problem's row
+    limits: Mapping[str, float] = {}  # the measures of a solved track are below these
 
     def __init__(self, description: TrackDescription) -> None:
         self.description = description
@@ -136,7 +137,8 @@ class Track(ABC):
 
     def is_solved(self, errors: int, measures: Mapping[str, float | None]) -> bool:
         """Whether the track is solved, by the number of wrong completions of the test set and the measures."""
-        return errors == 0
+        values = ((measures.get(name), limit) for name, limit in self.limits.items())
+        return errors == 0 and all(value is not None and value < limit for value, limit in values)
 
 
 class AnswerTrack(Track):

@@ -19,6 +19,7 @@ class Memorize(AnswerTrack):
     """
 
     problem_width = 1
+    limits: Mapping[str, float] = {"loss": MAX_LOSS}
 
     def __init__(self, description: TrackDescription, text: str) -> None:
         super().__init__(description)
@@ -65,7 +66,3 @@ class Memorize(AnswerTrack):
         """Return the mean loss of the characters after the prompt, nats."""
         mask = torch.arange(len(self.text) - 1) >= self.prompt_length - 1
         return {"loss": loss(Batch(self.text[None, :-1], self.text[None, 1:], mask[None]))}
-
-    def is_solved(self, errors: int, measures: Mapping[str, float | None]) -> bool:
-        loss = measures["loss"]
-        return errors == 0 and loss is not None and loss < MAX_LOSS

@@ -129,6 +129,7 @@ def certify(
         exhaustive=track.exhaustive,
         error_rate_upper_95=rate if track.exhaustive else clopper_pearson_upper(total.errors, total.problems),
         measures=track.measures(loss),
+        limits=dict(track.limits),
     )
     first = wrong.nonzero()[:num_sentences, 0].tolist()
     sentences = [track.sentence(test_set[i], track.decode_completion(completions[i].tolist())) for i in first]

@@ -6,7 +6,6 @@ import functools
 import gc
 import signal
 import tempfile
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from bench.machine.noise import CounterReading, Noise, NoiseMonitor
 from bench.machine.peaks import launches_of, measure_peak
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
 from bench.report.summary import show_summary
+from bench.stats.learning_curves import reached_steps
 from bench.storage import weights
 from bench.storage.journal import Journal
 from bench.storage.machines import known_peak, machine_peaks_file
@@ -41,7 +41,6 @@ from bench.storage.schema import (
     EXPLORATION_COMMANDS,
     TUNE,
     Certificate,
-    Check,
     Machine,
     MachinePeak,
     Outcome,
@@ -235,17 +234,6 @@ class Attempt:
         if machine.clean is None and None not in update.values():
             update["clean"] = True
         return machine.model_copy(update=update).with_reasons([*before.reasons, *during.reasons])
-
-
-def reached_steps(checks: Sequence[Check]) -> dict[str, int | None]:
-    """The step of the first check at which 95% and 100% of each split were right, by split and share."""
-    steps: dict[str, int | None] = {}
-    for split in ("train", "validation", "test"):
-        counts = [(check.step, check.count(split)) for check in checks]
-        known = [(step, count.errors / count.problems) for step, count in counts if count is not None]
-        for percent in (95, 100) if known else ():
-            steps[f"{split} {percent}%"] = next((step for step, share in known if share <= 1 - percent / 100), None)
-    return steps
 
 
 def classify_exception(problem: BaseException, results: Path) -> tuple[Outcome, str]:

@@ -101,6 +101,10 @@ class Count(SchemaModel):
     problems: NonNegativeInt
     errors: NonNegativeInt
 
+    def is_right(self, percent: int) -> bool:
+        """Whether at least `percent` of the problems are right."""
+        return 100 * (self.problems - self.errors) >= percent * self.problems
+
 
 class Evaluated(Count):
     """An evaluation of the problems of a split during training."""
@@ -109,7 +113,7 @@ class Evaluated(Count):
 
 
 class Check(SchemaModel):
-    """One evaluation during training; it uses training problems only, because it may end training."""
+    """One evaluation during training. Training and validation problems may end training, test problems never do."""
 
     step: int
     train_seconds: FiniteFloat
@@ -120,11 +124,14 @@ class Check(SchemaModel):
     validation: Evaluated | None = None  # of the problems that never train, where the track names any
     test: Evaluated | None = None  # of the test set, with the setting `curves`; such a run is never ranked
 
-    def count(self, split: str) -> Count | None:
-        """The errors among the problems of `train`, `validation` or `test`; None where they were not evaluated."""
-        if split != "train":
-            return self.validation if split == "validation" else self.test
-        return Count(problems=self.asked, errors=self.errors) if self.asked and self.errors is not None else None
+    @property
+    def splits(self) -> dict[str, Evaluated]:
+        """The evaluations by split: `train`, and `validation` and `test` where they were evaluated."""
+        train = None
+        if self.errors is not None and self.asked:
+            train = Evaluated(problems=self.asked, errors=self.errors, loss=self.loss)
+        splits = {"train": train, "validation": self.validation, "test": self.test}
+        return {name: result for name, result in splits.items() if result is not None and result.problems}
 
 
 class Certificate(Count):
@@ -136,7 +143,8 @@ class Certificate(Count):
     samples: dict[str, Count]
     exhaustive: bool  # every problem of the track was decoded
     error_rate_upper_95: FiniteFloat  # the exact rate if exhaustive
-    measures: dict[str, FiniteFloat | None] = {}  # other figures that the track's verdict depends on
+    measures: dict[str, FiniteFloat | None] = {}  # other figures that the verdict depends on; null if not finite
+    limits: dict[str, FiniteFloat] = {}  # the measures of a solved track are below these
 
 
 class Machine(SchemaModel):
@@ -224,10 +232,22 @@ class Run(SchemaModel):
         return self.batch if self.command in commands else None
 
     @property
-    def is_contest(self) -> bool:
-        """Whether the run competes, rather than test a trainer or a machine, or explore settings."""
+    def is_regular(self) -> bool:
+        """Whether the run was made to solve its track, rather than test a trainer or a machine, or explore settings."""
         tests_or_explores = self.command in (YARDSTICK, AUDIT, *EXPLORATION_COMMANDS)
         return not tests_or_explores and self.settings.get("control", "none") == "none"
+
+    @property
+    def unranked_because(self) -> str | None:
+        """Why no run with these settings is ever ranked; None if they allow it."""
+        if (control := self.settings.get("control", "none")) != "none":
+            return f"was made with --control {control}"
+        return "looked at the test problems during training" if self.settings.get("curves") else None
+
+    @property
+    def is_contest(self) -> bool:
+        """Whether the run may be ranked and compared with others."""
+        return self.is_regular and self.unranked_because is None
 
     @property
     def machine_class_name(self) -> str:
