@@ -15,7 +15,7 @@ from bench.stats.descriptive import spread
 from bench.stats.estimates import expected_seconds
 from bench.stats.expected_time import attempt_costs, expected_time_to_success
 from bench.stats.ranking import CLOCKS
-from bench.storage.schema import Interval, Run, Side
+from bench.storage.schema import Count, Interval, Run, Side
 
 UNKNOWN = "—"  # a value that is not known
 MARKUP = re.compile(r"[\\`*_\[\]<>|#~$&]")  # characters with a meaning in Markdown
@@ -74,6 +74,14 @@ def counted(number: int, noun: str) -> str:
 
 def errors_in_words(errors: int) -> str:
     return counted(errors, "error")
+
+
+def right_text(count: Count, decimals: int = 2) -> str:
+    """The share of right problems, `99.80%`; less than 100% if there is any error."""
+    if not count.errors:
+        return "100%"
+    most = 1 - 10.0 ** -(decimals + 2)  # not rounded to 100%
+    return f"{min(1 - count.errors / count.problems, most):.{decimals}%}"
 
 
 def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

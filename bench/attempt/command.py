@@ -163,7 +163,9 @@ def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) ->
         )
         return cli.EXIT_INTERRUPTED
     cli.print_progress(batch_line(runs))
-    if num_attempts < RANKED_FROM:
+    if (reason := runs[0].unranked_because) is not None:
+        cli.print_progress(f"not ranked, because these runs {reason}")
+    elif num_attempts < RANKED_FROM:
         cli.print_progress(f"not ranked, because a ranked batch has at least {RANKED_FROM} attempts")
     with contextlib.suppress(KeyboardInterrupt):  # all attempts are filed
         leaderboard.refresh_figures(plan.request.results)

@@ -13,11 +13,21 @@ from rich.live import Live
 from rich.text import Text
 
 from bench.console import error_console
+from bench.formatting import right_text
 from bench.storage.schema import Check
 
 WITHHOLD_SECONDS = 1.0  # from the start of `train`
 TICK_SECONDS = 4.0  # of `train` without a check, before a line about the steps
 SHARE_SECONDS, PLAIN_SHARE_SECONDS = 1.0, 10.0  # between two lines about the certificate
+
+
+def describe_errors(check: Check) -> str:
+    """The errors of a check; with a validation set, the shares of right problems of all evaluated splits."""
+    if check.validation is not None:
+        shares = (f"{name} {right_text(count)}" for name, count in check.splits.items())
+        return f"  right: {', '.join(shares)}"
+    problems = "" if check.asked is None else f" in {check.asked:,}"
+    return "" if check.errors is None else f"  errors {check.errors:,}{problems}"
 
 
 class Display:
@@ -46,10 +56,7 @@ class Display:
         """Show a check; `steps_left` is the number of steps until the end of the round."""
         started = self.processor_time()
         loss = "not finite" if check.loss is None else f"{check.loss:.4f}"
-        problems = "" if check.asked is None else f" in {check.asked:,}"
-        errors = "" if check.errors is None else f"  errors {check.errors:,}{problems}"
-        if check.validation is not None:
-            errors += f", validation {check.validation.errors:,} in {check.validation.problems:,}"
+        errors = describe_errors(check)
         remaining = "end of the round"
         if steps_left:
             remaining = f"about {check.train_seconds / check.step * steps_left:.1f} s of the round left"

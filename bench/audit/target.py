@@ -50,7 +50,7 @@ def find_target(name: str, results: Path, stack: contextlib.ExitStack) -> AuditT
     run = find_run_with_weights(name, runs, results)
     if run.weights is None or run.weights_sha256 is None:
         raise UsageError(f"{name} kept no weights ({run.outcome}): there is nothing to audit")
-    if not run.is_contest:
+    if not run.is_regular:
         raise UsageError(f"{run.run_id} was made to test a trainer or a machine; there is nothing to audit")
     weights = Path(name) if is_weights_path(name) else results / run.weights
     if not weights.is_file():
@@ -78,7 +78,7 @@ def find_run_with_weights(name: str, runs: Sequence[Run], results: Path) -> Run:
     """The run with an id or with a path to weights, or the latest run that can be audited; UsageError if none."""
     if is_weights_path(name):
         return find_run(name, results, with_weights=True)
-    candidates = [run for run in runs if run.weights is not None and run.is_contest]
+    candidates = [run for run in runs if run.weights is not None and run.is_regular]
     if name == "latest" and candidates:
         return max(candidates, key=lambda run: run.started_at)
     if found := [run for run in runs if run.run_id == name]:

@@ -1,7 +1,8 @@
-"""`python -m bench show`: print a run, a comparison, or the metadata of a weights file."""
+"""`python -m bench show`: print a run, a comparison, or the metadata of a weights file; draw learning curves."""
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,66 +11,101 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from bench.arguments import OptionalPathArgument
 from bench.clock import PHASES
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.config import config_toml, settings_text
 from bench.console import output_console
 from bench.errors import UsageError
-from bench.formatting import UNKNOWN, terminal_table
+from bench.formatting import UNKNOWN, right_text, terminal_table
 from bench.report.summary import show_summary
 from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
+from bench.stats.learning_curves import PERCENTAGES
 from bench.stats.ranking import describe_standing
 from bench.storage.journal import Journal
 from bench.storage.results import find_run, is_weights_path, paired_plans_file
-from bench.storage.schema import PairedPlan, Run
-from bench.streams import print_data
+from bench.storage.schema import YARDSTICK, Check, PairedPlan, Run
+from bench.streams import print_data, print_line
 
 DECIDED_BY = {
     "99%": "99% of the training problems of a check right",
     "heldout": "no error in the held-out problems (certificate)",
     "solved": "no error in any problem (certificate)",
 }  # by target; the others are fixed samples of problems
-MOST_CHECKS = 20  # rows of the table; of more checks, every second, third, … is printed
+MOST_CHECKS = 20  # rows of the table
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Print a run, or the result of a comparison."""
+    """Print runs, or the result of a comparison, or draw the learning curves of runs."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run id, a path to weights, `latest`, or the id of a comparison."""
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run ids, paths to weights, `latest`, or the id of a comparison; with --plot also ids of batches."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the run's line of the journal."""
     settings: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the run's settings as a config."""
+    plot: OptionalPathArgument = None
+    """Draw accuracy and loss of the runs against steps, into this file, .svg or .png."""
     results: ResultsOption = DEFAULT_RESULTS
 
 
 def main(arguments: Arguments) -> int:
+    if not arguments.runs:
+        raise UsageError("show needs a RUN; `latest` is the latest one")
+    if arguments.plot is not None:
+        return plot_runs(arguments.plot, arguments)
     plans, _ = paired_plans_file(arguments.results).read()
-    for plan in plans:
-        if plan.id == arguments.run and plan.b is not None:
-            return show_plan(plan, arguments)
-    console, weights = output_console(), Path(arguments.run).expanduser()
+    comparisons = {plan.id: plan for plan in plans if plan.b is not None}
+    for name in arguments.runs:
+        if name in comparisons:
+            show_plan(comparisons[name], arguments)
+        else:
+            show_reference(name, arguments)
+    return 0
+
+
+def plot_runs(path: Path, arguments: Arguments) -> int:
+    """Draw the learning curves of the runs, and of those in the batches, that are named."""
+    if path.suffix not in (".svg", ".png"):
+        raise UsageError(f"--plot {path}: the file's name must end in .svg or .png")
+    batches: dict[str, list[Run]] = {}
+    for run in Journal(arguments.results).read()[0]:
+        if run.batch is not None and run.command != YARDSTICK:
+            batches.setdefault(run.batch.id, []).append(run)
+    named = [batches.get(name) or [find_run(name, arguments.results)] for name in arguments.runs]
+    runs = list({run.run_id: run for group in named for run in group}.values())
+    from bench.report.curves_plot import draw_curves
+
     try:
-        run = find_run(arguments.run, arguments.results)
+        path.write_bytes(draw_curves(runs, path.suffix.removeprefix(".")))
+    except OSError as problem:
+        raise UsageError(f"--plot {path}: {problem.strerror or problem}") from None
+    print_line(str(path))
+    return 0
+
+
+def show_reference(reference: str, arguments: Arguments) -> None:
+    """Print the run of an id or of a path to weights; of weights without a run, their metadata."""
+    console, weights = output_console(), Path(reference).expanduser()
+    try:
+        run = find_run(reference, arguments.results)
     except UsageError as problem:
-        if arguments.json or arguments.settings or not is_weights_path(arguments.run) or not weights.is_file():
+        if arguments.json or arguments.settings or not is_weights_path(reference) or not weights.is_file():
             raise
         for label, text in list(weights_facts(weights)):
             console.print(f"{label:<26}{text}", soft_wrap=True)
         console.print(str(problem), soft_wrap=True)
-        return 0
+        return
     if arguments.json:
         print_data(run.model_dump_json())
     elif arguments.settings:
         print_data(config_toml(run.settings).rstrip("\n"))
     else:
         show_run(run, Journal(arguments.results).read()[0], console)
-    return 0
 
 
-def show_plan(plan: PairedPlan, arguments: Arguments) -> int:
+def show_plan(plan: PairedPlan, arguments: Arguments) -> None:
     if arguments.json:
         raise UsageError("--json: a comparison is not in the journal; its line is in comparisons.jsonl")
     if arguments.settings:
@@ -79,7 +115,6 @@ def show_plan(plan: PairedPlan, arguments: Arguments) -> int:
     comparison = evaluate_comparison(plan, Journal(arguments.results).read()[0])
     show_comparison(comparison)
     print(comparison.verdict)
-    return 0
 
 
 def value_text(value: Any, pattern: str = "", unit: str = "") -> str:
@@ -154,14 +189,50 @@ def phase_table(run: Run) -> Table:
     return table
 
 
+def thinned(checks: Sequence[Check]) -> Sequence[Check]:
+    """Up to MOST_CHECKS of the checks, evenly spaced, with the first and the last one."""
+    if len(checks) <= MOST_CHECKS:
+        return checks
+    return [checks[round(i * (len(checks) - 1) / (MOST_CHECKS - 1))] for i in range(MOST_CHECKS)]
+
+
+def loss_text(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.3g}"
+
+
 def check_table(run: Run) -> Table:
-    """The evaluations during training, thinned to MOST_CHECKS; the last one is always there."""
-    table = new_table("step", "train, s", "loss", "errors", "asked")
-    stride = max(1, -(-len(run.checks) // MOST_CHECKS))
-    for check in run.checks[::-1][::stride][::-1]:
-        loss = "not finite" if check.loss is None else f"{check.loss:.6f}"
-        counts = value_text(check.errors, ","), value_text(check.asked, ",")
-        table.add_row(f"{check.step:,}", f"{check.train_seconds:.2f}", loss, *counts)
+    """The evaluations during training: of drawn training problems, and of the other splits that the run evaluated.
+
+    It fits into 80 columns.
+    """
+    others = [split for split in ("validation", "test") if any(split in check.splits for check in run.checks)]
+    headings = ["step", "train, s", "loss", *(["right"] if others else ["errors", "asked", "right"])]
+    headings += ["validation\nloss", "validation\nright"] * ("validation" in others) + ["test\nright"] * (
+        "test" in others
+    )
+    has_norm = any(check.squared_norm is not None for check in run.checks)
+    table = new_table(*headings, *["norm"] * has_norm)
+    for check in thinned(run.checks):
+        splits = check.splits
+        row = [f"{check.step:,}", f"{check.train_seconds:.2f}", loss_text(check.loss)]
+        if not others:
+            row += [value_text(check.errors, ","), value_text(check.asked, ",")]
+        row.append(right_text(splits["train"]) if "train" in splits else UNKNOWN)
+        for split in others:
+            count = splits.get(split)
+            row += [] if split == "test" else [UNKNOWN if count is None else loss_text(count.loss)]
+            row.append(UNKNOWN if count is None else right_text(count))
+        norm = None if check.squared_norm is None else math.sqrt(check.squared_norm)
+        table.add_row(*row, *[value_text(norm, ".1f")] * has_norm)
+    return table
+
+
+def reached_table(run: Run) -> Table:
+    """The steps at which each split was first right; a check of training problems evaluates only some of them."""
+    steps = run.reached_steps or {}
+    table = new_table("steps to", *(f"{percent}% right" for percent in PERCENTAGES))
+    for split in dict.fromkeys(key.partition(" ")[0] for key in steps):
+        table.add_row(split, *(value_text(steps.get(f"{split} {percent}%"), ",") for percent in PERCENTAGES))
     return table
 
 
@@ -177,7 +248,7 @@ def show_run(run: Run, runs: Sequence[Run], console: Console) -> None:
         targets.add_row(
             target, value_text(seconds, ".2f"), DECIDED_BY.get(target, "no error in this sample, at a check")
         )
-    for table in (phase_table(run), check_table(run), targets):
+    for table in (phase_table(run), check_table(run), reached_table(run), targets):
         if table.rows:
             console.print()
             console.print(table)

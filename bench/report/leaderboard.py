@@ -30,7 +30,7 @@ def group_by_track(runs: Sequence[Run]) -> dict[str, RunsByMachine]:
     """Track -> machine class -> runs; tracks with a ranked batch come first, the fastest machine class first."""
     grouped: dict[str, RunsByMachine] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        if run.is_contest:
+        if run.is_regular:
             grouped[run.track][run.machine_class_name].append(run)
     ranked = {batch.runs[0].track for batch in group_batches(runs) if batch.ranked}
 
@@ -86,7 +86,8 @@ def render_leaderboard(results_data: FiledResults) -> str:
 
 def track_section(track: str, machines: RunsByMachine, results_data: FiledResults) -> dict[str, Any]:
     """One track: its line in the index, and its machine classes with a ranked batch or a record."""
-    runs = [run for machine_runs in machines.values() for run in machine_runs if run.batch is not None]
+    contest = [run for machine_runs in machines.values() for run in machine_runs if run.is_contest]
+    runs = [run for run in contest if run.batch is not None]
     shown: dict[str, dict[ClockName, dict[str, Any]]] = {}
     for name, machine_runs in machines.items():
         clocks = {clock: tables(Category(track, name, clock), machine_runs, results_data) for clock in CLOCKS}

@@ -150,11 +150,11 @@ def scale_axis(axes: Any, name: str, values: Sequence[float], from_zero: bool) -
     return low, high
 
 
-def show_plain_numbers(axis: Any, low: float, high: float) -> None:
-    """Label a logarithmic axis 1, 2, 5, 10 instead of with powers; 1, 10, 100 where that is too dense."""
+def show_plain_numbers(axis: Any, low: float, high: float, most_decades: float = 4.0) -> None:
+    """Label a logarithmic axis 1, 2, 5, 10 instead of with powers; 1, 10, 100 from `most_decades` on."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if math.log10(high / low) < 4 else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if math.log10(high / low) < most_decades else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     axis.set_minor_formatter(NullFormatter())
 

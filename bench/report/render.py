@@ -25,7 +25,7 @@ from bench.stats.descriptive import peak_memory, utilisation
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import Entry
 from bench.storage.jsonl import replace_file
-from bench.storage.schema import Reproduction, Run, Side
+from bench.storage.schema import Certificate, Reproduction, Run, Side
 from bench.streams import print_error
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -64,12 +64,18 @@ def replay_reason(replay: Reproduction) -> str:
     return re.sub(r"\b1 errors\b", "1 error", replay.reason or "")
 
 
+def heldout_errors(certificate: Certificate | None) -> str:
+    """The errors among the held-out problems; an em dash for a track that holds none out."""
+    return number(certificate.heldout_errors if certificate is not None and certificate.heldout_problems else None)
+
+
 FILTERS: dict[str, Callable[..., str | float | None]] = {
     "attempts": attempts_text,
     "clean": clean_text,
     "commit": commit_of,
     "contestant": contestant_text,
     "ert": expected_time_to_success,
+    "heldout_errors": heldout_errors,
     "escape_markdown": escape_markdown,
     "merged": merged_text,
     "middle": middle,

@@ -6,8 +6,8 @@ from rich.text import Text
 
 from bench.clock import PHASES
 from bench.console import error_console
-from bench.formatting import errors_in_words, seconds_text, terminal_table
-from bench.storage.schema import Certificate, Run
+from bench.formatting import errors_in_words, right_text, seconds_text, terminal_table
+from bench.storage.schema import Certificate, Count, Run
 
 COLORS = dict(zip(PHASES, ("blue", "cyan", "magenta", "green", "yellow"), strict=True))
 OUTCOME_STYLES = {"solved": "bold green", "missed": "bold yellow"}
@@ -32,33 +32,44 @@ def phase_bar(run: Run, width: int) -> Group:
 
 
 def certificate_table(certificate: Certificate) -> Table:
-    """Problems and errors of all problems, the held-out ones, and each group and sample."""
+    """Problems and errors of all problems, the held-out ones, and each group and sample.
+
+    One row where all problems are held out; none for held-out problems where there are none.
+    """
     table = terminal_table(("certificate", "problems", "errors", "right"), text=("certificate",))
-    rows = {
-        "all": (certificate.problems, certificate.errors),
-        "held out": (certificate.heldout_problems, certificate.heldout_errors),
-    }
-    for name, count in (certificate.groups | certificate.samples).items():
+    heldout = Count(problems=certificate.heldout_problems, errors=certificate.heldout_errors)
+    rows: dict[str, Count] = {"test, held out": certificate}
+    if heldout.problems < certificate.problems:
+        rows = {"all": certificate, "held out": heldout}
+    for name, count in (rows | certificate.groups | certificate.samples).items():
         if count.problems:
-            rows[name] = count.problems, count.errors
-    for name, (problems, errors) in rows.items():
-        right = 1 - errors / problems if problems else 1.0
-        # One error in a million must not be rounded to 100%.
-        percent = "100%" if not errors else f"{min(right, 0.999999):.4%}"
-        table.add_row(name, f"{problems:,}", f"{errors:,}", percent, style=None if errors else "green")
+            style = None if count.errors else "green"
+            table.add_row(name, f"{count.problems:,}", f"{count.errors:,}", right_text(count, decimals=4), style=style)
     return table
+
+
+def measure_text(certificate: Certificate, name: str) -> str:
+    """A measure that the verdict depends on: `loss 0.0004, needed below 0.001`."""
+    value, limit = certificate.measures[name], certificate.limits.get(name)
+    text = f"{name} {'not finite' if value is None else f'{value:.3g}'}"
+    return text if limit is None else f"{text}, needed below {limit:g}"
 
 
 def missed_reason(run: Run) -> str | None:
     """Why the training of an attempt that missed ended; None for another outcome, or if it is not known."""
     if run.outcome != "missed" or not run.checks:
         return None
-    last = run.checks[-1]
+    last, certificate = run.checks[-1], run.certificate
+    if certificate is not None and not certificate.errors and certificate.measures:
+        measures = "; ".join(measure_text(certificate, name) for name in certificate.measures)
+        return f"every answer is right, but {measures}"
     if last.errors is None:
         return None
     asked = "" if last.asked is None else f" in {last.asked:,} training problems"
     found = f"its last evaluation found {errors_in_words(last.errors)}{asked}"
-    if last.errors:
+    if last.validation is not None:
+        found += f" and {last.validation.errors:,} in {last.validation.problems:,} validation problems"
+    if last.errors or (last.validation is not None and last.validation.errors):
         return f"training used up its rounds (max_rounds, num_steps); {found}"
     return f"training ended before the model was right on all problems; {found}"
 
@@ -76,7 +87,9 @@ def show_summary(
     console = console or error_console()
     verdict = Text(run.outcome, style=OUTCOME_STYLES.get(run.outcome, "bold red"))
     if run.certificate is not None:
-        verdict.append(f"  {errors_in_words(run.certificate.errors)} in {run.certificate.problems:,}", style="default")
+        parts = [f"{errors_in_words(run.certificate.errors)} in {run.certificate.problems:,}"]
+        parts += (measure_text(run.certificate, name) for name in run.certificate.measures)
+        verdict.append(f"  {'; '.join(parts)}", style="default")
     if run.message is not None:
         verdict.append(f"  {run.message}", style="default")
     trained = f"  {run.label}, seed {run.seed}"

@@ -99,13 +99,18 @@ def single_row(run: Run) -> str:
         f'<a id="{run.run_id}"></a>{run.run_id}',
         run.label,
         str(run.seed),
-        run.outcome,
+        outcome_text(run),
         number(None if certificate is None else certificate.errors),
         *(number(value, ".2f") for value in (seconds.train, seconds.total, seconds.wall)),
         number(run.steps),
         commit_text(run.commit, run.dirty),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def outcome_text(run: Run) -> str:
+    """The outcome of a run, and why it is not ranked if its settings forbid that."""
+    return run.outcome if run.unranked_because is None else f"{run.outcome}, never ranks: {run.unranked_because}"
 
 
 def update_page(results: Path, run: Run) -> str | None:

@@ -28,7 +28,12 @@ class RunBatch:
 
     @property
     def ranked(self) -> bool:
-        return self.finished and len(self.runs) >= RANKED_FROM
+        return self.finished and len(self.runs) >= RANKED_FROM and self.unranked_because is None
+
+    @property
+    def unranked_because(self) -> str | None:
+        """What its runs did because of which they are never ranked; see `Run`."""
+        return self.runs[0].unranked_because
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +118,8 @@ def describe_standing(run: Run, runs: Sequence[Run]) -> str:
     """The batch of a run and the leaders of its track and machine class, in one line."""
     same = [other for other in runs if (other.track, other.machine.class_) == (run.track, run.machine.class_)]
     best = {clock: leaders(same, clock) for clock in CLOCKS}
+    if run.unranked_because is not None:
+        return f"this run {run.unranked_because} and never ranks"
     membership = f"one attempt is not ranked, use --attempts {RANKED_FROM}"
     if run.batch is not None:
         membership = f"attempt {run.batch.index + 1} of {run.batch.planned} of the batch {run.batch.id}"

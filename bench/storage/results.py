@@ -100,8 +100,8 @@ def unknown_run(reference: str, results: Path, runs: Sequence[Run], candidates: 
 
 
 def latest_run(runs: Sequence[Run]) -> Run:
-    """The latest contest run; one of the other runs only if there is none."""
-    return max([run for run in runs if run.is_contest] or runs, key=lambda run: run.started_at)
+    """The latest run that was made to solve its track; one of the other runs only if there is none."""
+    return max([run for run in runs if run.is_regular] or runs, key=lambda run: run.started_at)
 
 
 def find_weights(reference: str, results: Path) -> tuple[Path, str]:

@@ -239,9 +239,9 @@ class Run(SchemaModel):
 
     @property
     def unranked_because(self) -> str | None:
-        """Why no run with these settings is ever ranked; None if they allow it."""
+        """What the run did because of which it is never ranked, as a verb in the past tense; None if it may be."""
         if (control := self.settings.get("control", "none")) != "none":
-            return f"was made with --control {control}"
+            return f"trained on an altered track (--control {control})"
         return "looked at the test problems during training" if self.settings.get("curves") else None
 
     @property
