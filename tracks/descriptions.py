@@ -248,7 +248,7 @@ def describe_memorize(*, text: str = DEFAULT_TEXT, masked: int = 0) -> TrackDesc
         example_prompt=text[:masked],
         example_answer=text[masked:],
         form="the first characters of the text" if masked else "an empty text",
-        target="the text recited exactly, and a loss below 0.001 nats a character",
+        target="recited exactly, with a loss below 0.001 nats",
         config="memorize-masked" if masked else "memorize",
     )
 

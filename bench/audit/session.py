@@ -16,6 +16,7 @@ from bench.formatting import attempt_line
 from bench.processes import json_lines, last_error_line, run_python
 from bench.provenance import config_hash, first_seed
 from bench.storage.journal import Journal
+from bench.storage.records import find_record_of_source, unpack_source
 from bench.storage.schema import AUDIT, Batch, Run, SchemaModel, new_id
 from data import INTERFACE, check_control
 from tracks.descriptions import describe_track
@@ -37,16 +38,13 @@ class Audit:
         self.target, self.folder, self.results, self.options = target, folder, results, options
         self.batch_id = new_id(f"{target.run.config}-audit")
         self.runs: list[Run] = []  # made by this audit
+        self.remarks: list[str] = []  # about how attempts are made, for the report
 
     @cached_property
     def contestant(self) -> Contestant:
-        """The trainer with the settings of the run; CheckSkipped if it does not run on this machine or these tracks."""
-        run, interface = self.target.run, track_interface(self.target.source)
-        if interface != INTERFACE:
-            raise CheckSkipped(
-                f"its trainer is written for tracks of interface {interface}, the current ones have {INTERFACE}"
-            )
-        assemble(self.target.source, self.folder)
+        """The trainer with the settings of the run; CheckSkipped if it does not run on this machine."""
+        run = self.target.run
+        self.assemble_source()
         config = self.folder / f"{run.config}.toml"
         config.write_text(config_toml(run.settings), encoding="utf-8")
         try:
@@ -56,6 +54,25 @@ class Audit:
         if settings_key(contestant.planned.settings) != settings_key(run.settings):
             raise CheckSkipped("on this machine its settings resolve to other settings than the journal's")
         return contestant
+
+    def assemble_source(self) -> None:
+        """Copy the trainer into the folder, with the current harness and tracks.
+
+        A trainer for tracks of another interface keeps the harness and the tracks of its record's snapshot. Raises
+        CheckSkipped when it is not that of a record.
+        """
+        run, interface = self.target.run, track_interface(self.target.source)
+        if interface == INTERFACE:
+            assemble(self.target.source, self.folder)
+            return
+        record_folder = self.target.record_folder or find_record_of_source(run.source_sha256, self.results)
+        if record_folder is None:
+            raise CheckSkipped(
+                f"its trainer is written for tracks of interface {interface}, the current ones have {INTERFACE}, and "
+                "there is no record with this source, whose tracks could be used"
+            )
+        unpack_source(record_folder, self.folder)  # checks the hashes of source and harness
+        self.remarks.append(f"attempts with the tracks and the harness of {record_folder.record.name}")
 
     def seed(self, purpose: str) -> int:
         """A seed derived from the run's config and source, different for each purpose."""

@@ -30,6 +30,7 @@ class AuditTarget:
     weights_sha256: str
     solve_rate: float | None  # of its batch, 0..1; None if the batch has fewer than NUM_PERMUTATIONS attempts
     source: Path  # root of the contestant's source tree
+    record_folder: RecordFolder | None = None  # of a record
 
 
 def find_target(name: str, results: Path, stack: contextlib.ExitStack) -> AuditTarget:
@@ -71,6 +72,7 @@ def record_target(record_folder: RecordFolder, runs: Sequence[Run], folder: Path
         weights_sha256=record.weights_sha256,
         solve_rate=record.result.solved / record.result.attempts,
         source=unpack_source(record_folder, folder).parent,
+        record_folder=record_folder,
     )
 
 

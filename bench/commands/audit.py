@@ -53,12 +53,13 @@ def main(arguments: Arguments) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="addition-speedrun-")))
         with reject_unwritable(arguments.results):
             Journal(arguments.results).recover()
+        audit = Audit(target, folder, arguments.results)
         try:
-            check_results = run_checks(Audit(target, folder, arguments.results), names)
+            check_results = run_checks(audit, names)
         finally:
             leaderboard.refresh(arguments.results)
     console = output_console(piped_width=160)
-    console.print(f"audit of {target.name}", soft_wrap=True)
+    console.print("; ".join([f"audit of {target.name}", *audit.remarks]), soft_wrap=True)
     headings = ("check", "verdict", "evidence")
     table = terminal_table(headings, text=headings, no_wrap=("check", "verdict"))
     for name, result in check_results.items():

@@ -44,7 +44,7 @@ def curves_canvas(runs: Sequence[Run]) -> Any:
     width, height = (7.2, 1.1 + 2.0 * rows) if len(columns) == 1 else (4.2 * len(columns), 6.0)
     canvas = blank_canvas(width, height + 0.2 * len(keys), w_pad=0.12, h_pad=0.06)
     tracks = ", ".join(dict.fromkeys(run.track for run in runs))
-    config = short(next(iter(labels)), longest=70) if len(labels) == 1 else counted(len(labels), "config")
+    config = short(next(iter(labels)), longest=50) if len(labels) == 1 else counted(len(labels), "config")
     of_runs = f"seed {runs[0].seed}" if len(runs) == 1 else counted(len(runs), "run")
     canvas.suptitle(f"{tracks}\n{config}, {of_runs}", x=0.02, ha="left", fontsize=11)
     grid = canvas.subplots(rows, len(columns), sharex=True, sharey="row", squeeze=False)
@@ -117,7 +117,7 @@ def scale(grid: Any, runs: Sequence[Run], quantities: Sequence[Callable[..., Any
     from matplotlib.ticker import PercentFormatter
 
     steps = [check.step for run in runs for check in run.checks if check.step] or [1]
-    low, high = min(steps), max(steps)
+    low, high = float(min(steps)), float(max(steps))
     if low == high:
         low, high = low / 2, high * 2
     names = {accuracy: "problems right", loss: "loss, nats a token", norm: "norm of the weights"}

@@ -105,6 +105,12 @@ def find_record(name: str, results: Path) -> RecordFolder:
     raise UsageError(f"there is no record {name!r}{hint}")
 
 
+def find_record_of_source(digest: str, results: Path) -> RecordFolder | None:
+    """A record in a results folder or of the project whose source has this sha256; None without one."""
+    folders = (folder for where in (results, PROJECT_RESULTS) for folder in read_records(where)[0])
+    return next((folder for folder in folders if folder.record.source_sha256 == digest), None)
+
+
 def standing_record(
     folders: Iterable[RecordFolder], track: str, clock: ClockName, machine_class: str
 ) -> RecordFolder | None:

@@ -48,7 +48,7 @@ def test_a_comparison_is_shown_again_from_the_journal_alone(arena, capsys):
     run_compare(arena, pairs=6)
     first_output = capsys.readouterr().out
     (plan,) = plans(arena)
-    assert show.main(show.Arguments(run=plan.id, results=arena.results)) == 0
+    assert show.main(show.Arguments(runs=(plan.id,), results=arena.results)) == 0
     assert capsys.readouterr().out == first_output
     comparison = evaluate_comparison(plan, arena.journal.read()[0])
     assert conclusions_file(arena.results).read()[0] == [comparison.conclusion()]

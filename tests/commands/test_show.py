@@ -24,7 +24,7 @@ def shown(capsys, tmp_path, *runs, name=None, **arguments):
     journal = Journal(tmp_path)
     for run in runs:
         journal.append(run)
-    assert show.main(show.Arguments(run=name or runs[-1].run_id, results=tmp_path, **arguments)) == 0
+    assert show.main(show.Arguments(runs=(name or runs[-1].run_id,), results=tmp_path, **arguments)) == 0
     return capsys.readouterr().out
 
 
@@ -173,7 +173,7 @@ def test_many_checks_are_thinned_and_the_last_is_kept(capsys, tmp_path):
     checks[-1] |= {"loss": None, "errors": None}
     table = shown(capsys, tmp_path, example_run(checks=checks)).split("\nstep ")[1].split("\n\n")[0].splitlines()[1:]
     assert 15 <= len(table) <= show.MOST_CHECKS
-    assert table[-1].split() == ["104", "10.40", "not", "finite", "—", "—"]
+    assert table[-1].split() == ["104", "10.40", "not", "finite", "—", "—", "—"]
 
 
 def test_settings_are_printed_as_a_config(capsys, tmp_path):
@@ -197,7 +197,7 @@ def test_a_weights_file_is_shown_as_its_run_or_by_its_metadata(capsys, tmp_path)
     }
     assert f"no run in {tmp_path} ended with the weights" in text
     with pytest.raises(UsageError, match="no run in"):
-        show.main(show.Arguments(run=str(path), json=True, results=tmp_path))
+        show.main(show.Arguments(runs=(str(path),), json=True, results=tmp_path))
     text = shown(capsys, tmp_path, example_run(weights_sha256=digest), name=str(path))
     assert fact(text, "weights hash") == digest
 
@@ -207,10 +207,10 @@ def test_a_file_without_weights_is_an_error(tmp_path, content):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(UsageError, match="not weights of this project"):
-        show.main(show.Arguments(run=str(path), results=tmp_path))
+        show.main(show.Arguments(runs=(str(path),), results=tmp_path))
 
 
 def test_the_error_for_an_unknown_run_names_the_nearest(tmp_path):
     Journal(tmp_path).append(example_run())
     with pytest.raises(UsageError, match="the nearest is '20260131-235959-add3-cpu-1a2b3c'"):
-        show.main(show.Arguments(run="20260131-add3-cpu", results=tmp_path))
+        show.main(show.Arguments(runs=("20260131-add3-cpu",), results=tmp_path))
