@@ -7,6 +7,7 @@ from pathlib import Path
 import tyro
 
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
+from bench.config import track_of
 from bench.errors import UsageError
 from bench.provenance import ROOT
 from bench.report.leaderboard import all_figures, rendered_pages, stale_track_pages
@@ -17,6 +18,8 @@ from bench.report.scaling import scaling_files
 from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults, replace_file
 from bench.storage.results import FiledResults, read_results
+from bench.storage.schema import Record
+from tracks.descriptions import describe_track
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +39,16 @@ def text_pages(results_data: FiledResults, results: Path) -> dict[Path, str]:
 
     They are the pages rendered after each attempt, those of the records and, for the project's own results, README.
     """
-    pages = rendered_pages(results_data, results) | record_pages(results_data)
+    pages = rendered_pages(results_data, results) | record_pages(results_data, example_prompt)
     readme = ROOT / PAGE
     if results.resolve() == DEFAULT_RESULTS and readme.exists():
         pages[readme] = fill_page(readme.read_text(encoding="utf-8"), results_data)
     return pages
+
+
+def example_prompt(record: Record) -> str:
+    """A problem of a record's track, without its answer."""
+    return describe_track(*track_of(record.settings)).example_prompt
 
 
 def write_texts(results: Path) -> None:

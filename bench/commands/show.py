@@ -30,7 +30,7 @@ from bench.streams import print_data, print_line
 DECIDED_BY = {
     "99%": "99% of the training problems of a check right",
     "heldout": "no error in the held-out problems (certificate)",
-    "solved": "no error in any problem (certificate)",
+    "solved": "what solved means on the track (certificate)",
 }  # by target; the others are fixed samples of problems
 MOST_CHECKS = 20  # rows of the table
 

@@ -128,8 +128,10 @@ def scale(grid: Any, runs: Sequence[Run], quantities: Sequence[Callable[..., Any
             axes_of_row[0].yaxis.set_major_formatter(PercentFormatter(1.0))
         elif quantity is loss:
             values = [value for run in runs for split in SPLITS for _, value in points_of(run.checks, split, loss)]
+            lowest, highest = min(values, default=0.1), max(values, default=1.0)
             axes_of_row[0].set_yscale("log")
-            show_plain_numbers(axes_of_row[0].yaxis, min(values, default=0.1), max(values, default=1.0), DENSE_DECADES)
+            axes_of_row[0].set_ylim(lowest / 1.3, highest * 1.3)
+            show_plain_numbers(axes_of_row[0].yaxis, lowest, highest, DENSE_DECADES)
     for axes in grid[-1]:
         axes.set_xscale("log")
         margin = (high / low) ** 0.03

@@ -1,7 +1,7 @@
 """The README of a record, rendered from its folder, its plan, the runs of its batch and its replays."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.experiments.paired_plan import runs_by_side
@@ -10,11 +10,14 @@ from bench.report.render import render_template
 from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
 from bench.storage.records import RecordFolder
 from bench.storage.results import FiledResults
-from bench.storage.schema import PairedPlan, Run
+from bench.storage.schema import PairedPlan, Record, Run
 
 
-def record_pages(results_data: FiledResults) -> dict[Path, str]:
-    """The README of each record whose plan is in the agenda: path -> Markdown."""
+def record_pages(results_data: FiledResults, example_prompt: Callable[[Record], str]) -> dict[Path, str]:
+    """The README of each record whose plan is in the agenda: path -> Markdown.
+
+    `example_prompt` returns a problem of a record's track, for the command that asks its model.
+    """
     plans = {plan.id: plan for plan in results_data.paired_plans}
     folders = {folder.record.name: folder for folder in results_data.records}
     pages = {}
@@ -24,7 +27,9 @@ def record_pages(results_data: FiledResults) -> dict[Path, str]:
             predecessor = folders.get(record.predecessor or "")
             runs, _ = runs_by_side(plan, results_data.runs)
             yardstick = results_data.yardsticks.get(plan.id)
-            pages[folder.folder / "README.md"] = render_record_page(folder, predecessor, plan, runs, yardstick)
+            pages[folder.folder / "README.md"] = render_record_page(
+                folder, predecessor, plan, runs, yardstick, example_prompt(record)
+            )
     return pages
 
 
@@ -34,6 +39,7 @@ def render_record_page(
     plan: PairedPlan,
     runs: Sequence[Run],
     yardstick: Run | None,
+    example_prompt: str,
 ) -> str:
     """The README as Markdown.
 
@@ -41,6 +47,7 @@ def render_record_page(
         predecessor: the record that this one beat; None for the first of its board.
         runs: the attempts of the record's batch.
         yardstick: the run of the frozen config beside the batch.
+        example_prompt: a problem of the track.
     """
     record = record_folder.record
     changes: dict[str, list[str] | None] = {"changes": [], "changed_files": [], "changed_harness": []}
@@ -57,6 +64,7 @@ def render_record_page(
         runs=runs,
         replays=record_folder.reproductions.read()[0],
         medians=medians_text(runs),
+        example_prompt=example_prompt,
         yardstick_seconds=None if yardstick is None else yardstick.seconds.train,
         **changes,
     )

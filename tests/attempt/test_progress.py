@@ -5,7 +5,7 @@ import re
 from bench.attempt.interface import TrainingMonitor
 from bench.attempt.progress import Display
 from bench.clock import Clock
-from bench.storage.schema import Check
+from bench.storage.schema import Check, Evaluated
 from tests.support.consoles import plain_console, terminal, text_of, written
 
 
@@ -137,3 +137,11 @@ def test_a_line_longer_than_the_terminal_is_truncated() -> None:
     visible = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text_of(console))
     assert "label  train" in visible
     assert all(len(line) <= 30 for line in re.split(r"[\r\n]", visible))
+
+
+def test_a_check_with_a_validation_set_shows_the_shares_of_right_problems() -> None:
+    console = plain_console()
+    display = Display("label", console)
+    validation = Evaluated(problems=3, errors=1, loss=0.5)
+    display.check(check(100, 2.0, errors=1).model_copy(update={"asked": 100_000, "validation": validation}), 100)
+    assert "  right: train 99.99%, validation 66.67%  2.0 s elapsed" in written(console)[0]

@@ -15,11 +15,13 @@ from bench.audit.checks import CheckResult, run_checks
 from bench.audit.session import Audit, CheckSkipped
 from bench.audit.target import AuditTarget, track_interface
 from bench.experiments.launcher import Contestant
+from bench.provenance import harness_sha256, source_sha256
 from bench.storage import weights
+from bench.storage.records import pack_source
 from bench.storage.schema import Certificate, Run
 from data import INTERFACE, get_track
 from tests.support import cheats
-from tests.support.examples import ROOT, example_certificate, example_run, example_seconds, random_model
+from tests.support.examples import ROOT, example_certificate, example_record, example_run, example_seconds, random_model
 
 
 class ScriptedAudit(Audit):
@@ -144,7 +146,7 @@ def test_different_final_weights_are_a_different_outcome_of_training(monkeypatch
 @pytest.mark.parametrize("control", ["shuffle", "poison"])
 def test_a_control_that_is_impossible_on_a_long_track_is_not_carried_out(control: str) -> None:
     scripted = ScriptedAudit(SOLVED)
-    planned = example_run(track="add4", settings=SOLVED.settings | {"control": "none"})
+    planned = example_run(track="add4", settings=SOLVED.settings | {"track": "add4", "control": "none"})
     scripted.contestant = Contestant(Path("speedrun.py"), (), planned)
     with pytest.raises(CheckSkipped, match="add4 has too many to list"):
         Audit.attempt(scripted, control, 7)
@@ -158,6 +160,23 @@ def test_a_trainer_for_older_tracks_is_not_checked(tmp_path) -> None:
     results = run_checks(Audit(target, tmp_path / "assembled", tmp_path / "results"), ["seeds", "blindness"])
     assert {result.verdict for result in results.values()} == {"not carried out"}
     assert "tracks of interface 1" in results["blindness"].evidence
+
+
+def test_a_trainer_for_older_tracks_that_a_record_holds_runs_with_the_tracks_of_its_snapshot(tmp_path) -> None:
+    source = tmp_path / "source"
+    cheats.copy_project(source)
+    (source / "data.py").write_text("# tracks whose problems are numbers\n", encoding="utf-8")
+    record = example_record(source_sha256=source_sha256(source), harness_sha256=harness_sha256(source)).record
+    folder = tmp_path / "results" / "records" / record.name
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(record.model_dump_json())
+    pack_source(folder / "source.zip", source)
+    run = SOLVED.model_copy(update={"source_sha256": record.source_sha256})
+    audit = Audit(AuditTarget("old", run, None, None, None, source), tmp_path / "assembled", tmp_path / "results")
+    audit.assemble_source()
+    assert source_sha256(tmp_path / "assembled") == record.source_sha256
+    assert harness_sha256(tmp_path / "assembled") == record.harness_sha256
+    assert audit.remarks == [f"attempts with the tracks and the harness of {record.name}"]
 
 
 def test_without_held_out_problems_only_the_others_are_counted() -> None:

@@ -80,3 +80,15 @@ def test_a_run_of_uncommitted_source_cannot_be_audited(checkout, tmp_path) -> No
     changed = run.model_copy(update={"source_sha256": "a" * 64})
     with pytest.raises(UsageError, match="changes that the commit"):
         target.find_source(changed, tmp_path / "empty", root)
+
+
+def test_a_run_that_looked_at_the_test_problems_can_be_audited(tmp_path) -> None:
+    weights = tmp_path / "weights" / "w.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"")
+    digest, settings = source_sha256(), {"track": "add3", "curves": True}
+    run = example_run(weights="weights/w.safetensors", source_sha256=digest, settings=settings, weights_sha256="9" * 64)
+    Journal(tmp_path).append(run)
+    with ExitStack() as stack:
+        assert target.find_target("latest", tmp_path, stack).run == run
+        assert target.find_target(run.run_id, tmp_path, stack).run == run

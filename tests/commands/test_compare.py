@@ -301,3 +301,10 @@ def test_a_contestant_against_itself_is_announced_as_a_test_of_the_noise(arena, 
     assert "both sides are the same config and source" in capsys.readouterr().err
     run_compare(arena, "fast", "slow", pairs=1)
     assert "both sides" not in capsys.readouterr().err
+
+
+def test_a_side_that_looks_at_the_test_problems_is_refused_before_it_starts(arena):
+    arena.behave(slow={"train": 12.0, "settings": {"curves": True}})
+    with pytest.raises(UsageError, match=r"slow: a run that looked at the test problems .* set curves to false"):
+        run_compare(arena, "slow", "fast")
+    assert arena.attempts() == []

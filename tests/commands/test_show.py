@@ -10,11 +10,12 @@ import pytest
 
 from bench.commands import show
 from bench.errors import UsageError
+from bench.stats.learning_curves import reached_steps
 from bench.storage import weights
 from bench.storage.journal import Journal
-from bench.storage.schema import Batch
+from bench.storage.schema import Batch, Evaluated
 from data import get_track
-from tests.support.examples import ROOT, example_run, example_seconds, random_model
+from tests.support.examples import ROOT, example_check, example_run, example_seconds, random_model
 
 INSIDE = {"import": 2.0, "setup": 1.0, "warmup": 0.5, "train": 20.0, "certify": 3.0}
 
@@ -165,7 +166,7 @@ def test_unknown_values_are_dashes_and_not_zeros(capsys, tmp_path):
 def test_targets_that_were_not_reached_are_unknown(capsys, tmp_path):
     text = shown(capsys, tmp_path, example_run(reached={"99%": 12.0, "solved": None}))
     assert " ".join(cells(text, "target", "99%")) == "12.00 99% of the training problems of a check right"
-    assert " ".join(cells(text, "target", "solved")) == "— no error in any problem (certificate)"
+    assert " ".join(cells(text, "target", "solved")) == "— what solved means on the track (certificate)"
 
 
 def test_many_checks_are_thinned_and_the_last_is_kept(capsys, tmp_path):
@@ -214,3 +215,81 @@ def test_the_error_for_an_unknown_run_names_the_nearest(tmp_path):
     Journal(tmp_path).append(example_run())
     with pytest.raises(UsageError, match="the nearest is '20260131-235959-add3-cpu-1a2b3c'"):
         show.main(show.Arguments(runs=("20260131-add3-cpu",), results=tmp_path))
+
+
+def grokking_run(num_checks=3, **changes):
+    """A run with a validation set, which is right at the last check alone."""
+    steps = [10 * (i + 1) for i in range(num_checks)]
+    checks = [
+        example_check(
+            step,
+            errors=1 if step == 10 else 0,
+            validation=Evaluated(problems=2000, errors=0 if step == steps[-1] else 1, loss=0.25),
+            squared_norm=16.0,
+        )
+        for step in steps
+    ]
+    return example_run(**{"checks": checks, "reached_steps": reached_steps(checks)} | changes)
+
+
+def test_a_track_with_validation_shows_both_splits_and_the_norm(capsys, tmp_path):
+    text = shown(capsys, tmp_path, grokking_run())
+    assert cells(text, "step", "10") == ["0.10", "0.5", "99.00%", "0.25", "99.95%", "4.0"]
+    assert cells(text, "step", "30") == ["0.30", "0.5", "100%", "0.25", "100%", "4.0"]
+    assert cells(text, "steps to", "train") == ["10", "20"]
+    assert cells(text, "steps to", "validation") == ["10", "30"]
+
+
+def test_the_test_split_is_shown_where_checks_evaluated_it(capsys, tmp_path):
+    test = Evaluated(problems=3000, errors=30, loss=0.75)
+    run = grokking_run(1)
+    checks = [check.model_copy(update={"test": test}) for check in run.checks]
+    text = shown(capsys, tmp_path, run.model_copy(update={"checks": checks, "settings": {"curves": True}}))
+    assert cells(text, "step", "10")[-2:] == ["99.00%", "4.0"]
+    assert "this run looked at the test problems during training and never ranks" in text
+
+
+def test_of_a_long_run_at_most_twenty_checks_are_shown_with_the_first_and_the_last(capsys, tmp_path):
+    text = shown(capsys, tmp_path, grokking_run(997))
+    table = text.split("validation  validation")[1].split("\n\n")[0].splitlines()[2:]
+    steps = [line.split()[0] for line in table]
+    assert (len(steps), steps[0], steps[-1]) == (20, "10", "9,970")
+    assert max(map(len, table)) <= 80
+
+
+def test_learning_curves_are_drawn_into_a_file(capsys, tmp_path):
+    runs = [grokking_run(run_id=f"run-{i}", seed=i) for i in range(2)]
+    for run in runs:
+        Journal(tmp_path).append(run)
+    path = tmp_path / "curves.svg"
+    assert show.main(show.Arguments(runs=("run-0", "run-1"), plot=path, results=tmp_path)) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    assert path.read_text().startswith("<?xml")
+
+
+def test_the_curves_of_a_batch_are_drawn_by_its_id(monkeypatch, tmp_path):
+    for i in range(3):
+        Journal(tmp_path).append(
+            grokking_run(run_id=f"run-{i}", batch=Batch(id="b", command="matrix", planned=3, index=i))
+        )
+    drawn = []
+    monkeypatch.setattr("bench.report.curves_plot.draw_curves", lambda runs, kind: drawn.extend(runs) or b"")
+    assert show.main(show.Arguments(runs=("b", "run-1"), plot=tmp_path / "curves.png", results=tmp_path)) == 0
+    assert [run.run_id for run in drawn] == ["run-0", "run-1", "run-2"]
+
+
+def test_a_plot_needs_a_format_that_can_be_drawn_and_a_folder_that_exists(tmp_path):
+    Journal(tmp_path).append(grokking_run())
+    with pytest.raises(UsageError, match=r"must end in \.svg or \.png"):
+        show.main(show.Arguments(runs=("latest",), plot=tmp_path / "curves.gif", results=tmp_path))
+    with pytest.raises(UsageError, match="No such file or directory"):
+        show.main(show.Arguments(runs=("latest",), plot=tmp_path / "missing" / "curves.svg", results=tmp_path))
+
+
+def test_several_runs_are_shown_one_after_another(capsys, tmp_path):
+    for i in range(2):
+        Journal(tmp_path).append(example_run(run_id=f"run-{i}", seed=i))
+    assert show.main(show.Arguments(runs=("run-1", "run-0"), json=True, results=tmp_path)) == 0
+    assert [json.loads(line)["run_id"] for line in capsys.readouterr().out.splitlines()] == ["run-1", "run-0"]
+    with pytest.raises(UsageError, match="show needs a RUN"):
+        show.main(show.Arguments(runs=(), results=tmp_path))

@@ -310,3 +310,11 @@ def test_the_board_says_where_equal_settings_have_several_hashes_and_what_was_ov
     assert "| 1 | one + batch_size=192 compile=true |" in page
     assert "its batches have the config hashes `one`, `two`" in page
     assert "config hashes" not in render_leaderboard(FiledResults(runs[:10]))
+
+
+def test_batches_that_looked_at_the_test_problems_are_neither_ranked_nor_counted():
+    runs = batch_runs("curves", [1.0] * 10, settings={"track": "add3", "curves": True})
+    text = render_leaderboard(FiledResults([*runs, *batch_runs("honest", [2.0] * 10)]))
+    assert "10 attempts in batches, 10 solved" in text
+    assert "| 1 | honest |" in text
+    assert "| curves |" not in text

@@ -7,7 +7,7 @@ import pytest
 
 from bench.report.record_page import changed_files, medians_text, record_pages
 from bench.storage.results import FiledResults
-from tests.support.examples import batch_runs, example_agenda, example_record, example_reproduction
+from tests.support.examples import batch_runs, example_agenda, example_certificate, example_record, example_reproduction
 
 
 @pytest.fixture
@@ -17,9 +17,8 @@ def folder(tmp_path):
 
 def page(folder):
     plan = example_agenda(id=folder.record.batch)
-    return record_pages(FiledResults(batch_runs("a", [1.0]), records=[folder], paired_plans=[plan]))[
-        folder.folder / "README.md"
-    ]
+    results = FiledResults(batch_runs("a", [1.0]), records=[folder], paired_plans=[plan])
+    return record_pages(results, lambda record: "93/5=")[folder.folder / "README.md"]
 
 
 def test_a_failed_replay_is_on_the_page_of_its_record(folder):
@@ -32,7 +31,21 @@ def test_a_failed_replay_is_on_the_page_of_its_record(folder):
 
 
 def test_a_record_without_its_plan_has_no_page(folder):
-    assert record_pages(FiledResults([], records=[folder])) == {}
+    assert record_pages(FiledResults([], records=[folder]), lambda record: "") == {}
+
+
+def test_the_page_asks_a_problem_of_its_track(folder):
+    assert 'weights.safetensors "93/5="\n' in page(folder)
+
+
+def test_a_track_without_held_out_problems_has_no_held_out_errors(folder):
+    certificate = example_certificate(problems=1, heldout_problems=0, heldout_errors=0)
+    plan = example_agenda(id=folder.record.batch)
+    runs = batch_runs(plan.id, [1.0], command="compare", certificate=certificate)
+    runs = [run.model_copy(update={"batch": plan.batches()[0]}) for run in runs]
+    results = FiledResults(runs, records=[folder], paired_plans=[plan])
+    text = record_pages(results, lambda record: "")[folder.folder / "README.md"]
+    assert "| 7 | solved | 0 | — | 700 |" in text
 
 
 def test_source_that_cannot_be_read_is_not_compared(folder, tmp_path):

@@ -8,7 +8,7 @@ from bench.clock import PHASES
 from bench.report.summary import show_summary
 from bench.storage.schema import Run
 from tests.support.consoles import plain_console, terminal, text_of, written
-from tests.support.examples import example_certificate, example_run, example_seconds
+from tests.support.examples import example_certificate, example_check, example_run, example_seconds
 
 
 def summary(run: Run, *sentences: str, width: int = 120) -> list[str]:
@@ -133,3 +133,36 @@ def test_the_summary_fits_a_narrow_terminal() -> None:
 def test_the_summary_says_why_a_run_is_not_clean() -> None:
     noisy = {"class": "Example CPU", "clean": False, "reasons": ["other processes took 12% of the cores during train"]}
     assert "not clean: other processes took 12% of the cores during train" in summary(example_run(machine=noisy))
+
+
+def test_a_certificate_of_held_out_problems_alone_has_one_row_beside_the_samples() -> None:
+    samples = {"train": {"problems": 4642, "errors": 0}, "validation": {"problems": 928, "errors": 1}}
+    counts = {"problems": 3742, "heldout_problems": 3742, "heldout_errors": 2, "groups": {}, "samples": samples}
+    lines = summary(example_run(outcome="missed", certificate=example_certificate(2, **counts)))
+    assert row(lines, "test, held out") == ["3,742", "2", "99.9466%"]
+    assert row(lines, "train") == ["4,642", "0", "100%"]
+    assert row(lines, "validation") == ["928", "1", "99.8922%"]
+    assert not any(line.startswith(("all ", "held out ")) for line in lines)
+
+
+def test_a_track_that_holds_nothing_out_has_no_such_row_and_shows_its_measures() -> None:
+    counts = {"problems": 1, "heldout_problems": 0, "heldout_errors": 0, "groups": {}, "samples": {}}
+    certificate = example_certificate() | counts | {"measures": {"loss": 0.00042}, "limits": {"loss": 0.001}}
+    text = "\n".join(summary(example_run(certificate=certificate)))
+    assert "solved  0 errors in 1; loss 0.00042, needed below 0.001" in text
+    assert "held out" not in text
+
+
+def test_a_missed_attempt_without_errors_says_which_measure_was_missed() -> None:
+    for loss, words in ((0.0021, "0.0021"), (None, "not finite")):
+        certificate = example_certificate(measures={"loss": loss}, limits={"loss": 0.001})
+        text = "\n".join(summary(example_run(outcome="missed", certificate=certificate)))
+        assert f"missed: every answer is right, but loss {words}, needed below 0.001" in text
+
+
+def test_a_missed_attempt_says_what_validation_found() -> None:
+    check = example_check(700, 0, validation={"problems": 928, "errors": 3, "loss": 0.5})
+    certificate = example_certificate(30)
+    text = "\n".join(summary(example_run(outcome="missed", checks=[check], certificate=certificate)))
+    assert "used up its rounds" in text
+    assert "found 0 errors in 100 training problems and 3 in 928 validation problems" in text

@@ -74,3 +74,16 @@ def test_a_message_with_a_bar_does_not_break_its_row():
 
 def test_pages_lie_in_a_folder_of_their_own(tmp_path):
     assert track_page.page_path(tmp_path, "add3") == tmp_path / "tracks" / "add3.md"
+
+
+def test_runs_that_looked_at_the_test_problems_are_shown_and_marked():
+    settings = {"track": "add3", "curves": True}
+    runs = [*batch_runs("a", [1.0] * 10, settings=settings), example_run(run_id="single", settings=settings)]
+    text = render(runs)
+    assert "| a; never ranks: looked at the test problems during training |" in text
+    assert "| solved, never ranks: looked at the test problems during training |" in text
+    assert "No batch of this track is ranked" in text
+
+
+def test_controls_are_not_on_the_page():
+    assert group_by_track([example_run(settings={"control": "shuffle"})]) == {}

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from bench.stats import ranking
 from tests.support.examples import batch_runs, example_run
 
@@ -103,3 +105,18 @@ def test_the_current_runs_of_a_config_are_those_of_its_latest_entry():
     assert ranking.current_runs([*old, *new, *again, *others]) == [*new, *again]
     single = days(7, [example_run()])
     assert ranking.current_runs([*others[:2], *single]) == single
+
+
+@pytest.mark.parametrize("settings", [{"curves": True}, {"control": "permute"}])
+def test_runs_that_looked_at_the_test_problems_and_controls_are_batched_and_never_ranked(settings):
+    runs = batch_runs("a", [1.0] * 10, settings={"track": "add3", **settings})
+    (entry,) = ranking.group_entries(ranking.group_batches(runs))
+    assert (len(entry.runs), entry.ranked) == (10, False)
+    assert not ranking.ranked_entries(runs, "train")
+    assert not ranking.leaders(runs, "train")
+    assert not ranking.current_runs(runs)
+    assert ranking.describe_standing(runs[0], runs) == f"this run {runs[0].unranked_because} and never ranks"
+
+
+def test_settings_of_older_runs_lack_the_keys_and_may_rank():
+    assert example_run(settings={"track": "add3"}).unranked_because is None

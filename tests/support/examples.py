@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bench.storage.records import RecordFolder
-from bench.storage.schema import Batch, Hardware, PairedPlan, Record, Reproduction, Run, Side, Software
+from bench.storage.schema import Batch, Check, Hardware, PairedPlan, Record, Reproduction, Run, Side, Software
 from model import ModelConfig, Transformer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +78,11 @@ def example_seconds(**changes: float | None) -> dict[str, float | None]:
     """The phases of a run, and their total unless it is among the changes."""
     seconds = {"import": 2.0, "setup": 1.0, "warmup": 0.5, "train": 20.0, "certify": 3.0} | changes
     return {"total": sum(value or 0.0 for value in seconds.values())} | seconds
+
+
+def example_check(step: int, errors: int, **changes: Any) -> Check:
+    """A check of 100 training problems, a second of `train` for each 100 steps."""
+    return Check(step=step, train_seconds=step / 100, loss=0.5, errors=errors, asked=100, **changes)
 
 
 def batch_runs(

@@ -5,7 +5,7 @@ A test copies it to `speedrun.py` beside a copy of `bench/`. The folder in ARENA
 - `train`: seconds to report; `noise`: their standard deviation; `solves`: the share of seeds that solve the track;
 - `sleep`: seconds that an attempt really takes;
 - `dies`: `early`, before it writes its start mark, or `late`, after it;
-- `class`: the machine class; `refused`: the reason for refusing the config;
+- `class`: the machine class; `refused`: the reason for refusing the config; `settings`: further settings;
 - `when`: other behaviour for an option, by `--option value`. Options that are not listed there are settings.
 """
 
@@ -65,7 +65,7 @@ def read_request(arguments):
         behaviour |= behaviour.get("when", {}).get(f"{option} {options[key]}", {})
     if behaviour.get("refused"):
         raise ValueError(behaviour["refused"])
-    settings = SETTINGS | {"behaviour": name} | options
+    settings = SETTINGS | {"behaviour": name} | behaviour.get("settings", {}) | options
     line = json.loads((ARENA / "template.json").read_text()) | {
         "config": Path(given.config).stem,
         "settings": settings,

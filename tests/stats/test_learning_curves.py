@@ -1,0 +1,33 @@
+"""The steps to 95% and 100% of a split."""
+
+from bench.stats.learning_curves import reached_steps
+from bench.storage.schema import Check, Count, Evaluated
+from tests.support.examples import example_check
+
+
+def test_the_first_check_that_is_right_enough_counts() -> None:
+    checks = [example_check(10, 40), example_check(20, 5), example_check(30, 6), example_check(40, 0)]
+    assert reached_steps(checks) == {"train 95%": 20, "train 100%": 40}
+
+
+def test_exactly_95_percent_is_enough_whatever_the_number_of_problems() -> None:
+    for problems in range(20, 2001, 20):
+        assert Count(problems=problems, errors=problems // 20).is_right(95)
+        assert not Count(problems=problems, errors=problems // 20 + 1).is_right(95)
+
+
+def test_each_evaluated_split_has_its_own_steps() -> None:
+    validation, test = Evaluated(problems=50, errors=2, loss=0.1), Evaluated(problems=70, errors=0, loss=0.1)
+    checks = [example_check(10, 0), example_check(20, 0, validation=validation, test=test)]
+    assert reached_steps(checks) == {
+        "train 95%": 10,
+        "train 100%": 10,
+        "validation 95%": 20,
+        "validation 100%": None,
+        "test 95%": 20,
+        "test 100%": 20,
+    }
+
+
+def test_checks_of_older_runs_do_not_say_how_many_problems_they_asked() -> None:
+    assert reached_steps([Check(step=10, train_seconds=1.0, loss=0.5, errors=0)]) == {}
