@@ -186,7 +186,11 @@ class Settings:
             return "torch.compile compiles the step"
         if self.clip_norm:
             return f"kernel.c does not clip gradients; this config has clip_norm = {self.clip_norm:g}"
-        return self.model_config(vocab_size=1, block_size=1).kernel_problem
+        if self.track not in TRACKS:
+            return None
+        if not self.track_description.is_one_length:
+            return f"kernel.c computes only texts of one length; those of {self.track_description.name} are padded"
+        return self.model_config(len(self.track_description.vocabulary), block_size=1).kernel_problem
 
     def kernel_compilation(self, precision: str) -> Compilation:
         """Start to compile kernel.c for this model, unless that has been done; `precision` is float32 or bfloat16."""
