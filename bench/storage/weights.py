@@ -63,6 +63,8 @@ def build_model(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[Tra
     settings = json.loads(metadata["settings"])
     name, track_settings = track_of({"track": metadata["track"], **settings})
     track: Any = get_track(name, **track_settings)
+    if track.name != metadata["track"]:
+        raise ValueError(f"its settings are those of {track.name}, its track is {metadata['track']}")
     if metadata["vocabulary"] != vocabulary_text(track.vocabulary):
         is_text = isinstance(track.vocabulary, str)
         track = Permuted(track, metadata["vocabulary"] if is_text else tuple(json.loads(metadata["vocabulary"])))
