@@ -123,10 +123,11 @@ def test_a_line_has_every_key_of_the_contract() -> None:
     assert line["schema"] == 1
     assert list(line["seconds"]) == ["import", "setup", "warmup", "train", "certify", "total", "wall"]
     assert {"class", "clean", "reasons"} <= set(line["machine"])
-    assert set(line["checks"][0]) == {"step", "train_seconds", "loss", "errors", "asked"}
+    check_keys = {"step", "train_seconds", "loss", "errors", "asked"}
+    assert set(line["checks"][0]) == check_keys | {"squared_norm", "validation", "test"}
     assert set(line["certificate"]) == {
         "problems", "errors", "heldout_problems", "heldout_errors", "groups", "samples", "exhaustive",
-        "error_rate_upper_95",
+        "error_rate_upper_95", "measures", "limits",
     }  # fmt: skip
 
 
