@@ -18,6 +18,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "relu2": lambda x: F.relu(x).square(),  # So et al., Primer, 2021
     "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),  # GPT-2's
+    "swiglu": F.silu,  # of the gate in recipes/layers.py
 }
 
 
@@ -41,9 +42,9 @@ class Norm(nn.Module):
         return F.layer_norm(x, (x.size(-1),), self.gain, eps=self.epsilon).to(self.dtype)
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Compute x @ weight.T in the precision of x; the stored weights are float32."""
-    return F.linear(x, weight.to(x.dtype))
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute x @ weight.T + bias in the precision of x; the stored weights are float32."""
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def attend_in_products(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, dropout_p: float) -> Tensor:
@@ -92,10 +93,8 @@ class Attention(nn.Module):
         are appended in place. `positions` (B, P + T) are as in `Transformer.forward`.
         """
         B, T, C = x.shape
-        heads = (B, -1, self.n_head, C // self.n_head)
-        query = linear(x[:, query_start:], self.qkv[0]).view(heads).transpose(1, 2)  # (B, nh, Q, hs)
-        key = linear(x, self.qkv[1]).view(heads).transpose(1, 2)  # (B, nh, T, hs)
-        value = linear(x, self.qkv[2]).view(heads).transpose(1, 2)  # (B, nh, T, hs)
+        start = kv_cache[0].size(2) if kv_cache else 0  # P
+        query, key, value = self.project(x, query_start, start, positions)
         if kv_cache is not None:
             new = key, value
             kv_cache[:] = (torch.cat(pair, 2) for pair in zip(kv_cache, new, strict=True)) if kv_cache else new
@@ -105,7 +104,23 @@ class Attention(nn.Module):
         is_slow = x.device.type == "cpu" and x.dtype == torch.bfloat16
         attend = attend_in_products if is_slow else F.scaled_dot_product_attention
         y = attend(query, key, value, attn_mask=mask, dropout_p=dropout)
-        return linear(y.transpose(1, 2).reshape(B, T - query_start, C), self.out)
+        return self.output(y.transpose(1, 2).reshape(B, T - query_start, C))
+
+    def project(self, x: Tensor, query_start: int, start: int, positions: Tensor | None) -> tuple[Tensor, ...]:
+        """Map x (B, T, C), which follows `start` positions, to queries (B, nh, Q, hs), keys and values (B, nh, T, hs).
+
+        The embeddings encode the positions, so that `start` and `positions` are not used here.
+        """
+        inputs = x[:, query_start:], x, x
+        return tuple(self.split_heads(linear(x, self.qkv[i])) for i, x in enumerate(inputs))
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """Map x (B, T, C) to (B, nh, T, hs)."""
+        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
+
+    def output(self, y: Tensor) -> Tensor:
+        """Map the heads' outputs (B, Q, C), side by side, to what is added to the residual stream."""
+        return linear(y, self.out)
 
 
 class MLP(nn.Module):

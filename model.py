@@ -32,8 +32,8 @@ LOOKUPS_PER_ROW = 8  # texts per V**2, from which on a pair table costs less tha
 class Transformer(nn.Module):
     """Maps token ids to logits.
 
-    Matrix products and the operations between them inside a block are computed in `dtype` (float32 or bfloat16). The
-    weights, the residual stream and the norms are float32.
+    Matrix products and the operations between them inside a block are computed in `dtype` (float32, bfloat16 or
+    float16). The weights, the residual stream and the norms are float32.
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
@@ -42,9 +42,18 @@ class Transformer(nn.Module):
         self.dtype = dtype
         self.token = nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
         self.position = nn.Parameter(torch.empty(config.block_size, config.n_embd))
-        self.blocks = nn.ModuleList(Block(config, dtype) for _ in range(config.n_layer))
-        self.norm = Norm(config, dtype)
+        if config.position_encoding != "learned":
+            self.register_parameter("position", None)  # attention encodes the positions
+        build_block: Callable[[ModelConfig, torch.dtype], Block] = Block
+        build_norm: Callable[[ModelConfig, torch.dtype], Norm] = Norm
+        if not config.is_plain:
+            from recipes import layers
+
+            build_block, build_norm = layers.RecipeBlock, layers.RecipeNorm
+        self.blocks = nn.ModuleList(build_block(config, dtype) for _ in range(config.n_layer))
+        self.norm = build_norm(config, dtype)
         self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
+        self.head_bias = nn.Parameter(torch.empty(config.vocab_size)) if config.bias != "none" else None
         self.kernel: Kernel | None = None
 
     @property
@@ -78,14 +87,15 @@ class Transformer(nn.Module):
         With "identity", matrices that read the residual stream preserve its scale; matrices that write to it, and the
         head, are zero, so that every block starts as the identity (Zhang et al., Fixup, 2019). With "gpt2", all have
         standard deviation 0.02, divided by the square root of their number for matrices that write to the residual
-        stream (Radford et al., GPT-2, 2019). Gains start at one. Raises ValueError for a parameter of unknown role.
+        stream (Radford et al., GPT-2, 2019). Gains start at one, biases at zero. Raises ValueError for a parameter of
+        unknown role.
         """
         is_gpt2 = self.config.init == "gpt2"
         for name, weight in self.named_parameters():
             match name.rpartition(".")[2]:
                 case "token" | "position":
                     std = self.config.embedding_std
-                case "qkv" | "up":
+                case "qkv" | "up" | "gate":
                     std = 0.02 if is_gpt2 else weight.size(-1) ** -0.5
                 case "out" | "down":
                     std = 0.02 / math.sqrt(2 * len(self.blocks)) if is_gpt2 else 0.0
@@ -93,6 +103,9 @@ class Transformer(nn.Module):
                     std = 0.02 if is_gpt2 else 0.0
                 case "gain":
                     weight.fill_(1.0)
+                    continue
+                case "bias" | "qkv_bias" | "out_bias" | "up_bias" | "gate_bias" | "down_bias" | "head_bias":
+                    weight.zero_()
                     continue
                 case _:
                     raise ValueError(f"no rule initialises the parameter {name}")
@@ -115,8 +128,10 @@ class Transformer(nn.Module):
         """
         T, last = idx.size(1), len(self.blocks) - 1
         start = kv_caches[0][0].size(2) if kv_caches and kv_caches[0] else 0  # P
-        rows = self.position.narrow(0, start, T) if positions is None else self.position[positions[:, start:].clamp(0)]
-        x = self.token[idx] + rows  # (B, T, C)
+        x = self.token[idx]  # (B, T, C)
+        if self.config.position_encoding == "learned":
+            table = self.position
+            x = x + (table.narrow(0, start, T) if positions is None else table[positions[:, start:].clamp(0)])
         x = F.dropout(x, self.config.dropout, self.training)
         for i, block in enumerate(self.blocks):
             x = block(x, query_start if i == last else 0, kv_caches[i] if kv_caches else None, positions)
@@ -124,18 +139,18 @@ class Transformer(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Map the residual stream x (B, Q, C) after all blocks to float32 logits (B, Q, V)."""
-        return linear(self.norm(x), self.head_weight).float()
+        return linear(self.norm(x), self.head_weight, self.head_bias).float()
 
     # -------------------------------------------------------------------------
     # the fast path: kernel.c or a pair table, else the plain forward pass
 
     def uses_pair_table(self, T: int, query_start: int = 0, num_texts: int | None = None) -> bool:
-        """Whether `forward_fast` reads attention from a pair table: one layer, no dropout, and a table that fits.
+        """Whether `forward_fast` reads attention from a pair table: one plain layer, no dropout, a table that fits.
 
         With `num_texts`, the table must also pay for so many texts: a text looks up T of the T * V rows of a query.
         """
         config = self.config
-        if len(self.blocks) > 1 or (self.training and config.dropout):
+        if len(self.blocks) > 1 or not config.is_plain or (self.training and config.dropout):
             return False
         if num_texts is not None and config.vocab_size**2 > LOOKUPS_PER_ROW * num_texts:
             return False
@@ -296,5 +311,6 @@ class Transformer(nn.Module):
             products = (QV + 2 * R) * C * C + QV * R * C  # queries, keys and values; scores
         else:
             products = sum(B * (Q + 2 * T) * C * C + 2 * B * Q * T * C for Q in num_queries)  # and sums of values
-        products += sum(B * Q * (C * C + 2 * C * H) for Q in num_queries)  # output projections and MLPs
+        mlp = (3 if self.config.is_gated else 2) * C * H
+        products += sum(B * Q * (C * C + mlp) for Q in num_queries)  # output projections and MLPs
         return 2 * 3 * (products + B * num_queries[-1] * C * V)  # head

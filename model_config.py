@@ -3,8 +3,11 @@
 import math
 from dataclasses import dataclass
 
-ACTIVATIONS = ("gelu", "silu", "relu2", "gelu_tanh")
+ACTIVATIONS = ("gelu", "silu", "relu2", "gelu_tanh", "swiglu")
 NORMS = ("rms", "layer", "layer_gain")
+NORM_POSITIONS = ("pre", "post")
+BIASES = ("none", "mlp", "all")
+POSITION_ENCODINGS = ("learned", "rotary")
 INITS = ("identity", "gpt2")
 
 
@@ -33,6 +36,10 @@ class ModelConfig:
     init: str = "identity"  # see `model.Transformer.initialize`
     tied: bool = False  # whether the head shares its weights with the token embedding
     dropout: float = 0.0  # of the embeddings, of the attention weights, and of what a block adds to the residual stream
+    # Layers in recipes/, if any of these has another value or the activation is gated.
+    norm_position: str = "pre"  # norm of a sublayer's input, or of its sum with the residual stream
+    bias: str = "none"  # of the MLP, the head and norms with a gain (mlp), also of attention (all)
+    position_encoding: str = "learned"  # embeddings, or rotary positions in attention
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_hidden"):
@@ -42,11 +49,32 @@ class ModelConfig:
             raise ValueError(f"embedding_std must be finite and at least 0, got {self.embedding_std}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd ({self.n_embd}) must be divisible by n_head ({self.n_head})")
-        for name, choices in (("activation", ACTIVATIONS), ("norm", NORMS), ("init", INITS)):
+        if self.position_encoding == "rotary" and self.n_embd // self.n_head % 2:
+            raise ValueError(f"rotary positions take heads of an even width, got {self.n_embd // self.n_head}")
+        choices_of = {
+            "activation": ACTIVATIONS,
+            "norm": NORMS,
+            "init": INITS,
+            "norm_position": NORM_POSITIONS,
+            "bias": BIASES,
+            "position_encoding": POSITION_ENCODINGS,
+        }
+        for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in 0..1, below 1, got {self.dropout}")
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the MLP has a third matrix, a gate."""
+        return self.activation == "swiglu"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model consists of the layers in layers.py, rather than of those in recipes/."""
+        kinds = self.norm_position, self.bias, self.position_encoding
+        return kinds == ("pre", "none", "learned") and not self.is_gated
 
     @property
     def kernel_problem(self) -> str | None:
@@ -57,6 +85,9 @@ class ModelConfig:
             (self.n_hidden % 16 == 0, "widths that are multiples of 16", f"n_hidden = {self.n_hidden}"),
             (self.activation == "gelu", "the activation gelu", f"activation = {self.activation}"),
             (self.norm != "layer_gain", "norms without a gain", f"norm = {self.norm}"),
+            (self.norm_position == "pre", "norms of inputs", f"norm_position = {self.norm_position}"),
+            (self.bias == "none", "layers without biases", f"bias = {self.bias}"),
+            (self.position_encoding == "learned", "learned positions", f"position_encoding = {self.position_encoding}"),
             (not self.dropout, "training without dropout", f"dropout = {self.dropout:g}"),
             (self.vocab_size <= 256, "up to 256 characters", f"{self.vocab_size} characters"),
         )

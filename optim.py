@@ -5,34 +5,46 @@ device, so that a whole step can be captured as a CUDA graph. `torch.optim` is n
 compiler, which takes about two seconds.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from kernel import AdamWWeight, MuonWeight, Optimizers, gradient
+from settings import Settings
 
 # Coefficients of the quintic iteration (Jordan et al., Muon, 2024).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-EPSILON = 1e-8  # of AdamW, added to the root of the mean square
 
 
 def learning_rate_schedule(
-    num_steps: int, warmup_steps: int, decay: str, decay_power: float, decay_to: float
+    num_steps: int,
+    warmup_steps: int,
+    decay: str,
+    decay_power: float,
+    decay_to: float,
+    decay_steps: int = 0,
+    interval: float = 1,
 ) -> Tensor:
     """Return the learning rate at each step of a round as a share of the peak, (num_steps,) float32.
 
     It is the product of a linear warm-up and a decay from 1 to `decay_to`; see `settings.Settings` for the arguments.
+    The rate changes every `interval` steps, in which `warmup_steps` and `decay_steps` are counted.
     """
-    step, peak_step = torch.arange(num_steps), max(0, warmup_steps - 1)
+    steps, peak_step = torch.arange(num_steps), max(0, warmup_steps - 1)
+    step = steps if interval == 1 else (steps / interval).long()
+    decay_steps = decay_steps or math.ceil(num_steps / interval)
     warmup = ((step + 1) / (peak_step + 1)).clamp(max=1.0)
     match decay:
         case "power":
-            remaining = (1 - step / num_steps) ** decay_power
+            remaining = (1 - step.clamp(max=decay_steps) / decay_steps) ** decay_power
         case "cosine":  # SGDR (Loshchilov and Hutter, 2017)
-            progress = ((step - peak_step) / max(1, num_steps - peak_step)).clamp(min=0.0)
+            progress = ((step - peak_step) / max(1, decay_steps - peak_step)).clamp(0.0, 1.0)
             remaining = (1 + (torch.pi * progress).cos()) / 2
+        case "noam":  # Vaswani et al., 2017; they write the peak as factor / sqrt(width * warmup_steps)
+            remaining = ((peak_step + 1) / (step + 1)).sqrt().clamp(max=1.0)
         case "constant":
             remaining = torch.ones(num_steps)
     return warmup * (decay_to + (1 - decay_to) * remaining)
@@ -144,15 +156,24 @@ def wide(weight: Tensor) -> Tensor:
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), computed by torch's fused kernel.
 
-    The learning rate is a scalar tensor on the weights' device, read at every step. Weights of one dimension (gains)
-    have no weight decay.
+    The learning rate is a scalar tensor on the weights' device, read at every step. `epsilon` is added to the root of
+    the mean square. Weights of one dimension (gains and biases) have no weight decay unless `decay_on` is "all".
     """
 
+    fused_step = staticmethod(torch._fused_adamw_)
+
     def __init__(
-        self, weights: Iterable[Tensor], learning_rate: Tensor, betas: tuple[float, float], weight_decay: float
+        self,
+        weights: Iterable[Tensor],
+        learning_rate: Tensor,
+        betas: tuple[float, float],
+        weight_decay: float,
+        epsilon: float = 1e-8,
+        decay_on: str = "matrices",
     ) -> None:
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
-        self.weights = sorted(weights, key=lambda weight: weight.dim() < 2)  # gains last
+        self.epsilon, self.decay_on = epsilon, decay_on
+        self.weights = sorted(weights, key=lambda weight: weight.dim() < 2)  # gains and biases last
         self.means = [torch.zeros_like(weight) for weight in self.weights]
         self.mean_squares = [torch.zeros_like(weight) for weight in self.weights]
         self.steps = [torch.zeros((), device=weight.device) for weight in self.weights]
@@ -160,14 +181,14 @@ class AdamW:
         self.groups = slice(num_decayed), slice(num_decayed, None)  # of one weight decay each
 
     def decay_of(self, weight: Tensor) -> float:
-        return self.weight_decay if weight.dim() >= 2 else 0.0
+        return self.weight_decay if weight.dim() >= 2 or self.decay_on == "all" else 0.0
 
     @torch.no_grad()
     def step(self) -> None:
         torch._foreach_add_(self.steps, 1)
         for group in self.groups:
             if weights := self.weights[group]:
-                torch._fused_adamw_(
+                self.fused_step(
                     weights,
                     [gradient(weight) for weight in weights],
                     self.means[group],
@@ -178,7 +199,7 @@ class AdamW:
                     beta1=self.betas[0],
                     beta2=self.betas[1],
                     weight_decay=self.decay_of(weights[0]),
-                    eps=EPSILON,
+                    eps=self.epsilon,
                     amsgrad=False,
                     maximize=False,
                 )
@@ -194,6 +215,45 @@ class AdamW:
             AdamWWeight(*(tensor.data_ptr() for tensor in tensors), tensors[0].numel(), self.decay_of(tensors[0]))
             for tensors in zip(*lists, strict=True)
         ]
+
+
+class Updater:
+    """Updates the weights from their gradients, by a function; `recipes.updates` has another one."""
+
+    def __init__(self, update_weights: Callable[[], None]) -> None:
+        self.update_weights = update_weights
+
+    def __call__(self) -> None:
+        self.update_weights()
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """Return the loss as it is; an updater may scale it."""
+        return loss
+
+    def state(self) -> list[Tensor]:
+        """Return every tensor that an update changes, except the weights and the optimizers' state."""
+        return []
+
+    def reset(self) -> None:
+        """Reset the state, in place, to what it was at construction."""
+
+
+def updater(settings: Settings, weights: Iterable[Tensor], update_weights: Callable[[], None]) -> Updater:
+    """Return what updates the weights: `update_weights` alone, or with what a recipe does around it."""
+    if not settings.has_recipe_update:
+        return Updater(update_weights)
+    from recipes.updates import RecipeUpdater
+
+    return RecipeUpdater(settings, weights, update_weights)
+
+
+def optimizer_class(name: str) -> type[AdamW]:
+    """Return the optimizer of the weights that Muon does not have, by the setting `matrix_optimizer`."""
+    if name in ("muon", "adamw"):
+        return AdamW
+    from recipes.optimizers import OPTIMIZERS
+
+    return OPTIMIZERS[name]
 
 
 def kernel_optimizers(muon: Muon, muon_rate: float, adam: AdamW, adam_rate: float) -> Optimizers:
@@ -212,5 +272,5 @@ def kernel_optimizers(muon: Muon, muon_rate: float, adam: AdamW, adam_rate: floa
         coefficients=NEWTON_SCHULZ,
         adamw_rate=adam_rate,
         betas=adam.betas,
-        epsilon=EPSILON,
+        epsilon=adam.epsilon,
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Literal
 
@@ -30,7 +30,7 @@ class Settings:
     track_settings: TrackSettings = field(default_factory=dict)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # Auto selects CUDA if there is a GPU, else the CPU.
     # Precision of matrix products; auto selects bfloat16 if it is faster on this hardware with this kernel.
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     compile: bool = False  # Whether to compile the step with torch.compile during the warm-up.
     # Implementation of the step; auto selects kernel.c on a CPU if it supports the model and a C compiler is found.
     kernel: Literal["auto", "c", "torch"] = "torch"
@@ -45,12 +45,17 @@ class Settings:
     n_head: int = 16  # Number of attention heads.
     n_embd: int = 64  # Width of the residual stream.
     n_hidden: int = 128  # Width of the MLP.
-    activation: Literal["gelu", "silu", "relu2", "gelu_tanh"] = "gelu"  # Activation function of the MLP.
+    # Activation function of the MLP; swiglu has a third matrix, a gate.
+    activation: Literal["gelu", "silu", "relu2", "gelu_tanh", "swiglu"] = "gelu"
     # RMSNorm, LayerNorm without parameters, or LayerNorm with a gain; none has a bias.
     norm: Literal["rms", "layer", "layer_gain"] = "rms"
     # Initial values of the matrices: each block starts as the identity, or as in GPT-2.
     init: Literal["identity", "gpt2"] = "identity"
     tied: bool = False  # Whether the head shares its weights with the token embedding.
+    norm_position: Literal["pre", "post"] = "pre"  # Norm of a sublayer's input, or of its sum with the residual stream.
+    # Biases of the MLP, the head and norms with a gain (mlp), also of attention (all), or none.
+    bias: Literal["none", "mlp", "all"] = "none"
+    position_encoding: Literal["learned", "rotary"] = "learned"  # Embeddings, or rotations of queries and keys.
     dropout: float = 0.0  # Dropout probability in training, 0..1, below 1.
     # Standard deviation of the initial embeddings; a smaller value lets each step change them more.
     embedding_std: float = 0.12
@@ -91,7 +96,8 @@ class Settings:
     curves: bool = False
 
     # Optimizer of the blocks' matrices; embeddings, gains and the head always use AdamW.
-    matrix_optimizer: Literal["muon", "adamw"] = "muon"
+    # With adamw, adam (whose weight decay is in the gradient) or lion, that optimizer updates all weights.
+    matrix_optimizer: Literal["muon", "adamw", "adam", "lion"] = "muon"
     muon_learning_rate: float = 0.15  # Peak learning rate of Muon: the scale of the orthogonal update.
     muon_momentum: float = 0.8  # Decay per step of Muon's running mean of the gradient.
     muon_iterations: int = 5  # Newton-Schulz iterations per step.
@@ -99,13 +105,22 @@ class Settings:
     adam_learning_rate: float = 0.08  # Peak learning rate of AdamW.
     adam_beta1: float = 0.9  # Decay per step of AdamW's running mean of the gradient.
     adam_beta2: float = 0.95  # Decay per step of AdamW's running mean of the squared gradient.
-    # Decoupled weight decay of AdamW, per step and unit of learning rate; gains have none.
-    adam_weight_decay: float = 0.1
+    adam_epsilon: float = 1e-8  # Added by AdamW to the root of the mean squared gradient.
+    adam_weight_decay: float = 0.1  # Decoupled weight decay of AdamW, per step and unit of learning rate.
+    decay_on: Literal["matrices", "all"] = "matrices"  # Weights that have it: all but gains and biases, or all.
     # Largest norm of the gradient over all weights; larger gradients are scaled down to it; 0 disables clipping.
     clip_norm: float = 0.0
     warmup_steps: int = 10  # Steps of linear learning-rate warm-up.
-    # Decay of the learning rates in a round: a power of the remaining steps, a half cosine, or none.
-    decay: Literal["power", "cosine", "constant"] = "power"
+    grad_scaler: bool = False  # Whether to scale the loss by torch.amp.GradScaler, as float16 requires.
+    # Grokfast: adds this many times a running mean of the gradients, with this decay per step, to them; 0 disables it.
+    grokfast_lambda: float = 0.0
+    grokfast_alpha: float = 0.98
+    max_row_norm: float = 0.0  # Largest norm of a row of a matrix after a step; 0 disables the bound.
+    # Decay of the learning rates in a round: a power of the remaining steps, a half cosine, the inverse square root of
+    # the step from the end of the warm-up on (noam), or none.
+    decay: Literal["power", "cosine", "noam", "constant"] = "power"
+    decay_steps: int = 0  # Steps after which the decay ends; 0: with the round.
+    schedule_unit: Literal["step", "epoch"] = "step"  # In which warmup_steps and decay_steps count; rates change by it.
     decay_power: float = 2.0  # Exponent of the power decay; 1 is linear.
     decay_to: float = 0.0  # Final learning rate as a share of the peak, 0..1.
 
@@ -114,10 +129,10 @@ class Settings:
         counts = "num_steps max_rounds batch_size micro_batches evaluation_problems replay_problems check_every"
         others = "check_problems muon_iterations max_seconds"
         self.check(f"{counts} {others}", lambda value: 0 < value < 2**31, "above 0 and below 2**31")
-        counts = "threads resume_at start_over_above warmup_steps hard_search_steps checkpoint_every"
+        counts = "threads resume_at start_over_above warmup_steps hard_search_steps checkpoint_every decay_steps"
         self.check(counts, lambda value: 0 <= value < 2**31, "in 0..2**31")
         rates = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay"
-        others = "decay_power evaluation_max_loss clip_norm num_epochs"
+        others = "decay_power evaluation_max_loss clip_norm num_epochs adam_epsilon grokfast_lambda max_row_norm"
         self.check(f"{rates} {others}", lambda value: 0 <= value < float("inf"), "finite and at least 0")
         self.shared_among(processes=1)
         if self.track in TRACKS:
@@ -131,10 +146,13 @@ class Settings:
                 raise ValueError(f"checkpoint: {track} has no validation set to choose the best by; set it to last")
             if self.num_epochs:
                 self.resolve_epochs()
+            if self.schedule_unit == "epoch" and self.track_description.num_training is None:
+                raise ValueError(f"schedule_unit: {track} has no list of training problems; set it to step")
         if self.checkpoint_every % self.check_every:
             raise ValueError(f"checkpoint_every must be a multiple of check_every ({self.check_every})")
         self.check("level_share decay_to", lambda value: 0 <= value <= 1, "in 0..1")
-        self.check("replay_share muon_momentum adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "in 0..1, below 1")
+        shares = "replay_share muon_momentum adam_beta1 adam_beta2 grokfast_alpha"
+        self.check(shares, lambda value: 0 <= value < 1, "in 0..1, below 1")
         self.model_config(vocab_size=1, block_size=1)
 
     def check(self, names: str, is_valid: Callable[[float], bool], requirement: str) -> None:
@@ -178,12 +196,28 @@ class Settings:
         return replace(self, kernel="torch", cuda_graph=False)
 
     @property
+    def has_recipe_update(self) -> bool:
+        """Whether `recipes.updates` takes part in the update of the weights."""
+        return bool(self.grad_scaler or self.grokfast_lambda or self.max_row_norm)
+
+    @property
+    def schedule_interval(self) -> float:
+        """The number of steps in a unit of the schedule."""
+        if self.schedule_unit == "step":
+            return 1
+        return (self.track_description.num_training or 0) / self.batch_size
+
+    @property
     def kernel_problem(self) -> str | None:
         """The reason why kernel.c cannot compute the step, or None."""
         if self.micro_batches > 1:
             return f"kernel.c does not split batches; this config has micro_batches = {self.micro_batches}"
         if self.compile:
             return "torch.compile compiles the step"
+        if self.has_recipe_update:
+            return "kernel.c does without grad_scaler, grokfast_lambda and max_row_norm; this config sets one"
+        if self.matrix_optimizer not in ("muon", "adamw"):
+            return f"kernel.c has Muon and AdamW; this config has matrix_optimizer = {self.matrix_optimizer}"
         if self.clip_norm:
             return f"kernel.c does not clip gradients; this config has clip_norm = {self.clip_norm:g}"
         if self.track not in TRACKS:
@@ -209,6 +243,5 @@ class Settings:
 
     def model_config(self, vocab_size: int, block_size: int) -> ModelConfig:
         """Return the model's shape; raise ValueError when the sizes do not fit together."""
-        sizes = self.n_layer, self.n_head, self.n_embd, self.n_hidden
-        kinds = self.norm, self.init, self.tied, self.dropout
-        return ModelConfig(vocab_size, block_size, *sizes, self.activation, self.embedding_std, *kinds)
+        names = {field.name for field in fields(ModelConfig)} - {"vocab_size", "block_size"}
+        return ModelConfig(vocab_size, block_size, **{name: getattr(self, name) for name in names})

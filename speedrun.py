@@ -34,7 +34,7 @@ from curriculum import CheckResult, Curriculum
 from data import Track, get_batches
 from inputs import StepInputs
 from model import Transformer
-from optim import AdamW, Muon, kernel_optimizers, learning_rate_schedule
+from optim import Muon, kernel_optimizers, learning_rate_schedule, optimizer_class, updater
 from settings import Settings
 from startup import keep_freed_memory
 
@@ -76,8 +76,8 @@ class Trainer:
         self.inputs = StepInputs(settings, self.batches)
         self.step_index = torch.zeros(1, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), device=device)
-        decay = settings.decay, settings.decay_power, settings.decay_to
-        schedule = learning_rate_schedule(settings.num_steps, settings.warmup_steps, *decay)
+        decay = settings.decay, settings.decay_power, settings.decay_to, settings.decay_steps
+        schedule = learning_rate_schedule(settings.num_steps, settings.warmup_steps, *decay, settings.schedule_interval)
         self.learning_rate_schedule = schedule.to(device)
         self.adam_learning_rate = torch.zeros((), device=device)
         self.muon_learning_rate = torch.zeros((), device=device)
@@ -89,8 +89,10 @@ class Trainer:
         others = [weight for weight in self.model.parameters() if id(weight) not in matrix_ids]
         muon_options = settings.muon_momentum, settings.muon_iterations, settings.muon_weight_decay
         self.muon = Muon(matrices, self.muon_learning_rate, *muon_options, dtype)
-        betas = settings.adam_beta1, settings.adam_beta2
-        self.adam = AdamW(others, self.adam_learning_rate, betas, settings.adam_weight_decay)
+        adam_options = (settings.adam_beta1, settings.adam_beta2), settings.adam_weight_decay
+        kind, more = optimizer_class(settings.matrix_optimizer), (settings.adam_epsilon, settings.decay_on)
+        self.adam = kind(others, self.adam_learning_rate, *adam_options, *more)
+        self.update = updater(settings, self.model.parameters(), self.update_weights)
         self.model_loss: Callable[..., Tensor] = self.model.loss if self.inputs.is_fast else self.model.masked_loss
         self.no_sync: Callable[[], AbstractContextManager[None]] = nullcontext  # without averaging of gradients
         self.part_weight = torch.full((), 1 / settings.micro_batches, device=device)
@@ -99,7 +101,7 @@ class Trainer:
 
     def state(self) -> list[Tensor]:
         """Return every tensor that a step changes and that later steps depend on."""
-        optimizers = *self.muon.state(), *self.adam.state()
+        optimizers = *self.muon.state(), *self.adam.state(), *self.update.state()
         return [*self.model.parameters(), *optimizers, self.step_index, self.loss, *self.inputs.tensors.values()]
 
     # -------------------------------------------------------------------------
@@ -126,17 +128,20 @@ class Trainer:
     def step(self) -> None:
         """Forward, backward and update on the batch selected by `step_index`."""
         loss = self.backward(self.inputs.of_step(self.step_index))
-        if self.settings.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-
         factor = self.learning_rate_schedule.index_select(0, self.step_index % self.settings.num_steps).squeeze(0)
         self.adam_learning_rate.copy_(factor * self.settings.adam_learning_rate)
         self.muon_learning_rate.copy_(factor * self.settings.muon_learning_rate)
-        self.adam.step()
-        self.muon.step()
+        self.update()
         self.model.zero_grad()
         self.loss.copy_(loss)
         self.step_index += 1
+
+    def update_weights(self) -> None:
+        """Clip the gradients' norm, and take the optimizers' steps."""
+        if self.settings.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self.adam.step()
+        self.muon.step()
 
     def backward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Accumulate the gradient of the mean loss over all processes; returns the loss of this process, nats.
@@ -152,7 +157,7 @@ class Trainer:
                 weight = part["loss_mask"].sum() / inputs["loss_mask"].sum() * distributed.size()
             with nullcontext() if i == num_parts - 1 else self.no_sync():  # gradients are averaged once
                 loss = self.model_loss(**part, query_start=self.query_start)
-                loss.backward(weight)
+                self.update.scale(loss).backward(weight)
             losses.append(loss.detach())
         return torch.stack(losses).mean() if num_parts > 1 else losses[0]
 
@@ -179,7 +184,7 @@ class Trainer:
             self.model.use_kernel(self.settings.threads)
             self.take_steps = self.take_kernel_steps
             torch.set_num_threads(1)  # torch's idle threads would compete with the kernel's for the cores
-        if self.settings.cuda_graph and self.device.type == "cuda":
+        if self.settings.cuda_graph and self.device.type == "cuda" and not self.settings.grad_scaler:
             self.capture()
             # Load the kernels of the evaluation, which CUDA does on first use.
             if self.inputs.is_fast:
@@ -256,6 +261,7 @@ class Trainer:
         self.model.initialize(self.weights_generator)
         for tensor in (*self.muon.state(), *self.adam.state()):
             tensor.zero_()
+        self.update.reset()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def config_hash(settings: dict[str, Any]) -> str:
 
 
 # Folder -> suffixes of the files in it that decide what an attempt does. Configs are covered by the config hash.
-SOURCE = {"": (".py", ".c"), "tracks": (".py",)}
+SOURCE = {"": (".py", ".c"), "tracks": (".py",), "recipes": (".py",)}
 HARNESS = {"bench": (".py", ".jinja")}
 
 

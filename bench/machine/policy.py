@@ -12,7 +12,7 @@ CompileProblem = Callable[[str], str | None]  # precision -> why the C kernel do
 
 
 def pick_precision(name: str, device_type: str) -> tuple[str, str]:
-    """Resolve `auto`, `bfloat16` or `float32` to the precision of the matrix products; returns it and the reason."""
+    """Resolve `auto`, or a precision, to the precision of the matrix products; returns it and the reason."""
     import torch
 
     native = torch.cuda.is_bf16_supported(including_emulation=False) if device_type == "cuda" else True
@@ -47,6 +47,8 @@ def pick_kernel(
         problem = "it computes on a CPU"
     elif sys.platform == "win32":
         problem, error = "it is not written for Windows", UnavailableHere
+    elif precision == "float16":
+        problem = "it computes in float32 or bfloat16"
     elif precision == "bfloat16" and not has_avx512_bf16():
         problem, error = "its bfloat16 products take a CPU with AVX512-BF16", UnavailableHere
     elif problem is None:
@@ -64,7 +66,7 @@ def kernel_precisions(precision: str, kernel: str, device_type: str) -> dict[str
     On a CPU the C kernel is preferred to AMX with torch: its whole step takes a fraction of the time that torch spends
     between operations.
     """
-    if kernel == "torch" or device_type != "cpu":
+    if kernel == "torch" or device_type != "cpu" or precision == "float16":
         return {}
     if precision != "auto":
         return {precision: "requested"}

@@ -1,0 +1,114 @@
+"""Layers that published recipes have and the plain model lacks: biases, post-norm, rotary positions, a gated MLP.
+
+Shapes are as in model.py.
+"""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from layers import MLP, Attention, Block, Norm, linear
+from model_config import ModelConfig
+
+ROTARY_BASE = 10_000.0  # the angle of the slowest pair of channels is about 1 / ROTARY_BASE per position
+
+
+def bias(size: int, exists: bool) -> nn.Parameter | None:
+    return nn.Parameter(torch.empty(size)) if exists else None
+
+
+def rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """Encode positions (T,) or (B, T) in queries or keys x (B, nh, T, hs) (Su et al., RoFormer, 2021).
+
+    Channels i and i + hs / 2 are a pair, which is rotated by the position times ROTARY_BASE ** (-2 i / hs).
+    """
+    half = x.size(-1) // 2
+    frequencies = ROTARY_BASE ** (-torch.arange(half, device=x.device) / half)
+    angles = positions[..., None] * frequencies  # (T, hs / 2) or (B, T, hs / 2)
+    if angles.dim() > 2:
+        angles = angles[:, None]  # the same for all heads
+    cos, sin = angles.cos(), angles.sin()
+    first, second = x.float().split(half, -1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)
+
+
+class RecipeNorm(Norm):
+    """A norm that has a bias if it has a gain."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        super().__init__(config, dtype)
+        self.bias = bias(config.n_embd, config.bias != "none" and self.gain is not None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bias is None:
+            return super().forward(x)
+        return F.layer_norm(x, (x.size(-1),), self.gain, self.bias, self.epsilon).to(self.dtype)
+
+
+class RecipeAttention(Attention):
+    """Attention with biases or rotary positions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.is_rotary = config.position_encoding == "rotary"
+        self.qkv_bias = bias(3 * config.n_embd, config.bias == "all")  # a vector, so that it counts as a bias
+        self.out_bias = bias(config.n_embd, config.bias == "all")
+
+    def project(self, x: Tensor, query_start: int, start: int, positions: Tensor | None) -> tuple[Tensor, ...]:
+        biases = (None, None, None) if self.qkv_bias is None else self.qkv_bias.chunk(3)
+        inputs = enumerate(zip((x[:, query_start:], x, x), biases, strict=True))
+        query, key, value = (self.split_heads(linear(x, self.qkv[i], bias)) for i, (x, bias) in inputs)
+        if self.is_rotary:
+            positions = torch.arange(start + x.size(1), device=x.device) if positions is None else positions
+            query = rotate(query, positions[..., start + query_start :])
+            key = rotate(key, positions[..., start:])
+        return query, key, value
+
+    def output(self, y: Tensor) -> Tensor:
+        return linear(y, self.out, self.out_bias)
+
+
+class RecipeMLP(MLP):
+    """An MLP with biases, or SwiGLU: silu(gate) * up (Shazeer, GLU Variants Improve Transformer, 2020)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.gate = nn.Parameter(torch.empty_like(self.up)) if config.activation == "swiglu" else None
+        self.up_bias = bias(config.n_hidden, config.bias != "none")
+        self.gate_bias = bias(config.n_hidden, config.bias != "none" and self.gate is not None)
+        self.down_bias = bias(config.n_embd, config.bias != "none")
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = linear(x, self.up, self.up_bias)
+        activated = self.activation(hidden if self.gate is None else linear(x, self.gate, self.gate_bias))
+        hidden = activated if self.gate is None else activated * hidden
+        return linear(hidden, self.down, self.down_bias)
+
+
+class RecipeBlock(Block):
+    """A block of these layers, pre-norm, or post-norm as in Vaswani et al., 2017.
+
+    With post-norm, the norms' float32 results are the residual stream.
+    """
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        super().__init__(config, dtype)
+        self.dtype = dtype
+        self.is_post_norm = config.norm_position == "post"
+        self.attention, self.mlp = RecipeAttention(config), RecipeMLP(config)
+        norm_dtype = torch.float32 if self.is_post_norm else dtype
+        self.attention_norm, self.mlp_norm = RecipeNorm(config, norm_dtype), RecipeNorm(config, norm_dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        query_start: int = 0,
+        kv_cache: list[Tensor] | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        if not self.is_post_norm:
+            return super().forward(x, query_start, kv_cache, positions)
+        attended = self.attention(x.to(self.dtype), query_start, kv_cache, positions)
+        x = self.attention_norm(x[:, query_start:] + self.dropped(attended))
+        return self.mlp_norm(x + self.dropped(self.mlp(x.to(self.dtype))))
