@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from bench.attempt.certify import all_answers
+from bench.attempt.certify import all_completions
 from bench.commands import ask, board
 from bench.storage import weights
 from bench.storage.journal import Journal
@@ -40,7 +40,7 @@ def given(attempt, filed):
     return (
         model,
         track,
-        all_answers(model.answerer(), track, track.test_set(filed.seed), CPU, 8192, lambda share: None)[0],
+        all_completions(model.answerer(), track, track.test_set(filed.seed), CPU, 8192, lambda share: None)[0],
     )
 
 

@@ -9,13 +9,14 @@ import torch
 from bench.attempt import recertify
 from bench.attempt.certify import certify
 from bench.storage import weights
-from data import Permuted, get_track
+from data import Permuted
 from model import Transformer
+from tests.support import tracks
 from tests.support.examples import ROOT, random_model
 from tracks import addition
 
 CPU = torch.device("cpu")
-ADD2 = get_track("add2")
+ADD2 = tracks.addition("add2")
 
 
 def small_model(seed: int = 0, **changes) -> Transformer:
@@ -46,9 +47,9 @@ def test_a_separate_process_gives_the_same_certificate_as_this_one(how: Any, tmp
 def test_a_sampled_test_set_is_drawn_again_with_the_seed_of_the_run(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(addition, "TEST_PROBLEMS", 3000)
     monkeypatch.setattr(addition, "SAMPLE_PROBLEMS", 20)
-    track, model = get_track.__wrapped__("add4"), random_model(block_size=14).eval().requires_grad_(False)
+    track, model = tracks.fresh("add4"), random_model(block_size=14).eval().requires_grad_(False)
     path = saved(tmp_path, model, track)
-    monkeypatch.setattr(weights, "get_track", lambda name: track)
+    monkeypatch.setattr(weights, "get_track", lambda name, **settings: track)
     for seed in (7, 8):
         assert recertify.main(path, seed, "fast") == 0
         found = recertify.Recertification.model_validate_json(capsys.readouterr().out)
@@ -116,7 +117,7 @@ class LooksAheadInTexts(LooksAhead):
 
 
 def test_a_stream_whose_texts_are_shorter_than_its_windows_is_tested_in_whole_windows() -> None:
-    track = get_track("add3-report")
+    track = tracks.addition("add3-report")
     model, seen = random_model(vocab_size=13, block_size=16, n_layer=2), []
     model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     assert recertify.change_by_later_characters(model, track) <= torch.finfo(torch.float32).eps * 4

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.attempt.certify import greedy_answers
+from bench.attempt.decoding import complete
 from bench.commands import ask
 from bench.errors import UsageError
 from bench.storage import weights
 from bench.storage.journal import Journal
-from data import decode, get_track
+from data import decode
 from tests.support.examples import ROOT, example_run, random_model
+from tests.support.tracks import addition, greedy
 
-TRACK = get_track("add3")
+TRACK = addition("add3")
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_a_file_is_answered_line_by_line(results, capsys, tmp_path):
     lines = answers(capsys, run="first", file=file, results=results)
     prompts = TRACK.tokens(TRACK.test_set(0)[numbers])[:, : TRACK.prompt_length].long()
     model = random_model(1)
-    expected = greedy_answers(lambda idx: model(idx, idx.size(1) - 1)[:, 0], prompts, TRACK.answer_length)
+    expected = complete(lambda idx: model(idx, idx.size(1) - 1)[:, 0], prompts, greedy(TRACK.answer_length))
     assert lines == [decode(TRACK, row) for row in expected.tolist()]
 
 

@@ -2,7 +2,6 @@
 
 import random
 import re
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -17,18 +16,17 @@ from tests.support.digits import (
     is_held_out,
     longest_chain,
     pairs_of,
-    places_of_nine,
     rows_of,
     splitmix64_of_integers,
 )
-from tracks import addition
-from tracks.addition import splitmix64
+from tests.support.tracks import fresh, texts_of
+from tracks import addition, hashing
 from tracks.descriptions import TEST_PROBLEMS
+from tracks.hashing import splitmix64
 
 TRACKS: Any = [get_track(f"add{digits}") for digits in (2, 3, 4, 20)]
 ADD2, ADD3, ADD4, ADD20 = TRACKS
 SHORT, LONG = [1, 2, 3], [4, 6, 20]
-CPU = torch.device("cpu")
 
 
 def signed(x: int) -> int:
@@ -41,7 +39,7 @@ def random_pairs(digits: int, count: int, seed: int = 0) -> list[tuple[int, int]
 
 
 def texts(track: Any, pairs: list[tuple[int, int]]) -> list[str]:
-    return [decode(track, row) for row in track.tokens(rows_of(pairs, track.digits))]
+    return texts_of(track, rows_of(pairs, track.digits))
 
 
 def any_pair(digits: int) -> st.SearchStrategy[tuple[int, int]]:
@@ -66,7 +64,7 @@ def test_the_text_of_a_problem_is_the_sum_that_python_writes(digits: int, data: 
 def test_the_worked_example_of_the_design_is_written_so() -> None:
     assert texts(ADD3, [(381, 350)]) == ["381+350=0731"]
     assert texts(get_track("add3-reversed"), [(381, 350)]) == ["381+350=1370"]
-    assert decode(ADD3, ADD3.tokens(ADD3.example)) == "381+350=0731"
+    assert ADD3.description.example_text == "381+350=0731"
     assert (ADD3.name, ADD3.prompt_length, ADD3.answer_length, ADD3.num_problems) == ("add3", 8, 4, 1_000_000)
 
 
@@ -78,9 +76,10 @@ def test_every_text_of_two_digits_is_right() -> None:
 def test_the_sizes_of_a_track_follow_from_its_digits() -> None:
     for digits in (1, 3, 20):
         for track in (get_track(f"add{digits}"), get_track(f"add{digits}-reversed")):
-            row = track.tokens(track.example)
-            assert track.example.shape == (track.problem_width,) == (2 * digits,)
-            assert row.shape == (track.prompt_length + track.answer_length,) == (3 * digits + 3,)
+            problem = track.sets["train"][7]
+            assert problem.shape == (track.problem_width,) == (2 * digits,)
+            assert track.prompts(problem).shape == (track.prompt_length,) == (2 * digits + 2,)
+            assert track.answers(problem).shape == (track.answer_length,) == (digits + 1,)
             assert track.num_problems == 10 ** (2 * digits)
             assert track.exhaustive == (digits <= 3)
 
@@ -183,7 +182,7 @@ def test_multiples_of_ten_are_told_as_of_unsigned_numbers(monkeypatch: pytest.Mo
     tens = [0, 10, 2**63 - 8, 2**63 + 2, MASK - 5, 5 * 2**61]
     edges = sorted({(x + step) & MASK for x in tens for step in range(-11, 12)})
     hashes = [*edges, *(random.Random(1).getrandbits(64) for _ in range(1000))]
-    monkeypatch.setattr(addition, "splitmix64", lambda x: x)  # then one column is the hash
+    monkeypatch.setattr(hashing, "splitmix64", lambda x: x)  # then one column is the hash
     found = addition.hash_is_multiple_of_ten([torch.tensor([signed(x) for x in hashes])])
     assert found.tolist() == [x % 10 == 0 for x in hashes]
 
@@ -231,9 +230,15 @@ def test_the_table_of_three_digits_says_what_the_rule_for_many_says() -> None:
     """Two ways to one rule: by a tree of prefixes, and row by row."""
     rows = ADD3.test_set(0)
     listed = ADD3.is_heldout(rows)
-    track = get_track.__wrapped__("add3")
+    track = fresh("add3")
     track.exhaustive = False
     assert torch.equal(track.is_heldout(rows), listed)
+
+
+@pytest.mark.parametrize("name", ["add1", "add2", "add3"])
+def test_what_is_held_out_is_the_same_with_a_list_of_all_problems_and_without(name: str) -> None:
+    track: Any = get_track(name)
+    assert torch.equal(track.is_heldout_by_rule(track.rows), track.heldout)
 
 
 def test_no_problem_is_not_held_out_either() -> None:
@@ -252,99 +257,6 @@ def test_all_problems_come_in_ascending_order_and_know_their_number() -> None:
         assert get_track(f"add{digits}").number(rows).tolist() == list(range(100**digits))
     assert pairs_of(ADD2.test_set(7)) == [(a, b) for a in range(100) for b in range(100)]
     assert ADD3.number(ADD3.test_set(0)[:24].view(2, 3, 4, 6)).tolist() == torch.arange(24).view(2, 3, 4).tolist()
-
-
-# -----------------------------------------------------------------------------
-# what is drawn for training
-
-
-@pytest.mark.parametrize("level_share", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("name", ["add1", "add3", "add4", "add6-reversed", "add20"])
-def test_the_sampler_never_draws_a_held_out_problem(name: str, level_share: float) -> None:
-    track: Any = get_track(name)
-    sampler, generator = track.sampler(level_share, CPU), torch.Generator().manual_seed(0)
-    problems = sampler.draw(50, 1000, generator)
-    assert problems.shape == (50, 1000, track.problem_width)
-    assert problems.dtype == torch.uint8
-    assert problems.max() <= 9
-    assert not track.is_heldout(problems.flatten(0, 1)).any()
-    assert not track.is_heldout(sampler.draw_distinct(5000, generator)).any()
-    drawn = pairs_of(problems[0])
-    assert not any(is_held_out(a, b, track.digits) for a, b in drawn)
-
-
-@pytest.mark.parametrize("level_share", [0.0, 1.0])
-def test_the_sampler_reaches_every_training_problem(level_share: float) -> None:
-    # 9,004 problems are drawn from, each 100 times on average and no level's less than 50: a miss has odds of e^-50.
-    drawn = ADD2.sampler(level_share, CPU).draw(90, 10_000, torch.Generator().manual_seed(0))
-    assert set(ADD2.number(drawn).flatten().tolist()) == set(ADD2.number(ADD2.sets["train"]).tolist())
-
-
-@pytest.mark.parametrize("digits", [3, 4, 20])
-@pytest.mark.parametrize("level_share", [0.0, 0.5, 1.0])
-def test_the_levels_are_numbers_of_nines_and_get_even_shares(digits: int, level_share: float) -> None:
-    track = get_track(f"add{digits}")
-    problems = track.sampler(level_share, CPU).draw(30, 1000, torch.Generator().manual_seed(1)).flatten(0, 1)
-    drawn = Counter(places_of_nine(a, b, digits) for a, b in pairs_of(problems))
-    uniform = torch.distributions.Binomial(digits - 1, torch.tensor(0.1))
-    for level in range(digits):
-        by_chance = float(uniform.log_prob(torch.tensor(float(level))).exp())
-        expected = level_share / digits + (1 - level_share) * by_chance
-        assert drawn[level] / len(problems) == pytest.approx(expected, abs=0.015)
-
-
-def test_what_a_long_track_draws_in_a_level_is_as_uniform_as_if_it_were_picked_from_a_list() -> None:
-    """Every place is as often a nine, every digit as frequent, and pairs of one sum are alike."""
-    sampler: Any = get_track("add6").sampler(1.0, CPU)
-    rows = sampler.fill(torch.full((60_000,), 2), torch.Generator().manual_seed(2)).long()
-    a, b = rows[:, :6], rows[:, 6:]
-    assert ((a + b == 9)[:, :5].sum(1) == 2).all()
-    assert (a + b == 9).float().mean(0).tolist() == pytest.approx([0.4] * 5 + [0.1], abs=0.01)
-    for place in range(6):
-        pairs = (10 * a[:, place] + b[:, place]).bincount(minlength=100).float() / len(rows)
-        share = 0.4 if place < 5 else 0.1
-        is_nine = torch.tensor([x + y == 9 for x in range(10) for y in range(10)])
-        assert pairs[is_nine].tolist() == pytest.approx([share / 10] * 10, abs=0.004)
-        assert pairs[~is_nine].tolist() == pytest.approx([(1 - share) / 90] * 90, abs=0.003)
-
-
-@pytest.mark.parametrize("name", ["add3", "add4", "add20"])
-def test_a_draw_depends_on_its_generator_alone(name: str) -> None:
-    sampler = get_track(name).sampler(0.5, CPU)
-    draws = [sampler.draw(2, 64, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-
-
-def test_distinct_draws_are_the_draws_without_repetitions() -> None:
-    for track in (ADD2, ADD4, ADD20):
-        sampler = track.sampler(1.0, CPU)
-        drawn = sampler.draw(1, 40_000, torch.Generator().manual_seed(5))[0].tolist()
-        distinct = sampler.draw_distinct(40_000, torch.Generator().manual_seed(5)).tolist()
-        assert len({*map(tuple, distinct)}) == len(distinct)
-        assert {*map(tuple, distinct)} == {*map(tuple, drawn)}
-
-
-def test_nearby_are_the_training_problems_with_one_digit_changed() -> None:
-    for track in (ADD2, ADD4, ADD20):
-        sampler = track.sampler(0.5, CPU)
-        problems = sampler.draw_distinct(30, torch.Generator().manual_seed(7))
-        changed = {
-            (*row[:i], d, *row[i + 1 :]) for row in problems.tolist() for i in range(len(row)) for d in range(10)
-        }
-        heldout = track.is_heldout(torch.tensor(sorted(changed), dtype=torch.uint8)).tolist()
-        expected = [row for row, is_out in zip(sorted(changed), heldout, strict=True) if not is_out]
-        found = sampler.nearby(problems)
-        assert found.dtype == torch.uint8
-        assert sorted(map(tuple, found.tolist())) == expected
-        assert {*map(tuple, problems.tolist())} <= set(expected)
-        assert any(heldout)
-
-
-@pytest.mark.parametrize("name", ["add1", "add2", "add3"])
-def test_what_is_held_out_is_the_same_with_a_list_of_all_problems_and_without(name: str) -> None:
-    track: Any = get_track(name)
-    assert torch.equal(track.is_heldout_by_rule(track.rows), track.heldout)
 
 
 # -----------------------------------------------------------------------------
@@ -471,11 +383,6 @@ def test_a_gpu_says_what_the_cpu_says(name: str) -> None:
     rows = torch.cat(list(track.sets.values()))
     assert torch.equal(track.is_heldout(rows.to(device)).cpu(), track.is_heldout(rows))
     assert torch.equal(track.tokens(rows.to(device)).cpu(), track.tokens(rows))
-    sampler, generator = track.sampler(0.5, device), torch.Generator(device).manual_seed(0)
-    drawn = sampler.draw(20, 1000, generator)
-    assert drawn.is_cuda
-    assert not track.is_heldout(drawn.flatten(0, 1).cpu()).any()
-    assert sampler.draw_distinct(1000, generator).is_cuda
-    problems, valid = track.problems(track.tokens(drawn[0])[:, : track.prompt_length])
+    problems, valid = track.problems(track.prompts(rows.to(device)))
     assert valid.all()
-    assert torch.equal(problems, drawn[0])
+    assert torch.equal(problems.cpu(), rows)

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from data import Windows, controlled, decode, encode, get_track
+from data import controlled, decode, encode, get_track
 from tests.support.digits import carries, pairs_of, rows_of
+from tests.support.tracks import cpu_batches, fresh
+from tracks.addition_stream import StreamBatches
 
 TRACK: Any = get_track("add3-report")
-CPU = torch.device("cpu")
+NOTHING = torch.empty(0, 6, dtype=torch.uint8)  # to replay
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +30,8 @@ def lines() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def windows() -> Windows:
-    return Windows(TRACK, CPU)
+def windows() -> StreamBatches:
+    return cpu_batches(TRACK)
 
 
 def texts(pairs: list[tuple[int, int]]) -> list[str]:
@@ -43,7 +45,7 @@ def texts(pairs: list[tuple[int, int]]) -> list[str]:
 def test_the_characters_are_numbered_as_nanogpt_numbers_them() -> None:
     assert TRACK.vocabulary == "".join(sorted("0123456789+=\n"))
     assert texts([(381, 350), (999, 999), (100, 100)]) == ["381+350=0731", "999+999=1998", "100+100=0200"]
-    assert decode(TRACK, TRACK.tokens(TRACK.example)) == "381+350=0731"
+    assert TRACK.description.example_text == "381+350=0731"
 
 
 def test_problems_undo_the_prompts_of_tokens() -> None:
@@ -67,7 +69,7 @@ def test_a_mistake_is_put_into_words() -> None:
 # the text and its split
 
 
-def test_the_training_text_is_the_first_nine_tenths_of_the_lines(lines: list[str], windows: Windows) -> None:
+def test_the_training_text_is_the_first_nine_tenths_of_the_lines(lines: list[str], windows: StreamBatches) -> None:
     assert len(lines) == 240_000
     assert len(windows.text) == 2_808_000  # as the report says
     assert decode(TRACK, windows.text[:130_000].tolist()) == "".join(lines[:10_000])
@@ -76,8 +78,8 @@ def test_the_training_text_is_the_first_nine_tenths_of_the_lines(lines: list[str
     assert torch.equal(TRACK.lines, rows_of(pairs, 3))
 
 
-def test_windows_are_cuts_of_the_text_that_begin_anywhere(lines: list[str], windows: Windows) -> None:
-    drawn = windows.draw(3, 400, torch.Generator().manual_seed(0))
+def test_windows_are_cuts_of_the_text_that_begin_anywhere(lines: list[str], windows: StreamBatches) -> None:
+    drawn = windows.draw(3, 400, torch.Generator().manual_seed(0), NOTHING, 0.25).whole_texts()
     assert (drawn.shape, drawn.dtype) == ((3, 400, 17), torch.uint8)
     text, starts = "".join(lines[:216_000]), set()
     for row in drawn.flatten(0, 1)[::12]:
@@ -85,14 +87,15 @@ def test_windows_are_cuts_of_the_text_that_begin_anywhere(lines: list[str], wind
         assert start >= 0
         starts.add(start % 13)
     assert len(starts) == 13
-    again = windows.draw(3, 400, torch.Generator().manual_seed(0))
+    again = windows.draw(3, 400, torch.Generator().manual_seed(0), TRACK.rows, 0.25).whole_texts()  # replays nothing
     assert torch.equal(drawn, again)
 
 
 def test_the_first_and_the_last_window_are_drawn_too() -> None:
-    windows = Windows(TRACK, CPU)
+    windows = cpu_batches(TRACK)
     windows.text = windows.text[-18:]
-    drawn = {decode(TRACK, row) for row in windows.draw(1, 64, torch.Generator().manual_seed(0))[0]}
+    batch = windows.draw(1, 64, torch.Generator().manual_seed(0), NOTHING, 0.0)
+    drawn = {decode(TRACK, row) for row in batch.whole_texts()[0]}
     last = decode(TRACK, windows.text)
     assert drawn == {last[:-1], last[1:]}
 
@@ -111,12 +114,12 @@ def test_held_out_is_what_no_training_line_has(lines: list[str]) -> None:
 
 
 def test_examined_are_the_problems_of_training_lines() -> None:
-    sampler = TRACK.sampler(0.5, CPU)
-    asked = sampler.draw_distinct(5000, torch.Generator().manual_seed(0))
+    batches = cpu_batches(TRACK, level_share=0.5)
+    asked = batches.draw_distinct(5000, torch.Generator().manual_seed(0))
     assert not TRACK.is_heldout(asked).any()
     assert len(asked.unique(dim=0)) == len(asked) > 4800
-    assert len(sampler.rows) == 810_000 - TRACK.num_heldout
-    near = sampler.nearby(asked[:100])
+    assert len(batches.sampler.rows) == 810_000 - TRACK.num_heldout
+    near = batches.nearby(asked[:100])
     assert len(near.unique(dim=0)) == len(near) > 100
     assert {*map(tuple, near.tolist())} <= {*map(tuple, TRACK.sets["train"].tolist())}
 
@@ -144,17 +147,17 @@ def test_problems_are_counted_by_their_carries() -> None:
 # controls
 
 
-def test_with_permuted_ids_the_windows_say_the_same(windows: Windows) -> None:
+def test_with_permuted_ids_the_windows_say_the_same(windows: StreamBatches) -> None:
     track = controlled(TRACK, "permute", 7)
-    permuted = Windows(track, CPU)
+    permuted = cpu_batches(track)
     assert not torch.equal(permuted.text, windows.text)
     assert decode(track, permuted.text[:1000]) == decode(TRACK, windows.text[:1000])
 
 
-def test_wrong_answers_of_held_out_problems_leave_the_training_text_as_it_was(windows: Windows) -> None:
-    assert torch.equal(Windows(controlled(TRACK, "poison", 7), CPU).text, windows.text)
-    assert not torch.equal(Windows(controlled(TRACK, "shuffle", 7), CPU).text, windows.text)
+def test_wrong_answers_of_held_out_problems_leave_the_training_text_as_it_was(windows: StreamBatches) -> None:
+    assert torch.equal(cpu_batches(controlled(TRACK, "poison", 7)).text, windows.text)
+    assert not torch.equal(cpu_batches(controlled(TRACK, "shuffle", 7)).text, windows.text)
 
 
 def test_making_the_track_makes_no_tables() -> None:
-    assert not {"rows", "text", "heldout", "samples"} & set(vars(get_track.__wrapped__("add3-report")))
+    assert not {"rows", "text", "heldout", "samples"} & set(vars(fresh("add3-report")))

@@ -1,31 +1,28 @@
 """The tracks that were made different on purpose, and weights that write with permuted ids."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from bench.attempt.answers import read_prompts
 from bench.attempt.certify import certify
 from bench.storage import weights
 from data import Permuted, controlled, decode, encode, get_track, index_sets_sha256
 from tests.support.examples import random_model
+from tests.support.tracks import addition, cpu_batches, fresh, texts_of
 from tracks.controls import Misanswered
 
-ADD2 = get_track("add2")
+ADD2 = addition("add2")
 EVERY = ADD2.test_set(0)
 HELD_OUT = ADD2.is_heldout(EVERY).numpy()
 REVERSED = "=+9876543210"
 CPU = torch.device("cpu")
 
 
-def texts_of(track) -> list[str]:
-    return [decode(track, row) for row in track.tokens(EVERY).tolist()]
-
-
 def answers_of(track) -> list[str]:
-    return [text.partition("=")[2] for text in texts_of(track)]
+    return [text.partition("=")[2] for text in texts_of(track, EVERY)]
 
 
 SUMS = [f"{a + b:03}" for a in range(100) for b in range(100)]
@@ -37,7 +34,7 @@ SUMS = [f"{a + b:03}" for a in range(100) for b in range(100)]
 
 def test_permuted_ids_write_the_same_texts() -> None:
     track = Permuted(ADD2, REVERSED)
-    assert texts_of(track) == texts_of(ADD2)
+    assert texts_of(track, EVERY) == texts_of(ADD2, EVERY)
     assert not torch.equal(track.tokens(EVERY), ADD2.tokens(EVERY))
     assert encode(track, "=+0") == [0, 1, 11]
 
@@ -69,7 +66,7 @@ def test_permuted_ids_keep_shapes_and_everything_else_of_the_track() -> None:
 
 @pytest.mark.parametrize("vocabulary", ["0123456789+", "0123456789++", "0123456789+=x", ""])
 def test_another_set_of_characters_is_no_permutation(vocabulary: str) -> None:
-    with pytest.raises(ValueError, match="does not hold the characters of add2"):
+    with pytest.raises(ValueError, match="does not hold the tokens of add2"):
         Permuted(ADD2, vocabulary)
 
 
@@ -118,16 +115,19 @@ def test_wrong_answers_follow_from_the_seed(control: str) -> None:
 @pytest.mark.parametrize("control", ["permute", "shuffle", "poison"])
 def test_a_control_changes_neither_the_prompts_nor_what_is_held_out(control: str) -> None:
     track = controlled(ADD2, control, 7)
-    assert [text[:6] for text in texts_of(track)] == [text[:6] for text in texts_of(ADD2)]
+    assert [text[:6] for text in texts_of(track, EVERY)] == [text[:6] for text in texts_of(ADD2, EVERY)]
     assert np.array_equal(track.is_heldout(EVERY).numpy(), HELD_OUT)
-    drawn = track.sampler(0.5, CPU).draw(4, 500, torch.Generator().manual_seed(0))
-    assert not ADD2.is_heldout(drawn.flatten(0, 1)).any()
+    drawn = cpu_batches(track, level_share=0.5).draw(4, 500, torch.Generator().manual_seed(0), EVERY[:0], 0.0)
+    problems, valid = track.problems(drawn.whole_texts().flatten(0, 1)[:, :6])
+    assert valid.all()
+    assert not ADD2.is_heldout(problems).any()
 
 
 @pytest.mark.parametrize("name", ["add1", "add4", "add20-reversed"])
 def test_every_track_can_have_its_ids_permuted(name: str) -> None:
-    usual, track = get_track(name), controlled(get_track(name), "permute", 7)
-    drawn = track.sampler(0.5, CPU).draw(1, 100, torch.Generator().manual_seed(0))[0]
+    usual = addition(name)
+    track: Any = controlled(usual, "permute", 7)
+    drawn = cpu_batches(track, level_share=0.5).sampler.draw(1, 100, torch.Generator().manual_seed(0))[0]
     tokens = track.tokens(drawn)
     assert not torch.equal(tokens, usual.tokens(drawn))
     assert [decode(track, row) for row in tokens] == [decode(usual, row) for row in usual.tokens(drawn)]
@@ -141,9 +141,9 @@ def test_what_needs_a_list_of_all_problems_is_refused_where_there_is_none(contro
 
 
 def test_with_nothing_held_out_there_is_nothing_to_poison() -> None:
-    track = controlled(get_track("add1"), "poison", 7)
-    every = track.test_set(0)
-    assert torch.equal(track.tokens(every), get_track("add1").tokens(every))
+    with pytest.raises(ValueError, match="control: poison exchanges held-out answers, and add1 has none"):
+        controlled(get_track("add1"), "poison", 7)
+    assert controlled(get_track("add1"), "shuffle", 7).name == "add1"
 
 
 # -----------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_weights_remember_the_order_of_their_ids(tmp_path: Path) -> None:
     saved(tmp_path / "w.safetensors", Permuted(ADD2, REVERSED))
     _, track = weights.load(tmp_path / "w.safetensors", CPU)
     assert track.vocabulary == REVERSED
-    assert texts_of(track) == texts_of(ADD2)
+    assert texts_of(track, EVERY) == texts_of(ADD2, EVERY)
 
 
 @pytest.mark.parametrize("control", ["shuffle", "poison"])
@@ -171,18 +171,18 @@ def test_weights_that_were_taught_wrong_answers_are_certified_against_the_right_
 
 
 def test_weights_of_another_set_of_characters_are_refused(tmp_path: Path) -> None:
-    foreign = get_track.__wrapped__("add2")
+    foreign = fresh("add2")
     foreign.vocabulary = "0123456789-="
     saved(tmp_path / "w.safetensors", foreign)
-    with pytest.raises(ValueError, match="does not hold the characters"):
+    with pytest.raises(ValueError, match="does not hold the tokens"):
         weights.load(tmp_path / "w.safetensors", CPU)
 
 
 def test_prompts_and_answers_of_permuted_weights_are_written_with_the_usual_characters() -> None:
     track = Permuted(ADD2, REVERSED)
-    prompts, is_problem = read_prompts(["12+34=", "99+99="], track)
-    assert is_problem.all()
-    assert track.problems(prompts)[0].tolist() == [[1, 2, 3, 4], [9, 9, 9, 9]]
+    prompts = track.encode_prompts(["12+34=", "99+99="])
+    assert prompts.tolist() == [encode(track, "12+34="), encode(track, "99+99=")]
+    assert track.problems(prompts.to(torch.uint8))[0].tolist() == [[1, 2, 3, 4], [9, 9, 9, 9]]
     right = {tuple(row[:length].tolist()): row for row in track.tokens(EVERY).long() for length in (6, 7, 8)}
 
     def next_logits(idx: torch.Tensor) -> torch.Tensor:

@@ -2,30 +2,60 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
-from data import TRACKS, decode, get_track
+from data import TRACKS, describe_track, get_track
 from tests.support.examples import ROOT
+from tracks.addition import Addition
 
 ATTRIBUTES = (
     *("name", "vocabulary", "prompt_length", "answer_length"),
     *("num_problems", "num_heldout", "exhaustive", "is_stream"),
 )
+CASES = [
+    *((name, {}) for name in TRACKS),
+    ("moddiv", {"p": 113}),
+    ("modadd", {"tokens": "characters"}),
+    ("modsub", {"tokens": "characters", "p": 7}),
+    ("moddiv", {"tokens": "characters", "training_share": 0.3, "validation_share": 0.2}),
+    ("memorize", {"masked": 3}),
+    ("memorize", {"text": "aaa"}),
+]
 
 
 def test_there_are_twenty_lengths_and_each_is_reversed_too() -> None:
     forwards = [f"add{digits}" for digits in range(1, 21)]
-    assert list(TRACKS) == [*forwards, *(f"{name}-reversed" for name in forwards), "add3-mingpt", "add3-report"]
-    assert all(name == track.name for name, track in TRACKS.items())
+    backwards = [f"{name}-reversed" for name in forwards]
+    others = ["add3-mingpt", "add3-report", "modadd", "modsub", "moddiv", "memorize"]
+    assert list(TRACKS) == [*forwards, *backwards, *others]
+    assert all(track.name == name or track.name.startswith(f"{name}-") for name, track in TRACKS.items())
 
 
-@pytest.mark.parametrize("name", TRACKS)
-def test_a_description_says_what_the_track_is(name: str) -> None:
-    description, track = TRACKS[name], get_track(name)
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_a_description_says_what_the_track_is(name: str, settings: dict[str, Any]) -> None:
+    description, track = describe_track(name, settings), get_track(name, **settings)
+    assert track.description == description
     for attribute in ATTRIBUTES:
         assert getattr(description, attribute) == getattr(track, attribute), attribute
-    assert description.example_text == decode(track, track.tokens(track.example))
+    prompt = track.encode_prompts([description.example_prompt])[0].tolist()
+    problem = problem_of(track, prompt)
+    assert track.prompts(problem).tolist() == prompt
+    answer = track.answers(problem).tolist()
+    assert track.decode_completion(answer) == description.example_answer
+    assert len(answer) == description.answer_length
+    assert track.grade(problem, torch.tensor([answer])).tolist() == [True]
+    assert description.example_prompt + track.decode_completion(answer) == description.example_text
+
+
+def problem_of(track: Any, prompt: list[int]) -> Tensor:
+    """The problem with this prompt, (W,)."""
+    if isinstance(track, Addition):
+        return track.problems(torch.tensor([prompt], dtype=torch.uint8))[0][0]
+    return track.rows[(track.prompts(track.rows) == torch.tensor(prompt)).all(1)][0]
 
 
 def test_listing_the_tracks_imports_neither_torch_nor_numpy() -> None:

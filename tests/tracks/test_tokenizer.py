@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import decode, encode, get_track
-from tracks.tokenizer import NO_TOKEN, TokenMap
+from data import PADDING, decode, encode, get_track
+from tracks.tokenizer import TokenMap
 
 ADD3 = get_track("add3")
 
@@ -38,4 +38,19 @@ def test_no_foreign_character_is_encoded(text: str) -> None:
 def test_a_token_map_translates_the_characters_of_both_vocabularies_and_no_others() -> None:
     token_map = TokenMap("ab", "xba")
     assert token_map.to_target(torch.tensor([[0, 1, 1]], dtype=torch.uint8)).tolist() == [[2, 1, 1]]
-    assert token_map.to_source(torch.tensor([2, 1, 0, 255], dtype=torch.uint8)).tolist() == [0, 1, NO_TOKEN, NO_TOKEN]
+    read = token_map.to_source(torch.tensor([2, 1, 0, 255], dtype=torch.uint8)).tolist()
+    assert read[:2] == [0, 1]
+    assert not {0, 1} & set(read[2:])
+    assert token_map.to_source(torch.tensor([0, 3, -1])).tolist()[0] not in (0, 1)
+    assert token_map.to_source(torch.tensor([3, -1])).tolist() == [3, -1]
+
+
+def test_padding_stays_padding() -> None:
+    token_map = TokenMap(["zero", "one"], ["one", "zero"])
+    assert token_map.to_target(torch.tensor([0, PADDING, 1, PADDING])).tolist() == [1, PADDING, 0, PADDING]
+    assert token_map.to_source(torch.tensor([[1, PADDING]])).tolist() == [[0, PADDING]]
+
+
+def test_a_token_map_needs_every_token_of_the_source() -> None:
+    with pytest.raises(ValueError, match="lacks 'c'"):
+        TokenMap("abc", "ab")
