@@ -1,13 +1,12 @@
 """What a trainer trains on, what it is evaluated on, and when it stops."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
 from curriculum import Curriculum, Evaluation
-from data import Windows, decode, get_track
+from data import decode
 from tests.support.small_trainer import (
     PEER,
     SMALL,
@@ -21,13 +20,13 @@ from tests.support.small_trainer import (
     record_evaluations,
     starts_of_rounds,
 )
+from tests.support.tracks import addition, cpu_batches
 
-CPU = torch.device("cpu")
 NUM_TRAINING = 10_000 - 996
 
 
 def curriculum_of(trainer):
-    return Curriculum(trainer.settings, trainer.track, trainer.model, trainer.generator)
+    return Curriculum(trainer.settings, trainer.track, trainer.batches, trainer.model, trainer.generator)
 
 
 # -----------------------------------------------------------------------------
@@ -38,8 +37,7 @@ def test_no_training_batch_holds_a_held_out_problem():
     batches = batches_of(build(replace(SMALL, max_rounds=2)))
     assert len(batches) == SMALL.num_steps + 2
     assert all(len(batch) == SMALL.batch_size for batch in batches)
-    track: Any = TRACK
-    assert not track.heldout[problems_in(batches)].any()
+    assert not TRACK.heldout[problems_in(batches)].any()
 
 
 def test_after_few_errors_the_next_round_resumes_and_replays_the_hardest_of_the_evaluation(monkeypatch):
@@ -72,7 +70,7 @@ def test_however_much_is_replayed_a_drawn_problem_is_in_each_batch(monkeypatch):
     assert trainer.steps == SMALL.num_steps + 2
     curriculum = curriculum_of(trainer)
     curriculum.hard_examples = TRACK.sets["train"][:1]
-    problems = TRACK.problems(curriculum.draw_tokens().flatten(0, 1)[:, : TRACK.prompt_length])[0].view(3, 2, -1)
+    problems = TRACK.problems(curriculum.draw().whole_texts().flatten(0, 1)[:, : TRACK.prompt_length])[0].view(3, 2, -1)
     assert (problems[:, 1] == curriculum.hard_examples).all()
     assert not (problems[:, 0] == curriculum.hard_examples).all()
 
@@ -80,7 +78,7 @@ def test_however_much_is_replayed_a_drawn_problem_is_in_each_batch(monkeypatch):
 def test_a_stream_is_trained_on_windows_and_evaluated_on_problems_of_its_lines(monkeypatch):
     evaluations, monitor = record_evaluations(monkeypatch), Monitor()
     batches = batches_of(build(PEER, track=STREAM))
-    text = decode(STREAM, Windows(STREAM, CPU).text.tolist())
+    text = decode(STREAM, cpu_batches(STREAM).text.tolist())
     assert len(batches) == PEER.num_steps
     for row in torch.cat(batches):
         assert decode(STREAM, row) in text
@@ -93,7 +91,7 @@ def test_a_stream_is_trained_on_windows_and_evaluated_on_problems_of_its_lines(m
 
 
 def test_a_long_track_is_trained_and_evaluated_on_drawn_problems_that_are_not_held_out(monkeypatch):
-    track = get_track("add6-reversed")
+    track = addition("add6-reversed")
     evaluations, monitor = record_evaluations(monkeypatch), Monitor()
     trainer = build(track=track)
     batches = batches_of(trainer)
@@ -141,7 +139,7 @@ def test_an_end_of_round_evaluation_is_drawn_as_the_batches_or_uniformly(uniform
     """Of the five places above the units', all levels alike have half sum to 9, a uniform problem a tenth."""
     evaluations = record_evaluations(monkeypatch)
     settings = replace(SMALL, level_share=1.0, evaluation_uniform=uniformly, evaluation_problems=4000)
-    build(settings, track=get_track("add6")).train(Monitor())
+    build(settings, track=addition("add6")).train(Monitor())
     drawn = [each.problems for each in evaluations]
     means = [(problems[:, :5] + problems[:, 6:11] == 9).sum(1).float().mean() for problems in drawn]
     assert [len(problems) > SMALL.check_problems for problems in drawn] == [False, True]

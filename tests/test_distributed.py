@@ -53,7 +53,7 @@ class Watch:
     def tick(self):
         pass
 
-    def check(self, step, loss, errors, reached, steps_left, asked):
+    def check(self, step, loss, errors, reached, steps_left, asked, *others, **splits):
         self.checks.append((step, loss, errors))
 
 

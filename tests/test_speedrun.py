@@ -92,9 +92,9 @@ def test_everything_random_comes_from_the_seed():
     for trainer in (first, again, other):
         trainer.train(Monitor())
     assert torch.equal(first.model.blocks[0].mlp.up, again.model.blocks[0].mlp.up)
-    assert torch.equal(first.tokens, again.tokens)
+    assert torch.equal(first.inputs["tokens"], again.inputs["tokens"])
     assert not torch.equal(first.model.blocks[0].mlp.up, other.model.blocks[0].mlp.up)
-    assert not torch.equal(first.tokens, other.tokens)
+    assert not torch.equal(first.inputs["tokens"], other.inputs["tokens"])
 
 
 def test_after_many_mistakes_a_round_starts_over_from_fresh_weights():
@@ -156,7 +156,7 @@ def test_captured_steps_are_the_steps_that_were_captured(changes):
     eager, captured = (speedrun.Trainer(replace(settings, cuda_graph=graph), *means) for graph in (False, True))
     for trainer in (eager, captured):
         trainer.warm_up()
-        trainer.tokens.copy_(Curriculum(settings, TRACK, trainer.model, trainer.generator).draw_tokens())
+        trainer.fill(Curriculum(settings, TRACK, trainer.batches, trainer.model, trainer.generator).draw())
         trainer.take_steps(3)
     assert captured.take_step != captured.step, "it was not captured"
     for value, expected in zip(captured.state(), eager.state(), strict=True):
@@ -219,7 +219,7 @@ def test_the_loss_is_of_the_answer_or_of_all_characters_that_follow_another():
             trainer.model.head.normal_(generator=torch.Generator().manual_seed(0))
         shares = trainer.model(texts[:, :-1]).softmax(-1)[:, first:]  # (B, Q, V)
         right = shares.gather(-1, texts[:, first + 1 :, None])
-        loss = trainer.model_loss(texts, trainer.query_start)
+        loss = trainer.model_loss(tokens=texts, query_start=trainer.query_start)
         assert loss.item() == pytest.approx(-right.log().mean().item(), rel=1e-4)
 
 
@@ -242,8 +242,9 @@ def test_a_step_of_a_peer_never_waits_for_the_device_and_changes_nothing_else():
 def test_a_step_of_a_peer_is_the_step_of_torch_on_the_same_gradients():
     """Clipping, both groups of weight decay and the learning rate together."""
     trainer = build(PEER, track=STREAM)
-    tokens = torch.randint(len(STREAM.vocabulary), trainer.tokens.shape, generator=torch.Generator().manual_seed(0))
-    trainer.tokens.copy_(tokens)
+    shape = trainer.inputs["tokens"].shape
+    tokens = torch.randint(len(STREAM.vocabulary), shape, generator=torch.Generator().manual_seed(0))
+    trainer.inputs["tokens"].copy_(tokens)
     model = copy.deepcopy(trainer.model)
     optimizer = torch.optim.AdamW(
         [

@@ -5,11 +5,12 @@ from typing import Any
 
 from bench.attempt.filing import describe_filing
 from bench.storage.journal import Journal
+from data import get_track
 from tests.support.examples import example_run
 
 
 def test_a_filed_run_names_the_folder_and_says_how_to_ask_its_model(tmp_path):
-    plan: Any = SimpleNamespace(request=SimpleNamespace(journal=True, results=tmp_path))
+    plan: Any = SimpleNamespace(request=SimpleNamespace(journal=True, results=tmp_path), track=get_track("add3"))
     run = example_run(run_id="some", batch=None, weights="weights/some.safetensors")
     Journal(tmp_path).append(run)
     standing, ask = describe_filing(plan, run).splitlines()

@@ -117,7 +117,7 @@ def test_the_honest_trainer_trains_the_same_without_its_warm_up_which_uses_no_pr
 def test_a_warm_up_that_trains_is_detected_in_the_training_after_it(plan):
     found = probe_warmup(plan, Learned)
     assert found.skipped > 0.3
-    assert {"sampler", "tokens"} <= set(found.touched)
+    assert {"is_heldout_by_rule", "prompts", "answers"} <= set(found.touched)
 
 
 def test_a_table_computed_before_training_is_recorded(plan):
@@ -138,7 +138,7 @@ def test_access_is_recorded_on_other_tracks_and_for_cached_values():
         assert touched == {"heldout"}
         track = Permuted(ADD2, "=+9876543210")
         assert track.tokens(torch.zeros((1, 4), dtype=torch.uint8)).tolist() == [[11, 11, 1, 11, 11, 0, 11, 11, 11]]
-        assert touched == {"heldout", "tokens"}
+        assert touched == {"heldout", "tokens", "prompts", "answers"}
 
 
 def test_tracks_are_restored_after_recording():

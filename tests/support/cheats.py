@@ -257,7 +257,7 @@ WARM_UP = """
             def tick(self):
                 pass
 
-            def check(self, *report):
+            def check(self, *report, **splits):
                 pass
 
 
@@ -304,12 +304,12 @@ def held_out_too(root: Path) -> None:
         root,
         """
         class Curriculum(Curriculum):
-            def draw_tokens(self):
-                tokens = super().draw_tokens()
+            def draw(self):
+                tokens = super().draw().whole_texts()
                 number = self.settings.batch_size // 4
-                shape = tokens.size(0), number, self.track.problem_width
+                shape = tokens.size(0), number, self.batches.track.problem_width
                 problems = torch.randint(10, shape, generator=self.generator, dtype=torch.uint8)
-                tokens[:, :number] = self.track.tokens(problems)
-                return tokens
+                tokens[:, :number] = self.batches.track.tokens(problems)
+                return Batch(tokens[..., :-1], tokens[..., 1:])
         """,
     )
