@@ -20,7 +20,7 @@ from tests.support.small_trainer import (
     record_evaluations,
     starts_of_rounds,
 )
-from tests.support.tracks import addition, cpu_batches
+from tests.support.tracks import addition_track, cpu_batches
 
 NUM_TRAINING = 10_000 - 996
 
@@ -91,7 +91,7 @@ def test_a_stream_is_trained_on_windows_and_evaluated_on_problems_of_its_lines(m
 
 
 def test_a_long_track_is_trained_and_evaluated_on_drawn_problems_that_are_not_held_out(monkeypatch):
-    track = addition("add6-reversed")
+    track = addition_track("add6-reversed")
     evaluations, monitor = record_evaluations(monkeypatch), Monitor()
     trainer = build(track=track)
     batches = batches_of(trainer)
@@ -139,7 +139,7 @@ def test_an_end_of_round_evaluation_is_drawn_as_the_batches_or_uniformly(uniform
     """Of the five places above the units', all levels alike have half sum to 9, a uniform problem a tenth."""
     evaluations = record_evaluations(monkeypatch)
     settings = replace(SMALL, level_share=1.0, evaluation_uniform=uniformly, evaluation_problems=4000)
-    build(settings, track=addition("add6")).train(Monitor())
+    build(settings, track=addition_track("add6")).train(Monitor())
     drawn = [each.problems for each in evaluations]
     means = [(problems[:, :5] + problems[:, 6:11] == 9).sum(1).float().mean() for problems in drawn]
     assert [len(problems) > SMALL.check_problems for problems in drawn] == [False, True]

@@ -316,7 +316,7 @@ def trained(name: Any, tied: bool, counts: list[int], dtype: torch.dtype = torch
     threads = torch.get_num_threads()
     trainer.warm_up()
     torch.set_num_threads(threads)
-    trainer.fill(Curriculum(settings, track, trainer.batches, trainer.model, trainer.generator).draw())
+    trainer.inputs.fill(Curriculum(settings, track, trainer.batches, trainer.model, trainer.generator).draw())
     for count in counts:
         trainer.take_steps(count)
     return trainer

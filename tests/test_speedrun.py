@@ -92,9 +92,9 @@ def test_everything_random_comes_from_the_seed():
     for trainer in (first, again, other):
         trainer.train(Monitor())
     assert torch.equal(first.model.blocks[0].mlp.up, again.model.blocks[0].mlp.up)
-    assert torch.equal(first.inputs["tokens"], again.inputs["tokens"])
+    assert torch.equal(first.inputs.tensors["tokens"], again.inputs.tensors["tokens"])
     assert not torch.equal(first.model.blocks[0].mlp.up, other.model.blocks[0].mlp.up)
-    assert not torch.equal(first.inputs["tokens"], other.inputs["tokens"])
+    assert not torch.equal(first.inputs.tensors["tokens"], other.inputs.tensors["tokens"])
 
 
 def test_after_many_mistakes_a_round_starts_over_from_fresh_weights():
@@ -156,7 +156,7 @@ def test_captured_steps_are_the_steps_that_were_captured(changes):
     eager, captured = (speedrun.Trainer(replace(settings, cuda_graph=graph), *means) for graph in (False, True))
     for trainer in (eager, captured):
         trainer.warm_up()
-        trainer.fill(Curriculum(settings, TRACK, trainer.batches, trainer.model, trainer.generator).draw())
+        trainer.inputs.fill(Curriculum(settings, TRACK, trainer.batches, trainer.model, trainer.generator).draw())
         trainer.take_steps(3)
     assert captured.take_step != captured.step, "it was not captured"
     for value, expected in zip(captured.state(), eager.state(), strict=True):
@@ -242,9 +242,9 @@ def test_a_step_of_a_peer_never_waits_for_the_device_and_changes_nothing_else():
 def test_a_step_of_a_peer_is_the_step_of_torch_on_the_same_gradients():
     """Clipping, both groups of weight decay and the learning rate together."""
     trainer = build(PEER, track=STREAM)
-    shape = trainer.inputs["tokens"].shape
+    shape = trainer.inputs.tensors["tokens"].shape
     tokens = torch.randint(len(STREAM.vocabulary), shape, generator=torch.Generator().manual_seed(0))
-    trainer.inputs["tokens"].copy_(tokens)
+    trainer.inputs.tensors["tokens"].copy_(tokens)
     model = copy.deepcopy(trainer.model)
     optimizer = torch.optim.AdamW(
         [

@@ -16,7 +16,7 @@ from tests.support.examples import ROOT, random_model
 from tracks import addition
 
 CPU = torch.device("cpu")
-ADD2 = tracks.addition("add2")
+ADD2 = tracks.addition_track("add2")
 
 
 def small_model(seed: int = 0, **changes) -> Transformer:
@@ -34,7 +34,8 @@ def saved(folder: Path, model: Transformer, track=ADD2) -> Path:
 
 @pytest.mark.parametrize("how", ["plain", "fast"])
 def test_a_separate_process_gives_the_same_certificate_as_this_one(how: Any, tmp_path: Path) -> None:
-    model, track = small_model(), Permuted(ADD2, "=+9876543210")
+    model = small_model()
+    track: Any = Permuted(ADD2, "=+9876543210")
     found = recertify.recertify(ROOT, saved(tmp_path, model, track), 7, how)
     expected, sentences = certify(lambda idx: model(idx)[:, -1], track, CPU, 7)
     assert found.certificate == expected
@@ -117,7 +118,7 @@ class LooksAheadInTexts(LooksAhead):
 
 
 def test_a_stream_whose_texts_are_shorter_than_its_windows_is_tested_in_whole_windows() -> None:
-    track = tracks.addition("add3-report")
+    track = tracks.addition_track("add3-report")
     model, seen = random_model(vocab_size=13, block_size=16, n_layer=2), []
     model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     assert recertify.change_by_later_characters(model, track) <= torch.finfo(torch.float32).eps * 4

@@ -15,9 +15,9 @@ from bench.storage import weights
 from bench.storage.journal import Journal
 from data import decode
 from tests.support.examples import ROOT, example_run, random_model
-from tests.support.tracks import addition, greedy
+from tests.support.tracks import addition_track, greedy
 
-TRACK = addition("add3")
+TRACK = addition_track("add3")
 
 
 @pytest.fixture

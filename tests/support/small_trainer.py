@@ -7,7 +7,7 @@ import torch
 import speedrun
 from curriculum import Curriculum, Evaluation
 from settings import Settings
-from tests.support.tracks import addition
+from tests.support.tracks import addition_track
 
 SMALL = Settings(
     max_rounds=1,
@@ -39,9 +39,9 @@ PEER = replace(
     decay="cosine",
     decay_to=0.1,
 )
-STREAM = addition("add3-report")
+STREAM = addition_track("add3-report")
 
-TRACK = addition("add2")  # with 9,004 training problems a round ends in no time
+TRACK = addition_track("add2")  # with 9,004 training problems a round ends in no time
 
 
 def build(settings=SMALL, seed=7, track=TRACK):

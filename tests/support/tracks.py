@@ -1,18 +1,17 @@
 """Tracks for tests: with the type of their class, and apart from those that other tests share."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from data import BatchOptions, Batches, Decoding, Track, build_track, decode, get_batches, get_track
+from data import BatchOptions, Decoding, build_track, decode, get_batches, get_track
 from tracks.addition import Addition
 
 CPU = torch.device("cpu")
 
 
-def addition(name: str) -> Addition:
+def addition_track(name: str) -> Addition:
     """The track of this name, one of addition."""
     track = get_track(name)
     assert isinstance(track, Addition)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import decode, encode, get_track
+from data import decode, encode
 from tests.support.digits import (
     MASK,
     carries,
@@ -19,13 +19,12 @@ from tests.support.digits import (
     rows_of,
     splitmix64_of_integers,
 )
-from tests.support.tracks import fresh, texts_of
+from tests.support.tracks import addition_track, fresh, texts_of
 from tracks import addition, hashing
 from tracks.descriptions import TEST_PROBLEMS
 from tracks.hashing import splitmix64
 
-TRACKS: Any = [get_track(f"add{digits}") for digits in (2, 3, 4, 20)]
-ADD2, ADD3, ADD4, ADD20 = TRACKS
+ADD2, ADD3, ADD4, ADD20 = (addition_track(f"add{digits}") for digits in (2, 3, 4, 20))
 SHORT, LONG = [1, 2, 3], [4, 6, 20]
 
 
@@ -57,13 +56,13 @@ def any_pair(digits: int) -> st.SearchStrategy[tuple[int, int]]:
 def test_the_text_of_a_problem_is_the_sum_that_python_writes(digits: int, data: st.DataObject) -> None:
     a, b = data.draw(any_pair(digits))
     question, answer = f"{a:0{digits}}+{b:0{digits}}=", f"{a + b:0{digits + 1}}"
-    assert texts(get_track(f"add{digits}"), [(a, b)]) == [question + answer]
-    assert texts(get_track(f"add{digits}-reversed"), [(a, b)]) == [question + answer[::-1]]
+    assert texts(addition_track(f"add{digits}"), [(a, b)]) == [question + answer]
+    assert texts(addition_track(f"add{digits}-reversed"), [(a, b)]) == [question + answer[::-1]]
 
 
 def test_the_worked_example_of_the_design_is_written_so() -> None:
     assert texts(ADD3, [(381, 350)]) == ["381+350=0731"]
-    assert texts(get_track("add3-reversed"), [(381, 350)]) == ["381+350=1370"]
+    assert texts(addition_track("add3-reversed"), [(381, 350)]) == ["381+350=1370"]
     assert ADD3.description.example_text == "381+350=0731"
     assert (ADD3.name, ADD3.prompt_length, ADD3.answer_length, ADD3.num_problems) == ("add3", 8, 4, 1_000_000)
 
@@ -75,7 +74,7 @@ def test_every_text_of_two_digits_is_right() -> None:
 
 def test_the_sizes_of_a_track_follow_from_its_digits() -> None:
     for digits in (1, 3, 20):
-        for track in (get_track(f"add{digits}"), get_track(f"add{digits}-reversed")):
+        for track in (addition_track(f"add{digits}"), addition_track(f"add{digits}-reversed")):
             problem = track.sets["train"][7]
             assert problem.shape == (track.problem_width,) == (2 * digits,)
             assert track.prompts(problem).shape == (track.prompt_length,) == (2 * digits + 2,)
@@ -107,7 +106,7 @@ def test_a_mistake_is_put_into_words(pair: tuple[int, int], answer: str, sentenc
 
 
 def test_a_reversed_mistake_is_read_backwards_where_it_is_a_number() -> None:
-    track, problem = get_track("add3-reversed"), rows_of([(7, 85)], 3)[0]
+    track, problem = addition_track("add3-reversed"), rows_of([(7, 85)], 3)[0]
     assert track.sentence(problem, "1900") == "7 + 85: got 91, expected 92"
     assert track.sentence(problem, "29+0") == "7 + 85: got '29+0', expected 92"
 
@@ -120,7 +119,7 @@ def test_a_mistake_of_twenty_digits_is_put_into_words() -> None:
 @given(any_pair(3))
 def test_without_signs_the_digits_stand_one_after_another_as_mingpt_writes_them(pair: tuple[int, int]) -> None:
     a, b = pair
-    track, rows = get_track("add3-mingpt"), rows_of([pair], 3)
+    track, rows = addition_track("add3-mingpt"), rows_of([pair], 3)
     assert texts(track, [pair]) == [f"{a:03}{b:03}" + f"{a + b:04}"[::-1]]
     assert (track.vocabulary, track.prompt_length, track.block_size) == ("0123456789", 6, 9)
     problems, valid = track.problems(track.tokens(rows)[:, :6])
@@ -136,7 +135,7 @@ def test_without_signs_the_digits_stand_one_after_another_as_mingpt_writes_them(
 @pytest.mark.parametrize("digits", [*SHORT, *LONG])
 @given(data=st.data())
 def test_problems_undo_the_prompts_of_tokens(digits: int, data: st.DataObject) -> None:
-    track = get_track(f"add{digits}")
+    track = addition_track(f"add{digits}")
     rows = rows_of(data.draw(st.lists(any_pair(digits), min_size=1, max_size=5)), digits)
     problems, valid = track.problems(track.tokens(rows)[:, : track.prompt_length])
     assert valid.all()
@@ -189,7 +188,7 @@ def test_multiples_of_ten_are_told_as_of_unsigned_numbers(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(("digits", "expected"), [(1, 0), (2, 996), (3, 99_771)])
 def test_as_many_problems_are_held_out_as_the_design_says(digits: int, expected: int) -> None:
-    for track in (get_track(f"add{digits}"), get_track(f"add{digits}-reversed")):
+    for track in (addition_track(f"add{digits}"), addition_track(f"add{digits}-reversed")):
         heldout = track.is_heldout(track.test_set(0))
         assert heldout.dtype == torch.bool
         assert heldout.shape == (100**digits,)
@@ -209,7 +208,7 @@ def test_the_held_out_problems_of_two_digits_follow_the_rule() -> None:
 @pytest.mark.parametrize("digits", [3, *LONG])
 def test_the_held_out_problems_follow_the_rule_in_both_orders(digits: int) -> None:
     pairs = [*random_pairs(digits, 2000), *((a, a) for a, _ in random_pairs(digits, 50, seed=1))]
-    track = get_track(f"add{digits}")
+    track = addition_track(f"add{digits}")
     expected = [is_held_out(a, b, digits) for a, b in pairs]
     assert track.is_heldout(rows_of(pairs, digits)).tolist() == expected
     assert track.is_heldout(rows_of([(b, a) for a, b in pairs], digits)).tolist() == expected
@@ -223,7 +222,7 @@ def test_operands_that_differ_late_or_not_at_all_are_ordered_all_the_same(digits
     shared = data.draw(st.integers(0, digits))
     b = int(f"{a:0{digits}}"[:shared] + f"{b:0{digits}}"[shared:])
     expected = is_held_out(a, b, digits)
-    assert get_track(f"add{digits}").is_heldout(rows_of([(a, b), (b, a)], digits)).tolist() == [expected] * 2
+    assert addition_track(f"add{digits}").is_heldout(rows_of([(a, b), (b, a)], digits)).tolist() == [expected] * 2
 
 
 def test_the_table_of_three_digits_says_what_the_rule_for_many_says() -> None:
@@ -237,7 +236,7 @@ def test_the_table_of_three_digits_says_what_the_rule_for_many_says() -> None:
 
 @pytest.mark.parametrize("name", ["add1", "add2", "add3"])
 def test_what_is_held_out_is_the_same_with_a_list_of_all_problems_and_without(name: str) -> None:
-    track: Any = get_track(name)
+    track = addition_track(name)
     assert torch.equal(track.is_heldout_by_rule(track.rows), track.heldout)
 
 
@@ -252,9 +251,9 @@ def test_no_problem_is_not_held_out_either() -> None:
 
 def test_all_problems_come_in_ascending_order_and_know_their_number() -> None:
     for digits in SHORT:
-        rows = get_track(f"add{digits}").test_set(7)
+        rows = addition_track(f"add{digits}").test_set(7)
         assert rows.dtype == torch.uint8
-        assert get_track(f"add{digits}").number(rows).tolist() == list(range(100**digits))
+        assert addition_track(f"add{digits}").number(rows).tolist() == list(range(100**digits))
     assert pairs_of(ADD2.test_set(7)) == [(a, b) for a in range(100) for b in range(100)]
     assert ADD3.number(ADD3.test_set(0)[:24].view(2, 3, 4, 6)).tolist() == torch.arange(24).view(2, 3, 4).tolist()
 
@@ -266,12 +265,12 @@ def test_all_problems_come_in_ascending_order_and_know_their_number() -> None:
 @pytest.mark.parametrize("digits", LONG)
 def test_a_long_exam_is_drawn_by_its_seed_from_what_is_held_out(digits: int, monkeypatch) -> None:
     monkeypatch.setattr(addition, "TEST_PROBLEMS", 20_000)
-    track = get_track(f"add{digits}")
+    track = addition_track(f"add{digits}")
     exam, again, other, huge = (track.test_set(seed) for seed in (7, 7, 8, 2**63 - 1))
     assert exam.shape == other.shape == huge.shape == (20_000, 2 * digits)
     assert torch.equal(exam, again)
     assert not torch.equal(exam, other)
-    assert torch.equal(exam, get_track(f"add{digits}-reversed").test_set(7))
+    assert torch.equal(exam, addition_track(f"add{digits}-reversed").test_set(7))
     assert all(is_held_out(a, b, digits) for a, b in pairs_of(exam[:500]))
     assert track.is_heldout(exam).all()
     frequencies = torch.stack([(exam == digit).float().mean(0) for digit in range(10)])
@@ -311,7 +310,7 @@ def test_the_groups_of_a_long_track_are_the_lengths_of_its_longest_chain(digits:
     pairs = data.draw(st.lists(any_pair(digits), min_size=1, max_size=4))
     nines = [(a, 10**digits - 1 - a + data.draw(st.integers(0, 1))) for a, _ in pairs if a]
     pairs = [(a, b) for a, b in pairs + nines if b < 10**digits]
-    groups = get_track(f"add{digits}").groups(rows_of(pairs, digits))
+    groups = addition_track(f"add{digits}").groups(rows_of(pairs, digits))
     assert list(groups) == [f"chain {length}" for length in range(digits + 1)]
     for length in range(digits + 1):
         assert groups[f"chain {length}"].tolist() == [longest_chain(a, b) == length for a, b in pairs]
@@ -336,19 +335,19 @@ def test_sample80_is_twenty_problems_a_carry_count_as_they_were_drawn(name: str)
         b = generator.randint(100, 999)
         if len(wanted[sum(carries(a, b))]) < 20:
             wanted[sum(carries(a, b))].append((a, b))
-    (sample,) = get_track(name).samples.values()
-    assert list(get_track(name).samples) == ["sample80"]
+    (sample,) = addition_track(name).samples.values()
+    assert list(addition_track(name).samples) == ["sample80"]
     assert sample.dtype == torch.uint8
     assert pairs_of(sample) == [pair for pairs in wanted.values() for pair in pairs]
 
 
 def test_one_and_two_digits_have_no_samples() -> None:
-    assert get_track("add1").samples == ADD2.samples == {}
+    assert addition_track("add1").samples == ADD2.samples == {}
 
 
 @pytest.mark.parametrize("digits", LONG)
 def test_chains_of_every_length_are_built_from_held_out_problems(digits: int) -> None:
-    track = get_track(f"add{digits}")
+    track = addition_track(f"add{digits}")
     names = [f"built chain {length}" for length in range(digits + 1)]
     assert list(track.samples) == [*names, "nines"]
     for length, name in enumerate(names):
@@ -357,13 +356,13 @@ def test_chains_of_every_length_are_built_from_held_out_problems(digits: int) ->
         assert {longest_chain(a, b) for a, b in pairs} == {length}
         assert all(is_held_out(a, b, digits) for a, b in pairs)
         assert max(len(carries(a, b)) for a, b in pairs) == digits  # the places above are not left empty
-    again = get_track(f"add{digits}-reversed").samples
+    again = addition_track(f"add{digits}-reversed").samples
     assert all(torch.equal(problems, again[name]) for name, problems in track.samples.items())
 
 
 @pytest.mark.parametrize("digits", LONG)
 def test_nines_are_edges_in_both_orders(digits: int) -> None:
-    pairs = pairs_of(get_track(f"add{digits}").samples["nines"])
+    pairs = pairs_of(addition_track(f"add{digits}").samples["nines"])
     full = 10**digits - 1
     assert len(pairs) == len(set(pairs))
     assert all(full in pair for pair in pairs)
@@ -379,7 +378,7 @@ def test_nines_are_edges_in_both_orders(digits: int) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["add1", "add3", "add3-reversed", "add4", "add20"])
 def test_a_gpu_says_what_the_cpu_says(name: str) -> None:
-    track, device = get_track(name), torch.device("cuda")
+    track, device = addition_track(name), torch.device("cuda")
     rows = torch.cat(list(track.sets.values()))
     assert torch.equal(track.is_heldout(rows.to(device)).cpu(), track.is_heldout(rows))
     assert torch.equal(track.tokens(rows.to(device)).cpu(), track.tokens(rows))

@@ -11,10 +11,10 @@ from bench.attempt.certify import certify
 from bench.storage import weights
 from data import Permuted, controlled, decode, encode, get_track, index_sets_sha256
 from tests.support.examples import random_model
-from tests.support.tracks import addition, cpu_batches, fresh, texts_of
+from tests.support.tracks import addition_track, cpu_batches, fresh, texts_of
 from tracks.controls import Misanswered
 
-ADD2 = addition("add2")
+ADD2 = addition_track("add2")
 EVERY = ADD2.test_set(0)
 HELD_OUT = ADD2.is_heldout(EVERY).numpy()
 REVERSED = "=+9876543210"
@@ -33,14 +33,14 @@ SUMS = [f"{a + b:03}" for a in range(100) for b in range(100)]
 
 
 def test_permuted_ids_write_the_same_texts() -> None:
-    track = Permuted(ADD2, REVERSED)
+    track: Any = Permuted(ADD2, REVERSED)
     assert texts_of(track, EVERY) == texts_of(ADD2, EVERY)
     assert not torch.equal(track.tokens(EVERY), ADD2.tokens(EVERY))
     assert encode(track, "=+0") == [0, 1, 11]
 
 
 def test_permuted_ids_are_read_again() -> None:
-    track = Permuted(ADD2, REVERSED)
+    track: Any = Permuted(ADD2, REVERSED)
     prompts = track.tokens(EVERY)[:, : track.prompt_length]
     problems, valid = track.problems(prompts)
     assert torch.equal(problems, EVERY)
@@ -49,14 +49,14 @@ def test_permuted_ids_are_read_again() -> None:
 
 @pytest.mark.parametrize("id_", [0, 12, 255])  # `=`, and what is no character
 def test_what_is_no_prompt_stays_none_with_permuted_ids(id_: int) -> None:
-    track = Permuted(ADD2, REVERSED)
+    track: Any = Permuted(ADD2, REVERSED)
     prompts = track.tokens(EVERY[:1])[:, : track.prompt_length].clone()
     prompts[0, 0] = id_
     assert track.problems(prompts)[1].tolist() == [False]
 
 
 def test_permuted_ids_keep_shapes_and_everything_else_of_the_track() -> None:
-    track = Permuted(ADD2, REVERSED)
+    track: Any = Permuted(ADD2, REVERSED)
     assert track.tokens(EVERY.view(10, 1000, 4)).shape == (10, 1000, 9)
     assert track.tokens(EVERY).dtype == torch.uint8
     assert (track.name, track.prompt_length, track.num_problems) == ("add2", 6, 10_000)
@@ -75,7 +75,7 @@ def test_another_set_of_characters_is_no_permutation(vocabulary: str) -> None:
 
 
 def test_the_answer_is_that_of_the_other_problem() -> None:
-    track = Misanswered(ADD2, np.roll(np.arange(10_000), -1))
+    track: Any = Misanswered(ADD2, np.roll(np.arange(10_000), -1))
     assert [decode(track, row) for row in track.tokens(EVERY[[0, 1234]])] == ["00+00=001", "12+34=047"]
     assert track.tokens(EVERY.view(10, 1000, 4)).shape == (10, 1000, 9)
     assert torch.equal(track.problems(track.tokens(EVERY)[:, :6])[0], EVERY)
@@ -125,7 +125,7 @@ def test_a_control_changes_neither_the_prompts_nor_what_is_held_out(control: str
 
 @pytest.mark.parametrize("name", ["add1", "add4", "add20-reversed"])
 def test_every_track_can_have_its_ids_permuted(name: str) -> None:
-    usual = addition(name)
+    usual = addition_track(name)
     track: Any = controlled(usual, "permute", 7)
     drawn = cpu_batches(track, level_share=0.5).sampler.draw(1, 100, torch.Generator().manual_seed(0))[0]
     tokens = track.tokens(drawn)
@@ -179,7 +179,7 @@ def test_weights_of_another_set_of_characters_are_refused(tmp_path: Path) -> Non
 
 
 def test_prompts_and_answers_of_permuted_weights_are_written_with_the_usual_characters() -> None:
-    track = Permuted(ADD2, REVERSED)
+    track: Any = Permuted(ADD2, REVERSED)
     prompts = track.encode_prompts(["12+34=", "99+99="])
     assert prompts.tolist() == [encode(track, "12+34="), encode(track, "99+99=")]
     assert track.problems(prompts.to(torch.uint8))[0].tolist() == [[1, 2, 3, 4], [9, 9, 9, 9]]

@@ -37,7 +37,8 @@ def test_there_are_twenty_lengths_and_each_is_reversed_too() -> None:
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
 def test_a_description_says_what_the_track_is(name: str, settings: dict[str, Any]) -> None:
-    description, track = describe_track(name, settings), get_track(name, **settings)
+    description = describe_track(name, settings)
+    track: Any = get_track(name, **settings)
     assert track.description == description
     for attribute in ATTRIBUTES:
         assert getattr(description, attribute) == getattr(track, attribute), attribute
