@@ -257,13 +257,14 @@ def torchrun(results, *arguments):
 
 
 def test_torchrun_makes_one_attempt_and_one_line(tmp_path):
-    arguments = ["--seed", "3", *options(num_steps=5)]
+    # Each process has enough texts for a pair table, as one process alone has: both round alike.
+    arguments = ["--seed", "3", *options(num_steps=5, batch_size=48)]
     process = torchrun(tmp_path / "two", "--json", *arguments)
     out, errors = process.communicate(timeout=300)
     (run,), faults = Journal(tmp_path / "two").read()
     assert faults == []
     assert json.loads(out.splitlines()[-1])["run_id"] == run.run_id, errors
-    assert (run.outcome, run.processes, run.examples) == ("missed", 2, 5 * 24)
+    assert (run.outcome, run.processes, run.examples) == ("missed", 2, 5 * 48)
     assert run.machine.class_.endswith(", 2 processes")
     assert errors.count("  setup, cpu, 2 processes") == 1, "only one process prints"
     assert (tmp_path / "two" / run.weights).is_file()

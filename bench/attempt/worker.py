@@ -48,7 +48,7 @@ class SilentMonitor:
     def tick(self) -> None:
         pass
 
-    def check(self, *report: Any) -> None:
+    def check(self, *report: Any, **splits: Any) -> None:
         pass
 
 
