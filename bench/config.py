@@ -59,7 +59,8 @@ def find_config(name: str, device_type: str) -> tuple[str, Path]:
     for resolved in (name, f"{name}-{'cuda' if device_type == 'cuda' else 'cpu'}"):
         if resolved in paths:
             return resolved, paths[resolved]
-    raise UsageError(f"there is no config {name!r}{nearest_hint(name, config_names())}")
+    hint = nearest_hint(name, config_names(), "the folder bench/configs")
+    raise UsageError(f"there is no config {name!r}{hint}")
 
 
 def config_files() -> dict[str, Path]:

@@ -360,7 +360,7 @@ def test_initial_weights_of_gpt2_have_one_scale_and_a_smaller_one_where_they_wri
 
 
 def test_the_parameters_of_the_report_are_those_that_nanogpt_counts() -> None:
-    sizes = {"vocab_size": 13, "block_size": 16, "n_layer": 3, "n_head": 4, "n_embd": 192, "n_hidden": 768}
+    sizes: Any = {"vocab_size": 13, "block_size": 16, "n_layer": 3, "n_head": 4, "n_embd": 192, "n_hidden": 768}
     model = Transformer(ModelConfig(**sizes, activation="gelu", norm="layer_gain", init="gpt2", tied=True))
     total = sum(weight.numel() for weight in model.parameters())
     assert total == 1_334_016

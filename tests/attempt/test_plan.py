@@ -88,7 +88,7 @@ def test_results_that_are_not_a_folder_are_refused(tmp_path):
 
 WRONG = {
     "--batch-size many": "--batch-size",
-    "--config nope": "add3",
+    "--config nope": "the folder bench/configs lists all",
     "--config ../configs/add3-cpu": "ends in .toml",
     "--config=": "empty",
     "--results -": "'-'",
