@@ -299,7 +299,7 @@ class Transformer(nn.Module):
         return torch.stack([weight.square().sum() for weight in self.parameters()]).sum()
 
     def step_flops(self, B: int, T: int, query_start: int = 0) -> int:
-        """Return the FLOPs of the matrix products of `forward_fast` and its backward pass, 2 for each multiply-add.
+        """Return the FLOPs of the matrix products of `loss` and its backward pass, 2 for each multiply-add.
 
         A product costs twice as much backward as forward. Masked attention scores are counted. The kernel counts as a
         pair table.

@@ -40,7 +40,7 @@ def test_a_width_that_the_heads_cannot_share_is_an_error() -> None:
 
 
 def test_an_unknown_activation_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="gelu, silu, relu2, gelu_tanh, got 'tanh'"):
+    with pytest.raises(ValueError, match="gelu, silu, relu2, gelu_tanh, swiglu, got 'tanh'"):
         ModelConfig(**example_settings(activation="tanh"))
 
 
