@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from kernel import AdamWWeight, MuonWeight, Optimizers, gradient
-from settings import Settings
 
 # Coefficients of the quintic iteration (Jordan et al., Muon, 2024).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -236,24 +235,6 @@ class Updater:
 
     def reset(self) -> None:
         """Reset the state, in place, to what it was at construction."""
-
-
-def updater(settings: Settings, weights: Iterable[Tensor], update_weights: Callable[[], None]) -> Updater:
-    """Return what updates the weights: `update_weights` alone, or with what a recipe does around it."""
-    if not settings.has_recipe_update:
-        return Updater(update_weights)
-    from recipes.updates import RecipeUpdater
-
-    return RecipeUpdater(settings, weights, update_weights)
-
-
-def optimizer_class(name: str) -> type[AdamW]:
-    """Return the optimizer of the weights that Muon does not have, by the setting `matrix_optimizer`."""
-    if name in ("muon", "adamw"):
-        return AdamW
-    from recipes.optimizers import OPTIMIZERS
-
-    return OPTIMIZERS[name]
 
 
 def kernel_optimizers(muon: Muon, muon_rate: float, adam: AdamW, adam_rate: float) -> Optimizers:

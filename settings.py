@@ -47,7 +47,7 @@ class Settings:
     n_hidden: int = 128  # Width of the MLP.
     # Activation function of the MLP; swiglu has a third matrix, a gate.
     activation: Literal["gelu", "silu", "relu2", "gelu_tanh", "swiglu"] = "gelu"
-    # RMSNorm, LayerNorm without parameters, or LayerNorm with a gain; none has a bias.
+    # RMSNorm, LayerNorm without parameters, or LayerNorm with a gain.
     norm: Literal["rms", "layer", "layer_gain"] = "rms"
     # Initial values of the matrices: each block starts as the identity, or as in GPT-2.
     init: Literal["identity", "gpt2"] = "identity"

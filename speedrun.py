@@ -34,7 +34,8 @@ from curriculum import CheckResult, Curriculum
 from data import Track, get_batches
 from inputs import StepInputs
 from model import Transformer
-from optim import Muon, kernel_optimizers, learning_rate_schedule, optimizer_class, updater
+from optim import Muon, kernel_optimizers, learning_rate_schedule
+from recipes.choice import optimizer_class, updater
 from settings import Settings
 from startup import keep_freed_memory
 
@@ -87,10 +88,11 @@ class Trainer:
         matrices = [weight for weight in self.model.blocks.parameters() if has_muon and weight.dim() >= 2]
         matrix_ids = {id(weight) for weight in matrices}
         others = [weight for weight in self.model.parameters() if id(weight) not in matrix_ids]
+        muon_dtype = torch.float32 if dtype == torch.float16 else dtype  # small gradients are 0 in float16
         muon_options = settings.muon_momentum, settings.muon_iterations, settings.muon_weight_decay
-        self.muon = Muon(matrices, self.muon_learning_rate, *muon_options, dtype)
+        self.muon = Muon(matrices, self.muon_learning_rate, *muon_options, muon_dtype)
         adam_options = (settings.adam_beta1, settings.adam_beta2), settings.adam_weight_decay
-        kind, more = optimizer_class(settings.matrix_optimizer), (settings.adam_epsilon, settings.decay_on)
+        kind, more = optimizer_class(settings), (settings.adam_epsilon, settings.decay_on)
         self.adam = kind(others, self.adam_learning_rate, *adam_options, *more)
         self.update = updater(settings, self.model.parameters(), self.update_weights)
         self.model_loss: Callable[..., Tensor] = self.model.loss if self.inputs.is_fast else self.model.masked_loss

@@ -67,7 +67,9 @@ def imports_of(path):
 
 def import_graph():
     """Module -> the modules of ours that it imports."""
-    paths = [path for pattern in ("*.py", "bench/**/*.py", "tracks/**/*.py") for path in ROOT.glob(pattern)]
+    paths = [
+        path for pattern in ("*.py", "bench/**/*.py", "tracks/**/*.py", "recipes/*.py") for path in ROOT.glob(pattern)
+    ]
     files = {module_name(path): path for path in paths}
     return {name: {other for other in imports_of(path) if other in files} for name, path in files.items()}
 
@@ -126,7 +128,9 @@ def test_starting_an_attempt_imports_nothing_heavy():
 def test_nothing_runs_at_import():
     """Every top-level statement of the trainer's files defines something."""
     definitions = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
-    for path in [path for pattern in ("*.py", "bench/**/*.py", "tracks/**/*.py") for path in ROOT.glob(pattern)]:
+    for path in [
+        path for pattern in ("*.py", "bench/**/*.py", "tracks/**/*.py", "recipes/*.py") for path in ROOT.glob(pattern)
+    ]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             guard = isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "TYPE_CHECKING")

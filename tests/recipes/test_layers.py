@@ -1,0 +1,153 @@
+"""The layers of recipes against torch.nn's modules and complex numbers."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.testing import assert_close
+
+from model import Transformer
+from model_config import ModelConfig
+from recipes.layers import rotate
+from tests.support.examples import example_settings
+
+OPTIONS = [
+    {"norm_position": "post", "bias": "mlp", "norm": "layer_gain", "activation": "gelu_tanh"},
+    {"bias": "all", "norm": "layer_gain", "n_layer": 2},
+    {"position_encoding": "rotary", "activation": "swiglu", "n_layer": 2},
+    {"position_encoding": "rotary", "norm_position": "post", "bias": "all", "activation": "swiglu", "norm": "layer"},
+]
+
+
+def random_model(dtype: torch.dtype = torch.float32, **changes) -> Transformer:
+    model = Transformer(ModelConfig(**example_settings(**changes)), dtype)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * weight.size(-1) ** -0.5)
+    return model
+
+
+def torch_layer(model: Transformer, index: int) -> nn.TransformerEncoderLayer:
+    """torch's own layer with the weights of a block."""
+    config, block = model.config, model.blocks[index]
+    layer = nn.TransformerEncoderLayer(
+        config.n_embd,
+        config.n_head,
+        config.n_hidden,
+        dropout=0.0,
+        activation=nn.GELU(approximate="tanh" if config.activation == "gelu_tanh" else "none"),
+        batch_first=True,
+        norm_first=config.norm_position == "pre",
+    )
+    zeros = torch.zeros(config.n_embd)
+    attention: Any = block.attention
+    mlp: Any = block.mlp
+    values = {
+        "self_attn.in_proj_weight": attention.qkv.flatten(0, 1),
+        "self_attn.in_proj_bias": torch.zeros(3 * config.n_embd) if config.bias == "mlp" else attention.qkv_bias,
+        "self_attn.out_proj.weight": attention.out,
+        "self_attn.out_proj.bias": zeros if config.bias == "mlp" else attention.out_bias,
+        "linear1.weight": mlp.up,
+        "linear1.bias": mlp.up_bias,
+        "linear2.weight": mlp.down,
+        "linear2.bias": mlp.down_bias,
+        "norm1.weight": block.attention_norm.gain,
+        "norm1.bias": block.attention_norm.bias,
+        "norm2.weight": block.mlp_norm.gain,
+        "norm2.bias": block.mlp_norm.bias,
+    }
+    layer.load_state_dict(values)
+    return layer.train()
+
+
+def torch_logits(model: Transformer, idx: Tensor) -> Tensor:
+    """The logits of a model with biases, learned positions and gains, by torch's modules."""
+    T = idx.size(1)
+    x = model.token[idx] + model.position[:T]
+    for index in range(len(model.blocks)):
+        x = torch_layer(model, index)(x, src_mask=nn.Transformer.generate_square_subsequent_mask(T))
+    norm = nn.LayerNorm(model.config.n_embd)
+    norm.load_state_dict({"weight": model.norm.gain, "bias": model.norm.bias})
+    return nn.functional.linear(norm(x), model.head, model.head_bias)
+
+
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+@pytest.mark.parametrize("bias", ["mlp", "all"])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
+def test_blocks_with_biases_are_torchs_own_layers(norm_position: str, bias: str, activation: str) -> None:
+    options: Any = {"norm_position": norm_position, "bias": bias, "activation": activation}
+    model = random_model(n_layer=2, norm="layer_gain", **options)
+    idx = torch.randint(12, (3, 9), generator=torch.Generator().manual_seed(1))
+    assert_close(model(idx), torch_logits(model, idx), rtol=1e-4, atol=1e-5)
+    assert_close(model(idx, 4), torch_logits(model, idx)[:, 4:], rtol=1e-4, atol=1e-5)
+
+
+def test_the_two_digit_adder_has_its_published_number_of_parameters() -> None:
+    sizes: Any = {"vocab_size": 18, "block_size": 11, "n_layer": 2, "n_head": 4, "n_embd": 128, "n_hidden": 256}
+    kinds: Any = {"activation": "gelu_tanh", "norm": "layer_gain", "norm_position": "post", "bias": "mlp"}
+    model = Transformer(ModelConfig(**sizes, **kinds))
+    assert sum(weight.numel() for weight in model.parameters()) == 270_226
+
+
+def test_rotary_positions_turn_pairs_of_channels_as_complex_numbers() -> None:
+    x = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+    positions = torch.tensor([[0, 1, 2, 3, 4], [7, 3, 0, 1, 9]])
+    pairs = torch.complex(x[..., :4], x[..., 4:])
+    angles = positions[:, None, :, None] * 10_000.0 ** (-2 * torch.arange(4) / 8)
+    turned = pairs * torch.polar(torch.ones_like(angles), angles)
+    assert_close(rotate(x, positions), torch.cat([turned.real, turned.imag], -1))
+    assert_close(rotate(x, positions[0])[0], rotate(x, positions)[0])
+
+
+def test_rotary_attention_depends_on_distances_alone() -> None:
+    model = random_model(position_encoding="rotary", n_layer=2)
+    idx = torch.randint(12, (3, 6), generator=torch.Generator().manual_seed(1))
+    positions = torch.arange(6).expand(3, -1)
+    assert_close(model(idx, positions=positions + 50), model(idx), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(model(idx, positions=2 * positions), model(idx), atol=1e-2)
+
+
+def test_swiglu_is_its_formula() -> None:
+    mlp: Any = random_model(activation="swiglu", bias="mlp", norm="layer").blocks[0].mlp
+    x = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    gate, up = x @ mlp.gate.T + mlp.gate_bias, x @ mlp.up.T + mlp.up_bias
+    assert_close(mlp(x), (gate * gate.sigmoid() * up) @ mlp.down.T + mlp.down_bias)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_answerer_and_padding_hold_for_every_option(options: dict, dtype: torch.dtype) -> None:
+    model, atol = random_model(dtype, **options), 1e-5 if dtype == torch.float32 else 0.05
+    idx = torch.randint(12, (3, 9), generator=torch.Generator().manual_seed(1))
+    next_logits = model.answerer()
+    for T in (4, 5, 8):
+        assert_close(next_logits(idx[:, :T]), model(idx[:, :T])[:, -1], rtol=1e-3, atol=atol)
+    positions = torch.cat([torch.full((3, 4), -1), torch.arange(5).expand(3, -1)], 1)
+    assert_close(model(idx, 4, positions=positions), model(idx[:, 4:]), rtol=1e-3, atol=atol)
+    logits = model(idx)
+    logits.sum().backward()
+    assert logits.dtype == torch.float32
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_gains_start_at_one_and_biases_at_zero_and_the_kernel_is_refused(options: dict) -> None:
+    model = Transformer(ModelConfig(**example_settings(**options)))
+    model.initialize(torch.Generator().manual_seed(0))
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            assert weight.dim() == 1
+            assert not weight.any()
+        if name.endswith("gain"):
+            assert (weight == 1).all()
+    assert model.config.kernel_problem
+
+
+def test_the_squared_norm_is_the_sum_of_all_squares() -> None:
+    model = random_model(n_layer=2)
+    expected = sum(float(weight.detach().double().square().sum()) for weight in model.parameters())
+    assert model.squared_norm().dim() == 0
+    assert float(model.squared_norm()) == pytest.approx(expected, rel=1e-5)
