@@ -45,6 +45,7 @@ def torch_layer(model: Transformer, index: int) -> nn.TransformerEncoderLayer:
     zeros = torch.zeros(config.n_embd)
     attention: Any = block.attention
     mlp: Any = block.mlp
+    norms: Any = block.attention_norm, block.mlp_norm
     values = {
         "self_attn.in_proj_weight": attention.qkv.flatten(0, 1),
         "self_attn.in_proj_bias": torch.zeros(3 * config.n_embd) if config.bias == "mlp" else attention.qkv_bias,
@@ -54,10 +55,10 @@ def torch_layer(model: Transformer, index: int) -> nn.TransformerEncoderLayer:
         "linear1.bias": mlp.up_bias,
         "linear2.weight": mlp.down,
         "linear2.bias": mlp.down_bias,
-        "norm1.weight": block.attention_norm.gain,
-        "norm1.bias": block.attention_norm.bias,
-        "norm2.weight": block.mlp_norm.gain,
-        "norm2.bias": block.mlp_norm.bias,
+        "norm1.weight": norms[0].gain,
+        "norm1.bias": norms[0].bias,
+        "norm2.weight": norms[1].gain,
+        "norm2.bias": norms[1].bias,
     }
     layer.load_state_dict(values)
     return layer.train()

@@ -147,14 +147,15 @@ def test_a_peer_has_a_track_of_its_own_and_runs_its_schedule_once(each):
     assert each.what
     assert each.published is None or each.source
     assert settings.track == each.track != "add3"
-    assert get_track(each.track).is_stream == (settings.loss_on == "all")
+    is_stream = get_track(each.track).is_stream
+    assert settings.loss_on == "all" if is_stream else each.config in ("later", "later-4", "mingpt", "add2-recipe")
     assert (settings.max_rounds, settings.matrix_optimizer, settings.level_share) == (1, "adamw", 0.0)
     assert path.read_text().startswith("#")
 
 
 def test_the_peers_are_the_configs_with_a_table_of_their_own():
     report = {"report-1", "report-2", "report-3", "report-4", "report-4-bf16"}
-    assert {each.config for each in PEERS} == report | {"later", "later-4", "mingpt"}
+    assert {each.config for each in PEERS} == report | {"later", "later-4", "mingpt", "add2-recipe"}
 
 
 def test_a_config_that_extends_a_peer_is_none(tmp_path, monkeypatch):
