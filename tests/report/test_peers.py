@@ -147,8 +147,7 @@ def test_a_peer_has_a_track_of_its_own_and_runs_its_schedule_once(each):
     assert each.what
     assert each.published is None or each.source
     assert settings.track == each.track != "add3"
-    is_stream = get_track(each.track).is_stream
-    assert settings.loss_on == "all" if is_stream else each.config in ("later", "later-4", "mingpt", "add2-recipe")
+    assert settings.loss_on == "all" or not get_track(each.track).is_stream
     assert (settings.max_rounds, settings.matrix_optimizer, settings.level_share) == (1, "adamw", 0.0)
     assert path.read_text().startswith("#")
 
