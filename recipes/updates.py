@@ -29,7 +29,7 @@ class SlowGradientFilter:
     @torch.no_grad()
     def __call__(self) -> None:
         gradients = [gradient(weight) for weight in self.weights]
-        new_share = torch.where(self.steps == 0, 1.0, 1 - self.decay)
+        new_share = (self.steps == 0).float().clamp(min=1 - self.decay)  # 1 at first
         torch._foreach_lerp_(self.averages, gradients, [new_share] * len(gradients))
         torch._foreach_add_(gradients, self.averages, alpha=self.gain)
         self.steps += 1

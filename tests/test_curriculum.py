@@ -1,12 +1,13 @@
 """What a trainer trains on, what it is evaluated on, and when it stops."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from curriculum import Curriculum, Evaluation
-from data import decode
+from data import decode, get_track
 from tests.support.small_trainer import (
     PEER,
     SMALL,
@@ -218,3 +219,35 @@ def test_training_can_stop_at_the_first_check_with_one_percent_of_errors(errors,
     trainer.train(monitor)
     assert trainer.steps == steps
     assert [reached["99%"] for *_, reached in monitor.checks] == [errors <= 5] + [True] * (errors > 5)
+
+
+# -----------------------------------------------------------------------------
+# epochs and large vocabularies
+
+
+def test_steps_of_epochs_have_every_training_problem_once_an_epoch():
+    settings = replace(SMALL, track="moddiv", track_settings={"p": 11}, sampling="epochs", batch_size=7, num_epochs=2)
+    track = get_track("moddiv", p=11)
+    num_training = len(track.sets["train"])
+    assert settings.num_steps == math.ceil(2 * num_training / 7)
+    texts = torch.cat(batches_of(build(settings, track=track)))
+    assert len(texts) >= 2 * num_training
+    for epoch in texts[: 2 * num_training].split(num_training):
+        assert len(epoch.unique(dim=0)) == num_training
+
+
+def test_a_vocabulary_above_256_tokens_is_trained_on():
+    settings = replace(SMALL, track="modadd", track_settings={"p": 257}, num_steps=3, adam_learning_rate=0.02)
+    track = get_track("modadd", p=257)
+    batches = batches_of(trainer := build(settings, track=track))
+    tokens = torch.cat(batches)
+    assert len(track.vocabulary) == 259
+    assert tokens.dtype == torch.int32
+    assert tokens.max() == 258
+    a, sign, b, equals, answer = tokens.long().unbind(-1)
+    assert ((a + b) % 257 == answer).all()
+    assert {*sign.tolist(), *equals.tolist()} == {257, 258}
+    with torch.no_grad():
+        before = float(trainer.model.loss(tokens, 3))
+        trainer.restart()
+        assert before < float(trainer.model.loss(tokens, 3))

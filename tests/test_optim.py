@@ -265,3 +265,23 @@ def test_a_constant_learning_rate_is_constant_after_its_rise() -> None:
 def test_the_learning_rate_falls_to_a_share_of_the_peak() -> None:
     to_zero, to_a_fifth = (learning_rate_schedule(100, 0, "power", 2.0, share) for share in (0.0, 0.2))
     assert torch.allclose(to_a_fifth, 0.2 + 0.8 * to_zero)
+
+
+def test_noam_is_the_published_formula_by_steps_and_by_epochs() -> None:
+    factor, width, warmup = 0.2, 128, 84
+    peak = factor / math.sqrt(width * warmup)
+    expected = torch.tensor([factor * width**-0.5 * min(n**-0.5, n * warmup**-1.5) for n in range(1, 301)])
+    assert_close(peak * learning_rate_schedule(300, warmup, "noam", 2.0, 0.0), expected)
+    by_epoch = peak * learning_rate_schedule(300, warmup, "noam", 2.0, 0.0, 0, 28)
+    assert_close(by_epoch, expected[torch.arange(300) // 28])
+    assert float(by_epoch[0]) == pytest.approx(2.3e-5, rel=0.01)
+
+
+@pytest.mark.parametrize("decay", ["power", "cosine"])
+def test_the_decay_can_end_before_or_after_the_last_step(decay: str) -> None:
+    whole = learning_rate_schedule(100, 5, decay, 2.0, 0.1)
+    assert torch.equal(learning_rate_schedule(100, 5, decay, 2.0, 0.1, 100), whole)
+    assert torch.equal(learning_rate_schedule(40, 5, decay, 2.0, 0.1, 100), whole[:40])
+    longer = learning_rate_schedule(150, 5, decay, 2.0, 0.1, 100)
+    assert_close(longer[:100], whole)
+    assert_close(longer[100:], torch.full((50,), 0.1))

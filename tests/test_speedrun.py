@@ -149,7 +149,16 @@ def test_a_step_never_waits_for_the_device_and_never_moves_its_state():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("changes", [{}, {"clip_norm": 1.0}, {"n_layer": 2, "matrix_optimizer": "adamw"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"clip_norm": 1.0},
+        {"n_layer": 2, "matrix_optimizer": "adamw"},
+        {"grokfast_lambda": 2.0, "max_row_norm": 1.0, "matrix_optimizer": "lion"},
+        {"position_encoding": "rotary", "activation": "swiglu", "bias": "mlp", "matrix_optimizer": "adam"},
+    ],
+)
 def test_captured_steps_are_the_steps_that_were_captured(changes):
     settings = replace(SMALL, device="cuda", **changes)
     means = TRACK, torch.device("cuda"), torch.float32, 7
@@ -353,6 +362,18 @@ def test_an_attempt_ends_in_the_journal_on_the_board_and_on_standard_output(smal
     assert (results / filed.weights).is_file()
     assert filed.run_id in (results / "tracks" / "add3.md").read_text(encoding="utf-8")
     assert not list((results / "started").iterdir())
+
+
+def test_weights_saved_during_training_answer_problems(tmp_path):
+    options = (*SMALL_OPTIONS, "--track", "add2", "--checkpoint-every", "3", "--kernel", "torch")
+    status, _, errors = run("--results", str(tmp_path), "--seed", "3", "--json", *options)
+    assert status == 1, errors
+    (run_id,) = (line.run_id for line in Journal(tmp_path).read()[0])
+    names = sorted(path.name for path in (tmp_path / "weights").glob("*-step-*"))
+    assert names == [f"{run_id}-step-{step:06}.safetensors" for step in (3, 6)]
+    command = [sys.executable, "-m", "bench", "ask", str(tmp_path / "weights" / names[0]), "12+34=", "99+99="]
+    asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len(asked.stdout.splitlines()) == 2
 
 
 def test_the_phases_add_up_to_the_total(small_attempt):

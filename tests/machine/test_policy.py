@@ -103,3 +103,11 @@ def test_auto_takes_torch_where_the_kernel_does_not_fit(device: str, precision: 
 def test_auto_takes_the_kernel_where_it_can_be_had() -> None:
     assert pick_kernel("auto", "cpu", "float32", None, compiles)[0] == "c"
     assert pick_kernel("torch", "cpu", "float32", None, compiles) == ("torch", "requested")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_float16_is_used_on_request_and_by_torch(device: str) -> None:
+    choice = pick_precision_and_kernel("float16", "auto", device, None, compiles)
+    assert (choice.precision, choice.precision_reason, choice.kernel) == ("float16", "requested", "torch")
+    with pytest.raises(UsageError, match=r"it computes (in float32 or bfloat16|on a CPU); use --kernel auto"):
+        pick_precision_and_kernel("float16", "c", device, None, compiles)

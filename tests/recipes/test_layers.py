@@ -32,7 +32,8 @@ def random_model(dtype: torch.dtype = torch.float32, **changes) -> Transformer:
 
 def torch_layer(model: Transformer, index: int) -> nn.TransformerEncoderLayer:
     """torch's own layer with the weights of a block."""
-    config, block = model.config, model.blocks[index]
+    config = model.config
+    block: Any = model.blocks[index]
     layer = nn.TransformerEncoderLayer(
         config.n_embd,
         config.n_head,
@@ -132,6 +133,37 @@ def test_the_answerer_and_padding_hold_for_every_option(options: dict, dtype: to
     logits.sum().backward()
     assert logits.dtype == torch.float32
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_padded_batch_has_the_loss_and_the_gradients_of_its_texts_with_every_option(options: dict, side: str) -> None:
+    together, apart = random_model(**options), random_model(**options)
+    draw = torch.Generator().manual_seed(0)
+    texts = [torch.randint(11, (length + 1,), generator=draw) for length in (3, 9, 1)]
+    tokens, positions = torch.full((3, 10), 11), torch.full((3, 9), -1)
+    for row, text in enumerate(texts):
+        start = 0 if side == "right" else 10 - len(text)
+        tokens[row, start : start + len(text)] = text
+        positions[row, start : start + len(text) - 1] = torch.arange(len(text) - 1)
+    loss = together.masked_loss(tokens[:, :-1], tokens[:, 1:], positions >= 0, 0, positions)
+    logits = torch.cat([apart(text[None, :-1])[0] for text in texts])
+    expected = nn.functional.cross_entropy(logits, torch.cat([text[1:] for text in texts]))
+    loss.backward()
+    expected.backward()
+    assert_close(loss, expected)
+    for ours, theirs in zip(together.parameters(), apart.parameters(), strict=True):
+        assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gate_starts_as_the_matrix_beside_it() -> None:
+    model = Transformer(ModelConfig(**example_settings(activation="swiglu", n_embd=64, n_hidden=128)))
+    model.initialize(torch.Generator().manual_seed(0))
+    mlp: Any = model.blocks[0].mlp
+    assert float(mlp.gate.detach().std()) == pytest.approx(64**-0.5, rel=0.05)
+    assert float(mlp.up.detach().std()) == pytest.approx(64**-0.5, rel=0.05)
+    assert not torch.equal(mlp.gate, mlp.up)
+    assert not mlp.down.any()
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -1,4 +1,4 @@
-"""Optimizers and updates of recipes against torch.optim, published formulas and naive loops."""
+"""What recipes do around the optimizers' step, against published algorithms and naive loops."""
 
 import math
 from dataclasses import replace
@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from optim import AdamW, learning_rate_schedule
-from recipes.optimizers import Adam, Lion
+import speedrun
 from recipes.updates import SlowGradientFilter, clip_rows
-from tests.support.small_trainer import SMALL, build
+from tests.support.small_trainer import SMALL, TRACK, Monitor, build
 
 SHAPES = [(12, 16), (5,), (3, 4, 4)]
 
@@ -19,41 +18,6 @@ SHAPES = [(12, 16), (5,), (3, 4, 4)]
 def tensors(seed: int) -> list[Tensor]:
     draw = torch.Generator().manual_seed(seed)
     return [torch.randn(shape, generator=draw) for shape in SHAPES]
-
-
-def descend(optimizer, weights: list[Tensor], num_steps: int = 6) -> None:
-    for step in range(num_steps):
-        for weight, noise in zip(weights, tensors(100 + step), strict=True):
-            weight.grad = 0.1 * weight.detach() + noise
-        optimizer.step()
-
-
-@pytest.mark.parametrize(("ours", "theirs"), [(AdamW, torch.optim.AdamW), (Adam, torch.optim.Adam)])
-@pytest.mark.parametrize("decay_on", ["matrices", "all"])
-def test_adam_with_either_decay_is_torchs(ours, theirs, decay_on: str) -> None:
-    weights, expected = tensors(0), tensors(0)
-    descend(ours(weights, torch.tensor(0.01), (0.9, 0.98), 0.3, 1e-3, decay_on), weights)
-    groups = [
-        {"params": [weight for weight in expected if weight.dim() >= 2], "weight_decay": 0.3},
-        {"params": [expected[1]], "weight_decay": 0.3 if decay_on == "all" else 0.0},
-    ]
-    descend(theirs(groups, lr=0.01, betas=(0.9, 0.98), eps=1e-3), expected)
-    assert_close(weights, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_lion_is_the_published_algorithm() -> None:
-    weights, expected = tensors(0), tensors(0)
-    lion = Lion(weights, torch.tensor(0.01), (0.9, 0.98), 0.3, 1e-8, "all")
-    descend(lion, weights)
-    means = [torch.zeros_like(weight) for weight in expected]
-    for step in range(6):
-        for weight, mean, noise in zip(expected, means, tensors(100 + step), strict=True):
-            slope = 0.1 * weight + noise
-            update = torch.sign(0.9 * mean + 0.1 * slope)
-            weight -= 0.01 * (update + 0.3 * weight)
-            mean.copy_(0.98 * mean + 0.02 * slope)
-    assert_close(weights, expected, rtol=1e-5, atol=1e-6)
-    assert len(lion.state()) == len(SHAPES)
 
 
 def test_the_slow_gradient_filter_is_the_published_one() -> None:
@@ -79,26 +43,6 @@ def test_rows_are_scaled_down_to_the_limit_and_no_shorter_row_is_changed() -> No
     for row, old in zip(matrix, before, strict=True):
         norm = math.sqrt(sum(float(value) ** 2 for value in old))
         assert_close(row, old * min(1.0, 3.5 / norm) if norm else old)
-
-
-def test_noam_is_the_published_formula_by_steps_and_by_epochs() -> None:
-    factor, width, warmup = 0.2, 128, 84
-    peak = factor / math.sqrt(width * warmup)
-    expected = torch.tensor([factor * width**-0.5 * min(n**-0.5, n * warmup**-1.5) for n in range(1, 301)])
-    assert_close(peak * learning_rate_schedule(300, warmup, "noam", 2.0, 0.0), expected)
-    by_epoch = peak * learning_rate_schedule(300, warmup, "noam", 2.0, 0.0, 0, 28)
-    assert_close(by_epoch, expected[torch.arange(300) // 28])
-    assert float(by_epoch[0]) == pytest.approx(2.3e-5, rel=0.01)
-
-
-@pytest.mark.parametrize("decay", ["power", "cosine"])
-def test_the_decay_can_end_before_or_after_the_last_step(decay: str) -> None:
-    whole = learning_rate_schedule(100, 5, decay, 2.0, 0.1)
-    assert torch.equal(learning_rate_schedule(100, 5, decay, 2.0, 0.1, 100), whole)
-    assert torch.equal(learning_rate_schedule(40, 5, decay, 2.0, 0.1, 100), whole[:40])
-    longer = learning_rate_schedule(150, 5, decay, 2.0, 0.1, 100)
-    assert_close(longer[:100], whole)
-    assert_close(longer[100:], torch.full((50,), 0.1))
 
 
 RECIPE = replace(SMALL, grokfast_lambda=2.0, max_row_norm=1.0, clip_norm=0.5)
@@ -132,9 +76,6 @@ def test_a_scaled_step_is_the_step_and_an_overflow_skips_it() -> None:
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
 def test_half_precision_trains_with_a_scaler(precision: torch.dtype) -> None:
-    import speedrun
-    from tests.support.small_trainer import TRACK
-
     trainer = speedrun.Trainer(replace(SMALL, grad_scaler=True, n_layer=2), TRACK, torch.device("cpu"), precision, 7)
     losses = []
     for _ in range(12):
@@ -146,9 +87,6 @@ def test_half_precision_trains_with_a_scaler(precision: torch.dtype) -> None:
 
 def test_muon_moves_matrices_with_the_tiny_gradients_of_float16() -> None:
     """A gradient of 1e-9 is 0 in float16."""
-    import speedrun
-    from tests.support.small_trainer import TRACK
-
     trainer = speedrun.Trainer(replace(SMALL, n_layer=2), TRACK, torch.device("cpu"), torch.float16, 7)
     weights = [weight.clone() for weight in trainer.muon.weights]
     for weight in trainer.muon.weights:
@@ -156,3 +94,70 @@ def test_muon_moves_matrices_with_the_tiny_gradients_of_float16() -> None:
     trainer.muon_learning_rate.fill_(0.1)
     trainer.muon.step()
     assert all((new - old).norm() > 0.1 for new, old in zip(trainer.muon.weights, weights, strict=True))
+
+
+def test_a_scaler_in_bfloat16_changes_the_weights_by_rounding_alone() -> None:
+    settings = replace(SMALL, n_layer=2, norm_position="post", bias="mlp", norm="layer_gain", clip_norm=0.5)
+    weights = []
+    for has_scaler in (False, True):
+        scaled = replace(settings, grad_scaler=has_scaler)
+        trainer = speedrun.Trainer(scaled, TRACK, torch.device("cpu"), torch.bfloat16, 7)
+        for _ in range(3):
+            trainer.step()
+        weights.append(list(trainer.model.parameters()))
+    assert_close(*weights, rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_are_unscaled_before_their_norm_is_clipped() -> None:
+    trainer, norms = build(replace(RECIPE, grad_scaler=True, grokfast_lambda=0.0)), []
+    step = trainer.adam.step
+
+    def recorded() -> None:
+        norms.append(torch.stack([weight.grad.norm() for weight in trainer.model.parameters()]).norm())
+        step()
+
+    trainer.adam.step = recorded
+    trainer.backward(trainer.inputs.of_step(trainer.step_index))
+    scaled = torch.stack([weight.grad.norm() for weight in trainer.model.parameters()]).norm()
+    trainer.update()
+    assert float(scaled) > 1000
+    assert float(norms[0]) == pytest.approx(min(0.5, float(scaled) / 2**16), rel=1e-3)
+
+
+def test_an_overflow_halves_the_scale() -> None:
+    trainer = build(replace(SMALL, grad_scaler=True))
+    for weight in trainer.model.parameters():
+        weight.grad = torch.full_like(weight, math.inf)
+    trainer.update()
+    assert trainer.update.scaler.get_scale() == 2.0**15
+    assert not any(tensor.any() for tensor in trainer.adam.state())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"grad_scaler": True},
+        {"grokfast_lambda": 2.0, "max_row_norm": 1.0},
+        {"matrix_optimizer": "adam", "decay_on": "all"},
+        {"matrix_optimizer": "lion", "clip_norm": 0.5},
+        {"norm_position": "post", "bias": "all", "norm": "layer_gain", "dropout": 0.2, "max_row_norm": 1.0},
+        {"position_encoding": "rotary", "activation": "swiglu", "grokfast_lambda": 2.0},
+    ],
+)
+def test_training_after_a_warm_up_is_the_same_training_with_every_option(changes: dict) -> None:
+    cold, warm = (build(replace(SMALL, max_rounds=2, start_over_above=0, **changes)) for _ in range(2))
+    warm.warm_up()
+    for trainer in (cold, warm):
+        trainer.train(Monitor())
+    assert all(torch.equal(a, b) for a, b in zip(cold.state(), warm.state(), strict=True))
+
+
+def test_the_state_of_the_updater_is_all_that_an_update_changes() -> None:
+    trainer = build(replace(RECIPE, grad_scaler=True))
+    kept = {tensor.data_ptr() for tensor in trainer.state()}
+    trainer.step()
+    updater = trainer.update
+    for tensor in (*updater.filter.averages, updater.filter.steps, updater.scaler._scale):
+        assert tensor.data_ptr() in kept
+    assert updater.scaler._growth_tracker.data_ptr() in kept
+    assert updater.filter.steps == 1
