@@ -148,13 +148,18 @@ def test_a_peer_has_a_track_of_its_own_and_runs_its_schedule_once(each):
     assert each.published is None or each.source
     assert settings.track == each.track != "add3"
     assert settings.loss_on == "all" or not get_track(each.track).is_stream
-    assert (settings.max_rounds, settings.matrix_optimizer, settings.level_share) == (1, "adamw", 0.0)
+    assert (settings.max_rounds, settings.matrix_optimizer, settings.level_share) == (
+        1,
+        "adam" if each.config.startswith("add2") else "adamw",
+        0.0,
+    )
     assert path.read_text().startswith("#")
 
 
 def test_the_peers_are_the_configs_with_a_table_of_their_own():
     report = {"report-1", "report-2", "report-3", "report-4", "report-4-bf16"}
-    assert {each.config for each in PEERS} == report | {"later", "later-4", "mingpt", "add2-recipe"}
+    adders = {f"add2{name}-recipe" for name in ("", "-debug", "-bf16", "-scaler", "-accumulation", "-gpu")}
+    assert {each.config for each in PEERS} == report | adders | {"later", "later-4", "mingpt"}
 
 
 def test_a_config_that_extends_a_peer_is_none(tmp_path, monkeypatch):
