@@ -28,7 +28,7 @@ from bench.storage.schema import Record, Run
 
 PAGE = "README.md"
 MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
-MOST_ROWS = 6  # of the table of leaders
+MOST_ROWS = 4  # of the table of standings; the leaderboard has all
 NEWEST_RECORDS = 1  # a clock, beside those of today
 
 
