@@ -74,6 +74,7 @@ class Curriculum:
     ) -> None:
         self.settings, self.batches, self.model, self.generator = settings, batches, model, generator
         self.device = device = generator.device
+        self.evaluation_batch_size = CPU_EVALUATION_BATCH if device.type == "cpu" else GPU_EVALUATION_BATCH
         self.evaluation_batches = batches
         if settings.evaluation_uniform:
             self.evaluation_batches = get_batches(track, settings.batch_options._replace(level_share=0.0), device)
@@ -103,8 +104,7 @@ class Curriculum:
         """
         self.model.eval()
         evaluate = self.evaluate_whole_texts(len(problems)) if self.batches.is_uniform else self.evaluate_masked
-        batch_size = CPU_EVALUATION_BATCH if self.device.type == "cpu" else GPU_EVALUATION_BATCH
-        parts = distributed.share(problems).split(batch_size)
+        parts = distributed.share(problems).split(self.evaluation_batch_size)
         results = [evaluate(self.batches.batch(part)) for part in parts]
         self.model.train()
         losses, wrong = (distributed.gather(torch.cat(each), len(problems)) for each in zip(*results, strict=True))
@@ -131,17 +131,17 @@ class Curriculum:
         loss = float(evaluation.losses.mean())
         if batches.text_length - batches.query_start > 2:  # texts with several targets
             self.model.eval()
-            sums, count = torch.zeros((), dtype=torch.float64, device=self.device), 0
-            for part in problems.split(CPU_EVALUATION_BATCH if self.device.type == "cpu" else GPU_EVALUATION_BATCH):
+            total, count = 0.0, 0
+            for part in problems.split(self.evaluation_batch_size):
                 tokens, targets, mask, positions, _ = batches.batch(part, settings.loss_on)
                 mask = torch.ones_like(targets, dtype=torch.bool) if mask is None else mask
                 query_start = batches.query_start
                 loss_of_part = self.model.masked_loss(tokens, targets, mask, query_start, positions)
                 num_targets = int(mask[:, query_start:].sum())
-                sums += loss_of_part.double() * num_targets
+                total += float(loss_of_part) * num_targets
                 count += num_targets
             self.model.train()
-            loss = float(sums) / count
+            loss = total / count
         return Split(len(problems), evaluation.num_errors, loss, float(evaluation.losses.amax()))
 
     def check(self, is_end: bool) -> CheckResult:

@@ -23,7 +23,7 @@ from torch import Tensor
 from bench.errors import nearest_hint
 from tracks.base import PADDING, Batch, Batches, Decoding, Track
 from tracks.controls import Permuted, check_control, controlled
-from tracks.descriptions import TRACKS, BatchOptions, default_track_settings, describe_track
+from tracks.descriptions import TRACKS, BatchOptions, describe_track, read_track_settings
 from tracks.tokenizer import decode, encode
 
 __all__ = [
@@ -126,20 +126,15 @@ def texts_of(track: Any, problems: Tensor) -> list[list[int]]:
 
 def read_settings(name: str, arguments: list[str]) -> dict[str, bool | int | float | str]:
     """Read the settings of a track, each `key=value`; raises KeyError for an unknown track, else ValueError."""
-    defaults = default_track_settings(name) if name in TRACKS else None
-    if defaults is None:
+    if name not in TRACKS:
         raise KeyError(name)
-    values: dict[str, bool | int | float | str] = {}
+    texts = {}
     for argument in arguments:
         key, equals, value = argument.removeprefix("--").removeprefix("track_settings.").partition("=")
         if not equals:
             raise ValueError(f"{argument!r}: one track at a time; its settings are written as key=value")
-        kind = type(defaults.get(key, ""))
-        try:
-            values[key] = kind(value)
-        except ValueError:
-            values[key] = value  # the track refuses it
-    return values
+        texts[key] = value
+    return read_track_settings(name, texts)
 
 
 if __name__ == "__main__":

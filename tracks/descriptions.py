@@ -14,6 +14,7 @@ TEST_PROBLEMS = 1_000_000  # size of a test set that is not exhaustive
 EXHAUSTIVE_DIGITS = 3  # longest operands for which the certificate decodes every problem
 HELDOUT_COUNTS = {1: 0, 2: 996, 3: 99_771}  # by digits, counted; beyond, a tenth of all problems is the expectation
 
+TRUTH = {"true": True, "false": False}
 TrackSettings = Mapping[str, bool | int | float | str]
 
 
@@ -282,6 +283,21 @@ def default_track_settings(name: str) -> dict[str, Any]:
         return {}
     parameters = inspect.signature(DESCRIBE[name]).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def read_track_settings(track: str, texts: Mapping[str, str]) -> dict[str, bool | int | float | str]:
+    """Return the values of track settings that are written as texts, by the types of their defaults.
+
+    A text that has not the right type stays a text; `describe_track` refuses it.
+    """
+    defaults, values = default_track_settings(track), {}
+    for key, text in texts.items():
+        kind = type(defaults.get(key, ""))
+        try:
+            values[key] = TRUTH.get(text.lower(), text) if kind is bool else kind(text)
+        except ValueError:
+            values[key] = text
+    return values
 
 
 def describe_track(name: str, settings: TrackSettings | None = None) -> TrackDescription:

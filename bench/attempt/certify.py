@@ -27,23 +27,6 @@ def batch_size_for(track: Track, device: torch.device) -> int:
     return max(1, CPU_BATCH_TOKENS // length) if device.type == "cpu" else GPU_BATCH_SIZE
 
 
-def score(
-    next_logits: NextLogits,
-    track: Track,
-    problems: Tensor,
-    device: torch.device,
-    batch_size: int,
-    decoding: Decoding,
-    generator: torch.Generator,
-) -> Tensor:
-    """Whether each completion of problems (N, W) is right, (N,) bool on the CPU, by a decoding of the caller's."""
-    right = []
-    for part in problems.to(device).split(batch_size):
-        completions = complete_all(next_logits, track.prompts(part), decoding, batch_size, generator)
-        right.append(track.grade(part, completions).cpu())
-    return torch.cat(right)
-
-
 def all_completions(
     next_logits: NextLogits,
     track: Track,
@@ -52,12 +35,14 @@ def all_completions(
     batch_size: int,
     report: Callable[[float], None],
     generator: torch.Generator | None = None,
+    decoding: Decoding | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The completions (N, A) of problems (N, W) on any device, and whether each is right (N,); both on the CPU.
 
-    Each of several processes decodes its share of them.
+    `decoding` is by default the track's. Each of several processes decodes its share of the problems.
     """
-    decoding, completions, right = track.decoding, [], []
+    completions, right = [], []
+    decoding = track.decoding if decoding is None else decoding
     is_small = decoding.stop_token is None and len(track.vocabulary) <= 256
     parts = distributed.share(problems).split(batch_size)
     for i, part in enumerate(parts):

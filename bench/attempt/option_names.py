@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 
 from bench.config import RENAMED_SETTINGS, TRACK_SETTINGS, is_track_setting, knows_current_names
 from bench.errors import UsageError, nearest_hint
-from tracks.descriptions import TRACKS, default_track_settings
+from tracks.descriptions import TRACKS, TRUTH, default_track_settings
 
 REQUEST_GROUP = "run"  # of the options that are no settings
 ASSIGNMENT = re.compile(r"(?:([a-zA-Z_]\w*)\.)?([a-zA-Z_][\w-]*)=(.*)", re.DOTALL)  # group, key, value
-TRUTH = {"true": True, "false": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,21 +118,6 @@ def split_track_settings(arguments: Sequence[str]) -> tuple[dict[str, str], list
         else:
             others.append(argument)
     return given, others
-
-
-def read_track_settings(track: str, texts: Mapping[str, str]) -> dict[str, bool | int | float | str]:
-    """The values of track settings, by the types of their defaults.
-
-    A text that has not the right type stays a text; `tracks.descriptions.describe_track` refuses it.
-    """
-    defaults, values = default_track_settings(track), {}
-    for key, text in texts.items():
-        kind = type(defaults.get(key, ""))
-        try:
-            values[key] = TRUTH.get(text.lower(), text) if kind is bool else kind(text)
-        except ValueError:
-            values[key] = text
-    return values
 
 
 def spelling_help(settings_type: type) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import tyro
 
 from bench.arguments import PathArgument, TextArgument, read_choice
-from bench.attempt.option_names import read_track_settings, spelling_help, split_track_settings, with_dashes
+from bench.attempt.option_names import spelling_help, split_track_settings, with_dashes
 from bench.cli import parse_arguments, split_option, with_current_option_names
 from bench.config import (
     SEARCH,
@@ -26,7 +26,7 @@ from bench.config import (
 )
 from bench.errors import UsageError, nearest_hint
 from bench.provenance import ROOT
-from tracks.descriptions import TRACKS, default_track_settings
+from tracks.descriptions import TRACKS, default_track_settings, read_track_settings
 
 MAX_ATTEMPTS = 10_000  # of a batch
 

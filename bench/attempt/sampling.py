@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from bench.attempt.certify import batch_size_for, score
+from bench.attempt.certify import all_completions, batch_size_for
 from bench.storage import weights
 
 # Temperature, top-k, top-p: greedy decoding, and three usual ways to sample.
@@ -28,5 +28,6 @@ def sampled_scores(
         temperature, top_k, top_p = decoding
         sampled = track.decoding._replace(temperature=temperature, top_k=top_k, top_p=top_p)
         tokens = torch.Generator(device).manual_seed(seed)
-        right = score(model.answerer(), track, drawn, device, batch_size_for(track, device), sampled, tokens)
+        inputs = model.answerer(), track, drawn, device, batch_size_for(track, device)
+        _, right = all_completions(*inputs, lambda done: None, tokens, sampled)
         yield decoding, len(drawn), int(right.sum())

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from bench.attempt.option_names import options_by_key, read_track_settings, split_track_settings, with_dashes
+from bench.attempt.option_names import options_by_key, split_track_settings, with_dashes
 from bench.attempt.request import Request, check_settings_only, read_command_line
 from bench.errors import UsageError
 from settings import Settings
+from tracks.descriptions import read_track_settings
 
 
 def read(*arguments: str) -> Any:
