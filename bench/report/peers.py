@@ -5,6 +5,7 @@ writes the answer in another order; it therefore has a track of its own and is n
 """
 
 import dataclasses
+import functools
 import re
 import tomllib
 from collections import defaultdict
@@ -65,19 +66,28 @@ def time_between(run: Run, other: Run) -> timedelta:
     return max(timedelta(), later.started_at - end)
 
 
+@functools.cache
+def reference_config(device: str) -> str:
+    return find_config(MAIN_TRACK, device)[0]
+
+
+def is_reference(run: Run) -> bool:
+    """Whether a run is of the reference config, unchanged, and may be compared with others."""
+    is_unchanged = (run.track, run.config) == (MAIN_TRACK, reference_config(run.device)) and not run.overrides
+    return is_unchanged and run.is_contest
+
+
+def are_of_a_session(run: Run, other: Run) -> bool:
+    """Whether two runs were made on the same machine class at about the same time."""
+    return run.machine.class_ == other.machine.class_ and time_between(run, other) <= SESSION
+
+
 def reference_runs(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """The reference runs of the same session: within SESSION of a peer's run, on the same machine class.
+    """The reference runs of the session of a peer's run.
 
     All of them have the settings and the source of the one that is nearest in time.
     """
-    config, _ = find_config(MAIN_TRACK, run.device)
-    near = [
-        other
-        for other in runs
-        if (other.track, other.config, other.machine.class_) == (MAIN_TRACK, config, run.machine.class_)
-        and other.is_contest
-        and time_between(run, other) <= SESSION
-    ]
+    near = [other for other in runs if are_of_a_session(run, other) and is_reference(other)]
     if not near:
         return []
     nearest = min(near, key=lambda other: (time_between(run, other), other.started_at, other.run_id))
@@ -85,12 +95,16 @@ def reference_runs(run: Run, runs: Sequence[Run]) -> list[Run]:
     return [other for other in near if (settings_key(other.settings), other.source_sha256) == identity]
 
 
-def may_be_in_a_session(run: Run, journal: Journal) -> bool:
-    """Whether a run may be a peer's, or a reference run: a run of a peer was made at about the same time."""
+def is_on_page(run: Run, journal: Journal) -> bool:
+    """Whether the page may show a run: it is a peer's, or a reference run in the session of a peer's run."""
     peers = [path.stem for path in CONFIGS.glob("*.toml") if f"[{PEER}]" in path.read_text(encoding="utf-8")]
+    if run.config in peers:
+        return True
+    if not is_reference(run):
+        return False
     names = "|".join(map(re.escape, peers)).encode()
-    peer_runs, _ = journal.read(re.compile(rb'.*"config":\s*"(?:%b)"' % names))
-    return any(time_between(run, other) <= SESSION for other in peer_runs)
+    peer_runs, _ = journal.read(re.compile(rb'"config":\s*"(?:%b)"' % names))
+    return any(are_of_a_session(run, other) for other in peer_runs)
 
 
 def config_settings(name: str) -> dict[str, Any]:

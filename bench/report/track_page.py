@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.formatting import commit_text, number
-from bench.report.peers import may_be_in_a_session
+from bench.report.peers import is_on_page
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import (
     RANKED_COMMANDS,
@@ -126,7 +126,7 @@ def update_page(results: Path, run: Run) -> str | None:
         page = path.read_text(encoding="utf-8")
         num_shown = page.count('\n| <a id="')
         is_complete = num_shown + 1 == journal.count_singles(run.track) <= NEWEST_SINGLES
-        if not is_complete or may_be_in_a_session(run, journal):
+        if not is_complete or is_on_page(run, journal):
             return None
         start = page.find(f"\n## {run.track} on {run.machine_class_name}\n")
         table = page.find(SINGLES_HEAD, start)

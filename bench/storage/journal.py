@@ -41,9 +41,9 @@ class Journal(JsonLines[Run]):
         super().__init__(results / "runs.jsonl", Run)
         self.results, self.marks = results, results / "started"
 
-    def read_numbered(self, pattern: re.Pattern[bytes] | None = None) -> tuple[dict[int, Run], dict[int, str]]:
+    def read_numbered(self, *patterns: re.Pattern[bytes]) -> tuple[dict[int, Run], dict[int, str]]:
         """One line for each run, by its number; a message about each line that is invalid or passed over."""
-        lines, faults = super().read_numbered(pattern)
+        lines, faults = super().read_numbered(*patterns)
         taken: dict[str, int] = {}  # run id -> number of the line
         for number, run in lines.items():
             other = taken.setdefault(run.run_id, number)
@@ -57,15 +57,14 @@ class Journal(JsonLines[Run]):
     def count_singles(self, track: str) -> int:
         """The number of lines about single attempts of a track, without parsing them."""
         content = self.path.read_bytes() if self.path.exists() else b""
-        single = re.compile(rb'^(?=.*"track":\s*%b,\s*"config").*"batch":\s*null' % quoted(track), re.MULTILINE)
+        single = re.compile(rb'"batch":\s*null.*"track":\s*%b,\s*"config"' % quoted(track))
         return sum(1 for _ in single.finditer(content))
 
     def read_category(self, track: str, machine_class: str | None, commands: Collection[str]) -> list[Run]:
         """The runs of a track and machine class in batches of these commands; other lines are not parsed."""
-        names = b"|".join(map(quoted, commands))
-        batch = rb'(?=.*"batch":\s*\{[^}]*"command":\s*(?:%b))' % names
-        category = rb'(?=.*"track":\s*%b,\s*"config")(?=.*"class":\s*%b)' % (quoted(track), quoted(machine_class))
-        return self.read(re.compile(category + batch))[0]
+        batch = re.compile(rb'"batch":\s*\{[^}]*"command":\s*(?:%b)' % b"|".join(map(quoted, commands)))
+        category = re.compile(rb'"track":\s*%b,\s*"config".*"class":\s*%b' % (quoted(track), quoted(machine_class)))
+        return self.read(batch, category)[0]
 
     @contextmanager
     def attempt(self, lost_run: Run) -> Iterator["StartMark"]:
@@ -290,7 +289,7 @@ class StartMark:
 
     def append(self, run: Run) -> bool:
         with self.journal.lock():
-            filed, _ = self.journal.read(re.compile(b".*" + re.escape(run.run_id.encode())))
+            filed, _ = self.journal.read(re.compile(re.escape(run.run_id.encode())))
             is_new = all(evidence(line) < evidence(run) for line in filed if line.run_id == run.run_id)
             if is_new:
                 self.journal.append(run)

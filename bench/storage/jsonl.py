@@ -71,19 +71,19 @@ class JsonLines(Generic[LineT]):
         with self.lock():
             append_durably(self.path, text.encode() + b"\n")
 
-    def read(self, pattern: re.Pattern[bytes] | None = None) -> tuple[list[LineT], list[str]]:
-        """All lines in file order, and a message about each invalid line; only of lines that `pattern` matches."""
-        lines, faults = self.read_numbered(pattern)
+    def read(self, *patterns: re.Pattern[bytes]) -> tuple[list[LineT], list[str]]:
+        """The lines in which all patterns are found, in file order, and a message about each such line that is invalid."""
+        lines, faults = self.read_numbered(*patterns)
         return list(lines.values()), list(faults.values())
 
-    def read_numbered(self, pattern: re.Pattern[bytes] | None = None) -> tuple[dict[int, LineT], dict[int, str]]:
+    def read_numbered(self, *patterns: re.Pattern[bytes]) -> tuple[dict[int, LineT], dict[int, str]]:
         """As `read`, by the number of the line, from 1."""
         lines: dict[int, LineT] = {}
         faults: dict[int, str] = {}
         content = self.path.read_bytes() if self.path.exists() else b""
         for number, text in enumerate(content.split(b"\n"), start=1):
             try:
-                if text.strip() and (pattern is None or pattern.match(text)):
+                if text.strip() and all(pattern.search(text) for pattern in patterns):
                     lines[number] = self.model.model_validate_json(text)
             except ValidationError as problem:
                 faults[number] = f"{self.path.name}:{number}: skipped, {describe_invalid(problem)}"

@@ -104,6 +104,7 @@ def test_a_session_is_on_one_machine_class_and_device_and_of_the_nearest_source_
         reference(0.05, config="add3-cuda"),
         reference(0.05, track="add2"),
         reference(0.05, settings={"control": "permute"}),
+        reference(0.01, overrides={"num_steps": 6}),
         reference(-1.5, name="older", source_sha256="e" * 64),
         reference(-1.5, name="other", settings={"level_share": 0.5}),
     ]
