@@ -30,6 +30,27 @@ RENAMED_SETTINGS = {
     "drill_share": "replay_share",
 }
 RENAMED_VALUES = {"stop_at": {"survey": "evaluation"}}
+# Settings that trainers did not have before 2026-11-29, each with the value that trains as those trainers did. Settings
+# with this value are equal to settings without the key: no config changes its hash by a setting that it does not use.
+# A new setting of the trainer is entered here, with the value that changes nothing.
+ADDED_SETTINGS: dict[str, bool | int | float | str] = {
+    "norm_position": "pre",
+    "bias": "none",
+    "position_encoding": "learned",
+    "num_epochs": 0.0,
+    "sampling": "independent",
+    "checkpoint": "last",
+    "checkpoint_every": 0,
+    "curves": False,
+    "adam_epsilon": 1e-8,
+    "decay_on": "matrices",
+    "grad_scaler": False,
+    "grokfast_lambda": 0.0,
+    "grokfast_alpha": 0.98,
+    "max_row_norm": 0.0,
+    "decay_steps": 0,
+    "schedule_unit": "step",
+}
 
 TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -293,9 +314,19 @@ def values_like(values: Mapping[str, Any], settings: Mapping[str, Any], where: s
     return normal
 
 
+def without_added_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those of ADDED_SETTINGS that have the value given there."""
+    return {
+        key: value for key, value in settings.items() if key not in ADDED_SETTINGS or value != ADDED_SETTINGS[key]
+    }
+
+
 def settings_key(settings: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
-    """A key that equal settings share: also under former names, and with numbers written as 600, 600.0 or -0.0."""
-    return frozenset(current_names(settings).items())
+    """A key that equal settings share.
+
+    Also under former names, with numbers written as 600, 600.0 or -0.0, and without the keys of ADDED_SETTINGS.
+    """
+    return frozenset(without_added_defaults(current_names(settings)).items())
 
 
 def setting_text(value: bool | int | float | str | None) -> str:

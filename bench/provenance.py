@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.config import former_names
+from bench.config import former_names, without_added_defaults
 from bench.git import Checkout, GitProblem, is_checkout, read_checkout
 from bench.streams import print_error
 
@@ -15,8 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def config_hash(settings: dict[str, Any]) -> str:
-    """The sha256 of the resolved settings, under their first names, as canonical JSON; no seed and no path is in it."""
-    canonical = json.dumps(former_names(settings), sort_keys=True, separators=(",", ":"))
+    """The sha256 of the resolved settings as canonical JSON; no seed and no path is in it.
+
+    Under their first names, and without settings that were added later and have no effect, it is the hash of the
+    journal's older lines, too.
+    """
+    hashed = former_names(without_added_defaults(settings))
+    canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -72,7 +72,7 @@ class JsonLines(Generic[LineT]):
             append_durably(self.path, text.encode() + b"\n")
 
     def read(self, *patterns: re.Pattern[bytes]) -> tuple[list[LineT], list[str]]:
-        """The lines in which all patterns are found, in file order, and a message about each such line that is invalid."""
+        """The lines in which all patterns are found, in file order, and a message about each one that is invalid."""
         lines, faults = self.read_numbered(*patterns)
         return list(lines.values()), list(faults.values())
 

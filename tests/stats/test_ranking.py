@@ -75,7 +75,7 @@ def test_the_standing_of_an_attempt_is_one_line():
 
 def test_batches_of_equal_settings_are_one_entry_where_source_and_machine_class_agree():
     old = {"track": "add3", "max_seconds": 600, "adam_weight_decay": -0.0, "survey_problems": 9}
-    new = {"track": "add3", "max_seconds": 600.0, "adam_weight_decay": 0.0, "evaluation_problems": 9}
+    new = {"track": "add3", "max_seconds": 600.0, "adam_weight_decay": 0.0, "evaluation_problems": 9, "bias": "none"}
     one = batch_runs("one", [1.0] * 10, settings=old)
     runs = [*one, *batch_runs("two", [2.0] * 10, settings=new)]
     (entry,) = ranking.group_entries(ranking.group_batches(runs))
@@ -83,9 +83,10 @@ def test_batches_of_equal_settings_are_one_entry_where_source_and_machine_class_
     others = [
         *batch_runs("three", [2.0] * 10, settings=new, source_sha256="e" * 64),
         *batch_runs("four", [2.0] * 10, settings=new | {"max_seconds": 601.0}),
+        *batch_runs("six", [2.0] * 10, settings=new | {"bias": "all"}),
         *batch_runs("five", [2.0] * 10, settings=new, machine={"class": "another", "clean": None, "reasons": []}),
     ]
-    assert len(ranking.group_entries(ranking.group_batches([*runs, *others]))) == 4
+    assert len(ranking.group_entries(ranking.group_batches([*runs, *others]))) == 5
 
 
 def test_the_current_runs_of_a_config_are_those_of_its_latest_entry():
