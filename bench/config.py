@@ -316,9 +316,7 @@ def values_like(values: Mapping[str, Any], settings: Mapping[str, Any], where: s
 
 def without_added_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without those of ADDED_SETTINGS that have the value given there."""
-    return {
-        key: value for key, value in settings.items() if key not in ADDED_SETTINGS or value != ADDED_SETTINGS[key]
-    }
+    return {key: value for key, value in settings.items() if key not in ADDED_SETTINGS or value != ADDED_SETTINGS[key]}
 
 
 def settings_key(settings: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
