@@ -71,7 +71,7 @@ class Track(ABC):
 
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
         """Map texts to the ids of prompts (n, P) int64; a text that is no problem of the track becomes PADDING."""
-        rows = [torch.tensor(self.encode_prompt(text)) for text in texts]
+        rows = [torch.tensor(self.encode_prompt(text), dtype=torch.int64) for text in texts]
         width = max(self.prompt_length, *map(len, rows)) if rows else self.prompt_length
         return torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=PADDING) for row in rows])
 
