@@ -225,7 +225,7 @@ def merged_values(
     """
     if path.resolve() in extended_by:
         raise UsageError(f"{path}: base: the configs extend one another in a circle")
-    values = flat_values(tomllib.loads(read_toml(path)))
+    values = flat_values(read_toml(path)[0])
     base = values.pop("base", None)
     values = prepare(values, path)
     values.pop(PEER, None)  # describes this file, not the configs that extend it
@@ -254,11 +254,11 @@ def base_beside(path: Path, base: str) -> Path | None:
     return next((file for file in candidates if is_toml_file(file.name) and file.is_file()), None)
 
 
-def read_toml(path: Path) -> str:
-    """The text of a TOML file; UsageError, with the line, if the file cannot be read or is not TOML."""
+def read_toml(path: Path) -> tuple[dict[str, Any], str]:
+    """The values of a TOML file, and its text; UsageError, with the line, if it cannot be read or is not TOML."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        tomllib.loads(text)
+        return tomllib.loads(text), text
     except OSError as problem:
         raise UsageError(describe_os_error(problem)) from None
     except UnicodeDecodeError as problem:
@@ -268,7 +268,6 @@ def read_toml(path: Path) -> str:
         if reason.startswith(("Illegal character '\\n'", "Unterminated string")):
             reason = f"a quote is not closed{reason[reason.find(' (at ') :]}"
         raise UsageError(f"{path}: {reason}") from None
-    return text
 
 
 # -----------------------------------------------------------------------------

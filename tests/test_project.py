@@ -9,12 +9,15 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bench.commands.record import RESOLVED_BY_MACHINE
 from bench.config import current_names, flat_settings, read_config
 from bench.storage.records import read_records
+from bench.storage.results import weights_sha256
+from bench.storage.samplings import samplings_file
 from settings import Settings
 from tests.support.examples import ROOT
 
@@ -110,6 +113,18 @@ def test_packages_import_one_way():
                 assert LAYERS.index(other) < LAYERS.index(package), f"{module} imports from {other}"
                 between[package].add(other)
     assert max(levels(between).values()) <= MOST_LEVELS
+
+
+def test_the_weights_of_all_sampled_models_are_committed():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "results/weights"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for line in samplings_file(ROOT / "results").read()[0]:
+        path = f"results/weights/{line.run_id}.safetensors"
+        assert path in listed.stdout.splitlines(), f"git add --force {path}"
+        assert weights_sha256(ROOT / path) == line.weights_sha256
 
 
 def test_the_harness_never_imports_the_trainer_s_script():

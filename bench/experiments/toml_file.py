@@ -1,7 +1,6 @@
 """TOML files that describe a matrix or a search space: lookup, the keys they share, and errors that name the line."""
 
 import re
-import tomllib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,7 @@ class TomlFile:
 
     def __init__(self, path: Path, keys: Collection[str]) -> None:
         self.path = path
-        text = read_toml(path)
-        self.values: dict[str, Any] = tomllib.loads(text)
+        self.values, text = read_toml(path)
         self.lines = text.splitlines()
         for key in self.values:
             self.require(key in keys, f"unknown key{nearest_hint(key, keys)}", key)
@@ -48,7 +46,7 @@ class TomlFile:
         base: Any = self.values.get("base")
         self.require(isinstance(base, str) and base != "", "must be the name of a config", "base")
         beside = base_beside(self.path, base)
-        is_config = beside is not None and not EXPERIMENT_KEYS & tomllib.loads(read_toml(beside)).keys()
+        is_config = beside is not None and not EXPERIMENT_KEYS & read_toml(beside)[0].keys()
         return str(beside) if is_config else base
 
     def read_clock(self) -> ClockName:

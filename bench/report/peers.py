@@ -1,62 +1,39 @@
-"""Published trainers of others, `PEERS.md`: the runs of their configs, beside runs of the reference config.
+"""Published trainers of others, `PEERS.md`: the runs of their configs beside runs of ours and published figures.
 
-A config with a table `[peer]` reproduces such a trainer. It trains on problems that the rules of `add3` hold out, or
-writes the answer in another order; it therefore has a track of its own and is never ranked with `add3`.
+A config with a table `[peer]` reproduces such a trainer; see `bench.report.peer_configs`.
 """
 
-import dataclasses
 import functools
+import itertools
 import re
-import tomllib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from statistics import median
 from typing import Any
 
 from bench.config import (
     CONFIGS,
-    PEER,
     current_names,
     find_config,
     merged_values,
-    read_toml,
     settings_key,
     track_settings_of,
     with_current_names,
 )
-from bench.formatting import changed_settings, known, number
+from bench.formatting import UNKNOWN, changed_settings, known, markdown_table, number
 from bench.report.main_track import MAIN_TRACK
-from bench.storage.journal import Journal
-from bench.storage.schema import Run, Sampling
+from bench.report.peer_configs import Peer, peer_tables, read_peers
+from bench.report.published_figures import GREEDY, decoding_text, loss_table, samplings_table, steps_table
+from bench.storage.journal import Journal, quoted
+from bench.storage.schema import DecodingScore, Run, Sampling
 
 SESSION = timedelta(hours=3)  # at most between a peer's run and a reference run of the same session
 TARGETS = {"99%": "99%", "sample80": "sample80", "solved": "0 errors"}  # key of a run's `reached` -> column
-
-
-@dataclasses.dataclass(frozen=True)
-class Peer:
-    """A config that reproduces a published trainer; all but `config` is from its table `[peer]`."""
-
-    config: str
-    track: str  # the config's own unless the table names another one
-    what: str  # the trainer in a few words
-    published: str | None = None  # the result as its author stated it
-    source: str | None = None  # the publication
-
-
-def read_peers() -> list[Peer]:
-    """The peers among the configs, by track.
-
-    Raises:
-        TypeError: a table `[peer]` lacks `what` or has an unknown key.
-    """
-    peers = []
-    for path in CONFIGS.glob("*.toml"):
-        table = tomllib.loads(read_toml(path)).get(PEER)
-        if table is not None:
-            peers.append(Peer(**{"config": path.stem, "track": merged_values(path)["track"]} | table))
-    return sorted(peers, key=lambda peer: (peer.track, peer.config))
+PUBLISHED, REFERENCE, NO_REFERENCE = "published errors", "reference, `train`", "none in this session"
+HEADINGS = (
+    *("config", *(f"{name}, s" for name in TARGETS.values()), "`train`, s", "errors", "held out", PUBLISHED),
+    *("steps", "parameters", "precision", REFERENCE),
+)
 
 
 def time_between(run: Run, other: Run) -> timedelta:
@@ -67,14 +44,16 @@ def time_between(run: Run, other: Run) -> timedelta:
 
 
 @functools.cache
-def reference_config(device: str) -> str:
-    return find_config(MAIN_TRACK, device)[0]
+def reference_of(reference: str | None, device: str) -> tuple[str, str]:
+    """The config of the reference runs of a peer, and its track; `reference` is that of the peer's table."""
+    config, path = find_config(reference or MAIN_TRACK, device)
+    return config, merged_values(path)["track"]
 
 
-def is_reference(run: Run) -> bool:
+def is_reference(run: Run, reference: str | None) -> bool:
     """Whether a run is of the reference config, unchanged, and may be compared with others."""
-    is_unchanged = (run.track, run.config) == (MAIN_TRACK, reference_config(run.device)) and not run.overrides
-    return is_unchanged and run.is_contest
+    config, track = reference_of(reference, run.device)
+    return run.config == config and is_on(run, track) and not run.overrides and run.is_contest
 
 
 def are_of_a_session(run: Run, other: Run) -> bool:
@@ -82,12 +61,12 @@ def are_of_a_session(run: Run, other: Run) -> bool:
     return run.machine.class_ == other.machine.class_ and time_between(run, other) <= SESSION
 
 
-def reference_runs(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """The reference runs of the session of a peer's run.
+def reference_runs(run: Run, runs: Sequence[Run], reference: str | None = None) -> list[Run]:
+    """The reference runs of the session of a peer's run; `reference` is that of the peer's table.
 
     All of them have the settings and the source of the one that is nearest in time.
     """
-    near = [other for other in runs if are_of_a_session(run, other) and is_reference(other)]
+    near = [other for other in runs if are_of_a_session(run, other) and is_reference(other, reference)]
     if not near:
         return []
     nearest = min(near, key=lambda other: (time_between(run, other), other.started_at, other.run_id))
@@ -96,14 +75,16 @@ def reference_runs(run: Run, runs: Sequence[Run]) -> list[Run]:
 
 
 def is_on_page(run: Run, journal: Journal) -> bool:
-    """Whether the page may show a run: it is a peer's, or a reference run in the session of a peer's run."""
-    peers = [path.stem for path in CONFIGS.glob("*.toml") if f"[{PEER}]" in path.read_text(encoding="utf-8")]
-    if run.config in peers:
+    """Whether the page may show a single run: it is a peer's, or a reference run in the session of a peer's run."""
+    tables = peer_tables(CONFIGS)
+    if run.config in tables:
         return True
-    if not is_reference(run):
+    referring = [config for config, table in tables.items() if is_reference(run, table.get("reference"))]
+    if not referring:
         return False
-    names = "|".join(map(re.escape, peers)).encode()
-    peer_runs, _ = journal.read(re.compile(rb'"config":\s*"(?:%b)"' % names))
+    of_peers = re.compile(rb'"config":\s*(?:%b)' % b"|".join(map(quoted, referring)))
+    on_machine = re.compile(rb'"class":\s*%b' % quoted(run.machine.class_))
+    peer_runs, _ = journal.read(on_machine, of_peers)
     return any(are_of_a_session(run, other) for other in peer_runs)
 
 
@@ -126,23 +107,39 @@ def with_ratio(seconds: float | None, reference: Sequence[float | None]) -> str:
     return number(seconds, ",.1f") + ratio
 
 
-def run_row(run: Run, reference: Sequence[Run]) -> dict[str, Any]:
-    """The cells of a run that its reference runs or its config take part in; the template fills in the others."""
+def run_cells(run: Run, reference: Sequence[Run]) -> dict[str, str | None]:
+    """The cells of a run by the headings of its table; None where the run or its track has no such figure."""
     solved = [other for other in reference if other.outcome == "solved"]
     trains = known(other.seconds.train for other in solved)
-    row = {
-        "run": run,
-        "changes": ", ".join(changes(run)),
-        "train": with_ratio(run.seconds.train, trains),
-        "reference": "none in this session",
-    }
-    for target in TARGETS:
-        seconds = run.reached.get(target, 0.0)  # absent where the track lacks the target, None where it was not reached
+    cells: dict[str, str | None] = {}
+    for target, name in TARGETS.items():
+        seconds = run.reached.get(target)
         others = [other.reached.get(target) for other in solved]
-        row[target] = "not reached" if seconds is None else with_ratio(run.reached.get(target), others)
+        text = "not reached" if seconds is None else with_ratio(seconds, others)
+        cells[f"{name}, s"] = text if target in run.reached else None
+    certificate = run.certificate
+    cells |= {"`train`, s": with_ratio(run.seconds.train, trains), "errors": run.outcome, "held out": None}
+    if certificate is not None:
+        cells["errors"] = errors_text(certificate.errors, certificate.problems)
+        if 0 < certificate.heldout_problems < certificate.problems:
+            cells["held out"] = errors_text(certificate.heldout_errors, certificate.heldout_problems)
+    cells |= {"steps": number(run.steps), "parameters": number(run.parameters), "precision": run.precision}
+    cells[REFERENCE] = NO_REFERENCE
     if reference:
-        row["reference"] = f"{f'{median(trains):,.2f} s, ' if trains else ''}{len(solved)} of {len(reference)} solved"
-    return row
+        median_text = f"{median(trains):,.2f} s, " if trains else ""
+        cells[REFERENCE] = f"{reference[0].config}: {median_text}{len(solved)} of {len(reference)} solved"
+    return cells
+
+
+def errors_text(errors: int, problems: int) -> str:
+    return f"{errors:,} of {problems:,}"
+
+
+def score_errors_text(score: DecodingScore) -> str:
+    """`74 of 80 (temperature 0.8, top-k 200)`; greedy decoding is not named."""
+    decoding = decoding_text(score.decoding)
+    named = "" if decoding == decoding_text(GREEDY) else f" ({decoding})"
+    return errors_text(score.problems - score.right, score.problems) + named
 
 
 def is_on(run: Run, track: str) -> bool:
@@ -150,51 +147,48 @@ def is_on(run: Run, track: str) -> bool:
     return run.track == track or (run.settings["track"] == track and bool(track_settings_of(run.settings)))
 
 
-def peer_rows(peer: Peer, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row for each run of a peer, the earliest first."""
+def runs_of(peer: Peer, runs: Sequence[Run]) -> list[Run]:
+    """The runs of a peer, the earliest first."""
     peer_runs = [run for run in runs if run.config == peer.config and is_on(run, peer.track) and run.is_contest]
-    peer_runs.sort(key=lambda run: (run.started_at, run.run_id))
-    return [run_row(run, reference_runs(run, runs)) for run in peer_runs]
+    return sorted(peer_runs, key=lambda run: (run.started_at, run.run_id))
 
 
-def decoding_text(line: Sampling) -> str:
-    """`temperature 0.8, top-k 200`; `greedy` at temperature 0."""
-    if not line.temperature:
-        return "greedy"
-    top_k, top_p = f", top-k {line.top_k}" * (line.top_k > 0), f", top-p {line.top_p:g}" * (line.top_p < 1)
-    return f"temperature {line.temperature:g}{top_k}{top_p}"
+def track_section(peers: Sequence[Peer], runs: Sequence[Run]) -> dict[str, Any]:
+    """One track of the page: its table of runs, its peers with their runs, and the tables of published figures."""
+    peer_runs = [(peer, runs_of(peer, runs)) for peer in peers]
+    rows = []
+    for peer, its_runs in peer_runs:
+        score = peer.published_score
+        published = {PUBLISHED: None if score is None else score_errors_text(score)}
+        cells = [run_cells(run, reference_runs(run, runs, peer.reference)) for run in its_runs]
+        rows += [{"config": peer.config} | each | published for each in cells or [{"`train`, s": "not run yet"}]]
+    unchanged = [(peer, [run for run in its_runs if not changes(run)]) for peer, its_runs in peer_runs]
+    return {
+        "table": table_of_known(rows),
+        "peers": [(peer, [(run, ", ".join(changes(run))) for run in its_runs]) for peer, its_runs in peer_runs],
+        "losses": loss_table([(peer, its_runs[-1] if its_runs else None) for peer, its_runs in unchanged]),
+        "steps": "\n\n".join(filter(None, (steps_table(peer, its_runs, runs) for peer, its_runs in unchanged))),
+    }
 
 
-def share_text(line: Sampling) -> str:
-    """`97.3% [96.9%, 97.6%]`: the share of right answers and its 95% interval."""
-    from bench.stats.descriptive import wilson_interval  # imports scipy
-
-    low, high = wilson_interval(line.right, line.problems)
-    return f"{line.right / line.problems:.2%} [{low:.2%}, {high:.2%}]"
-
-
-def newest_samplings(samplings: Sequence[Sampling]) -> list[Sampling]:
-    """The newest score of each model and decoding, in the order of the lines."""
-    newest = {(line.weights_sha256, line.temperature, line.top_k, line.top_p): line for line in samplings}
-    return list(newest.values())
+def table_of_known(rows: Sequence[Mapping[str, str | None]]) -> str:
+    """A table with those of HEADINGS for which any row has a figure."""
+    shown = [each for each in HEADINGS if any(row.get(each) not in (None, NO_REFERENCE) for row in rows)]
+    cells = [[UNKNOWN if (cell := row.get(heading, "")) is None else cell for heading in shown] for row in rows]
+    return markdown_table(shown, cells, ("config", "precision", REFERENCE))
 
 
 def render_peers(runs: Sequence[Run], samplings: Sequence[Sampling] = ()) -> str:
     """The page as Markdown."""
     peers = read_peers()
-    tracks: dict[str, list[tuple[Peer, list[dict[str, Any]]]]] = defaultdict(list)
-    for peer in peers:
-        tracks[peer.track].append((peer, peer_rows(peer, runs)))
+    tracks = [(track, list(group)) for track, group in itertools.groupby(peers, key=lambda peer: peer.track)]
     from bench.report.render import render_template  # imported on use, because it takes time
 
     return render_template(
         "peers",
-        tracks=tracks,
-        targets=TARGETS,
-        reference=MAIN_TRACK,
+        tracks=[(track, track_section(group, runs)) for track, group in tracks],
+        main_track=MAIN_TRACK,
         hours=SESSION // timedelta(hours=1),
-        samplings=newest_samplings(samplings),
-        decoding_text=decoding_text,
-        share_text=share_text,
+        samplings=samplings_table(samplings, runs, peers),
         published=[peer for peer in peers if peer.published],
     )

@@ -266,18 +266,28 @@ class MachinePeak(SchemaModel):
     measured_at: datetime
 
 
-class Sampling(SchemaModel):
+class DecodingScore(SchemaModel):
+    """The number of right answers of a model by one way of decoding."""
+
+    temperature: FiniteFloat = 0.0  # 0 is greedy
+    top_k: NonNegativeInt = 0  # 0: all tokens
+    top_p: FiniteFloat = 1.0
+    problems: int = Field(ge=1)
+    right: NonNegativeInt
+
+    @property
+    def decoding(self) -> tuple[float, int, float]:
+        return self.temperature, self.top_k, self.top_p
+
+
+class Sampling(DecodingScore):
     """The score of one decoding of a model's answers, a line of `samplings.jsonl`."""
 
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
-    run: str  # its description, as `ask` prints it
+    run_id: str
     weights_sha256: str
-    temperature: FiniteFloat  # 0 is greedy
-    top_k: int  # 0: all tokens
-    top_p: FiniteFloat
     seed: int  # of the problems and of the sampled tokens
-    problems: int = Field(ge=1)
-    right: NonNegativeInt
+    share_95: Interval  # the 95% interval of the share of right answers (Wilson, 1927)
     measured_at: datetime
 
 

@@ -3,10 +3,13 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from pydantic import ValidationError
 
 from bench.config import read_config
-from bench.report import peers
-from bench.report.peers import config_settings, read_peers, reference_runs, render_peers
+from bench.report import peer_configs
+from bench.report.peer_configs import Peer, read_peers
+from bench.report.peers import config_settings, is_on_page, reference_runs, render_peers
+from bench.storage.journal import Journal
 from data import get_track
 from settings import Settings
 from tests.support.examples import ROOT, example_certificate, example_run, example_seconds
@@ -44,50 +47,92 @@ def peer(config="report-4", train=4000.0, errors=13_240, hours=0.0, **changes):
 
 
 def rows(*runs):
-    """The cells of each row of the tables by track, by config."""
-    lines = [line for line in render_peers(runs).split("## Published")[0].splitlines() if line.startswith("| ")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {first: others for first, *others in cells if first not in ("config", "---")}
+    """The cells of the tables of runs, by config and heading."""
+    found = {}
+    for line in render_peers(runs).splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] == "config":
+            headings = cells
+        elif (
+            cells[0] in {each.config for each in PEERS} and line.startswith("| ") and headings[1] != "published figure"
+        ):
+            found[cells[0]] = dict(zip(headings, cells, strict=True))
+    return found
 
 
 def test_a_peer_stands_with_its_seconds_and_how_many_times_the_references_they_are():
     found = rows(peer(), reference(-0.1, train=10.0), reference(2.0, train=30.0), reference(1.5, train=20.0))
-    assert found["report-4"] == [
-        "3,000.0 (× 300.0)",  # the reference's median to 99% is 10 s
-        "not reached",
-        "not reached",
-        "4,000.0 (× 200.0)",
-        "13,240 of 810,000",
-        "5,000",
-        "1,334,016",
-        "float32",
-        "20.00 s, 3 of 3 solved",
-    ]
+    assert found["report-4"] == {
+        "config": "report-4",
+        "99%, s": "3,000.0 (× 300.0)",  # the reference's median to 99% is 10 s
+        "sample80, s": "not reached",
+        "0 errors, s": "not reached",
+        "`train`, s": "4,000.0 (× 200.0)",
+        "errors": "13,240 of 810,000",
+        "held out": "0 of 99,771",
+        "published errors": "0 of 80",
+        "steps": "5,000",
+        "parameters": "1,334,016",
+        "precision": "float32",
+        "reference, `train`": "add3-cpu: 20.00 s, 3 of 3 solved",
+    }
 
 
 def test_a_peer_that_makes_no_mistake_has_its_seconds_to_that():
     reached = {"99%": 3000.0, "sample80": 3500.0, "heldout": 4000.0, "solved": 4000.0}
-    found = rows(peer(outcome="solved", errors=0, reached=reached), reference())
-    assert found["report-4"][1:5] == ["3,500.0 (× 175.0)", "4,000.0 (× 200.0)", "4,000.0 (× 200.0)", "0 of 810,000"]
+    cells = rows(peer(outcome="solved", errors=0, reached=reached), reference())["report-4"]
+    seconds = [cells[heading] for heading in ("sample80, s", "0 errors, s", "`train`, s", "errors")]
+    assert seconds == ["3,500.0 (× 175.0)", "4,000.0 (× 200.0)", "4,000.0 (× 200.0)", "0 of 810,000"]
 
 
 def test_configs_without_runs_are_not_run_yet():
     found = rows(peer(), reference())
     assert set(found) == {each.config for each in PEERS}
-    assert all(cells[0] == "not run yet" for config, cells in found.items() if config != "report-4")
-    assert len({len(cells) for cells in found.values()}) == 1
+    assert all(cells["`train`, s"] == "not run yet" for config, cells in found.items() if config != "report-4")
+    assert found["report-1"]["published errors"] == "74 of 80 (temperature 0.8, top-k 200)"
+
+
+def test_columns_in_which_no_run_of_a_track_has_a_figure_are_left_out():
+    adder = peer("add2-recipe", reached={"99%": 30.0, "solved": None}, certificate=None, outcome="timeout")
+    found = rows(adder)
+    assert list(found["add2-recipe"]) == [
+        *("config", "99%, s", "0 errors, s", "`train`, s", "errors"),
+        *("published errors", "steps", "parameters", "precision"),
+    ]
+    assert found["add2-recipe"]["errors"] == "timeout"
+    assert list(found["mingpt"]) == ["config", "`train`, s"]
 
 
 def test_a_run_without_a_certificate_says_how_it_ended():
     lost = peer(outcome="lost", certificate=None, reached={}, seconds=dict.fromkeys(example_seconds()), steps=None)
-    assert rows(lost, reference())["report-4"][:6] == ["—", "—", "—", "—", "lost", "—"]
+    cells = rows(lost, peer(config="report-3"))["report-4"]
+    assert [cells[heading] for heading in ("99%, s", "`train`, s", "errors", "steps")] == ["—", "—", "lost", "—"]
 
 
 def test_ratios_need_a_reference_in_the_same_session():
     cells = rows(peer(), reference(9.0))["report-4"]
-    assert (cells[0], cells[3], cells[-1]) == ("3,000.0", "4,000.0", "none in this session")
-    unsolved = rows(peer(), reference(outcome="missed"))["report-4"]
-    assert (unsolved[0], unsolved[-1]) == ("3,000.0", "0 of 1 solved")
+    assert (cells["99%, s"], cells["`train`, s"]) == ("3,000.0", "4,000.0")
+    assert "reference, `train`" not in cells
+    cells = rows(peer(), peer("report-3", hours=9.0), reference(9.0))["report-4"]
+    assert cells["reference, `train`"] == "none in this session"
+    cells = rows(peer(), reference(outcome="missed"))["report-4"]
+    assert (cells["99%, s"], cells["reference, `train`"]) == ("3,000.0", "add3-cpu: 0 of 1 solved")
+
+
+def test_a_peer_may_name_its_reference(tmp_path):
+    settings = config_settings("moddiv-97") | {"track_settings.p": 97}
+    ours = {"track": "moddiv-97", "config": "moddiv-97", "settings": settings}
+    theirs = peer("moddiv-97-recipe", certificate=None)
+    cells = rows(theirs, reference(), reference(1.0, train=2.0, **ours))["moddiv-97-recipe"]
+    assert cells["`train`, s"] == "4,000.0 (× 2,000.0)"
+    assert cells["reference, `train`"] == "moddiv-97: 2.00 s, 1 of 1 solved"
+    journal = Journal(tmp_path)
+    journal.append(theirs)
+    assert is_on_page(theirs, journal)
+    assert is_on_page(reference(1.0, **ours), journal)
+    assert not is_on_page(reference(9.0, **ours), journal)
+    assert not is_on_page(reference(1.0), journal)
+    assert not is_on_page(reference(1.0, config="mine"), journal)
 
 
 @pytest.mark.parametrize(("hours", "is_near"), [(-3.02, False), (-2.99, True), (0.5, True), (4.1, True), (4.2, False)])
@@ -113,7 +158,7 @@ def test_a_session_is_on_one_machine_class_and_device_and_of_the_nearest_source_
 
 def test_a_peers_run_on_another_track_or_for_a_test_is_none():
     found = rows(peer(track="add3"), peer(settings=config_settings("report-4") | {"control": "permute"}))
-    assert found["report-4"][0] == "not run yet"
+    assert found["report-4"]["`train`, s"] == "not run yet"
 
 
 def test_what_differs_from_the_config_is_told():
@@ -123,11 +168,12 @@ def test_what_differs_from_the_config_is_told():
     assert "differs from the config" not in render_peers([peer()])
 
 
-def test_published_figures_stand_apart_with_their_source():
+def test_published_figures_in_words_stand_apart_with_their_source():
     measured, published = render_peers([]).split("## Published, not measured here")
     for each in PEERS:
         assert (f"| {each.config} | {each.published} | {each.source} |" in published) == (each.published is not None)
         assert each.published is None or each.published not in measured
+        assert each.source is None or f"`{each.config}`: {each.what} ({each.source})" in measured
 
 
 def test_the_same_runs_make_the_same_page_in_any_order():
@@ -147,35 +193,40 @@ def test_a_peer_has_a_track_of_its_own_and_runs_its_schedule_once(each):
     assert values == config_settings(each.config)
     assert each.what
     assert each.published is None or each.source
-    assert settings.track == each.track != "add3"
-    assert settings.loss_on == "all" or not get_track(each.track).is_stream
-    assert (settings.max_rounds, settings.matrix_optimizer, settings.level_share) == (
-        1,
-        "adam" if each.config.startswith("add2") else "adamw",
-        0.0,
-    )
+    assert each.track == get_track(settings.track, **settings.track_settings).name != "add3"
+    assert settings.loss_on == "all" or not get_track(settings.track).is_stream
+    optimizer = "adam" if each.config.startswith("add2") else "adamw"
+    assert (settings.max_rounds, settings.matrix_optimizer) == (1, optimizer)
+    assert settings.level_share == 0.0 or settings.sampling == "epochs"
     assert path.read_text().startswith("#")
 
 
 def test_the_peers_are_the_configs_with_a_table_of_their_own():
     report = {"report-1", "report-2", "report-3", "report-4", "report-4-bf16"}
     adders = {f"add2{name}-recipe" for name in ("", "-debug", "-bf16", "-scaler", "-accumulation", "-gpu")}
-    assert {each.config for each in PEERS} == report | adders | {"later", "later-4", "mingpt"}
+    assert {each.config for each in PEERS} == report | adders | {"later", "later-4", "mingpt", "moddiv-97-recipe"}
 
 
 def test_a_config_that_extends_a_peer_is_none(tmp_path, monkeypatch):
     base = (ROOT / "bench" / "configs" / "report-4.toml").read_text()
     (tmp_path / "report-4.toml").write_text(base)
     (tmp_path / "mine.toml").write_text('base = "report-4"\nnum_steps = 5\n')
-    monkeypatch.setattr(peers, "CONFIGS", tmp_path)
+    monkeypatch.setattr(peer_configs, "CONFIGS", tmp_path)
     assert [each.config for each in read_peers()] == ["report-4"]
     assert "peer" not in read_config(tmp_path / "mine.toml", Settings)
 
 
 def test_a_table_may_name_another_track(tmp_path, monkeypatch):
     (tmp_path / "some.toml").write_text('track = "add3"\n[peer]\nwhat = "a trainer"\ntrack = "add3-report"\n')
-    monkeypatch.setattr(peers, "CONFIGS", tmp_path)
-    assert read_peers() == [peers.Peer("some", "add3-report", "a trainer")]
+    monkeypatch.setattr(peer_configs, "CONFIGS", tmp_path)
+    assert read_peers() == [Peer(config="some", track="add3-report", what="a trainer")]
+
+
+def test_an_unknown_key_of_the_table_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "some.toml").write_text('track = "add3"\n[peer]\nwhat = "a trainer"\nsorce = "a paper"\n')
+    monkeypatch.setattr(peer_configs, "CONFIGS", tmp_path)
+    with pytest.raises(ValidationError, match="sorce"):
+        read_peers()
 
 
 def test_the_stages_of_the_report_are_those_that_it_tells_of():

@@ -1,0 +1,57 @@
+"""The published trainers that configs reproduce, from their tables `[peer]`: in words, and with published figures."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, FiniteFloat
+
+from bench.config import CONFIGS, PEER, merged_values, read_toml
+from bench.storage.schema import DecodingScore, SchemaModel
+
+
+class PublishedSteps(SchemaModel):
+    """How long a trainer took until 95% of the validation problems were right, in steps or in epochs."""
+
+    task: str  # a track of this project where there is one
+    trainer: str
+    steps: FiniteFloat | None = None
+    epochs: FiniteFloat | None = None
+    seconds: FiniteFloat | None = None  # on the author's machine
+    batch_size: int | None = None
+    runs: int | None = None  # of which `steps` is the median
+    source: str
+
+
+class Peer(SchemaModel):
+    """A config that reproduces a published trainer; all but `config` is from its table `[peer]`."""
+
+    config: str
+    track: str  # the config's own unless the table names another one
+    what: str  # the trainer in a few words
+    source: str | None = None  # the publication
+    reference: str | None = None  # our config for the same task; that of the main track unless named
+    published: str | None = None  # figures that nothing here is measured against, in words
+    published_score: DecodingScore | None = None
+    published_validation_loss: dict[int, FiniteFloat] = Field(default_factory=dict)  # nats, by epoch
+    published_steps: tuple[PublishedSteps, ...] = ()
+    compared_configs: tuple[str, ...] = ()  # our configs that are shown beside `published_steps`
+
+
+@functools.cache
+def peer_tables(configs: Path) -> dict[str, dict[str, Any]]:
+    """The tables `[peer]` of the configs in a folder, by config."""
+    paths = [path for path in configs.glob("*.toml") if f"[{PEER}]" in path.read_text(encoding="utf-8-sig")]
+    return {path.stem: read_toml(path)[0][PEER] for path in paths}
+
+
+def read_peers() -> list[Peer]:
+    """The peers among the configs, by track.
+
+    Raises:
+        pydantic.ValidationError: a table `[peer]` lacks `what`, has an unknown key, or a value of another type.
+    """
+    tables = peer_tables(CONFIGS)
+    tracks = {config: merged_values(CONFIGS / f"{config}.toml")["track"] for config in tables}
+    peers = [Peer(**{"config": config, "track": tracks[config]} | table) for config, table in tables.items()]
+    return sorted(peers, key=lambda peer: (peer.track, peer.config))
