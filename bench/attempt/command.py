@@ -149,7 +149,8 @@ def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) ->
             print_data(run.model_dump_json())
         cli.print_progress(f"{len(runs)}/{num_attempts}  {attempt_line(run)}")
 
-    expected = expected_text(runs_for_estimates(journal.results), [task.contestant.planned for task in tasks])
+    planned = [task.contestant.planned for task in tasks]
+    expected = expected_text(runs_for_estimates(journal.results, planned), planned)
     cli.print_progress(f"beginning {batch_id}: {num_attempts} attempts and the yardstick, {expected}")
     try:
         run_tasks(tasks, journal, on_filed)

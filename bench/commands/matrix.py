@@ -75,7 +75,7 @@ def main(arguments: Arguments) -> int:
             runs, _ = journal.read()
             pending = {each: each.pending(runs, arguments.retry_failed) for each in machine_matrices}
             for machine_matrix, attempts in pending.items():
-                announce(machine_matrix, len(attempts), runs, runs_for_estimates(arguments.results))
+                announce(machine_matrix, len(attempts), runs, arguments.results)
             if any(pending.values()):
                 interrupted, num_left = run_matrix(pending, journal, arguments.max_minutes)
     report(machine_matrices, journal, arguments.results)
@@ -100,16 +100,17 @@ def check_size(matrix: Matrix, is_large_allowed: bool) -> None:
 # before the first attempt
 
 
-def announce(machine_matrix: MachineMatrix, num_pending: int, runs: Sequence[Run], earlier: Sequence[Run]) -> None:
+def announce(machine_matrix: MachineMatrix, num_pending: int, runs: Sequence[Run], results: Path) -> None:
     """Print the numbers of cells and attempts, an estimate of the duration, and which earlier attempts do not count.
 
-    `runs` are those of the results folder, `earlier` those from which the duration is estimated.
+    `runs` are those of the results folder.
     """
     matrix, executors = machine_matrix.matrix, machine_matrix.executors
     if len(executors) > 1 or executors[0].name != Executor.name:
         print_progress(f"{', '.join(executor.name for executor in executors)}: {machine_matrix.machine_class}")
     total = len(machine_matrix.cells) * len(matrix.seeds)
-    seconds = expected_seconds(earlier, [resolved.contestant.planned for resolved in machine_matrix.cells])
+    planned = [resolved.contestant.planned for resolved in machine_matrix.cells]
+    seconds = expected_seconds(runs_for_estimates(results, planned), planned)
     expected = "duration unknown" if seconds is None else f"about {duration(seconds * num_pending / len(executors))}"
     print_progress(
         f"{matrix.name}: {counted(len(machine_matrix.cells), 'cell')}, {counted(len(matrix.seeds), 'seed')}: "

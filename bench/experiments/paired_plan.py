@@ -195,7 +195,8 @@ def run_experiment(plan: PairedPlan, resumed: bool, experiment: Experiment) -> N
     runs, _ = Journal(experiment.results).read()
     filed = {run.batch for run in runs}
     pending = [task for task in (yardstick, *tasks) if task.batch not in filed]
-    expected = expected_text(runs_for_estimates(experiment.results), [task.contestant.planned for task in pending])
+    planned = [task.contestant.planned for task in pending]
+    expected = expected_text(runs_for_estimates(experiment.results, planned), planned)
     num_left = len(pending) - (yardstick in pending)
     remaining = f", {num_left} left" if resumed else ""
     print_progress(

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -65,6 +65,10 @@ class Journal(JsonLines[Run]):
         batch = re.compile(rb'"batch":\s*\{[^}]*"command":\s*(?:%b)' % b"|".join(map(quoted, commands)))
         category = re.compile(rb'"track":\s*%b,\s*"config".*"class":\s*%b' % (quoted(track), quoted(machine_class)))
         return self.read(batch, category)[0]
+
+    def read_machine_classes(self, machine_classes: Iterable[str | None]) -> list[Run]:
+        """The runs on these machine classes; other lines are not parsed."""
+        return self.read(re.compile(rb'"class":\s*(?:%b)' % b"|".join(map(quoted, machine_classes))))[0]
 
     @contextmanager
     def attempt(self, lost_run: Run) -> Iterator["StartMark"]:

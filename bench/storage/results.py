@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.errors import UsageError, describe_os_error, nearest_hint
@@ -24,10 +24,14 @@ def conclusions_file(results: Path) -> JsonLines[Conclusion]:
     return JsonLines(results / "comparisons.jsonl", Conclusion)
 
 
-def runs_for_estimates(results: Path) -> list[Run]:
-    """The runs from which durations are estimated: those of the project's own results, then those of another folder."""
+def runs_for_estimates(results: Path, planned: Iterable[Run]) -> list[Run]:
+    """The runs from which the durations of planned runs are estimated: those of their machine classes.
+
+    Those of the project's own results come first, then those of another folder.
+    """
+    classes = {run.machine.class_ for run in planned}
     folders = dict.fromkeys([(ROOT / "results").resolve(), results.resolve()])
-    return [run for folder in folders for run in Journal(folder).read()[0]]
+    return [run for folder in folders for run in Journal(folder).read_machine_classes(classes)]
 
 
 @dataclasses.dataclass(frozen=True)

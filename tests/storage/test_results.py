@@ -127,7 +127,10 @@ def test_the_latest_run_is_not_a_test_of_a_trainer_or_a_machine(tmp_path):
 
 def test_durations_are_estimated_from_the_project_and_the_given_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(results_module, "ROOT", tmp_path)
+    here, elsewhere = (example_run().machine.model_dump(by_alias=True) | {"class": name} for name in ("Ü (c)", "Other"))
     for folder, name in (("results", "own"), ("play", "tried")):
-        Journal(tmp_path / folder).append(example_run(run_id=name))
+        Journal(tmp_path / folder).append(example_run(run_id=name, machine=here))
+        Journal(tmp_path / folder).append(example_run(run_id=f"{name} elsewhere", machine=elsewhere))
+    planned = [example_run(machine=here)]
     for folder, names in (("play", ["own", "tried"]), ("results", ["own"])):
-        assert [run.run_id for run in results_module.runs_for_estimates(tmp_path / folder)] == names
+        assert [run.run_id for run in results_module.runs_for_estimates(tmp_path / folder, planned)] == names

@@ -9,7 +9,7 @@ A test copies it to `speedrun.py` beside a copy of `bench/`. The folder in ARENA
 - `when`: other behaviour for an option, by `--option value`. Options that are not listed there are settings.
 """
 
-import argparse
+# Tests start this file hundreds of times: modules that are slow to import, or that few need, are imported where needed.
 import hashlib
 import json
 import os
@@ -17,20 +17,10 @@ import random
 import signal
 import sys
 import time
-import tomllib
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 ARENA = Path(os.environ.get("ARENA", ROOT))  # a snapshot does not hold what a test has written beside the source
-sys.path.insert(0, str(ROOT))
-
-from bench.provenance import (  # noqa: E402
-    config_hash,
-    first_seed,
-    harness_sha256,
-    source_sha256,
-)
 
 SETTINGS = {  # beside `behaviour`, with their defaults
     "track": "add3",
@@ -42,36 +32,55 @@ SETTINGS = {  # beside `behaviour`, with their defaults
 }
 
 
+def provenance(settings):
+    """The hashes that a run holds, and the seed that follows from them.
+
+    They are computed by `bench.provenance` once for each state of the source, and kept in a file: its imports take
+    five times as long as everything else here.
+    """
+    files = [os.path.join(folder, name) for folder, _, names in os.walk(ROOT) for name in names]
+    source = [(path, os.stat(path).st_mtime_ns) for path in sorted(files) if path.endswith((".py", ".c", ".jinja"))]
+    key = hashlib.sha256(json.dumps([source, settings]).encode()).hexdigest()
+    kept = ARENA / "provenance" / f"{key}.json"
+    if not kept.exists():
+        sys.path.insert(0, str(ROOT))
+        from bench.provenance import config_hash, first_seed, harness_sha256, source_sha256
+
+        hashes = {"config_hash": config_hash(settings), "source_sha256": source_sha256(ROOT)}
+        values = hashes | {"harness_sha256": harness_sha256(ROOT), "seed": first_seed(*hashes.values())}
+        kept.parent.mkdir(exist_ok=True)
+        draft = kept.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(values))
+        os.replace(draft, kept)
+    return json.loads(kept.read_text())
+
+
 def read_request(arguments):
-    """The known options, the behaviour, and the planned run; raises ValueError: the config is refused."""
-    parser = argparse.ArgumentParser()
-    for option in ("--config", "--results", "--device"):
-        parser.add_argument(option)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--plan", action="store_true")
-    given, others = parser.parse_known_args(arguments)
+    """The options of the harness, the behaviour, and the planned run; raises ValueError: the config is refused."""
+    arguments = [argument for argument in arguments if argument != "--plan"]
+    others = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    given = {option: others.pop(option, None) for option in ("--config", "--results", "--device", "--seed")}
     behaviours = json.loads((ARENA / "behaviours.json").read_text())
-    name = given.config
+    name = given["--config"]
     if name.endswith(".toml"):
+        import tomllib
+
         name = tomllib.loads(Path(name).read_text())["behaviour"]
     if name not in behaviours:
         raise ValueError(f"there is no such config {name!r}")
     behaviour = {"train": 10.0, "solves": 1.0, "noise": 0.03, "sleep": 0.0, "dies": None} | behaviours[name]
     options = {}
-    for option, value in zip(others[::2], others[1::2], strict=True):
+    for option, value in others.items():
         key = option.removeprefix("--").replace("-", "_")
-        kind: Any = type(SETTINGS.get(key, ""))
-        options[key] = kind(value)
+        options[key] = type(SETTINGS.get(key, ""))(value)  # type: ignore[call-arg]
         behaviour |= behaviour.get("when", {}).get(f"{option} {options[key]}", {})
     if behaviour.get("refused"):
         raise ValueError(behaviour["refused"])
     settings = SETTINGS | {"behaviour": name} | behaviour.get("settings", {}) | options
     line = json.loads((ARENA / "template.json").read_text()) | {
-        "config": Path(given.config).stem,
+        "config": Path(given["--config"]).stem,
         "settings": settings,
-        "config_hash": config_hash(settings),
-        "source_sha256": source_sha256(ROOT),
-        "harness_sha256": harness_sha256(ROOT),
+        **provenance(settings),
         "outcome": "lost",
         "seconds": dict.fromkeys(("import", "setup", "warmup", "train", "certify", "total")),
     }
@@ -94,14 +103,13 @@ def main():
         print(f"speedrun.py: {problem}", file=sys.stderr)
         return 2
     name = line["settings"]["behaviour"]
-    if given.plan:
-        line["seed"] = first_seed(line["config_hash"], line["source_sha256"])
+    if "--plan" in sys.argv:
         print(json.dumps(line))
         return 0
     if behaviour["dies"] == "early":
         os.kill(os.getpid(), signal.SIGKILL)
-    results = Path(given.results)
-    line |= {"seed": given.seed, "batch": json.loads(os.environ["ADDITION_SPEEDRUN_BATCH"])}
+    results, seed = Path(given["--results"]), int(given["--seed"])
+    line |= {"seed": seed, "batch": json.loads(os.environ["ADDITION_SPEEDRUN_BATCH"])}
     batch = line["batch"] = {"side": None} | line["batch"]
     line["run_id"] = "-".join(map(str, (batch["id"], name, batch["side"], batch["index"])))
     mark = results / "started" / f"{line['run_id']}.json"
@@ -112,7 +120,7 @@ def main():
     time.sleep(behaviour["sleep"])
     if behaviour["dies"] == "late":
         os.kill(os.getpid(), signal.SIGKILL)
-    chance = random.Random(f"{name} {given.seed}")
+    chance = random.Random(f"{name} {seed}")
     train = behaviour["train"] * chance.lognormvariate(0, behaviour["noise"])
     line["outcome"] = "solved" if chance.random() < behaviour["solves"] else "missed"
     line["seconds"] = {"import": 1.0, "setup": 0.5, "warmup": 0.5, "train": train, "certify": 2.0, "total": train + 4}
