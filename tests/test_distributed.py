@@ -1,5 +1,6 @@
 """Data-parallel training: sharing and gathering in two processes, and attempts that torchrun starts."""
 
+import contextlib
 import json
 import os
 import signal
@@ -169,16 +170,18 @@ def test_options_that_several_processes_do_not_support_are_refused_or_turned_off
 # two processes
 
 
-def in_two(target, *arguments):
-    """The result of a function of this file, run in two processes, on rank 0."""
+CHANGES = [{"num_steps": 5}, {"num_steps": 5, "micro_batches": 3}, {"num_steps": 5, "matrix_optimizer": "muon"}]
+
+
+@pytest.fixture(scope="module")
+def in_two():
+    """What rank 0 of two processes answers: `share_and_gather`, and `weights_and_checks` for each of CHANGES."""
     context = torch.multiprocessing.get_context("spawn")
     answers = context.Queue()
     port = context.Value("i", 0)
     store = TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
     port.value = store.port
-    processes = [
-        context.Process(target=run_one, args=(rank, store.port, answers, target, arguments)) for rank in range(2)
-    ]
+    processes = [context.Process(target=run_one, args=(rank, store.port, answers)) for rank in range(2)]
     for process in processes:
         process.start()
     answer = answers.get(timeout=120)
@@ -187,11 +190,11 @@ def in_two(target, *arguments):
     return answer
 
 
-def run_one(rank, port, answers, target, arguments):
+def run_one(rank, port, answers):
     torch.set_num_threads(1)
     store = TCPStore("127.0.0.1", port, 2, is_master=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    answer = target(*arguments)
+    answer = share_and_gather(), [weights_and_checks(changes) for changes in CHANGES]
     if rank == 0:
         answers.put(answer)
     dist.barrier()
@@ -218,9 +221,8 @@ def weights_and_checks(changes):
     return state, checks, everywhere[0] == everywhere[1], trainer.step_flops
 
 
-def test_rows_are_shared_and_gathered_in_order():
-    found = in_two(share_and_gather)
-    assert found == (
+def test_rows_are_shared_and_gathered_in_order(in_two):
+    assert in_two[0] == (
         (torch.arange(14).view(7, 2) * 2).tolist(),
         4,
         [[0, 2]],
@@ -230,12 +232,10 @@ def test_rows_are_shared_and_gathered_in_order():
     )
 
 
-@pytest.mark.parametrize(
-    "changes", [{"num_steps": 5}, {"num_steps": 5, "micro_batches": 3}, {"num_steps": 5, "matrix_optimizer": "muon"}]
-)
-def test_two_processes_take_the_steps_of_one(changes):
-    alone, checks = trained(**changes)
-    state, together, is_same_everywhere, flops = in_two(weights_and_checks, changes)
+@pytest.mark.parametrize("case", range(len(CHANGES)))
+def test_two_processes_take_the_steps_of_one(case, in_two):
+    alone, checks = trained(**CHANGES[case])
+    state, together, is_same_everywhere, flops = in_two[1][case]
     assert is_same_everywhere, "the weights of the processes differ"
     assert max(differences(alone, {name: torch.tensor(values) for name, values in state.items()})) < 1e-4
     assert [(step, errors) for step, _, errors in together] == [(step, errors) for step, _, errors in checks]
@@ -256,6 +256,16 @@ def torchrun(results, *arguments):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@contextlib.contextmanager
+def signal_handlers_kept():
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def test_torchrun_makes_one_attempt_and_one_line(tmp_path):
     # Each process has enough texts for a pair table, as one process alone has: both round alike.
     arguments = ["--seed", "3", *options(num_steps=5, batch_size=48)]
@@ -270,14 +280,16 @@ def test_torchrun_makes_one_attempt_and_one_line(tmp_path):
     assert (tmp_path / "two" / run.weights).is_file()
     assert not list((tmp_path / "two" / "started").glob("*.json"))
 
-    command = [sys.executable, "speedrun.py", "--shared", "--device", "cpu", "--kernel", "torch", *arguments]
-    subprocess.run([*command, "--results", str(tmp_path / "one")], cwd=ROOT, capture_output=True, timeout=120)
+    others = ["--shared", "--device", "cpu", "--kernel", "torch", "--threads", "1", "--results", str(tmp_path / "one")]
+    with signal_handlers_kept():
+        command.main(Settings, Trainer, Clock(), [*others, *arguments], "")
     (alone,), _ = Journal(tmp_path / "one").read()
     assert run.certificate.problems == alone.certificate.problems == 10_000
     assert abs(run.certificate.errors - alone.certificate.errors) <= 10  # rounding may turn a close call
     assert run.checks[-1].loss == pytest.approx(alone.checks[-1].loss, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_time_limit_ends_all_processes_and_is_filed(tmp_path):
     process = torchrun(tmp_path, *options(num_steps=100_000), "--max-seconds", "1")
     _, errors = process.communicate(timeout=120)
@@ -295,7 +307,7 @@ runpy.run_path("speedrun.py", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("late", ["0", "1"])
+@pytest.mark.parametrize("late", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_an_invalid_request_is_reported_once_even_if_one_process_starts_late(tmp_path, late):
     script = tmp_path / "late.py"
     script.write_text(LATE)
@@ -320,16 +332,13 @@ def test_a_request_that_is_invalid_in_one_process_only_is_reported_by_it(monkeyp
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signal_handlers_kept():
         status = command.main(Settings, Trainer, Clock(), ["--device", "cpu", *options(batch_size=25)], "")
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     assert status == 2
     assert "batch-size must be a multiple of 2 processes" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_attempt_with_a_killed_process_is_filed(tmp_path):
     process = torchrun(tmp_path, *options(num_steps=100_000))
     deadline = time.monotonic() + 120
