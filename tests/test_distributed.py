@@ -1,6 +1,5 @@
 """Data-parallel training: sharing and gathering in two processes, and attempts that torchrun starts."""
 
-import contextlib
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ from bench.storage.journal import Journal
 from data import get_track
 from settings import Settings
 from speedrun import Trainer
+from tests.support.attempts import attempt_here
 from tests.support.examples import ROOT
 
 CPU = torch.device("cpu")
@@ -256,17 +256,7 @@ def torchrun(results, *arguments):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@contextlib.contextmanager
-def signal_handlers_kept():
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def test_torchrun_makes_one_attempt_and_one_line(tmp_path):
+def test_torchrun_makes_one_attempt_and_one_line(tmp_path, capsys):
     # Each process has enough texts for a pair table, as one process alone has: both round alike.
     arguments = ["--seed", "3", *options(num_steps=5, batch_size=48)]
     process = torchrun(tmp_path / "two", "--json", *arguments)
@@ -280,9 +270,8 @@ def test_torchrun_makes_one_attempt_and_one_line(tmp_path):
     assert (tmp_path / "two" / run.weights).is_file()
     assert not list((tmp_path / "two" / "started").glob("*.json"))
 
-    others = ["--shared", "--device", "cpu", "--kernel", "torch", "--threads", "1", "--results", str(tmp_path / "one")]
-    with signal_handlers_kept():
-        command.main(Settings, Trainer, Clock(), [*others, *arguments], "")
+    others = ["--device", "cpu", "--kernel", "torch", "--threads", "1", "--results", str(tmp_path / "one")]
+    attempt_here(capsys, *others, *arguments)
     (alone,), _ = Journal(tmp_path / "one").read()
     assert run.certificate.problems == alone.certificate.problems == 10_000
     assert abs(run.certificate.errors - alone.certificate.errors) <= 10  # rounding may turn a close call
@@ -332,10 +321,9 @@ def test_a_request_that_is_invalid_in_one_process_only_is_reported_by_it(monkeyp
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with signal_handlers_kept():
-        status = command.main(Settings, Trainer, Clock(), ["--device", "cpu", *options(batch_size=25)], "")
+    status, _, errors = attempt_here(capsys, "--device", "cpu", *options(batch_size=25))
     assert status == 2
-    assert "batch-size must be a multiple of 2 processes" in capsys.readouterr().err
+    assert "batch-size must be a multiple of 2 processes" in errors
 
 
 @pytest.mark.slow

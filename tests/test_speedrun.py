@@ -21,9 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import speedrun
+from bench import __main__ as commands
 from bench.storage.journal import Journal
 from curriculum import Curriculum
 from data import get_track
+from tests.support.attempts import attempt_here
 from tests.support.small_trainer import PEER, SMALL, STREAM, TRACK, Monitor, build, starts_of_rounds
 
 ROOT = Path(speedrun.__file__).parent
@@ -317,7 +319,7 @@ def test_adamw_can_have_the_matrices_too():
 
 
 # -----------------------------------------------------------------------------
-# whole attempts
+# whole attempts, in processes of their own where these matter
 
 
 def start(*options, **keywords):
@@ -364,16 +366,15 @@ def test_an_attempt_ends_in_the_journal_on_the_board_and_on_standard_output(smal
     assert not list((results / "started").iterdir())
 
 
-def test_weights_saved_during_training_answer_problems(tmp_path):
+def test_weights_saved_during_training_answer_problems(tmp_path, capsys):
     options = (*SMALL_OPTIONS, "--track", "add2", "--checkpoint-every", "3", "--kernel", "torch")
-    status, _, errors = run("--results", str(tmp_path), "--seed", "3", "--json", *options)
+    status, _, errors = attempt_here(capsys, "--results", str(tmp_path), "--seed", "3", *options)
     assert status == 1, errors
     (run_id,) = (line.run_id for line in Journal(tmp_path).read()[0])
     names = sorted(path.name for path in (tmp_path / "weights").glob("*-step-*"))
     assert names == [f"{run_id}-step-{step:06}.safetensors" for step in (3, 6)]
-    command = [sys.executable, "-m", "bench", "ask", str(tmp_path / "weights" / names[0]), "12+34=", "99+99="]
-    asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert len(asked.stdout.splitlines()) == 2
+    assert commands.main(["ask", str(tmp_path / "weights" / names[0]), "12+34=", "99+99="]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_the_phases_add_up_to_the_total(small_attempt):
@@ -424,9 +425,9 @@ def test_progress_goes_to_standard_error_in_plain_lines(small_attempt):
     assert "expected" in errors
 
 
-def test_without_a_journal_nothing_is_written(tmp_path):
+def test_without_a_journal_nothing_is_written(tmp_path, capsys):
     results = tmp_path / "results"
-    status, _, errors = run("--results", str(results), "--no-journal", *SHORT)
+    status, _, errors = attempt_here(capsys, "--results", str(results), "--no-journal", *SHORT)
     assert status == 1, errors
     assert not results.exists()
 
@@ -436,6 +437,8 @@ WRONG = {
     "--config nope.toml": "nope.toml",
     "--n-embd 130": "n_head",
     "--device cuda": "--device",
+}
+WRONG_FOR_TORCH = {  # as `--device cuda`, found after the slow import of torch
     "--compile": "compiler",
     "--track add4 --control poison": "add4 has too many",
 }
@@ -472,8 +475,18 @@ def test_a_wrong_request_is_one_line_and_exit_2_and_nothing_is_written(options, 
     assert not results.exists()
 
 
+@pytest.mark.parametrize("options", WRONG_FOR_TORCH)
+def test_what_torch_or_the_track_cannot_do_is_one_line_and_exit_2_too(options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    results = tmp_path / "results"
+    status, output, errors = attempt_here(capsys, "--results", str(results), *options.split())
+    assert (status, output, len(errors.splitlines())) == (2, "", 1), errors
+    assert WRONG_FOR_TORCH[options] in errors
+    assert not results.exists()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_attempt_is_journalled_and_exits_130(number, tmp_path):
     process = start("--results", str(tmp_path), *ENDLESS)
     wait_for_mark(tmp_path)
@@ -511,23 +524,23 @@ def test_a_killed_attempt_is_filed_as_lost_by_the_next_start(tmp_path):
     assert faults == []
 
 
-def test_the_time_limit_ends_in_a_timeout(tmp_path):
-    status, _, errors = run("--results", str(tmp_path), "--max-seconds", "0.5", *ENDLESS)
+def test_the_time_limit_ends_in_a_timeout(tmp_path, capsys):
+    status, _, errors = attempt_here(capsys, "--results", str(tmp_path), "--max-seconds", "0.5", *ENDLESS)
     (filed,), _ = Journal(tmp_path).read()
     assert (status, filed.outcome, filed.certificate) == (1, "timeout", None), errors
     assert 0.5 <= filed.seconds.train < 5
 
 
-def test_a_loss_that_is_not_finite_ends_as_diverged(tmp_path):
-    status, _, errors = run("--results", str(tmp_path), "--adam-learning-rate", "1e30", *SMALL_OPTIONS)
+def test_a_loss_that_is_not_finite_ends_as_diverged(tmp_path, capsys):
+    status, _, errors = attempt_here(capsys, "--results", str(tmp_path), "--adam-learning-rate", "1e30", *SMALL_OPTIONS)
     (filed,), _ = Journal(tmp_path).read()
     assert (status, filed.outcome) == (1, "diverged"), errors
     assert filed.checks[-1].loss is None
 
 
-def test_running_out_of_memory_ends_as_an_error(tmp_path):
+def test_running_out_of_memory_ends_as_an_error(tmp_path, capsys):
     options = ["--batch-size", "2000000000", "--n-embd", "16", "--n-head", "2"]  # more than any machine has
-    status, _, errors = run("--results", str(tmp_path), *options)
+    status, _, errors = attempt_here(capsys, "--results", str(tmp_path), *options)
     (filed,), _ = Journal(tmp_path).read()
     assert (status, filed.outcome) == (1, "error"), errors
     assert "out of memory" in filed.message

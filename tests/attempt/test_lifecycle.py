@@ -1,6 +1,5 @@
 """One attempt from its plan to its run: failures, interrupts, time limits, and what is measured and saved."""
 
-import contextlib
 import errno
 import os
 import signal
@@ -20,6 +19,7 @@ from bench.storage.journal import Journal, StartMark
 from bench.storage.machines import machine_peaks_file
 from bench.storage.schema import Batch
 from settings import Settings
+from tests.support.attempts import signal_handlers_kept
 from tests.support.examples import random_model
 
 
@@ -83,17 +83,6 @@ class FakeTrainer:
             raise interface.Timeout("late")
 
 
-@contextlib.contextmanager
-def signals_kept():
-    """Restore the signal handlers, because an attempt ends by ignoring signals."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-
 def run_of(tmp_path, failing, *more):
     """The run of a fake trainer."""
     fake: Any = FakeTrainer
@@ -101,7 +90,7 @@ def run_of(tmp_path, failing, *more):
     plan = make_plan(Settings, [*arguments, *more], "")
     clock = Clock()
     clock.enter("setup")
-    with signals_kept():
+    with signal_handlers_kept():
         return lifecycle.timed_attempt(plan, lambda *a: fake(*a, failing=failing), clock)
 
 
@@ -126,7 +115,7 @@ def test_a_failed_attempt_is_filed_with_the_results_so_far(tmp_path, failing, ou
 
 
 def test_a_failure_is_filed_even_if_a_signal_arrives_meanwhile(tmp_path):
-    with signals_kept():
+    with signal_handlers_kept():
         handle_interrupts()
         run = run_of(tmp_path, "train, and is stopped")
     assert (run.outcome, run.message) == ("error", "Stopped: another process died")
