@@ -18,7 +18,7 @@ from model import Transformer
 from optim import AdamW, Muon, kernel_optimizers
 from settings import Settings
 from speedrun import Trainer
-from tests.support.examples import random_model
+from tests.support.models import random_model
 
 CPU = torch.device("cpu")
 SHAPES = [

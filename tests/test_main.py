@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+import json
+import re
 import subprocess
 import sys
 
@@ -89,10 +91,9 @@ def test_a_command_that_only_reads_imports_no_torch(arguments, tmp_path):
     assert answer.stderr.splitlines()[-1] == "0 False"
 
 
-def test_the_hardware_record_is_json(capsys):
-    import json
-
+def test_the_hardware_record_is_json_and_the_trainer_says_how_it_uses_the_machine(capsys):
     assert commands.main(["hardware", "--device", "cpu"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert set(shown) == {"class", "precision", "checks", "peak", "hardware", "software"}
     assert shown["hardware"]["cores"] >= 1
+    assert re.fullmatch(r"(bfloat16|float32) \(.+\), kernel (c|torch) \(.+\)", shown["precision"])

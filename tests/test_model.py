@@ -14,7 +14,7 @@ import pair_table
 from layers import ACTIVATIONS, Norm, attend_in_products
 from model import Transformer
 from model_config import ModelConfig
-from tests.support.examples import example_settings, random_model
+from tests.support.models import example_settings, random_model
 
 SHAPES = [
     {"n_layer": 1},

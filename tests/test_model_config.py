@@ -8,7 +8,8 @@ import pytest
 import layers
 import model_config
 from model_config import ModelConfig
-from tests.support.examples import ROOT, example_settings
+from tests.support.examples import ROOT
+from tests.support.models import example_settings
 
 
 def test_every_activation_has_a_function() -> None:

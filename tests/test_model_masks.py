@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from model import Transformer
-from tests.support.examples import random_model
+from tests.support.models import random_model
 
 LENGTHS = (3, 9, 1, 6)
 T, PAD = max(LENGTHS), 11

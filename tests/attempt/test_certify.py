@@ -11,7 +11,7 @@ from bench.attempt.certify import all_completions, certify
 from bench.attempt.decoding import complete
 from data import TRACKS, Track, decode, encode, get_track
 from tests.support.digits import is_held_out, longest_chain, pairs_of, rows_of
-from tests.support.examples import random_model
+from tests.support.models import random_model
 from tests.support.tracks import greedy
 from tracks import addition
 from tracks.addition import Addition

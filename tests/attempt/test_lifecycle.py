@@ -20,7 +20,7 @@ from bench.storage.machines import machine_peaks_file
 from bench.storage.schema import Batch
 from settings import Settings
 from tests.support.attempts import signal_handlers_kept
-from tests.support.examples import random_model
+from tests.support.models import random_model
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """Probes of the honest trainer, and of trainers that cheat."""
 
 import json
-import subprocess
-import sys
 from typing import Any, cast
 
 import pytest
@@ -22,8 +20,8 @@ from bench.attempt.probe import (
 from data import Permuted, get_track
 from settings import Settings
 from speedrun import Trainer
+from tests.support.attempts import attempt_here
 from tests.support.cheats import IDLE
-from tests.support.examples import ROOT
 
 ADD2: Any = get_track("add2")
 
@@ -164,10 +162,12 @@ def test_a_rounding_error_is_half_a_unit_in_the_last_place(plan, dtype):
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_the_trainer_prints_the_result_of_a_probe_as_one_line_of_json_and_files_nothing(name, config, plan, tmp_path):
-    command = [sys.executable, "speedrun.py", "--config", str(config), "--device", "cpu", "--seed", "7"]
-    options = ["--shared", "--results", str(tmp_path / "results"), "--probe", name]
-    shown = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def test_the_trainer_prints_the_result_of_a_probe_as_one_line_of_json_and_files_nothing(
+    name, config, plan, tmp_path, capsys
+):
+    options = ["--config", str(config), "--device", "cpu", "--seed", "7", "--results", str(tmp_path / "results")]
+    status, shown, errors = attempt_here(capsys, *options, "--probe", name)
+    assert status == 0, errors
     (line,) = shown.splitlines()
     assert json.loads(line) == PROBES[name](plan, Trainer).model_dump()
     assert not (tmp_path / "results").exists()

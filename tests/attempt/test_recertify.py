@@ -12,7 +12,8 @@ from bench.storage import weights
 from data import Permuted
 from model import Transformer
 from tests.support import tracks
-from tests.support.examples import ROOT, random_model
+from tests.support.examples import ROOT
+from tests.support.models import random_model
 from tracks import addition
 
 CPU = torch.device("cpu")

@@ -21,7 +21,8 @@ from bench.storage.records import pack_source
 from bench.storage.schema import Certificate, Run
 from data import INTERFACE, get_track
 from tests.support import cheats
-from tests.support.examples import ROOT, example_certificate, example_record, example_run, example_seconds, random_model
+from tests.support.examples import ROOT, example_certificate, example_record, example_run, example_seconds
+from tests.support.models import random_model
 
 
 class ScriptedAudit(Audit):

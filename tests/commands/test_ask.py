@@ -1,20 +1,19 @@
 """`python -m bench ask`, with models of random weights."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench import __main__ as commands
 from bench.attempt.decoding import complete
 from bench.commands import ask
 from bench.errors import UsageError
 from bench.storage import weights
 from bench.storage.journal import Journal
 from data import decode
-from tests.support.examples import ROOT, example_run, random_model
+from tests.support.examples import example_run
+from tests.support.models import random_model
 from tests.support.tracks import addition_track, greedy
 
 TRACK = addition_track("add3")
@@ -125,9 +124,9 @@ def test_missing_runs_files_and_problems_are_errors_of_one_line(results, argumen
     assert "\n" not in str(refused.value)
 
 
-def test_a_truncated_weights_file_is_an_error_of_one_line(results):
+def test_a_truncated_weights_file_is_an_error_of_one_line(results, capsys):
     path = results / "weights" / "first.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    command = [sys.executable, "-m", "bench", "ask", str(path), "123+456="]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
+    assert commands.main(["ask", str(path), "123+456="]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, len(shown.err.splitlines())) == ("", 1), shown.err

@@ -13,7 +13,8 @@ from bench.storage import weights
 from bench.storage.journal import Journal
 from bench.storage.schema import Run
 from data import get_track
-from tests.support.examples import example_run, random_model
+from tests.support.examples import example_run
+from tests.support.models import random_model
 
 
 @pytest.fixture

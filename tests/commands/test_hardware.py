@@ -39,12 +39,6 @@ def printed(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_
     return run
 
 
-def test_the_trainer_says_how_it_uses_the_machine() -> None:
-    use = command.probe_machine("cpu")
-    assert use.precision in ("bfloat16", "float32")
-    assert (use.kernel == "c") == (use.compiler_seconds is not None)
-
-
 def test_the_command_prints_the_class_and_the_record_as_json(printed: Any) -> None:
     record = printed()
     assert record["hardware"] == hardware.hardware_record(CPU).model_dump()

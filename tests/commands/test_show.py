@@ -15,7 +15,8 @@ from bench.storage import weights
 from bench.storage.journal import Journal
 from bench.storage.schema import Batch, Evaluated
 from data import get_track
-from tests.support.examples import ROOT, example_check, example_run, example_seconds, random_model
+from tests.support.examples import ROOT, example_check, example_run, example_seconds
+from tests.support.models import random_model
 
 INSIDE = {"import": 2.0, "setup": 1.0, "warmup": 0.5, "train": 20.0, "certify": 3.0}
 

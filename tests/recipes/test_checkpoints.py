@@ -13,7 +13,7 @@ from curriculum import Curriculum, Split
 from data import get_track
 from recipes.checkpoints import BestCheckpoint
 from settings import Settings
-from tests.support.examples import random_model
+from tests.support.models import random_model
 from tests.support.small_trainer import SMALL, Monitor
 
 LOSSES = (0.9, 0.2, math.nan, 0.5)

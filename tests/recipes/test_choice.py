@@ -10,7 +10,8 @@ from recipes.choice import optimizer_class, updater
 from recipes.optimizers import Adam, Lion
 from recipes.updates import RecipeUpdater
 from settings import Settings
-from tests.support.examples import ROOT, random_model
+from tests.support.examples import ROOT
+from tests.support.models import random_model
 
 
 @pytest.mark.parametrize(("name", "kind"), [("muon", AdamW), ("adamw", AdamW), ("adam", Adam), ("lion", Lion)])

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from model import Transformer
 from model_config import ModelConfig
 from recipes.layers import rotate
-from tests.support.examples import example_settings
+from tests.support.models import example_settings
 
 OPTIONS = [
     {"norm_position": "post", "bias": "mlp", "norm": "layer_gain", "activation": "gelu_tanh"},

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from bench.storage import weights
 from data import get_track
 from model import Transformer
-from tests.support.examples import random_model
+from tests.support.models import random_model
 
 CPU = torch.device("cpu")
 TRACK = get_track("add3")

@@ -5,11 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.storage.records import RecordFolder
 from bench.storage.schema import Batch, Check, Hardware, PairedPlan, Record, Reproduction, Run, Side, Software
-from model import ModelConfig, Transformer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -227,21 +224,3 @@ def example_agenda(day: int = 1, **changes: Any) -> PairedPlan:
         "started_at": datetime(2026, 1, day, tzinfo=UTC),
     }
     return PairedPlan(**values | changes)
-
-
-def example_settings(**changes: Any) -> dict[str, Any]:
-    """The shape of a model that is small and still has more of everything than one."""
-    sizes = {"vocab_size": 12, "block_size": 11, "n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 24}
-    return sizes | {"activation": "gelu"} | changes
-
-
-def random_model(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Transformer:
-    """A model whose every weight is random: `initialize` starts half of them at zero, which would hide mistakes."""
-    model = Transformer(ModelConfig(**example_settings(**changes)), dtype)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=generator) * weight.size(-1) ** -0.5)
-        for weight in (model.token, model.position):
-            weight.mul_(weight.size(-1) ** 0.5)
-    return model

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from data import PADDING, get_track
-from tests.support.examples import random_model
+from tests.support.models import random_model
 from tests.support.tracks import cpu_batches
 
 TRACK: Any = get_track("moddiv", tokens="characters")

@@ -10,7 +10,7 @@ import torch
 from bench.attempt.certify import certify
 from bench.storage import weights
 from data import Permuted, controlled, decode, encode, get_track, index_sets_sha256
-from tests.support.examples import random_model
+from tests.support.models import random_model
 from tests.support.tracks import addition_track, cpu_batches, fresh, texts_of
 from tracks.controls import Misanswered
 
