@@ -9,7 +9,8 @@ from bench.errors import UsageError
 from bench.storage import weights
 from bench.storage.journal import Journal
 from bench.storage.samplings import samplings_file
-from tests.support.examples import example_run, random_model
+from tests.support.examples import example_run
+from tests.support.models import random_model
 from tests.support.tracks import addition_track
 
 TRACK, SEED = addition_track("add1"), 8
