@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bench.errors import nearest_hint
 from tracks.base import PADDING, Batch, Batches, Decoding, Track
-from tracks.controls import Permuted, check_control, controlled
+from tracks.controls import ControlNotApplicable, Permuted, check_control, controlled
 from tracks.descriptions import TRACKS, BatchOptions, describe_track, read_track_settings
 from tracks.tokenizer import decode, encode
 
@@ -32,6 +32,7 @@ __all__ = [
     "Batch",
     "BatchOptions",
     "Batches",
+    "ControlNotApplicable",
     "Decoding",
     "Permuted",
     "Track",

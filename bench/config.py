@@ -62,8 +62,8 @@ PEER = "peer"  # the table in which a config describes the published trainer tha
 def find_config(name: str, device_type: str) -> tuple[str, Path]:
     """The resolved name and the file of a config, given by name (`add3-cpu`, or `add3` on a device) or by path.
 
-    A short name resolves to its `-cuda` config on CUDA and to its `-cpu` config on other devices. Raises UsageError if
-    there is no such config.
+    A name resolves to its `-cuda` config on CUDA and to its `-cpu` config on other devices, where there is one. Raises
+    UsageError if there is no such config.
     """
     if not name:
         raise UsageError("the name of the config is empty")
@@ -77,7 +77,7 @@ def find_config(name: str, device_type: str) -> tuple[str, Path]:
     if Path(name).name != name:
         raise UsageError(f"{name!r} is no config: a config is a file that ends in .toml, or a name in bench/configs")
     paths = config_files()
-    for resolved in (name, f"{name}-{'cuda' if device_type == 'cuda' else 'cpu'}"):
+    for resolved in (f"{name}-{'cuda' if device_type == 'cuda' else 'cpu'}", name):
         if resolved in paths:
             return resolved, paths[resolved]
     hint = nearest_hint(name, config_names(), "the folder bench/configs")
@@ -239,10 +239,12 @@ def merged_values(
 
 
 def find_base(path: Path, base: str, device_type: str) -> Path:
-    """The project's config that the `base` of a config file names."""
+    """The project's config that the `base` of a config file names; a new default of a device changes it only there."""
     try:
         if is_toml_file(base):
             raise UsageError(f"{base}: there is no such file")
+        if base in (files := config_files()):
+            return files[base]
         return find_config(base, device_type)[1]
     except UsageError as problem:
         raise UsageError(f"{path}: base: {problem}") from None

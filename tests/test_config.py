@@ -219,6 +219,16 @@ def test_a_short_name_is_resolved_by_the_device(configs: Path) -> None:
     assert find_config("tiny", "cuda") == ("tiny", configs / "tiny.toml")
 
 
+def test_a_config_of_the_device_comes_before_one_for_all_devices_except_as_a_base(configs: Path) -> None:
+    """A record by `total` on a CPU becomes the default on CPUs alone, and changes no config that has a base."""
+    for name in ("moddiv-97", "moddiv-97-cpu"):
+        write(configs / f"{name}.toml", f'track = "{name}"')
+    path = write(configs / "modsub-97.toml", 'base = "moddiv-97"')
+    assert find_config("moddiv-97", "cpu") == ("moddiv-97-cpu", configs / "moddiv-97-cpu.toml")
+    assert find_config("moddiv-97", "cuda") == ("moddiv-97", configs / "moddiv-97.toml")
+    assert config.merged_values(path)["track"] == "moddiv-97"
+
+
 def test_a_path_to_a_config_needs_no_resolution(configs: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "elsewhere" / "mine.toml", "")
     assert find_config(str(path), "cpu") == ("mine", path)

@@ -14,12 +14,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bench.commands.record import RESOLVED_BY_MACHINE
-from bench.config import current_names, flat_settings, read_config
+from bench.commands.tracks import default_config
+from bench.config import current_names, find_config, flat_settings, read_config, track_of
 from bench.storage.records import read_records
 from bench.storage.results import weights_sha256
 from bench.storage.samplings import samplings_file
 from settings import Settings
 from tests.support.examples import ROOT
+from tracks.descriptions import describe_track
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUNTIME = [Requirement(text) for text in PYPROJECT["project"]["dependencies"]]
@@ -165,8 +167,9 @@ def test_a_default_config_is_the_latest_record_by_total():
     for filed in read_records(ROOT / "results")[0]:  # the oldest first
         if filed.record.clock == "total":
             latest[filed.record.track, filed.record.device] = filed.record
-    for (track, device), record in latest.items():
-        values = read_config(ROOT / "bench" / "configs" / f"{track}-{device}.toml", Settings)
+    for (_, device), record in latest.items():
+        default = default_config(describe_track(*track_of(record.settings)), device)
+        values = read_config(find_config(default, device)[1], Settings)
         settings = flat_settings(Settings(**values))
         recorded = current_names(record.settings)
         kept = recorded.keys() - {*RESOLVED_BY_MACHINE, "kernel"}

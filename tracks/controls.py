@@ -86,8 +86,12 @@ class Misanswered(Altered):
         return torch.cat([self.track.prompts(problems), self.answers(problems)], -1)
 
 
+class ControlNotApplicable(ValueError):
+    """A control that has no answers to exchange on a track."""
+
+
 def check_control(track: Track | TrackDescription, control: str) -> None:
-    """Raise ValueError when a control cannot be applied to a track."""
+    """Raise ValueError when a control cannot be applied to a track: ControlNotApplicable where it has no meaning."""
     if control not in ("shuffle", "poison"):
         return
     if not track.exhaustive:
@@ -97,7 +101,9 @@ def check_control(track: Track | TrackDescription, control: str) -> None:
         )
     if track.num_problems == 1 or (control == "poison" and not track.num_heldout):
         what = "answers" if track.num_problems == 1 else "held-out answers"
-        raise ValueError(f"control: {control} exchanges {what}, and {track.name} has none to exchange; permute works")
+        raise ControlNotApplicable(
+            f"control: {control} exchanges {what}, and {track.name} has none to exchange; permute works"
+        )
 
 
 def permuted(vocabulary: Sequence[str], generator: np.random.Generator) -> Sequence[str]:

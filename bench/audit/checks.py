@@ -10,15 +10,17 @@ from safetensors.torch import load_file
 
 from bench.attempt.probe import Seeds, Warmup
 from bench.attempt.recertify import UnusableWeights
-from bench.audit.session import Audit, CheckSkipped
+from bench.audit.session import Audit, CheckNotApplicable, CheckSkipped
 from bench.audit.target import MUST_SOLVE, NUM_PERMUTATIONS
 from bench.cli import print_progress
 from bench.clock import MAX_WARMUP_SECONDS, PHASES
+from bench.config import track_of
 from bench.experiments.outer_clock import disagreements
 from bench.formatting import errors_in_words
 from bench.stats.descriptive import wilson_interval
 from bench.storage.results import weights_sha256
 from bench.storage.schema import Certificate, Run, Seconds
+from tracks.descriptions import TRACKS, describe_track
 
 SHUFFLED_SHARE = 1.5  # of the run's seconds of `train`, for learning shuffled answers
 PHASES_TOLERANCE = 0.02  # relative difference between the total and the sum of the phases
@@ -35,7 +37,7 @@ MIN_INITIAL_DISTANCE = 0.1
 MAX_ROUNDINGS = 10  # times the distance that one rounding error leads to
 MAX_ROUNDING_DISTANCE = 0.5  # of the movement in training
 
-Verdict = Literal["passed", "CAUGHT", "not carried out"]
+Verdict = Literal["passed", "CAUGHT", "not carried out", "does not apply"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,8 @@ def run_checks(audit: Audit, names: Collection[str]) -> dict[str, CheckResult]:
         print_progress(f"{name} …")
         try:
             results[name] = CHECKS[name](audit)
+        except CheckNotApplicable as problem:
+            results[name] = CheckResult("does not apply", str(problem))
         except CheckSkipped as problem:
             results[name] = CheckResult("not carried out", str(problem))
     return results
@@ -111,17 +115,19 @@ def check_causality(audit: Audit) -> CheckResult:
 
 
 def check_seeds(audit: Audit) -> CheckResult:
-    """Two seeds give different initial weights and different batches."""
+    """Two seeds give different initial weights and, where the track has several training problems, other batches."""
     seeds, faults = audit.probe("seeds", Seeds), []
     if seeds.initial < MIN_INITIAL_DISTANCE:
         faults.append("two seeds give the same initial weights")
+    evidence = f"the initial weights of two seeds differ by {seeds.initial:.2f} of their norm"
+    if has_one_training_problem(audit.target.run):
+        return check_result(faults, f"{evidence}; all batches hold the only training problem")
     if is_rounding(seeds.batches, seeds.rounding):
         faults.append("two seeds draw the same batches")
     return check_result(
         faults,
-        f"the initial weights of two seeds differ by {seeds.initial:.2f} of their norm; from the same weights, the "
-        f"batches of two seeds lead to a distance of {seeds.batches:.2f} of the movement, one rounding error to "
-        f"{seeds.rounding:.1e}",
+        f"{evidence}; from the same weights, the batches of two seeds lead to a distance of {seeds.batches:.2f} of the "
+        f"movement, one rounding error to {seeds.rounding:.1e}",
     )
 
 
@@ -239,6 +245,11 @@ def certificate_of(run: Run) -> Certificate:
     if run.certificate is None:
         raise CheckSkipped(f"an attempt with --control {run.settings['control']} ended as {run.outcome}: {run.message}")
     return run.certificate
+
+
+def has_one_training_problem(run: Run) -> bool:
+    """Whether all batches of a run are equal, because its track has a single training problem."""
+    return run.settings.get("track") in TRACKS and describe_track(*track_of(run.settings)).num_training == 1
 
 
 def is_rounding(distance: float, rounding: float) -> bool:

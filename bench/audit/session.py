@@ -18,7 +18,7 @@ from bench.provenance import config_hash, first_seed
 from bench.storage.journal import Journal
 from bench.storage.records import find_record_of_source, unpack_source
 from bench.storage.schema import AUDIT, Batch, Run, SchemaModel, new_id
-from data import INTERFACE, check_control
+from data import INTERFACE, ControlNotApplicable, check_control
 from tracks.descriptions import describe_track
 
 MAX_ATTEMPTS = 2 * NUM_PERMUTATIONS + 5  # of one audit
@@ -28,6 +28,10 @@ ProbeT = TypeVar("ProbeT", bound=SchemaModel)
 
 class CheckSkipped(Exception):
     """A check could not be carried out; the message says why."""
+
+
+class CheckNotApplicable(CheckSkipped):
+    """A check that does not apply to the track of the target; the message says why."""
 
 
 class Audit:
@@ -87,6 +91,7 @@ class Audit:
 
         Raises:
             CheckSkipped: the trainer does not know controls, or the track has too many problems for this one.
+            CheckNotApplicable: the track has no answers that the control could exchange.
         """
         contestant = self.contestant
         settings = self.control_settings(control, time_share)
@@ -107,6 +112,8 @@ class Audit:
             raise CheckSkipped("its trainer is older than the controls")
         try:
             check_control(describe_track(*track_of(planned.settings)), control)
+        except ControlNotApplicable as problem:
+            raise CheckNotApplicable(str(problem)) from None
         except ValueError as problem:
             raise CheckSkipped(str(problem)) from None
         if time_share is None:

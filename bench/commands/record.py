@@ -26,7 +26,8 @@ from bench.commands.options import (
 )
 from bench.commands.paired_experiment import run_paired_experiment
 from bench.commands.record_checkout import check_committed, print_files_to_commit
-from bench.config import CONFIGS, config_toml, find_config, merged_values, settings_key, with_current_names
+from bench.commands.tracks import default_config
+from bench.config import CONFIGS, config_toml, find_config, merged_values, settings_key, track_of, with_current_names
 from bench.errors import UnavailableHere, UsageError
 from bench.experiments.comparison import (
     Comparison,
@@ -48,6 +49,7 @@ from bench.storage.jsonl import replace_file
 from bench.storage.records import RecordFolder, file_record, is_record, read_records, standing_record
 from bench.storage.schema import PairedPlan, Record, Run
 from bench.streams import print_line
+from tracks.descriptions import describe_track
 
 QUIET_SECONDS = 3.0
 RESOLVED_BY_MACHINE = ("device", "precision", "threads")  # settings that a default config leaves open
@@ -207,8 +209,8 @@ def decide(
     if comparison is not None:
         show_comparison(comparison)
     if is_new_default:
-        print_line(f"{default_config(record).name} is now {record.config}")
-    print_files_to_commit(SCRIPT.parent, results, [SCRIPT.parent / PAGE, default_config(record)])
+        print_line(f"{default_file(record).name} is now {record.config}")
+    print_files_to_commit(SCRIPT.parent, results, [SCRIPT.parent / PAGE, default_file(record)])
     first = "" if record.predecessor else f", {FIRST_OF_CLASS}"
     print_line(f"record {record.name}{first}: {batch_line(batch_runs)}")
     return 0
@@ -270,7 +272,8 @@ def make_record(
 
 def new_record_name(arguments: Arguments, plan: PairedPlan) -> str:
     """`<date>-<track>-<name>`, with a number at the end when such a record exists."""
-    stem = arguments.name or f"{plan.a.config.removeprefix(f'{plan.track}-')}-{plan.clock}"
+    config = plan.a.config.removeprefix(f"{plan.track}-")
+    stem = arguments.name or (plan.clock if config == plan.track else f"{config}-{plan.clock}")
     name = f"{datetime.now(UTC):%Y-%m-%d}-{plan.track}-{stem}"
     candidates = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
     return next(candidate for candidate in candidates if not is_record(candidate, arguments.results))
@@ -281,20 +284,20 @@ def is_own(results: Path) -> bool:
     return results.resolve() == (CONFIGS.parents[1] / "results").resolve()
 
 
-def default_config(record: Record) -> Path:
-    """The file of the default config of a record's track on its device."""
+def default_file(record: Record) -> Path:
+    """The file that holds the default config of a record's track on its device, once a record was faster by `total`."""
     return CONFIGS / f"{record.track}-{record.device}.toml"
 
 
 def make_default(config: str, record: Record) -> bool:
     """Make the record's config the track's default on its device, and return True, unless it is the default already."""
-    default = default_config(record)
-    if record.config == default.stem or record.device not in ("cpu", "cuda"):
+    present = default_config(describe_track(*track_of(record.settings)), record.device)
+    if record.config == present or record.device not in ("cpu", "cuda"):
         return False
     values = merged_values(find_config(config, record.device)[1], with_current_names, record.device)
     kept = {key: value for key, value in values.items() if key not in RESOLVED_BY_MACHINE}
     if kept.get("kernel") == "c":
         kept["kernel"] = "auto"  # a default config has to run on machines without a compiler
     header = f"# The default of {record.track} on {record.device}, since the record {record.name}.\n"
-    replace_file(default, header + config_toml(kept))
+    replace_file(default_file(record), header + config_toml(kept))
     return True

@@ -1,5 +1,6 @@
 """`python -m bench tracks`: list the tracks."""
 
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -31,10 +32,10 @@ class Arguments:
 
 def default_config(track: TrackDescription, device_type: str) -> str:
     """The name of a track's default config on a device, or NO_CONFIG."""
-    try:
-        return find_config(track.config or track.name, device_type)[0]
-    except UsageError:
-        return NO_CONFIG
+    for name in filter(None, (track.name, track.config)):
+        with contextlib.suppress(UsageError):
+            return find_config(name, device_type)[0]
+    return NO_CONFIG
 
 
 def families(device_type: str) -> list[list[TrackDescription]]:

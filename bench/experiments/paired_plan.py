@@ -68,7 +68,7 @@ def resolve_side(
         raise UsageError("the name of a contestant is empty; give a config or a record")
     if not is_record(name, results):
         if not is_toml_file(name) and name not in (names := config_names()):
-            hint = nearest_hint(name, names | record_names(results))
+            hint = nearest_hint(name, names | record_names(results), "the folder bench/configs")
             raise UsageError(f"there is no config or record {name!r}{hint}")
         contestant = executor.resolve(SCRIPT, ["--config", name, "--device", device])
         return participant(contestant, contestant.planned.config, None)

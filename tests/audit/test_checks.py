@@ -1,6 +1,7 @@
 """The verdicts of the checks, on given runs and probes."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,26 @@ def test_a_check_whose_attempt_fails_is_not_carried_out() -> None:
     assert results == {
         "labels": CheckResult("not carried out", "an attempt with --control shuffle ended as error: out of memory")
     }
+
+
+def test_a_check_that_has_no_meaning_on_the_track_does_not_apply(one_weight_each) -> None:
+    """One text has no answers to exchange, and is in every batch."""
+    run = example_run(settings={"track": "memorize", "control": "none"})
+    same_batches = Seeds(initial=1.4, batches=0.0, rounding=1e-7)
+    scripted = ScriptedAudit(run, probe_result=same_batches)
+    monkey: Any = scripted
+    monkey.contestant = Contestant(Path("speedrun.py"), (), run)
+    monkey.attempt = functools.partial(Audit.attempt, scripted)
+    results = run_checks(scripted, ["seeds", "labels", "data"])
+    assert {name: result.verdict for name, result in results.items()} == {
+        "seeds": "passed",
+        "labels": "does not apply",
+        "data": "does not apply",
+    }
+    assert "the only training problem" in results["seeds"].evidence
+    assert "memorize has none to exchange" in results["data"].evidence
+    add2 = ScriptedAudit(example_run(settings={"track": "add2"}), probe_result=same_batches)
+    assert checks.check_seeds(add2).verdict == "CAUGHT"
 
 
 # --- held-out answers

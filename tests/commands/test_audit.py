@@ -35,8 +35,10 @@ def run_command(results: Path, *arguments: str) -> int:
     return main(["audit", *arguments, "--results", str(results)])
 
 
-@pytest.mark.parametrize(("verdict", "status"), [("passed", 0), ("CAUGHT", 1), ("not carried out", 1)])
-def test_the_command_prints_a_table_and_exits_0_when_all_passed(
+@pytest.mark.parametrize(
+    ("verdict", "status"), [("passed", 0), ("does not apply", 0), ("CAUGHT", 1), ("not carried out", 1)]
+)
+def test_the_command_prints_a_table_and_exits_0_when_all_passed_that_apply(
     verdict: Any, status: int, filed, tmp_path, monkeypatch, capsys
 ) -> None:
     monkeypatch.setitem(CHECKS, "labels", lambda audit: CheckResult("passed", "7 of 9 wrong"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bench import config
 from bench.commands import board, record
 from bench.errors import UsageError
 from bench.machine.noise import Noise, NoiseMonitor
@@ -230,9 +231,34 @@ def test_a_new_default_config_leaves_the_kernel_to_the_machine(tmp_path, monkeyp
     monkeypatch.setattr(
         record, "merged_values", lambda path, check, device: {"track": "add3", "kernel": "c", "threads": 2}
     )
-    new: Any = SimpleNamespace(track="add3", device="cpu", config="mine", name="2026-11-24-add3-mine")
+    new: Any = SimpleNamespace(
+        track="add3", device="cpu", config="mine", name="2026-11-24-add3-mine", settings={"track": "add3"}
+    )
     record.make_default("mine", new)
     assert tomllib.loads((tmp_path / "add3-cpu.toml").read_text()) == {"track": "add3", "kernel": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("config", "end"), [("moddiv-97", "train"), ("moddiv-97-big", "big-train"), ("my", "my-train")]
+)
+def test_the_name_of_a_record_names_its_track_once(config, end, tmp_path):
+    plan: Any = SimpleNamespace(track="moddiv-97", clock="train", a=SimpleNamespace(config=config))
+    arguments = record.Arguments(config, "train", results=tmp_path)
+    assert record.new_record_name(arguments, plan).partition("moddiv-97-")[2] == end
+
+
+def test_a_default_config_for_all_devices_is_replaced_on_the_device_of_the_record(tmp_path, monkeypatch):
+    for module in (record, config):
+        monkeypatch.setattr(module, "CONFIGS", tmp_path)
+    settings = {"track": "moddiv", "track_settings.p": 97, "batch_size": 7}
+    new: Any = SimpleNamespace(track="moddiv-97", device="cpu", config="moddiv-97", name="x", settings=settings)
+    for name in ("moddiv-97", "mine"):
+        (tmp_path / f"{name}.toml").write_text('track = "moddiv"\n')
+    assert not record.make_default("moddiv-97", new)  # it is the default already
+    new.config = "mine"
+    assert record.make_default("mine", new)
+    assert config.find_config("moddiv-97", "cpu")[1] == record.default_file(new)
+    assert config.find_config("moddiv-97", "cuda")[0] == "moddiv-97"
 
 
 def test_the_board_shows_records_with_predecessor_gain_and_interval(arena):
