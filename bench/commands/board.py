@@ -11,6 +11,7 @@ from bench.config import track_of
 from bench.errors import UsageError
 from bench.provenance import ROOT
 from bench.report.leaderboard import all_figures, rendered_pages, stale_track_pages
+from bench.report.matrix_page import all_matrix_files
 from bench.report.readme import PAGE, fill_page
 from bench.report.record_page import record_pages
 from bench.report.render import write_or_check
@@ -68,8 +69,9 @@ def main(arguments: Arguments) -> int:
     figures = {results / "plots" / f"{figure.name}.svg": figure for figure in all_figures(results_data)}
     tables = {path.with_suffix(".csv"): figure.csv() for path, figure in figures.items()}
     scaling_pages, scaling_plots = scaling_files(results_data, results)
+    matrix_pages, matrix_plots = all_matrix_files(results_data.runs, results)
     print_faults(results_data.faults)
-    pictures = {path: figure.svg for path, figure in figures.items()} | scaling_plots
+    pictures = {path: figure.svg for path, figure in figures.items()} | scaling_plots | matrix_plots
     own = results.resolve() == DEFAULT_RESULTS
     command = "board" if own else f"board --results {shlex.quote(str(results))}"
-    return write_or_check(pages | tables | scaling_pages, pictures, arguments.check, command, stale)
+    return write_or_check(pages | tables | scaling_pages | matrix_pages, pictures, arguments.check, command, stale)

@@ -23,6 +23,8 @@ from bench.experiments.matrix_results import CellResult, MachineMatrix, matrix_r
 from bench.experiments.matrix_run import resolve_matrix, run_matrix
 from bench.experiments.toml_file import find_file
 from bench.formatting import UNKNOWN, counted, duration, number, spread_text, terminal_table
+from bench.report.matrix_learning_plot import steps_title
+from bench.report.matrix_page import matrix_files, steps_text
 from bench.report.matrix_plot import draw_matrix
 from bench.stats.estimates import expected_seconds
 from bench.storage.journal import Journal
@@ -133,25 +135,30 @@ def announce(machine_matrix: MachineMatrix, num_pending: int, runs: Sequence[Run
 
 
 def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_folder: Path) -> None:
-    """Write the ranking of each machine matrix as CSV and as a plot, then print it as a table."""
-    matrix, known = machine_matrices[0].matrix, matrix_runs(journal.read()[0])
+    """Write the ranking of each machine matrix as CSV and as a plot, and the page; then print it as a table."""
+    runs = journal.read()[0]
+    matrix, known = machine_matrices[0].matrix, matrix_runs(runs)
     folder = results_folder / MATRIX
     tables = [machine_matrix.results(known) for machine_matrix in machine_matrices]
     paths = [folder / f"{matrix.name}.csv"]
-    replace_file(paths[0], results_csv(tables, matrix.clock))
+    replace_file(paths[0], results_csv(tables, matrix.clock, matrix.steps))
     is_single = len(machine_matrices) == 1
     machine_classes = [machine_matrix.machine_class for machine_matrix in machine_matrices]
-    if matrix.plot:
+    if matrix.plot and not matrix.steps:
         for index, (machine_class, results) in enumerate(zip(machine_classes, tables, strict=True), start=1):
             paths.append(folder / (f"{matrix.name}.svg" if is_single else f"{matrix.name}-{index}.svg"))
             title = f"{matrix.name}: ERT by {matrix.clock}, s"
             subtitle = f"{machine_class}; {limit_text(machine_matrices[index - 1])}"
             replace_file(paths[-1], draw_matrix(results, matrix, title, subtitle))
+    texts, pictures = matrix_files(matrix, runs, results_folder)
+    for path, text in (texts | {path: draw() for path, draw in pictures.items()}).items():
+        paths.append(path)
+        replace_file(path, text)
     console = output_console(piped_width=120)
     for machine_class, results in zip(machine_classes, tables, strict=True):
         if not is_single:
             console.print(machine_class, soft_wrap=True)
-        console.print(results_table(results, matrix.clock))
+        console.print(results_table(results, matrix.clock, matrix.steps))
     for path in paths:
         print_line(str(path))
 
@@ -164,18 +171,20 @@ def limit_text(machine_matrix: MachineMatrix) -> str:
     return f"limit of train {' to '.join(dict.fromkeys([f'{limits[0]:g}', f'{limits[-1]:g}']))} s"
 
 
-def results_table(results: Sequence[CellResult], clock: ClockName) -> Table:
+def results_table(results: Sequence[CellResult], clock: ClockName, steps: Sequence[str] = ()) -> Table:
     axes = list(results[0].cell.choices)
     other: ClockName = "total" if clock == "train" else "train"
-    headings = ("rank", *axes, "solved", f"ERT {clock}, s", f"{clock}, s: median (min … max)")
+    steps_heading = [steps_title(steps)] if steps else []
+    headings = ("rank", *axes, *steps_heading, "solved", f"ERT {clock}, s", f"{clock}, s: median (min … max)")
     headings += (f"ERT {other}, s", "other outcomes")
     table = terminal_table(headings, text=(*axes, "other outcomes"))
-    for rank, result in enumerate(rank_cells(results, clock), start=1):
+    for rank, result in enumerate(rank_cells(results, clock, steps), start=1):
         otherwise = [f"{count} {name}" for name, count in sorted(result.outcomes.items())]
         otherwise += [f"{result.repeated} repeated"] if result.repeated else []
         table.add_row(
             str(rank) if result.runs else UNKNOWN,
             *result.cell.labels().values(),
+            *([steps_text(result.step_counts(steps))] if steps else []),
             f"{result.num_solved}/{len(result.runs)}" + ("" if result.finished else f" of {result.planned}"),
             number(result.ert(clock), ".2f"),
             spread_text(result.seconds(clock), ".2f"),

@@ -10,9 +10,10 @@ from bench.clock import ClockName
 from bench.config import flat_values, is_track_setting, setting_text, settings_text, values_like
 from bench.errors import nearest_hint
 from bench.experiments.toml_file import SettingValue, TomlFile
+from bench.stats.learning_curves import MILESTONES
 
 MATRICES = Path(__file__).parent.parent / "matrices"
-KEYS = ("base", "seeds", "axes", "exclude", "plot", "clock")
+KEYS = ("base", "seeds", "axes", "exclude", "plot", "clock", "steps")
 
 Choice = dict[str, SettingValue]  # settings that change together
 Axes = dict[str, tuple[Choice, ...]]
@@ -28,11 +29,23 @@ class Matrix:
     axes: Axes  # in the file's order
     excluded: tuple[Choice, ...]
     plot: tuple[str, ...]  # one axis is drawn as a line, two as a map
-    clock: ClockName  # that ranks the cells
+    clock: ClockName  # that ranks the cells, unless steps do
+    steps: tuple[str, ...] = ()  # one or two milestones: cells are ranked by the steps to it, or between them
+    description: str = ""  # the comment at the beginning of the file
 
     @property
     def name(self) -> str:
         return self.path.stem
+
+    @property
+    def base_name(self) -> str:
+        """The name of the config; on a device it may be that of its own config, `add3-cpu` for `add3`."""
+        return Path(self.base).name.removesuffix(".toml")
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """All settings that any cell gives."""
+        return frozenset(key for choices in self.axes.values() for choice in choices for key in choice)
 
     def cells(self) -> Iterator["Cell"]:
         """Every combination that is not excluded."""
@@ -93,7 +106,10 @@ def read_matrix(path: Path) -> Matrix:
     """Read a matrix file; a UsageError names the file, the line, the key, and the problem."""
     file = TomlFile(path, KEYS)
     base, seeds, axes = file.read_base(), read_seeds(file), read_axes(file)
-    return Matrix(path, base, seeds, axes, read_exclusions(file, axes), read_plot(file, axes), file.read_clock())
+    plot, clock, steps = read_plot(file, axes), file.read_clock(), read_steps(file)
+    comment = itertools.takewhile(lambda line: line.startswith("#"), file.lines)
+    description = " ".join(line.lstrip("# ") for line in comment)
+    return Matrix(path, base, seeds, axes, read_exclusions(file, axes), plot, clock, steps, description)
 
 
 def read_seeds(file: TomlFile) -> tuple[int, ...]:
@@ -110,14 +126,17 @@ def read_axes(file: TomlFile) -> Axes:
     axes = {axis: tuple(read_choices(file, axis, values)) for axis, values in flat_values(tables).items()}
     axis_of: dict[str, str] = {}
     for axis, choices in axes.items():
-        for key in choices[0]:
+        for key in dict.fromkeys(key for choice in choices for key in choice):
             other_axis = axis_of.setdefault(key, axis)
             file.require(other_axis == axis, f"{key} is on the axis {other_axis!r} already", "axes", axis)
     return axes
 
 
 def read_choices(file: TomlFile, axis: str, values: Any) -> Iterator[Choice]:
-    """The choices on an axis: values of the setting of that name, or tables of settings that change together."""
+    """The choices on an axis: values of the setting of that name, or tables of settings that change together.
+
+    What a table does not give has the value of the base.
+    """
     file.require(isinstance(values, list) and values != [], f"must be a list of values, got {values!r}", "axes", axis)
     choices = [flat_values(value) if isinstance(value, dict) else {axis: value} for value in values]
     for i, choice in enumerate(choices):
@@ -125,7 +144,6 @@ def read_choices(file: TomlFile, axis: str, values: Any) -> Iterator[Choice]:
         for key, value in choice.items():
             is_value = isinstance(value, bool | int | float | str)
             file.require(is_value, f"{value!r} is not a value of the setting {key!r}", "axes", axis)
-        file.require(choice.keys() == choices[0].keys(), "all values must give the same settings", "axes", axis)
         yield choice
 
 
@@ -134,7 +152,10 @@ def read_exclusions(file: TomlFile, axes: Mapping[str, Sequence[Choice]]) -> tup
     exclusions = file.values.get("exclude", [])
     are_tables = isinstance(exclusions, list) and all(isinstance(table, dict) and table for table in exclusions)
     file.require(are_tables, "must be a list of tables of settings", "exclude")
-    possible = {key: [choice[key] for choice in choices] for choices in axes.values() for key in choices[0]}
+    possible: dict[str, list[SettingValue]] = {}
+    for choice in itertools.chain.from_iterable(axes.values()):
+        for key, value in choice.items():
+            possible.setdefault(key, []).append(value)
     exclusions = list(map(flat_values, exclusions))
     for exclusion in exclusions:
         for key, value in exclusion.items():
@@ -153,3 +174,11 @@ def read_plot(file: TomlFile, axes: Mapping[str, Sequence[Choice]]) -> tuple[str
         is_axis = isinstance(axis, str) and axis in axes
         file.require(is_axis, f"there is no axis {axis!r}{nearest_hint(str(axis), axes)}", "plot")
     return tuple(plot)
+
+
+def read_steps(file: TomlFile) -> tuple[str, ...]:
+    """The milestones by whose steps cells are ranked; by default none."""
+    steps = file.values.get("steps", [])
+    are_milestones = isinstance(steps, list) and len(steps) <= 2 and all(step in MILESTONES for step in steps)
+    file.require(are_milestones, f"must be a list of one or two of {', '.join(MILESTONES)}", "steps")
+    return tuple(steps)

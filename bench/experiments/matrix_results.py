@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from bench.experiments.matrix_file import Cell, Matrix
 from bench.formatting import csv_rows
 from bench.stats.descriptive import spread
 from bench.stats.expected_time import expected_time_to_success
+from bench.stats.learning_curves import StepCount, steps_between
 from bench.stats.ranking import CLOCKS
 from bench.storage.schema import MATRIX, Run
 
@@ -143,22 +145,36 @@ class CellResult:
     def seconds(self, clock: ClockName) -> list[float]:
         return [value for run in self.runs if (value := getattr(run.seconds, clock)) is not None]
 
+    def step_counts(self, milestones: Sequence[str]) -> list[StepCount]:
+        """The steps of each run to or between milestones; empty without milestones."""
+        return [steps_between(run, milestones) for run in self.runs] if milestones else []
 
-def rank_cells(results: Sequence[CellResult], clock: ClockName) -> list[CellResult]:
-    """Results sorted by ERT; cells that solved nothing, then cells without runs, come last."""
-    return sorted(results, key=lambda result: (expected_time_to_success(result.runs, clock), -len(result.runs)))
+
+def rank_cells(results: Sequence[CellResult], clock: ClockName, steps: Sequence[str] = ()) -> list[CellResult]:
+    """Results sorted by ERT, or by the median steps to or between milestones, where unfinished runs count as infinite.
+
+    Cells that solved nothing, then cells without runs, come last.
+    """
+
+    def cost(result: CellResult) -> tuple[float, float, int]:
+        counts = spread([count.steps if count.is_reached else math.inf for count in result.step_counts(steps)])
+        median = counts.median if counts else math.inf if steps else 0.0
+        return median, expected_time_to_success(result.runs, clock), -len(result.runs)
+
+    return sorted(results, key=cost)
 
 
-def results_csv(tables: Sequence[Sequence[CellResult]], clock: ClockName) -> str:
+def results_csv(tables: Sequence[Sequence[CellResult]], clock: ClockName, steps: Sequence[str] = ()) -> str:
     """A row for each cell of each kind of machine, ranked; unknown values are empty."""
     axes = list(tables[0][0].cell.choices)
     figures = [f"{name}_{figure}_seconds" for name in CLOCKS for figure in ("ert", "median", "min", "max")]
-    counts = ["solved", "attempts", "planned", "repeated"]
+    counts = ["solved", "attempts", "planned", "repeated", *(["steps"] if steps else [])]
     rows: list[list[object]] = [["rank", *axes, *counts, *figures, "outcomes", "machine_class"]]
     for results in tables:
-        for rank, result in enumerate(rank_cells(results, clock), start=1):
+        for rank, result in enumerate(rank_cells(results, clock, steps), start=1):
             row: list[object] = [rank if result.runs else None, *result.cell.labels().values()]
             row += [result.num_solved, len(result.runs), result.planned, result.repeated]
+            row += ["; ".join(map(str, result.step_counts(steps)))] if steps else []
             for name in CLOCKS:
                 seconds, ert = spread(result.seconds(name)), result.ert(name)
                 row += [ert, seconds.median, seconds.minimum, seconds.maximum] if seconds else [ert, None, None, None]

@@ -120,8 +120,7 @@ class MatrixProgress:
 
     def __init__(self, machine_matrices: Sequence[MachineMatrix], num_planned: int, journal: Journal) -> None:
         self.machine_matrices, self.num_planned, self.num_done = machine_matrices, num_planned, 0
-        matrix = self.machine_matrices[0].matrix
-        self.clock = matrix.clock
+        self.matrix = matrix = self.machine_matrices[0].matrix
         self.known = matrix_runs(journal.read()[0])
         self.console = error_console()
         self.progress = Progress(
@@ -162,10 +161,11 @@ class MatrixProgress:
     def status(self, latest: MachineMatrix) -> str:
         """Finished cells and solved attempts of all machine matrices, and the best cell of the latest one."""
         results = [result for machine_matrix in self.machine_matrices for result in machine_matrix.results(self.known)]
-        best = rank_cells(latest.results(self.known), self.clock)[0]
+        matrix = self.matrix
+        best = rank_cells(latest.results(self.known), matrix.clock, matrix.steps)[0]
         text = f"cells {sum(result.finished for result in results)}/{len(results)}  "
         text += f"solved {sum(result.num_solved for result in results)}"
-        return text + (f"  best {number(best.ert(self.clock), '.2f')} s {best.cell}" if best.num_solved else "")
+        return text + (f"  best {number(best.ert(matrix.clock), '.2f')} s {best.cell}" if best.num_solved else "")
 
     def print(self, line: str) -> None:
         self.progress.console.print(line, soft_wrap=True)

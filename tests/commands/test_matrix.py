@@ -278,7 +278,7 @@ def test_matrices_whose_names_differ_after_a_dot_write_different_files(arena, mo
         path.write_text(f'base = "fast"\nseeds = [1]\n[axes]\nrate = [{rate}]\n')
         assert matrix.main(matrix.Arguments(file=str(path), results=arena.results)) == 0
     names = {path.name for path in (arena.results / "matrix").iterdir()}
-    assert names == {"rate-0.05.csv", "rate-0.08.csv"}
+    assert names == {f"rate-{rate}.{suffix}" for rate in ("0.05", "0.08") for suffix in ("csv", "md")}
 
 
 def test_a_matrix_without_cells_is_an_error(run_matrix):

@@ -57,6 +57,25 @@ def test_the_first_two_axes_with_several_values_are_drawn_unless_others_are_name
     assert next(matrix_of('base = "add3"\nseeds = [1]\n[axes]\n').cells()).settings == {}
 
 
+def test_what_a_table_does_not_give_is_the_bases(matrix_of):
+    text = 'base = "add3"\nseeds = [1]\n[axes]\nchange = [{}, { batch_size = 512 }, { n_layer = 2, n_embd = 32 }]\n'
+    matrix = matrix_of(text)
+    assert [options_of(cell.settings) for cell in matrix.cells()] == [
+        [],
+        ["--batch-size", "512"],
+        ["--n-layer", "2", "--n-embd", "32"],
+    ]
+    assert [cell.labels()["change"] for cell in matrix.cells()] == ["the base", "batch_size=512", "n_layer=2 n_embd=32"]
+    assert matrix.keys == {"batch_size", "n_layer", "n_embd"}
+    assert len(list(matrix_of(text + "[[exclude]]\nn_layer = 2\n").cells())) == 2
+
+
+def test_the_comment_at_the_beginning_describes_the_matrix(matrix_of):
+    matrix = matrix_of('# What it\n# shows.\nsteps = ["validation 95%"]\n# not this\n' + GOOD)
+    assert (matrix.description, matrix.steps) == ("What it shows.", ("validation 95%",))
+    assert (matrix_of(GOOD).description, matrix_of(GOOD).steps) == ("", ())
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -73,13 +92,14 @@ def test_the_first_two_axes_with_several_values_are_drawn_unless_others_are_name
         ("[512, 1024]", "[]", r"line 5: axes\.batch_size: must be a list"),
         ("[512, 1024]", "[512, 512]", r"line 5: axes\.batch_size: 512 is listed twice"),
         ("[512, 1024]", "[512, [1]]", r"line 5: axes\.batch_size: \[1\] is not a value"),
-        ("n_layer = 2, n_embd = 32", "n_layer = 2", r"line 7: axes\.size: all values must give the same"),
         ("n_embd", "batch_size", r"line 7: axes\.size: batch_size is on the axis 'batch_size' already"),
         ("n_layer = 2\nb", "n_layers = 2\nb", r"line 10: exclude\.n_layers: .*the nearest is 'n_layer'"),
         ("batch_size = 1024", "batch_size = 1000", r"line 11: exclude\.batch_size: the axis has no 1000"),
         ("[[exclude]]", "[exclude]", "line 9: exclude: must be a list of tables"),
         ("[axes]", 'plot = ["batch"]\n[axes]', r"line 4: plot: there is no axis 'batch'; the nearest is 'batch_size'"),
         ("[axes]", 'clock = "wall"\n[axes]', "line 4: clock: must be 'train' or 'total'"),
+        ("[axes]", 'steps = ["train"]\n[axes]', "line 4: steps: must be a list of one or two of train 95%, train 100%"),
+        ("[axes]", 'steps = "train 95%"\n[axes]', "line 4: steps: must be a list"),
     ],
 )
 def test_an_error_names_the_line_and_the_key(matrix_of, old, new, message):

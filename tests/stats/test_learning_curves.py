@@ -1,8 +1,10 @@
 """The steps to 95% and 100% of a split."""
 
-from bench.stats.learning_curves import reached_steps
+import pytest
+
+from bench.stats.learning_curves import reached_steps, steps_between
 from bench.storage.schema import Check, Count, Evaluated
-from tests.support.examples import example_check
+from tests.support.examples import example_check, example_run
 
 
 def test_the_first_check_that_is_right_enough_counts() -> None:
@@ -31,3 +33,23 @@ def test_each_evaluated_split_has_its_own_steps() -> None:
 
 def test_checks_of_older_runs_do_not_say_how_many_problems_they_asked() -> None:
     assert reached_steps([Check(step=10, train_seconds=1.0, loss=0.5, errors=0)]) == {}
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "milestones", "text"),
+    [
+        ([9, 0, 0, 0], [9, 9, 9, 0], ["train 100%", "validation 100%"], "20"),
+        ([9, 9, 9, 0], [9, 0, 0, 0], ["train 100%", "validation 100%"], "-20"),
+        ([9, 0, 0, 0], [9, 9, 9, 9], ["train 100%", "validation 100%"], "> 20"),
+        ([9, 9, 9, 9], [9, 9, 9, 0], ["train 100%", "validation 100%"], "not begun in 40"),
+        ([9, 9, 9, 9], [9, 9, 0, 0], ["validation 100%"], "30"),
+        ([9, 9, 9, 9], [9, 9, 9, 9], ["validation 95%"], "> 40"),
+        ([], [], ["validation 95%"], "> 0"),
+    ],
+)
+def test_steps_between_milestones(train, validation, milestones, text) -> None:
+    checks = [
+        example_check(10 * (i + 1), errors, validation=Evaluated(problems=100, errors=others, loss=0.1))
+        for i, (errors, others) in enumerate(zip(train, validation, strict=True))
+    ]
+    assert str(steps_between(example_run(checks=checks), milestones)) == text
