@@ -90,7 +90,7 @@ def test_the_page_lists_each_run_of_a_cell_that_did_not_finish_and_averages_none
     assert changed.endswith("| 20, > 40 | > 40, > 40 |")
     assert {picture.name for picture in pictures} == {"some-steps.svg", "some-curves.svg"}
     assert all(picture.name in page for picture in pictures)
-    assert all(draw().startswith("<?xml") for draw in pictures.values())
+    assert all(str(draw()).startswith("<?xml") for draw in pictures.values())
 
 
 def test_one_error_is_not_shown_as_100_percent():
