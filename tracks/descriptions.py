@@ -38,7 +38,7 @@ class TrackDescription:
     prompt_length: int  # tokens, of the longest prompt
     answer_length: int  # tokens, of the longest answer
     num_problems: int
-    num_heldout: int  # the expected number unless `exhaustive`
+    num_heldout: int  # the expected number unless `exhaustive`, or where `splits` counts them
     exhaustive: bool  # whether the certificate decodes every problem that counts
     is_stream: bool  # whether training texts are windows of one long text
     example_prompt: str
@@ -58,6 +58,11 @@ class TrackDescription:
     def has_validation(self) -> bool:
         """Whether the track names a validation set."""
         return self.splits is not None and "validation" in self.splits()
+
+    @property
+    def heldout_count(self) -> int:
+        """The number of held-out problems: counted where they are listed, which may take 10 ms, else `num_heldout`."""
+        return self.num_heldout if self.splits is None else self.splits()["heldout"]
 
     @property
     def num_training(self) -> int | None:
@@ -162,8 +167,15 @@ def describe_modular(
             f"track_settings.training_share ({training_share}) and validation_share ({validation_share}) must leave "
             "a rest for the test; together they must be below 1"
         )
-    sign, is_division = MODULAR_SIGNS[name], name == "moddiv"
+    sign, is_division, test_share = MODULAR_SIGNS[name], name == "moddiv", 1 - sum(shares.values())
     num_problems = p * (p - 1 if is_division else p)
+    if num_problems * min(*shares.values(), test_share) < 50 and (
+        empty := [key for key, count in count_splits(sign, p, *shares.values()).items() if not count]
+    ):  # a larger set is empty with a probability below 1e-21
+        raise ValueError(
+            f"track_settings: with p = {p}, training_share = {training_share} and validation_share = "
+            f"{validation_share} no pair is in the set {empty[0]}; choose larger shares or a larger p"
+        )
     digits = len(str(p - 1))
     are_numbers = tokens == "numbers"
     changed = "" if are_numbers else "-characters"
@@ -180,14 +192,14 @@ def describe_modular(
         prompt_length=4 if are_numbers else 2 * digits + 2,
         answer_length=1 if are_numbers else digits + 1,
         num_problems=num_problems,
-        num_heldout=round(num_problems * (1 - training_share - validation_share)),
+        num_heldout=round(num_problems * test_share),
         exhaustive=True,
         is_stream=False,
         example_prompt=f"{a}{sign}{b}=",
         example_answer=str(answer),
         is_one_length=are_numbers,
         form=f"two numbers below {p} with {sign} between, then =" + "; the second is not 0" * is_division,
-        target=f"0 errors in all test pairs, about {1 - training_share - validation_share:.0%} of {num_problems:,}",
+        target=f"0 errors in all test pairs, about {test_share:.0%} of {num_problems:,}",
         config=f"{name}-{p}" + "-characters" * (not are_numbers),
         splits=functools.partial(count_splits, sign, p, training_share, validation_share),
     )
@@ -227,6 +239,8 @@ DEFAULT_TEXT = "I love machine learning"
 
 def describe_memorize(*, text: str = DEFAULT_TEXT, masked: int = 0) -> TrackDescription:
     """Describe `tracks.memorize.Memorize`; `masked` is the number of first characters without a loss."""
+    if not text:
+        raise ValueError("track_settings.text must not be empty")
     if not 0 <= masked < len(text):
         raise ValueError(
             f"track_settings.masked must be from 0 to {len(text) - 1}, below the text's length; got {masked}"

@@ -114,8 +114,9 @@ class Attempt:
     def save_checkpoint(self, trainer: Trainer, step: int) -> None:
         """Save the weights at every `checkpoint_every` steps as weights/RUN-step-STEP.safetensors; it takes time."""
         if step % self.plan.settings_dict["checkpoint_every"] == 0 and self.is_filed:
-            name = f"{self.lost.run_id}-step-{step:06}.safetensors"
-            path = self.plan.request.results / "weights" / name
+            from bench.storage.results import checkpoint_path
+
+            path = checkpoint_path(self.lost.run_id, step, self.plan.request.results)
             weights.save(path, trainer.model, self.plan.track, self.plan.settings_dict)
 
     @property

@@ -25,7 +25,8 @@ class Arguments:
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run id, a path to weights, or `latest`, the latest run that kept weights."""
+    """A run id, a path to weights, or `latest`, the latest run that kept weights; RUN@STEP are the weights that a run
+    saved after a step."""
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROBLEM")] = ()
     """Problems, such as 123+456=."""
     file: OptionalPathArgument = None

@@ -72,7 +72,7 @@ def tracks_table(device_type: str) -> Table:
             first_to_last([names[track.name] for track in tracks]),
             track.example_text,
             first_to_last([count_text(track.num_problems) for track in tracks]),
-            about + first_to_last([count_text(track.num_heldout) for track in tracks]),
+            about + first_to_last([count_text(track.heldout_count) for track in tracks]),
             track.solved,
             default_config(track, device_type),
         )

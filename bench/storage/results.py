@@ -111,10 +111,12 @@ def latest_run(runs: Sequence[Run]) -> Run:
 def find_weights(reference: str, results: Path) -> tuple[Path, str]:
     """The weights file of a run, and in words which one it is; see `find_run`.
 
-    A path to weights is returned as it is, without the journal.
+    `RUN@STEP` is the file that the run saved after a step. A path to weights is returned as it is, without the journal.
     """
     if is_weights_path(reference):
         return Path(reference).expanduser(), reference
+    if "@" in reference:
+        return find_checkpoint(reference, results)
     run = find_run(reference, results, with_weights=True)
     remark = ""
     if reference == "latest" and (newest := latest_run(Journal(results).read()[0])).run_id != run.run_id:
@@ -125,6 +127,26 @@ def find_weights(reference: str, results: Path) -> tuple[Path, str]:
             "those of a record, results/records/NAME/weights.safetensors"
         )
     return path, f"{run.run_id} ({run.label}, {run.outcome}){remark}"
+
+
+def checkpoint_path(run_id: str, step: int, results: Path) -> Path:
+    """The file of the weights that a run saves after a step, by the setting `checkpoint_every`."""
+    return results / "weights" / f"{run_id}-step-{step:06}.safetensors"
+
+
+def find_checkpoint(reference: str, results: Path) -> tuple[Path, str]:
+    """The weights file that `RUN@STEP` names, and in words which one it is; UsageError if there is none."""
+    name, _, step = reference.rpartition("@")
+    run = find_run(name, results)
+    prefix = checkpoint_path(run.run_id, 0, results).stem[:-6]
+    saved = [int(path.stem.removeprefix(prefix)) for path in (results / "weights").glob(f"{prefix}*.safetensors")]
+    if not step.isdecimal():
+        raise UsageError(f"{reference!r}: the step after @ must be a whole number")
+    if int(step) not in saved:
+        nearest = min(saved, key=lambda other: abs(other - int(step)), default=None)
+        hint = "set checkpoint_every to save some" if nearest is None else f"the nearest is @{nearest}"
+        raise UsageError(f"there are no weights of step {int(step):,} of {run.run_id}; {hint}")
+    return checkpoint_path(run.run_id, int(step), results), f"{run.run_id} ({run.label}) after step {int(step):,}"
 
 
 def weights_sha256(path: Path) -> str:

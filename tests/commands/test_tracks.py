@@ -24,7 +24,7 @@ def test_a_track_is_shown_with_an_example_its_size_and_its_config(capsys) -> Non
 
 def test_a_track_with_settings_is_shown_with_their_defaults(capsys) -> None:
     rows = shown(capsys, "--device", "cpu")
-    assert rows["moddiv"][0] == "93/5=38"
+    assert rows["moddiv"][:3] == ["93/5=38", "9,312", "3,742"]
     assert rows["moddiv"][-1] == "moddiv-97"
     defaults = ["p=97 tokens=numbers training_share=0.5 validation_share=0.1"]
     assert rows["modadd, modsub, moddiv"] == defaults

@@ -86,6 +86,32 @@ def test_a_run_of_a_matrix_exists_although_it_keeps_no_weights(results):
         find_weights("cell", results)
 
 
+def test_weights_that_a_run_saved_after_a_step_are_found_by_run_and_step(results):
+    for step in (500, 1_000_000):
+        results_module.checkpoint_path("third", step, results).write_bytes(b"")
+    path, which = find_weights("latest@500", results)
+    assert path == results / "weights" / "third-step-000500.safetensors"
+    assert which == f"third ({find_run('third', results).label}) after step 500"
+    assert find_weights("third@1000000", results)[0].name == "third-step-1000000.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("third@499", "no weights of step 499 of third; the nearest is @500"),
+        ("first@500", "no weights of step 500 of first; set checkpoint_every"),
+        ("third@", "the step after @ must be a whole number"),
+        ("third@5e2", "the step after @ must be a whole number"),
+        ("fourth@500", "there is no run 'fourth'"),
+        ("@500", "the name of the run is empty"),
+    ],
+)
+def test_a_wrong_step_is_refused_with_the_nearest(results, reference, message):
+    results_module.checkpoint_path("third", 500, results).write_bytes(b"")
+    with pytest.raises(UsageError, match=message):
+        find_weights(reference, results)
+
+
 def test_a_record_is_not_taken_for_a_run(results):
     folder = results / "records" / "2026-01-01-add3-fast"
     folder.mkdir(parents=True)

@@ -44,6 +44,7 @@ def test_a_description_says_what_the_track_is(name: str, settings: dict[str, Any
     if description.splits is not None:
         assert dict(description.splits()) == {split: len(rows) for split, rows in track.sets.items()}
         assert description.num_training == len(track.sets["train"])
+        assert description.heldout_count == len(track.sets["heldout"])
     assert description.has_validation == (track.validation is not None)
     for attribute in ATTRIBUTES:
         assert getattr(description, attribute) == getattr(track, attribute), attribute

@@ -128,6 +128,8 @@ def test_an_error_is_put_into_words() -> None:
         ({"training_share": 1.0}, "training_share must be above 0 and below 1"),
         ({"validation_share": 0}, "validation_share must be above 0"),
         ({"training_share": 0.9}, "must leave a rest for the test"),
+        ({"training_share": 1e-9}, "no pair is in the set train; choose larger shares or a larger p"),
+        ({"p": 3, "validation_share": 0.01}, "no pair is in the set validation"),
         ({"modulus": 97}, "modulus is not a setting of the track moddiv"),
         ({"p": 97.0}, "p must be a whole number"),
     ],
