@@ -183,9 +183,12 @@ class Curriculum:
                 return False
         return evaluation.num_errors == 0 and max_loss <= self.settings.evaluation_max_loss
 
-    def finish(self) -> None:
-        """Select the weights that training ends with, by the setting `checkpoint`."""
-        if self.best is not None:
+    def finish(self, last_check: CheckResult) -> None:
+        """Select the weights that training ends with, by the setting `checkpoint`.
+
+        Weights that meet the criterion of `stop_at` are kept: others with a lower loss may have errors.
+        """
+        if self.best is not None and not self.may_stop(last_check):
             self.best.restore()
 
     def must_restart(self, evaluation: Evaluation) -> bool:

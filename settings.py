@@ -89,7 +89,8 @@ class Settings:
     stop_at: Literal["evaluation", "check", "99%"] = "evaluation"
     check_every: int = 50  # Steps between checks, the sparse evaluations during a round.
     check_problems: int = 4096  # Training problems drawn for a check.
-    # Training ends with the last weights, or with those of the check with the lowest validation loss (best).
+    # Training ends with the last weights, or with those of the check with the lowest validation loss (best), unless the
+    # last ones meet the criterion of stop_at.
     checkpoint: Literal["last", "best"] = "last"
     checkpoint_every: int = 0  # Steps between weights saved during training, a multiple of check_every; 0 saves none.
     # Whether checks evaluate the test set, too, for learning curves; such a run is never ranked.

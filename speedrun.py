@@ -148,9 +148,10 @@ class Trainer:
     def backward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Accumulate the gradient of the mean loss over all processes; returns the loss of this process, nats.
 
-        The inputs (B, ...) are a whole batch. Each process takes its share, in `micro_batches` parts.
+        The inputs (B, ...) are a whole batch. Each process takes its share, in `micro_batches` parts. The mean over
+        processes of what they return is the mean over all targets of the batch.
         """
-        num_parts, losses = self.settings.micro_batches, []
+        num_parts, losses, part_weights = self.settings.micro_batches, [], []
         shares = {name: distributed.share(texts).chunk(num_parts) for name, texts in inputs.items()}
         for i in range(num_parts):
             part = {name: texts[i] for name, texts in shares.items()}
@@ -161,7 +162,10 @@ class Trainer:
                 loss = self.model_loss(**part, query_start=self.query_start)
                 self.update.scale(loss).backward(weight)
             losses.append(loss.detach())
-        return torch.stack(losses).mean() if num_parts > 1 else losses[0]
+            part_weights.append(weight)
+        if num_parts == 1 and "loss_mask" not in inputs:
+            return losses[0]
+        return (torch.stack(losses) * torch.stack(part_weights)).sum()
 
     @property
     def step_flops(self) -> int:
@@ -226,7 +230,7 @@ class Trainer:
             self.step_index.fill_(first_step)
             check = self.train_round(first_step, curriculum, watch)
             if curriculum.may_stop(check) or not rounds_left:
-                return curriculum.finish()
+                return curriculum.finish(check)
             first_step = curriculum.start_next_round(check.evaluation)
             if curriculum.must_restart(check.evaluation):
                 self.restart()

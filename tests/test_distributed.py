@@ -137,6 +137,25 @@ def test_micro_batches_give_the_update_of_the_whole_batch():
     assert checks[0][1] == pytest.approx(other_checks[0][1], rel=1e-4)
 
 
+def test_a_padded_batch_in_parts_has_the_loss_and_the_gradients_of_the_whole_batch():
+    """A part with more targets counts for more; with loss_on = all, texts of 4 to 8 characters differ most."""
+    track = get_track("moddiv", tokens="characters")
+    results = []
+    for micro_batches in (1, 2, 6):
+        padded = {"track": "moddiv", "track_settings": {"tokens": "characters"}, "loss_on": "all", "batch_size": 6}
+        changes: Any = padded | {"micro_batches": micro_batches}
+        trainer = Trainer(Settings(**(SMALL | changes)), track, CPU, torch.float32, 7)
+        problems = torch.tensor([[93, 5], [1, 1], [0, 96], [7, 50], [96, 96], [1, 2]])
+        batch = trainer.batches.batch(problems, "all")
+        names = trainer.inputs.of_step(trainer.step_index).keys()
+        mean = trainer.backward({name: getattr(batch, name) for name in names})
+        results.append((float(mean), [weight.grad for weight in trainer.model.parameters()]))
+    (loss, gradients), *others = results
+    for other_loss, other_gradients in others:
+        assert other_loss == pytest.approx(loss, rel=1e-5)
+        torch.testing.assert_close(other_gradients, gradients, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("changes", [{"batch_size": 30, "micro_batches": 4}, {"micro_batches": 0}])
 def test_a_batch_that_cannot_be_divided_evenly_is_refused(changes):
     with pytest.raises(ValueError, match=r"batch_size must be a multiple|micro_batches must be above 0"):

@@ -95,6 +95,9 @@ def make_plan(
         choice = pick_precision_and_kernel(
             settings.precision, settings.kernel, device.type, settings.kernel_problem, problem_of_kernel
         )
+        if choice.precision == "float16" and not getattr(settings, "grad_scaler", True):
+            remark = f"{choice.precision_reason}; without grad_scaler small gradients are 0"
+            choice = dataclasses.replace(choice, precision_reason=remark)
     except ValueError as problem:
         raise UsageError(str(problem)) from None
     if settings.compile and (reason := torch_compile_problem(device.type)):

@@ -164,6 +164,14 @@ def test_a_plan_says_what_the_command_line_changed(tmp_path):
     assert changed.overrides == {"batch_size": 32, "hard_search_steps": 2, "compile": True}
 
 
+def test_float16_without_a_gradient_scaler_says_what_happens():
+    def shown(*options):
+        return plan_of("--precision", "float16", "--kernel", "torch", *options).remark
+
+    assert "float16 (requested; without grad_scaler small gradients are 0)" in shown()
+    assert "float16 (requested)" in shown("--grad-scaler")
+
+
 def test_a_text_on_the_command_line_is_never_read_as_no_text():
     assert plan_of("--note", "None").request.note == "None"
     assert plan_of().request.note is None

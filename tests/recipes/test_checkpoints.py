@@ -44,10 +44,13 @@ def test_without_a_loss_nothing_is_restored() -> None:
     assert (model.token == 3.0).all()
 
 
-@pytest.mark.parametrize(("checkpoint", "expected"), [("last", 3), ("best", 1)])
+@pytest.mark.parametrize(
+    ("checkpoint", "may_stop", "expected"), [("last", False, 3), ("best", False, 1), ("best", True, 3)]
+)
 def test_training_ends_with_the_weights_that_the_setting_names(
-    checkpoint: Any, expected: int, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Any, may_stop: bool, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Weights that are all right are kept, also where others had a lower loss."""
     losses: Iterator[float] = iter(LOSSES)
     settings = replace(
         SMALL, track="moddiv", track_settings={"p": 11}, checkpoint=checkpoint, num_steps=4, check_every=1
@@ -62,6 +65,7 @@ def test_training_ends_with_the_weights_that_the_setting_names(
         return Split(len(problems), 1, next(losses), 9.0)
 
     monkeypatch.setattr(Curriculum, "evaluate_split", split)
+    monkeypatch.setattr(Curriculum, "may_stop", lambda curriculum, check: may_stop)
     monitor: Any = Monitor()
     trainer.train(monitor)
     assert len(seen) == len(LOSSES)
