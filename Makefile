@@ -18,6 +18,7 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m timing -n 0 tests/test_speedrun.py
 
 test-extras: $(VENV)/extras
 	$(RUN) -m pytest -m extra

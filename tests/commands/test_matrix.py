@@ -252,10 +252,10 @@ def test_cells_that_two_machine_matrices_share_run_once(arena, run_matrix, monke
 def test_a_huge_matrix_needs_yes_and_is_refused_without_counting_its_cells(run_matrix):
     digits = ", ".join(map(str, range(60)))
     huge = 'base = "fast"\nseeds = [1]\n[axes]\n' + "".join(f"a{i} = [{digits}]\n" for i in range(9))
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(UsageError, match="are more than 500; --yes runs them nevertheless"):
         run_matrix(huge)
-    assert time.monotonic() - begun < 2.0
+    assert time.process_time() - begun < 2.0
 
 
 @pytest.mark.parametrize("changes", [{"max_minutes": 0.0}, {"max_seconds": -1.0}])

@@ -3,11 +3,11 @@
 import errno
 import json
 import threading
-import time
 
 import filelock
 import pytest
 
+from bench.cli import print_progress
 from bench.experiments.search_log import SearchLog, held
 
 LOGS = [{"op_code": 0, "worker_id": "a", "study_name": name} for name in ("one", "two", "three")]
@@ -55,13 +55,16 @@ def test_a_stale_lock_of_optuna_does_not_matter(tmp_path):
 
 
 def test_a_process_that_waits_for_a_lock_says_so(tmp_path, capsys, monkeypatch):
+    is_held, is_said = threading.Event(), threading.Event()
     monkeypatch.setattr("bench.experiments.search_log.SILENT_SECONDS", 0.01)
-    is_held = threading.Event()
+    monkeypatch.setattr(
+        "bench.experiments.search_log.print_progress", lambda line: (print_progress(line), is_said.set())
+    )
 
     def hold():
         with filelock.FileLock(tmp_path / "a.lock"):
             is_held.set()
-            time.sleep(0.1)
+            is_said.wait(60)
 
     threading.Thread(target=hold).start()
     is_held.wait()

