@@ -109,7 +109,7 @@ def panels_canvas(results: Sequence[CellResult], title: str) -> Any:
 
     first.yaxis.set_major_formatter(PercentFormatter(1.0))
     for axes in grid.flat:
-        show_plain_numbers(axes.xaxis, low, high, 1.5)
+        show_plain_numbers(axes.xaxis, low, high, 2.0)
     canvas.supxlabel("optimizer steps (log scale)", fontsize=10)
     canvas.supylabel("problems right", fontsize=10)
     handles = [Line2D([], [], color=SPLITS[split], linewidth=2) for split in shown]

@@ -84,15 +84,16 @@ def section_of(matrix: Matrix, history: History, stem: str) -> tuple[dict[str, A
 def ranking_table(matrix: Matrix, results: Sequence[CellResult]) -> str:
     axes = [axis for axis, choices in matrix.axes.items() if len(choices) > 1]
     steps = [steps_title(matrix.steps)] if matrix.steps else []
-    headings = ["rank", *axes, *steps, "solved", f"ERT {matrix.clock}, s", f"{matrix.clock}, s: median (min … max)"]
+    ert = [] if matrix.steps else [f"ERT {matrix.clock}, s"]
+    headings = ["rank", *axes, *steps, "solved", *ert, f"{matrix.clock}, s: median (min … max)"]
     rows = []
     for rank, result in enumerate(rank_cells(results, matrix.clock, matrix.steps), start=1):
         labels = result.cell.labels()
         row: list[object] = [rank, *(code(labels[axis]) for axis in axes)]
         row += [steps_text(result.step_counts(matrix.steps))] if matrix.steps else []
         row.append(f"{result.num_solved}/{len(result.runs)}" + ("" if result.finished else f" of {result.planned}"))
-        row += [number(result.ert(matrix.clock), ".2f"), spread_text(result.seconds(matrix.clock), ".2f")]
-        rows.append(row)
+        row += [] if matrix.steps else [number(result.ert(matrix.clock), ".2f")]
+        rows.append([*row, spread_text(result.seconds(matrix.clock), ".2f")])
     return markdown_table(headings, rows, text=axes)
 
 
