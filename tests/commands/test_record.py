@@ -36,17 +36,15 @@ def test_the_first_record_needs_no_opponent(arena, capsys):
     assert last_line.startswith(f"record {first.record.name}, first of its class, compared with nothing: batch ")
 
 
-def test_the_seeds_follow_from_config_and_source(arena):
-    run_record(arena)
-    runs = arena.attempts()
+def test_the_seeds_follow_from_config_and_source(recorded):
+    runs = recorded.attempts()
     digest = hashlib.sha256((runs[0].config_hash + runs[0].source_sha256).encode()).digest()
     first = int.from_bytes(digest[:4]) >> 1
     assert [run.seed for run in runs] == [first + index for index in range(10)]
 
 
-def test_the_folder_holds_everything_needed_to_check_the_record(arena):
-    run_record(arena)
-    (first,) = records(arena)
+def test_the_folder_holds_everything_needed_to_check_the_record(recorded):
+    (first,) = records(recorded)
     assert {path.name for path in first.folder.iterdir()} == {
         "record.json", "config.toml", "source.zip", "weights.safetensors", "README.md",
     }  # fmt: skip
@@ -61,13 +59,12 @@ def test_the_folder_holds_everything_needed_to_check_the_record(arena):
             "bench/attempt/lifecycle.py",
             "bench/report/templates/leaderboard.md.jinja",
         } <= names
-        assert packed.read("speedrun.py") == arena.script.read_bytes()
+        assert packed.read("speedrun.py") == recorded.script.read_bytes()
 
 
-def test_the_weights_are_those_of_the_median_attempt(arena):
-    run_record(arena)
-    (first,) = records(arena)
-    runs = sorted(arena.attempts(), key=lambda run: run.seconds.train)
+def test_the_weights_are_those_of_the_median_attempt(recorded):
+    (first,) = records(recorded)
+    runs = sorted(recorded.attempts(), key=lambda run: run.seconds.train)
     assert first.record.median_run == runs[4].run_id
     assert first.weights.read_text() == runs[4].run_id
 
@@ -186,8 +183,8 @@ def test_a_usage_error_leaves_no_files(arena, changes, message):
     assert not arena.results.exists()
 
 
-def test_a_record_cannot_be_recorded_again(arena):
-    run_record(arena)
+def test_a_record_cannot_be_recorded_again(recorded_arena):
+    arena = recorded_arena
     (first,) = records(arena)
     with pytest.raises(UsageError, match="is a record already"):
         run_record(arena, first.record.name)
@@ -274,9 +271,8 @@ def test_the_board_shows_records_with_predecessor_gain_and_interval(arena):
     assert board.main(board.Arguments(results=arena.results, check=True)) == 0
 
 
-def test_the_batch_of_a_record_is_ranked(arena):
-    run_record(arena)
-    assert "| 1 | fast |" in (arena.results / "LEADERBOARD.md").read_text()
+def test_the_batch_of_a_record_is_ranked(recorded):
+    assert "| 1 | fast |" in (recorded.results / "LEADERBOARD.md").read_text()
 
 
 def test_a_damaged_snapshot_is_an_error(arena):
@@ -291,9 +287,8 @@ def test_a_damaged_snapshot_is_an_error(arena):
         run_record(arena, "fast")
 
 
-def test_a_record_is_found_by_name_and_by_folder_and_an_error_names_the_nearest(arena):
-    run_record(arena)
-    (first,) = records(arena)
-    assert find_record(first.record.name, arena.results) == find_record(str(first.folder), arena.results) == first
+def test_a_record_is_found_by_name_and_by_folder_and_an_error_names_the_nearest(recorded):
+    (first,) = records(recorded)
+    assert find_record(first.record.name, recorded.results) == find_record(str(first.folder), recorded.results) == first
     with pytest.raises(UsageError, match=f"nearest is '{first.record.name}'"):
-        find_record(first.record.name[:-1], arena.results)
+        find_record(first.record.name[:-1], recorded.results)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.attempt.recertify import Recertification, UnusableWeights
-from bench.commands import record, replay
+from bench.commands import replay
 from bench.errors import UsageError
 from bench.storage.records import read_records
 from bench.storage.schema import Certificate
@@ -23,10 +23,14 @@ def certificate_of(errors):
 
 
 @pytest.fixture
+def arena(recorded_arena):
+    return recorded_arena
+
+
+@pytest.fixture
 def record_folder(arena, monkeypatch):
     """The record to replay; the certificate confirms every attempt."""
     monkeypatch.setattr("bench.attempt.recertify.recertify", lambda contestant, path, seed, how: certificate_of(0))
-    assert record.main(record.Arguments(config="fast", clock="train", results=arena.results)) == 0
     (record_folder,) = read_records(arena.results)[0]
     return record_folder
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,8 @@ def build_arena(folder: Path) -> Arena:
     return arena
 
 
-@pytest.fixture
-def arena(tmp_path, monkeypatch):
-    """An arena whose fake trainer the commands of this process start."""
-    built = build_arena(tmp_path)
+def enter(built: Arena, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
+    """Let the commands of this process start the arena's fake trainer."""
     monkeypatch.setenv("ARENA", str(built.root))
     for module in (paired_plan, record):
         monkeypatch.setattr(module, "SCRIPT", built.script)
@@ -104,3 +103,25 @@ def arena(tmp_path, monkeypatch):
     yield built
     for number, handler in kept.items():  # which commands replace
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def arena(tmp_path, monkeypatch):
+    """An arena whose fake trainer the commands of this process start."""
+    yield from enter(build_arena(tmp_path), monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory):
+    """An arena with a record of `fast` by `train`; tests that change it take a copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        for built in enter(build_arena(tmp_path_factory.mktemp("recorded")), patch):
+            assert record.main(record.Arguments(config="fast", clock="train", results=built.results)) == 0
+    return built
+
+
+@pytest.fixture
+def recorded_arena(recorded, tmp_path, monkeypatch):
+    """A copy of `recorded` whose fake trainer the commands of this process start."""
+    shutil.copytree(recorded.root, tmp_path / "project")
+    yield from enter(Arena(tmp_path / "project"), monkeypatch)
