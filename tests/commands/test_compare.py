@@ -1,8 +1,11 @@
 """`python -m bench compare`, with a fake trainer."""
 
+import contextlib
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +17,7 @@ from bench.errors import UsageError
 from bench.experiments import launcher
 from bench.experiments.comparison import description_lines, evaluate_comparison
 from bench.storage.results import conclusions_file, paired_plans_file
+from tests.support.arena import arena_in
 
 
 def run_compare(arena, a="fast", b="slow", **changes):
@@ -24,9 +28,16 @@ def plans(arena):
     return paired_plans_file(arena.results).read()[0]
 
 
-def test_the_last_line_is_the_verdict(arena, capsys):
-    assert run_compare(arena, pairs=6) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "faster"
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """An arena in which `fast` was compared with `slow` in six pairs, and what was printed."""
+    with arena_in(tmp_path_factory.mktemp("compared")) as arena, contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert run_compare(arena, pairs=6, why="less work") == 0
+    return arena, printed.getvalue()
+
+
+def test_the_last_line_is_the_verdict(compared, arena, capsys):
+    assert compared[1].splitlines()[-1] == "faster"
     assert run_compare(arena, "slow", "fast", pairs=6) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "slower"
 
@@ -44,9 +55,8 @@ def test_equal_sides_are_not_decided(arena, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "not decided"
 
 
-def test_a_comparison_is_shown_again_from_the_journal_alone(arena, capsys):
-    run_compare(arena, pairs=6)
-    first_output = capsys.readouterr().out
+def test_a_comparison_is_shown_again_from_the_journal_alone(compared, capsys):
+    arena, first_output = compared
     (plan,) = plans(arena)
     assert show.main(show.Arguments(runs=(plan.id,), results=arena.results)) == 0
     assert capsys.readouterr().out == first_output
@@ -122,8 +132,8 @@ def test_a_comparison_whose_output_nobody_reads_is_run_and_filed_to_its_end(aren
     assert len(conclusions_file(arena.results).read()[0]) == 1
 
 
-def test_the_board_lists_the_comparison_and_does_not_rank_its_attempts(arena):
-    run_compare(arena, pairs=6)
+def test_the_board_lists_the_comparison_and_does_not_rank_its_attempts(compared):
+    arena, _ = compared
     (plan,) = plans(arena)
     text = (arena.results / "tracks" / "add3.md").read_text()
     assert plan.id in text
@@ -167,17 +177,16 @@ def test_the_reason_is_in_the_plan_in_the_output_and_in_the_history(arena, capsy
     assert board.main(board.Arguments(results=arena.results, check=True)) == 0
 
 
-def test_the_check_fails_when_the_history_was_edited(arena, capsys):
-    run_compare(arena, "slow", "fast", pairs=6, why="more work")
+def test_the_check_fails_when_the_history_was_edited(compared, arena, capsys):
+    shutil.copytree(compared[0].results, arena.results)
     board.main(board.Arguments(results=arena.results))
-    (arena.results / "NEGATIVE.md").write_text(history(arena).replace("slower", "faster"), "utf-8")
+    (arena.results / "NEGATIVE.md").write_text(history(arena).replace("less work", "more work"), "utf-8")
     assert board.main(board.Arguments(results=arena.results, check=True)) == 1
     assert "NEGATIVE.md does not agree with the journal" in capsys.readouterr().err
 
 
-def test_a_faster_contestant_is_listed_with_its_reason(arena):
-    run_compare(arena, pairs=6, why="less work")
-    others, faster = history(arena).split("## Faster")
+def test_a_faster_contestant_is_listed_with_its_reason(compared):
+    others, faster = history(compared[0]).split("## Faster")
     assert "None yet." in others
     assert "less work" in faster
 

@@ -14,6 +14,7 @@ from bench.commands import board, record
 from bench.errors import UsageError
 from bench.machine.noise import Noise, NoiseMonitor
 from bench.storage.records import find_record, read_records
+from tests.support.arena import arena_in, entered
 from tests.support.repositories import commit_all
 
 
@@ -69,9 +70,17 @@ def test_the_weights_are_those_of_the_median_attempt(recorded):
     assert first.weights.read_text() == runs[4].run_id
 
 
-def test_a_faster_config_beats_the_standing_record_in_pairs(arena):
-    run_record(arena, "slow")
-    assert run_record(arena, "fast") == 0
+@pytest.fixture(scope="module")
+def beaten(tmp_path_factory):
+    """An arena in which `fast` has beaten the record of `slow`."""
+    with arena_in(tmp_path_factory.mktemp("beaten")) as arena:
+        run_record(arena, "slow")
+        assert run_record(arena, "fast") == 0
+    return arena
+
+
+def test_a_faster_config_beats_the_standing_record_in_pairs(beaten):
+    arena = beaten
     old, new = records(arena)
     assert new.record.predecessor == old.record.name
     assert new.record.ert_ratio == pytest.approx(0.75, abs=0.03)
@@ -258,9 +267,8 @@ def test_a_default_config_for_all_devices_is_replaced_on_the_device_of_the_recor
     assert config.find_config("moddiv-97", "cuda")[0] == "moddiv-97"
 
 
-def test_the_board_shows_records_with_predecessor_gain_and_interval(arena):
-    run_record(arena, "slow")
-    run_record(arena, "fast")
+def test_the_board_shows_records_with_predecessor_gain_and_interval(beaten):
+    arena = beaten
     old, new = records(arena)
     text = (arena.results / "LEADERBOARD.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith(f"| [{new.record.name}]")]
@@ -268,7 +276,8 @@ def test_the_board_shows_records_with_predecessor_gain_and_interval(arena):
     assert old.record.name in row
     assert f"{new.record.ert_ratio:.3f} [{low:.3f}, {high:.3f}]" in row
     assert list((arena.results / "plots").glob("*.svg"))
-    assert board.main(board.Arguments(results=arena.results, check=True)) == 0
+    with pytest.MonkeyPatch.context() as patch, entered(arena, patch):
+        assert board.main(board.Arguments(results=arena.results, check=True)) == 0
 
 
 def test_the_batch_of_a_record_is_ranked(recorded):

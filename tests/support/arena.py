@@ -1,5 +1,6 @@
 """A copy of the project with a fake trainer, in which commands run as they do in the real one."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -90,7 +91,8 @@ def build_arena(folder: Path) -> Arena:
     return arena
 
 
-def enter(built: Arena, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
+@contextlib.contextmanager
+def entered(built: Arena, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
     """Let the commands of this process start the arena's fake trainer."""
     monkeypatch.setenv("ARENA", str(built.root))
     for module in (paired_plan, record):
@@ -100,23 +102,32 @@ def enter(built: Arena, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
     monkeypatch.setattr(Figure, "svg", lambda figure: "<svg></svg>")  # drawing takes a second; test_plots.py tests it
     monkeypatch.setattr(NoiseMonitor, "observe", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are load
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield built
-    for number, handler in kept.items():  # which commands replace
-        signal.signal(number, handler)
+    try:
+        yield built
+    finally:
+        for number, handler in kept.items():  # which commands replace
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def arena_in(folder: Path) -> Iterator[Arena]:
+    """A new arena that is entered for the `with` block, for a fixture that several tests share."""
+    with pytest.MonkeyPatch.context() as patch, entered(build_arena(folder), patch) as built:
+        yield built
 
 
 @pytest.fixture
 def arena(tmp_path, monkeypatch):
     """An arena whose fake trainer the commands of this process start."""
-    yield from enter(build_arena(tmp_path), monkeypatch)
+    with entered(build_arena(tmp_path), monkeypatch) as built:
+        yield built
 
 
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory):
     """An arena with a record of `fast` by `train`; tests that change it take a copy."""
-    with pytest.MonkeyPatch.context() as patch:
-        for built in enter(build_arena(tmp_path_factory.mktemp("recorded")), patch):
-            assert record.main(record.Arguments(config="fast", clock="train", results=built.results)) == 0
+    with arena_in(tmp_path_factory.mktemp("recorded")) as built:
+        assert record.main(record.Arguments(config="fast", clock="train", results=built.results)) == 0
     return built
 
 
@@ -124,4 +135,5 @@ def recorded(tmp_path_factory):
 def recorded_arena(recorded, tmp_path, monkeypatch):
     """A copy of `recorded` whose fake trainer the commands of this process start."""
     shutil.copytree(recorded.root, tmp_path / "project")
-    yield from enter(Arena(tmp_path / "project"), monkeypatch)
+    with entered(Arena(tmp_path / "project"), monkeypatch) as built:
+        yield built
