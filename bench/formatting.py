@@ -15,7 +15,7 @@ from bench.stats.descriptive import spread
 from bench.stats.estimates import expected_seconds
 from bench.stats.expected_time import attempt_costs, expected_time_to_success
 from bench.stats.ranking import CLOCKS
-from bench.storage.schema import Count, Interval, Run, Side
+from bench.storage.schema import Certificate, Count, Interval, Run, Side
 
 UNKNOWN = "—"  # a value that is not known
 MARKUP = re.compile(r"[\\`*_\[\]<>|#~$&]")  # characters with a meaning in Markdown
@@ -112,9 +112,22 @@ def search_text(search: Mapping[str, Any] | None) -> str | None:
     return f"found by a search of {trials} trials, {attempts} attempts{cost}"
 
 
+def measure_text(certificate: Certificate, name: str) -> str:
+    """A measure that the verdict depends on: `loss 0.0004, needed below 0.001`."""
+    value, limit = certificate.measures.get(name), certificate.limits.get(name)
+    text = f"{name} {'not finite' if value is None else f'{value:.3g}'}"
+    return text if limit is None else f"{text}, needed below {limit:g}"
+
+
+def verdict_text(certificate: Certificate) -> str:
+    """The errors, and the measures that are not below their limits: `0 errors, loss 0.002, needed below 0.001`."""
+    unmet = [measure_text(certificate, name) for name in certificate.unmet_limits]
+    return ", ".join([errors_in_words(certificate.errors), *unmet])
+
+
 def attempt_line(run: Run, with_reasons: bool = True) -> str:
     """The outcome, the reason or the errors, and the known seconds of one attempt, and whether and why not clean."""
-    verdict = run.message or ("" if run.certificate is None else errors_in_words(run.certificate.errors))
+    verdict = run.message or ("" if run.certificate is None else verdict_text(run.certificate))
     parts = [f"seed {run.seed}", run.outcome, verdict]
     parts += [f"{clock} {seconds_text(seconds)}" for clock in CLOCKS if (seconds := getattr(run.seconds, clock))]
     reasons = f": {'; '.join(run.machine.reasons)}" if with_reasons else ""

@@ -73,6 +73,10 @@ def test_the_cost_of_a_search_is_a_phrase():
 def test_an_attempt_in_one_line_tells_errors_and_seconds_or_why_it_failed():
     run = example_run(certificate=example_certificate(1), outcome="missed")
     assert attempt_line(run) == "seed 7  missed  1 error  train 20.00 s  total 26.50 s"
+    for loss, text in ((0.002, "0.002"), (None, "not finite")):
+        certificate = example_certificate(measures={"loss": loss}, limits={"loss": 0.001})
+        run = example_run(certificate=certificate, outcome="missed")
+        assert attempt_line(run).startswith(f"seed 7  missed  0 errors, loss {text}, needed below 0.001  train")
     lost = example_run(
         outcome="lost",
         message="it was killed",

@@ -16,7 +16,7 @@ from bench.cli import print_progress
 from bench.clock import MAX_WARMUP_SECONDS, PHASES
 from bench.config import track_of
 from bench.experiments.outer_clock import disagreements
-from bench.formatting import errors_in_words
+from bench.formatting import errors_in_words, verdict_text
 from bench.stats.descriptive import wilson_interval
 from bench.storage.results import weights_sha256
 from bench.storage.schema import Certificate, Run, Seconds
@@ -85,6 +85,8 @@ def check_weights(audit: Audit) -> CheckResult:
     faults, journalled, errors = [], run.certificate.errors, recertification.certificate.errors
     if run.outcome == "solved" and errors:
         faults.append(f"claimed to be solved: {recertification.sentences[0]}")
+    elif run.outcome == "solved" and recertification.certificate.unmet_limits:
+        faults.append(f"claimed to be solved: {verdict_text(recertification.certificate)}")
     elif abs(errors - journalled) > max(MISS_TOLERANCE * journalled, MISS_TOLERANCE_ERRORS):
         faults.append(f"{errors_in_words(journalled)} were journalled")
     if recertification.parameters != run.parameters:

@@ -16,7 +16,7 @@ from bench.commands.paired_experiment import run_paired_experiment
 from bench.errors import UsageError
 from bench.experiments.comparison import bounded_interval, summarize_batch
 from bench.experiments.paired_plan import Experiment, resolve_side, runs_by_side
-from bench.formatting import errors_in_words, ratio_text
+from bench.formatting import ratio_text, verdict_text
 from bench.provenance import harness_sha256
 from bench.stats.descriptive import solve_rates_agree
 from bench.stats.paired_test import charge_attempts, unpaired_ratio_interval
@@ -95,7 +95,8 @@ def certificate_problem(source: Path, run: Run, results: Path) -> str | None:
         certificate = recertify(source, results / run.weights, run.seed, "fast").certificate
     except UnusableWeights as problem:
         return str(problem)
-    return f"{run.run_id}: {errors_in_words(certificate.errors)} by today's certificate" if certificate.errors else None
+    is_confirmed = not certificate.errors and not certificate.unmet_limits
+    return None if is_confirmed else f"{run.run_id}: {verdict_text(certificate)} by today's certificate"
 
 
 def make_reproduction(

@@ -73,6 +73,7 @@ def journalled_run(arguments: Arguments) -> Run | None:
     """The run of the weights; None, with a message, for a path to weights of no run in the journal."""
     try:
         return find_run(arguments.run, arguments.results, with_weights=True)
-    except UsageError as problem:  # the weights have been found, so it is a path
-        print_progress(f"{problem}; the scores are not filed")
+    except UsageError as problem:  # the weights have been found, so they are at a path, or of a step
+        reason = "these are not the final weights of a run" if "@" in arguments.run else problem
+        print_progress(f"{reason}; the scores are not filed")
         return None

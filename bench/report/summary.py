@@ -6,7 +6,7 @@ from rich.text import Text
 
 from bench.clock import PHASES
 from bench.console import error_console
-from bench.formatting import errors_in_words, right_text, seconds_text, terminal_table
+from bench.formatting import errors_in_words, measure_text, right_text, seconds_text, terminal_table
 from bench.storage.schema import Certificate, Count, Run
 
 COLORS = dict(zip(PHASES, ("blue", "cyan", "magenta", "green", "yellow"), strict=True))
@@ -46,13 +46,6 @@ def certificate_table(certificate: Certificate) -> Table:
             style = None if count.errors else "green"
             table.add_row(name, f"{count.problems:,}", f"{count.errors:,}", right_text(count, decimals=4), style=style)
     return table
-
-
-def measure_text(certificate: Certificate, name: str) -> str:
-    """A measure that the verdict depends on: `loss 0.0004, needed below 0.001`."""
-    value, limit = certificate.measures[name], certificate.limits.get(name)
-    text = f"{name} {'not finite' if value is None else f'{value:.3g}'}"
-    return text if limit is None else f"{text}, needed below {limit:g}"
 
 
 def missed_reason(run: Run) -> str | None:

@@ -101,7 +101,7 @@ def find_record(name: str, results: Path) -> RecordFolder:
         if folder.is_dir():
             return read_record(folder)
     names = record_names(results)
-    hint = nearest_hint(name, names) if names else "; none has been filed yet"
+    hint = nearest_hint(name, names, "the folder results/records") if names else "; none has been filed yet"
     raise UsageError(f"there is no record {name!r}{hint}")
 
 

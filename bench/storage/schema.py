@@ -146,6 +146,12 @@ class Certificate(Count):
     measures: dict[str, FiniteFloat | None] = {}  # other figures that the verdict depends on; null if not finite
     limits: dict[str, FiniteFloat] = {}  # the measures of a solved track are below these
 
+    @property
+    def unmet_limits(self) -> list[str]:
+        """The names of the measures that are not below their limits."""
+        values = ((name, self.measures.get(name), limit) for name, limit in self.limits.items())
+        return [name for name, value, limit in values if value is None or value >= limit]
+
 
 class Machine(SchemaModel):
     """The machine class, and whether other processes or throttling disturbed the attempt."""

@@ -277,6 +277,8 @@ def test_without_the_outer_clock_the_clock_is_not_checked() -> None:
 
 # --- weights
 
+LOSS_TOO_LARGE: Any = {"measures": {"loss": 0.002}, "limits": {"loss": 0.001}}
+
 
 @pytest.fixture
 def weights_file(tmp_path) -> tuple[Path, str]:
@@ -302,6 +304,11 @@ def test_a_file_that_was_not_certified_is_caught(weights_file) -> None:
             {"certificate": example_certificate(600)},
             {"certificate": example_certificate(500)},
             "500 errors were journalled",
+        ),
+        (
+            {"certificate": example_certificate(**LOSS_TOO_LARGE)},
+            {},
+            "solved: 0 errors, loss 0.002, needed below 0.001",
         ),
         ({"parameters": 5}, {}, "200,832 parameters were journalled"),
         ({"other_tensors": ["table"]}, {}, "not parameters: table"),

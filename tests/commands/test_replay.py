@@ -9,7 +9,7 @@ from bench.commands import replay
 from bench.errors import UsageError
 from bench.storage.records import read_records
 from bench.storage.schema import Certificate
-from tests.support.examples import example_certificate
+from tests.support.examples import example_certificate, example_run
 
 
 def certificate_of(errors):
@@ -63,6 +63,17 @@ def test_the_board_shows_on_how_many_machine_classes_a_record_was_reproduced(are
     (row,) = [line for line in text.splitlines() if line.startswith(f"| [{record_folder.record.name}]")]
     (head,) = [line for line in text.splitlines() if line.startswith("| record |")]
     assert row.split(" | ")[head.split(" | ").index("machine classes")] == "2"
+
+
+def test_a_measure_above_its_limit_is_a_problem_of_the_certificate(tmp_path, monkeypatch):
+    """`memorize` asks for a small loss, too."""
+    recertified = certificate_of(0)
+    unmet = recertified.certificate.model_copy(update={"measures": {"loss": 0.002}, "limits": {"loss": 0.001}})
+    for certificate, is_problem in ((recertified.certificate, False), (unmet, True)):
+        answer = recertified.model_copy(update={"certificate": certificate})
+        monkeypatch.setattr("bench.attempt.recertify.recertify", lambda *_, answer=answer: answer)
+        problem = replay.certificate_problem(tmp_path, example_run(), tmp_path)
+        assert (problem is not None and "loss 0.002, needed below 0.001 by today's" in problem) == is_problem
 
 
 def test_a_replay_with_errors_is_not_a_reproduction(arena, record_folder, monkeypatch, capsys):
