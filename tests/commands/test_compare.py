@@ -204,7 +204,7 @@ def test_an_empty_or_undecodable_reason_leaves_no_files(arena, why):
 
 def interrupted(arena, number, at):
     """A comparison whose process gets a signal during attempt `at`; its exit status and standard error."""
-    arena.behave(fast={"train": 9.0, "sleep": 0.4}, slow={"train": 12.0, "sleep": 0.4})
+    arena.behave(fast={"train": 9.0, "sleep": 1.0}, slow={"train": 12.0, "sleep": 1.0})
     process = arena.start("compare", "fast", "slow", "--pairs", "3", "--why", "a try", "--results", str(arena.results))
     give_up = time.monotonic() + 60
     while len(arena.calls()) < at:
