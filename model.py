@@ -50,6 +50,7 @@ class Transformer(nn.Module):
             from recipes import layers
 
             build_block, build_norm = layers.RecipeBlock, layers.RecipeNorm
+        self.bigram = layers.BigramEmbedding(config) if config.bigram_embedding else None
         self.blocks = nn.ModuleList(build_block(config, dtype) for _ in range(config.n_layer))
         self.norm = build_norm(config, dtype)
         self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
@@ -93,7 +94,7 @@ class Transformer(nn.Module):
         is_gpt2 = self.config.init == "gpt2"
         for name, weight in self.named_parameters():
             match name.rpartition(".")[2]:
-                case "token" | "position":
+                case "token" | "position" | "pair":
                     std = self.config.embedding_std
                 case "qkv" | "up" | "gate":
                     std = 0.02 if is_gpt2 else weight.size(-1) ** -0.5
@@ -120,8 +121,9 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Map idx (B, T) int64 to the float32 logits (B, Q, V) of the next characters; this defines the model.
 
-        `kv_caches` is a list for each block, empty at first. With it, idx continues the P characters that were passed
-        before with the same lists (Pope et al., Efficiently Scaling Transformer Inference, 2022).
+        `kv_caches` is a list for each block and one for the bigram embedding, all empty at first. With it, idx
+        continues the P characters that were passed before with the same lists (Pope et al., Efficiently Scaling
+        Transformer Inference, 2022).
 
         `positions` (B, P + T) int64 are those of the P characters and of idx; by default 0, 1, and so on. Padding has
         position -1: no other token attends to it, and its own logits are meaningless.
@@ -132,6 +134,8 @@ class Transformer(nn.Module):
         if self.config.position_encoding == "learned":
             table = self.position
             x = x + (table.narrow(0, start, T) if positions is None else table[positions[:, start:].clamp(0)])
+        if self.bigram is not None:
+            x = x + self.bigram(idx, positions, kv_caches[-1] if kv_caches else None)
         x = F.dropout(x, self.config.dropout, self.training)
         for i, block in enumerate(self.blocks):
             x = block(x, query_start if i == last else 0, kv_caches[i] if kv_caches else None, positions)
@@ -285,7 +289,7 @@ class Transformer(nn.Module):
             given = idx if positions is None else torch.stack([idx, positions])
             T, P = given.size(-1), cached.size(-1)
             if not (0 < P < T and torch.equal(cached, given[..., :P])):
-                P, kv_caches = 0, [[] for _ in self.blocks]
+                P, kv_caches = 0, [[] for _ in range(len(self.blocks) + 1)]
             cached = cached[..., :0]  # an exception in the forward pass leaves the caches invalid
             logits = self(idx[:, P:], T - P - 1, kv_caches, positions)[:, 0]
             cached = given.clone()

@@ -18,6 +18,7 @@ OPTIONS = [
     {"bias": "all", "norm": "layer_gain", "n_layer": 2},
     {"position_encoding": "rotary", "activation": "swiglu", "n_layer": 2},
     {"position_encoding": "rotary", "norm_position": "post", "bias": "all", "activation": "swiglu", "norm": "layer"},
+    {"bigram_embedding": True, "n_layer": 2, "tied": True},
 ]
 
 
@@ -110,6 +111,15 @@ def test_rotary_attention_depends_on_distances_alone() -> None:
     positions = torch.arange(6).expand(3, -1)
     assert_close(model(idx, positions=positions + 50), model(idx), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(model(idx, positions=2 * positions), model(idx), atol=1e-2)
+
+
+def test_a_pair_of_neighbouring_characters_has_an_embedding_of_its_own() -> None:
+    embedding: Any = random_model(bigram_embedding=True).bigram
+    idx, positions = torch.tensor([[4, 7, 7, 3]]), torch.tensor([[-1, -1, 0, 1]])
+    rows = embedding.pair[[12, 4, 7, 7], [4, 7, 7, 3]]  # 12 is the number of characters: there is none before
+    assert torch.equal(embedding(idx)[0], rows)
+    padded = embedding.pair[[12, 7], [7, 3]]
+    assert torch.equal(embedding(idx, positions)[0, 2:], padded)
 
 
 def test_swiglu_is_its_formula() -> None:
