@@ -24,9 +24,13 @@ from model_config import ModelConfig
 __all__ = ["ModelConfig", "Transformer"]  # imported from here by the harness
 
 NO_TARGET = -100  # in place of a target that has no loss
-
-
 LOOKUPS_PER_ROW = 8  # texts per V**2, from which on a pair table costs less than attention
+
+
+def masked_targets(targets: Tensor, loss_mask: Tensor | None, query_start: int) -> Tensor:
+    """Return the targets (B, Q) int64, NO_TARGET where there is no loss; see `Transformer.masked_loss`."""
+    targets = targets[:, query_start:].long()
+    return targets if loss_mask is None else targets.masked_fill(~loss_mask[:, query_start:], NO_TARGET)
 
 
 class Transformer(nn.Module):
@@ -47,10 +51,10 @@ class Transformer(nn.Module):
         build_block: Callable[[ModelConfig, torch.dtype], Block] = Block
         build_norm: Callable[[ModelConfig, torch.dtype], Norm] = Norm
         if not config.is_plain:
-            from recipes import layers
+            from recipes import bigrams, layers
 
             build_block, build_norm = layers.RecipeBlock, layers.RecipeNorm
-        self.bigram = layers.BigramEmbedding(config) if config.bigram_embedding else None
+        self.bigrams = bigrams.Bigrams(config) if config.bigrams else None
         self.blocks = nn.ModuleList(build_block(config, dtype) for _ in range(config.n_layer))
         self.norm = build_norm(config, dtype)
         self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
@@ -121,29 +125,41 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Map idx (B, T) int64 to the float32 logits (B, Q, V) of the next characters; this defines the model.
 
-        `kv_caches` is a list for each block and one for the bigram embedding, all empty at first. With it, idx
-        continues the P characters that were passed before with the same lists (Pope et al., Efficiently Scaling
-        Transformer Inference, 2022).
+        `kv_caches` is a list for each block and one for bigrams, all empty at first. With it, idx continues the P
+        characters that were passed before with the same lists (Pope et al., Efficiently Scaling Transformer Inference,
+        2022).
 
         `positions` (B, P + T) int64 are those of the P characters and of idx; by default 0, 1, and so on. Padding has
         position -1: no other token attends to it, and its own logits are meaningless.
         """
+        return self.logits(self.residual_stream(idx, query_start, kv_caches, positions), idx[:, query_start:])
+
+    def residual_stream(
+        self,
+        idx: Tensor,
+        query_start: int = 0,
+        kv_caches: list[list[Tensor]] | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Return the residual stream (B, Q, C) after all blocks; the arguments are those of `forward`."""
         T, last = idx.size(1), len(self.blocks) - 1
         start = kv_caches[0][0].size(2) if kv_caches and kv_caches[0] else 0  # P
         x = self.token[idx]  # (B, T, C)
         if self.config.position_encoding == "learned":
             table = self.position
             x = x + (table.narrow(0, start, T) if positions is None else table[positions[:, start:].clamp(0)])
-        if self.bigram is not None:
-            x = x + self.bigram(idx, positions, kv_caches[-1] if kv_caches else None)
+        if self.bigrams is not None:
+            x = x + self.bigrams.embed(idx, positions, kv_caches[-1] if kv_caches else None)
         x = F.dropout(x, self.config.dropout, self.training)
         for i, block in enumerate(self.blocks):
             x = block(x, query_start if i == last else 0, kv_caches[i] if kv_caches else None, positions)
-        return self.logits(x)
+        return x
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Map the residual stream x (B, Q, C) after all blocks to float32 logits (B, Q, V)."""
-        return linear(self.norm(x), self.head_weight, self.head_bias).float()
+    def logits(self, x: Tensor, idx: Tensor) -> Tensor:
+        """Map the residual stream x (B, Q, C) at the characters idx (B, Q) to float32 logits (B, Q, V)."""
+        x = self.norm(x)
+        logits = linear(x, self.head_weight, self.head_bias).float()
+        return logits if self.bigrams is None else logits + self.bigrams.scores(x, idx)
 
     # -------------------------------------------------------------------------
     # the fast path: kernel.c or a pair table, else the plain forward pass
@@ -191,7 +207,7 @@ class Transformer(nn.Module):
         x = pair_table.SumRows.apply(queries.reshape(-1, 1), self.input_rows(T).flatten(0, 1)).view(*queries.shape, -1)
         x = x + linear(pair_table.attend(prepared, row_index, query_start), block.attention.out)
         x = x + block.mlp(block.mlp_norm(x))
-        return self.logits(x)
+        return self.logits(x, idx[:, query_start:])
 
     # -------------------------------------------------------------------------
     # loss, evaluation and decoding
@@ -200,6 +216,8 @@ class Transformer(nn.Module):
         """Return the mean cross-entropy of tokens (B, T + 1) at positions after `query_start`, nats."""
         tokens = tokens.long()
         inputs = tokens[:, :-1]
+        if self.bigrams is not None:
+            return self.masked_loss(inputs, tokens[:, 1:], query_start=query_start)
         is_fast = self.uses_pair_table(inputs.size(1), query_start, len(inputs))
         logits = self.forward_fast(inputs, query_start) if is_fast else self(inputs, query_start)  # (B, Q, V)
         return F.cross_entropy(logits.flatten(0, 1), tokens[:, query_start + 1 :].flatten())
@@ -224,24 +242,6 @@ class Transformer(nn.Module):
             losses, wrong = F.cross_entropy(logits.mT, targets, reduction="none"), logits.argmax(-1) != targets
         return losses.amax(1), wrong.any(1)
 
-    def masked_logits(
-        self,
-        tokens: Tensor,
-        targets: Tensor,
-        loss_mask: Tensor | None = None,
-        query_start: int = 0,
-        positions: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the logits (B, Q, V) of `forward`, and the targets (B, Q) int64, NO_TARGET where there is no loss.
-
-        `tokens` and `targets` (B, T) are ids. `loss_mask` (B, T) bool says which targets have a loss, by default all;
-        those before `query_start` have none. `positions` (B, T) are as in `forward`.
-        """
-        targets = targets[:, query_start:].long()
-        if loss_mask is not None:
-            targets = targets.masked_fill(~loss_mask[:, query_start:], NO_TARGET)
-        return self(tokens.long(), query_start, positions=positions), targets
-
     def masked_loss(
         self,
         tokens: Tensor,
@@ -250,9 +250,17 @@ class Transformer(nn.Module):
         query_start: int = 0,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """Return the mean cross-entropy over all targets of the batch that have a loss, nats; see `masked_logits`."""
-        logits, targets = self.masked_logits(tokens, targets, loss_mask, query_start, positions)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
+        """Return the mean cross-entropy over all targets of the batch that have a loss, nats.
+
+        `tokens` and `targets` (B, T) are ids. `loss_mask` (B, T) bool says which targets have a loss, by default all;
+        those before `query_start` have none. `positions` (B, T) are as in `forward`. In training, bigrams add the loss
+        of the next two characters.
+        """
+        tokens, targets = tokens.long(), masked_targets(targets, loss_mask, query_start)
+        x = self.residual_stream(tokens, query_start, positions=positions)
+        logits = self.logits(x, tokens[:, query_start:])
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
+        return loss if self.bigrams is None or not self.training else loss + self.bigrams.loss(self.norm(x), targets)
 
     @torch.no_grad()
     def masked_evaluate(
@@ -263,8 +271,9 @@ class Transformer(nn.Module):
         query_start: int = 0,
         positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `evaluate`, of the targets that have a loss; see `masked_logits`. Without any, 0 and False."""
-        logits, targets = self.masked_logits(tokens, targets, loss_mask, query_start, positions)
+        """As `evaluate`, of the targets that have a loss; see `masked_loss`. Without any, 0 and False."""
+        targets = masked_targets(targets, loss_mask, query_start)
+        logits = self(tokens.long(), query_start, positions=positions)
         losses = F.cross_entropy(logits.mT, targets, reduction="none", ignore_index=NO_TARGET)
         wrong = (logits.argmax(-1) != targets) & (targets != NO_TARGET)
         return losses.amax(1), wrong.any(1)
@@ -317,4 +326,8 @@ class Transformer(nn.Module):
             products = sum(B * (Q + 2 * T) * C * C + 2 * B * Q * T * C for Q in num_queries)  # and sums of values
         mlp = (3 if self.config.is_gated else 2) * C * H
         products += sum(B * Q * (C * C + mlp) for Q in num_queries)  # output projections and MLPs
-        return 2 * 3 * (products + B * num_queries[-1] * C * V)  # head
+        Q = num_queries[-1]
+        products += B * Q * C * V  # head
+        if self.bigrams is not None:
+            products += B * (2 * Q - 1) * C * V**2  # of the logits, and of the loss of pairs
+        return 2 * 3 * products

@@ -9,7 +9,7 @@ NORM_POSITIONS = ("pre", "post")
 BIASES = ("none", "mlp", "all")
 POSITION_ENCODINGS = ("learned", "rotary")
 INITS = ("identity", "gpt2")
-MOST_BIGRAM_CHARACTERS = 1024
+MOST_BIGRAM_CHARACTERS = 64
 
 
 def norm_epsilon(norm: str) -> float:
@@ -41,7 +41,7 @@ class ModelConfig:
     norm_position: str = "pre"  # norm of a sublayer's input, or of its sum with the residual stream
     bias: str = "none"  # of the MLP, the head and norms with a gain (mlp), also of attention (all)
     position_encoding: str = "learned"  # embeddings, or rotary positions in attention
-    bigram_embedding: bool = False  # whether each pair of neighbouring characters has an embedding too
+    bigrams: bool = False  # whether pairs of neighbouring characters have embeddings and are predicted jointly
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_hidden"):
@@ -64,9 +64,9 @@ class ModelConfig:
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        if self.bigram_embedding and self.vocab_size > MOST_BIGRAM_CHARACTERS:
-            most = f"a vocabulary of at most {MOST_BIGRAM_CHARACTERS:,} characters, got {self.vocab_size:,}"
-            raise ValueError(f"bigram_embedding has a row for each pair of characters; it takes {most}")
+        if self.bigrams and self.vocab_size > MOST_BIGRAM_CHARACTERS:
+            most = f"a vocabulary of at most {MOST_BIGRAM_CHARACTERS} characters, got {self.vocab_size:,}"
+            raise ValueError(f"bigrams = true scores every pair of characters; it takes {most}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in 0..1, below 1, got {self.dropout}")
 
@@ -78,7 +78,7 @@ class ModelConfig:
     @property
     def is_plain(self) -> bool:
         """Whether the model consists of the layers in layers.py, rather than of those in recipes/."""
-        kinds = self.norm_position, self.bias, self.position_encoding, self.bigram_embedding
+        kinds = self.norm_position, self.bias, self.position_encoding, self.bigrams
         return kinds == ("pre", "none", "learned", False) and not self.is_gated
 
     @property
@@ -93,7 +93,7 @@ class ModelConfig:
             (self.norm_position == "pre", "norms of inputs", f"norm_position = {self.norm_position}"),
             (self.bias == "none", "layers without biases", f"bias = {self.bias}"),
             (self.position_encoding == "learned", "learned positions", f"position_encoding = {self.position_encoding}"),
-            (not self.bigram_embedding, "embeddings of single characters", "bigram_embedding = true"),
+            (not self.bigrams, "single characters", "bigrams = true"),
             (not self.dropout, "training without dropout", f"dropout = {self.dropout:g}"),
             (self.vocab_size <= 256, "up to 256 characters", f"{self.vocab_size} characters"),
         )

@@ -56,7 +56,7 @@ class Settings:
     # Biases of the MLP, the head and norms with a gain (mlp), also of attention (all), or none.
     bias: Literal["none", "mlp", "all"] = "none"
     position_encoding: Literal["learned", "rotary"] = "learned"  # Embeddings, or rotations of queries and keys.
-    bigram_embedding: bool = False  # Whether each pair of neighbouring characters has an embedding too.
+    bigrams: bool = False  # Whether pairs of neighbouring characters have embeddings and are predicted jointly.
     dropout: float = 0.0  # Dropout probability in training, 0..1, below 1.
     # Standard deviation of the initial embeddings; a smaller value lets each step change them more.
     embedding_std: float = 0.12

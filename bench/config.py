@@ -37,7 +37,7 @@ ADDED_SETTINGS: dict[str, bool | int | float | str] = {
     "norm_position": "pre",
     "bias": "none",
     "position_encoding": "learned",
-    "bigram_embedding": False,
+    "bigrams": False,
     "num_epochs": 0.0,
     "sampling": "independent",
     "checkpoint": "last",

@@ -1,4 +1,4 @@
-"""Layers that recipes have and the plain model lacks: biases, post-norm, rotary positions, a gated MLP, bigrams.
+"""Layers that recipes have and the plain model lacks: biases, post-norm, rotary positions, a gated MLP.
 
 Shapes are as in model.py.
 """
@@ -31,33 +31,6 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
     cos, sin = angles.cos(), angles.sin()
     first, second = x.float().split(half, -1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)
-
-
-class BigramEmbedding(nn.Module):
-    """Embeddings of pairs of neighbouring characters, as of a token that stands for both.
-
-    A number of two digits thus has an embedding of its own, as if it were one token. It is an n-gram embedding without
-    hashing (Huang et al., Over-Tokenized Transformer, 2025), for small vocabularies.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        V = self.nothing = config.vocab_size  # in place of the character before the first one
-        self.pair = nn.Parameter(torch.empty(V + 1, V, config.n_embd))
-
-    def forward(self, idx: Tensor, positions: Tensor | None = None, cache: list[Tensor] | None = None) -> Tensor:
-        """Map idx (B, T) int64 to the embeddings (B, T, C) of each character with the one before it.
-
-        `positions` (B, P + T) are as in `Transformer.forward`: the character at position 0 has none before it. `cache`
-        holds the last ids passed before, (B, 1), or is empty; those of idx replace them.
-        """
-        latest = cache.pop() if cache else torch.full_like(idx[:, :1], self.nothing)
-        before = torch.cat([latest, idx[:, :-1]], 1)
-        if positions is not None:
-            before = before.masked_fill(positions[:, -idx.size(1) :] == 0, self.nothing)
-        if cache is not None:
-            cache.append(idx[:, -1:])
-        return self.pair[before, idx]
 
 
 class RecipeNorm(Norm):

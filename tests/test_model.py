@@ -255,7 +255,13 @@ def test_the_answerer_answers_those_that_all_ask_with_one_character() -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [*SHAPES, {"n_layer": 3, "n_head": 4, "n_embd": 40, "n_hidden": 8}, {"n_layer": 1, "dropout": 0.1}]
+    "shape",
+    [
+        *SHAPES,
+        {"n_layer": 3, "n_head": 4, "n_embd": 40, "n_hidden": 8},
+        {"n_layer": 1, "dropout": 0.1},
+        {"bigrams": True},
+    ],
 )
 @pytest.mark.parametrize(("B", "T", "first"), [(32, 11, 7), (18, 11, 0), (17, 11, 10), (3, 4, 1), (1, 2, 0)])
 def test_the_flops_of_a_step_are_those_that_torch_counts(shape: dict, B: int, T: int, first: int) -> None:

@@ -49,6 +49,7 @@ def test_settings_know_what_the_kernel_does_not_support() -> None:
         ({"bias": "mlp"}, "layers without biases; this config has bias = mlp"),
         ({"bias": "all"}, "has bias = all"),
         ({"position_encoding": "rotary"}, "learned positions; this config has position_encoding = rotary"),
+        ({"bigrams": True}, "single characters; this config has bigrams = true"),
         ({"activation": "swiglu"}, "has activation = swiglu"),
         ({"activation": "relu2"}, "has activation = relu2"),
         ({"dropout": 0.1}, "training without dropout"),
