@@ -59,8 +59,8 @@ class Bigrams(nn.Module):
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy of pairs of targets (B, Q), nats, which is added to that of single characters.
 
-        The characters of a text that have a loss are divided into pairs: the first two, the next two, and so on. The sum
-        over the pairs is multiplied by PAIR_WEIGHT and divided by the number of single characters that have a loss.
+        The characters of a text that have a loss form pairs: the first two, the next two, and so on. The sum over
+        the pairs is multiplied by PAIR_WEIGHT and divided by the number of single characters that have a loss.
         """
         has_loss = targets != NO_TARGET
         is_first = has_loss.cumsum(1)[:, :-1] % 2 == 1
