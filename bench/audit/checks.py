@@ -117,13 +117,13 @@ def check_causality(audit: Audit) -> CheckResult:
 
 
 def check_seeds(audit: Audit) -> CheckResult:
-    """Two seeds give different initial weights and, where the track has several training problems, other batches."""
+    """Two seeds give different initial weights, and different batches where a batch is a part of the training set."""
     seeds, faults = audit.probe("seeds", Seeds), []
     if seeds.initial < MIN_INITIAL_DISTANCE:
         faults.append("two seeds give the same initial weights")
     evidence = f"the initial weights of two seeds differ by {seeds.initial:.2f} of their norm"
-    if has_one_training_problem(audit.target.run):
-        return check_result(faults, f"{evidence}; all batches hold the only training problem")
+    if has_whole_batches(audit.target.run):
+        return check_result(faults, f"{evidence}; batches are not compared, as each is as large as the training set")
     if is_rounding(seeds.batches, seeds.rounding):
         faults.append("two seeds draw the same batches")
     return check_result(
@@ -249,9 +249,12 @@ def certificate_of(run: Run) -> Certificate:
     return run.certificate
 
 
-def has_one_training_problem(run: Run) -> bool:
-    """Whether all batches of a run are equal, because its track has a single training problem."""
-    return run.settings.get("track") in TRACKS and describe_track(*track_of(run.settings)).num_training == 1
+def has_whole_batches(run: Run) -> bool:
+    """Whether a batch of a run is at least as large as the track's training set, so that all batches are similar."""
+    if run.settings.get("track") not in TRACKS:
+        return False
+    batch_size, num_training = run.settings.get("batch_size"), describe_track(*track_of(run.settings)).num_training
+    return isinstance(batch_size, int) and num_training is not None and batch_size >= num_training
 
 
 def is_rounding(distance: float, rounding: float) -> bool:

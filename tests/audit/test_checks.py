@@ -103,7 +103,7 @@ def test_a_check_whose_attempt_fails_is_not_carried_out() -> None:
 
 def test_a_check_that_has_no_meaning_on_the_track_does_not_apply(one_weight_each) -> None:
     """One text has no answers to exchange, and is in every batch."""
-    run = example_run(settings={"track": "memorize", "control": "none"})
+    run = example_run(settings={"track": "memorize", "control": "none", "batch_size": 1})
     same_batches = Seeds(initial=1.4, batches=0.0, rounding=1e-7)
     scripted = ScriptedAudit(run, probe_result=same_batches)
     monkey: Any = scripted
@@ -115,10 +115,13 @@ def test_a_check_that_has_no_meaning_on_the_track_does_not_apply(one_weight_each
         "labels": "does not apply",
         "data": "does not apply",
     }
-    assert "the only training problem" in results["seeds"].evidence
+    assert "as large as the training set" in results["seeds"].evidence
     assert "memorize has none to exchange" in results["data"].evidence
-    add2 = ScriptedAudit(example_run(settings={"track": "add2"}), probe_result=same_batches)
-    assert checks.check_seeds(add2).verdict == "CAUGHT"
+    for batch_size, verdict in ((9_003, "CAUGHT"), (9_004, "passed")):
+        add2 = ScriptedAudit(
+            example_run(settings={"track": "add2", "batch_size": batch_size}), probe_result=same_batches
+        )
+        assert checks.check_seeds(add2).verdict == verdict
 
 
 # --- held-out answers
