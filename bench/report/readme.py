@@ -28,7 +28,7 @@ from bench.storage.schema import Record, Run
 
 PAGE = "README.md"
 MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
-MOST_ROWS = 4  # of the table of standings; the leaderboard has all
+MOST_ROWS = 6  # of the table of standings; the leaderboard has all
 NEWEST_RECORDS = 1  # a clock, beside those of today
 
 
@@ -89,25 +89,34 @@ def standings(runs: Sequence[Run], folders: Sequence[RecordFolder]) -> list[Stan
     return sorted(found.values(), key=lambda standing: standing.order)
 
 
+def shown_standings(runs: Sequence[Run], folders: Sequence[RecordFolder]) -> list[Standing]:
+    """The first standing of each kind of track: of `moddiv-97` and `moddiv-113`, one is shown."""
+    kinds = {run.track: run.settings.get("track", run.track) for run in runs}
+    first: dict[str, Standing] = {}
+    for standing in standings(runs, folders):
+        first.setdefault(kinds.get(standing.track, standing.track), standing)
+    return list(first.values())[:MOST_ROWS]
+
+
 def standing_table(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) -> str:
-    """Where each track and machine class stands by `total`; a record has the figures of its own batch everywhere."""
+    """Where each track stands by `total`; a record has the figures of its own batch everywhere."""
     rows = [
         [
             standing.track,
             standing.config,
-            standing.machine_class,
+            standing.machine_class.partition(",")[0],
             standing.solved,
             standing.clean,
             *(number(seconds, ".2f") for seconds in standing.ert_seconds),
             f"{standing.started_at:%Y-%m-%d}",
             standing.record_text,
         ]
-        for standing in standings(runs, folders)[:MOST_ROWS]
+        for standing in shown_standings(runs, folders)
     ]
     headings = (
         "track",
         "config",
-        "machine class",
+        "processor",
         "solved",
         "clean",
         "ERT `train`, s",
@@ -115,7 +124,7 @@ def standing_table(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) ->
         "date",
         "record",
     )
-    text = ("track", "config", "machine class", "date", "record")
+    text = ("track", "config", "processor", "date", "record")
     return markdown_table(headings, rows, text) if rows else "No ranked batch yet."
 
 

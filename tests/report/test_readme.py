@@ -4,7 +4,7 @@ import pytest
 
 from bench.provenance import ROOT
 from bench.report.main_track import MAIN_TRACK, record_lines
-from bench.report.readme import FIGURES, MOST_ROWS, PAGE, fill_page, records_table, standing_table
+from bench.report.readme import FIGURES, PAGE, fill_page, records_table, standing_table, standings
 from bench.storage.results import FiledResults
 from bench.storage.schema import Machine
 from tests.support.examples import batch_runs, example_record
@@ -60,15 +60,24 @@ def test_the_leader_of_each_machine_class_is_one_of_its_newest_source():
     assert [row[1] for row in standing_rows(old + new)] == ["new"]
 
 
-def test_the_main_track_and_the_fastest_class_come_first_and_the_table_is_short():
+def test_each_kind_of_track_has_a_row_of_the_fastest_class_the_main_track_first():
     runs = [
         run
-        for i in range(MOST_ROWS)
-        for run in batch_runs(f"config-{i}", [9.0 - i] * 10, machine=on(f"CPU {i}"), track=MAIN_TRACK)
+        for i, track in enumerate((MAIN_TRACK, "memorize", "moddiv-113", "moddiv-97", "add2", MAIN_TRACK))
+        for run in batch_runs(
+            f"config-{i}",
+            [9.0 - i] * 10,
+            machine=on(f"CPU {i}, 2 cores"),
+            track=track,
+            settings={"track": track.split("-")[0]},
+        )
     ]
-    other = batch_runs("other", [0.1] * 10, track="add2")
-    shown = [row[1] for row in standing_rows(other + runs)]
-    assert shown == [f"config-{i}" for i in reversed(range(MOST_ROWS))]
+    assert [row[:3] for row in standing_rows(runs)] == [
+        ["add3", "config-5", "CPU 5"],
+        ["add2", "config-4", "CPU 4"],
+        ["moddiv-97", "config-3", "CPU 3"],
+        ["memorize", "config-1", "CPU 1"],
+    ]
 
 
 def won(name="won", clock="total", ert_seconds=27.0, year=2027, machine_class="Example CPU"):
@@ -102,9 +111,10 @@ def test_a_record_has_the_figures_of_its_own_batch_everywhere():
 def test_the_first_record_of_a_class_stands_below_those_that_won_and_is_no_row_among_them():
     first = example_record(name="first", clock="total", machine_class="One core", result=fast_result())
     runs = batch_runs("unrecorded", [0.1] * 10, machine=on("Another CPU"))
-    rows = standing_table(runs, [first, won()]).splitlines()[2:]
-    assert [row.split("|")[3].strip() for row in rows] == ["Example CPU", "One core", "Another CPU"]
-    assert "[first](results/records/first/README.md) (first of its class, compared with nothing)" in rows[1]
+    classes = [standing.machine_class for standing in standings(runs, [first, won()])]
+    assert classes == ["Example CPU", "One core", "Another CPU"]
+    (row,) = standing_table(runs, [first]).splitlines()[2:]
+    assert "[first](results/records/first/README.md) (first of its class, compared with nothing)" in row
     assert "first" not in records_table([first, won()])
     assert records_table([first]) == "No earlier record that won in pairs yet."
 
