@@ -15,7 +15,8 @@ from bench.stats.descriptive import spread
 from bench.stats.estimates import expected_seconds
 from bench.stats.expected_time import attempt_costs, expected_time_to_success
 from bench.stats.ranking import CLOCKS
-from bench.storage.schema import Certificate, Count, Interval, Run, Side
+from bench.storage.comparison_schema import Side
+from bench.storage.schema import Certificate, Count, Interval, Run
 
 UNKNOWN = "—"  # a value that is not known
 MARKUP = re.compile(r"[\\`*_\[\]<>|#~$&]")  # characters with a meaning in Markdown

@@ -16,10 +16,10 @@ from bench.report.readme import PAGE, fill_page
 from bench.report.record_page import record_pages
 from bench.report.render import write_or_check
 from bench.report.scaling import scaling_files
+from bench.storage.comparison_schema import Record
 from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults, replace_file
 from bench.storage.results import FiledResults, read_results
-from bench.storage.schema import Record
 from tracks.descriptions import describe_track
 
 

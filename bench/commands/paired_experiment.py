@@ -3,9 +3,10 @@
 from bench.cli import reject_unwritable
 from bench.experiments.paired_plan import Experiment, plan_experiment, run_experiment
 from bench.report import leaderboard
+from bench.storage.comparison_schema import PairedPlan
 from bench.storage.journal import Journal
 from bench.storage.results import conclusions_file
-from bench.storage.schema import PairedPlan, Run
+from bench.storage.schema import Run
 
 
 def run_paired_experiment(experiment: Experiment) -> tuple[PairedPlan, list[Run]]:

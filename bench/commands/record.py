@@ -45,9 +45,10 @@ from bench.report import leaderboard
 from bench.report.main_track import FIRST_OF_CLASS
 from bench.report.readme import PAGE
 from bench.stats.ranking import RANKED_FROM
+from bench.storage.comparison_schema import PairedPlan, Record
 from bench.storage.jsonl import replace_file
 from bench.storage.records import RecordFolder, file_record, is_record, read_records, standing_record
-from bench.storage.schema import PairedPlan, Record, Run
+from bench.storage.schema import Run
 from bench.streams import print_line
 from tracks.descriptions import describe_track
 

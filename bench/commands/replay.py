@@ -20,11 +20,12 @@ from bench.formatting import ratio_text, verdict_text
 from bench.provenance import harness_sha256
 from bench.stats.descriptive import solve_rates_agree
 from bench.stats.paired_test import charge_attempts, unpaired_ratio_interval
+from bench.storage.comparison_schema import PairedPlan, Reproduction
 from bench.storage.journal import Journal
 from bench.storage.jsonl import JsonLines
 from bench.storage.records import RecordFolder, find_record
 from bench.storage.results import weights_sha256
-from bench.storage.schema import PairedPlan, Reproduction, Run
+from bench.storage.schema import Run
 from bench.streams import print_line
 
 

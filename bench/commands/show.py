@@ -22,9 +22,10 @@ from bench.report.summary import show_summary
 from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
 from bench.stats.learning_curves import PERCENTAGES
 from bench.stats.ranking import describe_standing
+from bench.storage.comparison_schema import PairedPlan
 from bench.storage.journal import Journal
 from bench.storage.results import find_run, is_weights_path, paired_plans_file
-from bench.storage.schema import YARDSTICK, Check, PairedPlan, Run
+from bench.storage.schema import YARDSTICK, Check, Run
 from bench.streams import print_data, print_line
 
 DECIDED_BY = {

@@ -23,8 +23,9 @@ from bench.stats.paired_test import (
     verdict,
 )
 from bench.stats.ranking import CLOCKS
+from bench.storage.comparison_schema import BatchSummary, Conclusion, PairedPlan, Verdict
 from bench.storage.results import conclusions_file
-from bench.storage.schema import BatchSummary, Conclusion, Interval, PairedPlan, Run, Verdict
+from bench.storage.schema import Interval, Run
 
 COMPARISON_WIDTH = 160  # columns of the table
 

@@ -21,10 +21,11 @@ from bench.errors import UsageError, nearest_hint
 from bench.experiments.executors import Executor, ExecutorLost
 from bench.experiments.launcher import SCRIPT, Contestant, NotBegun, Task, run_tasks, yardstick_task
 from bench.formatting import attempt_line, expected_text, interrupted_line, yardstick_line
+from bench.storage.comparison_schema import PairedPlan, Side
 from bench.storage.journal import Journal
 from bench.storage.records import find_record, is_record, record_names, unpack_source
 from bench.storage.results import paired_plans_file, runs_for_estimates
-from bench.storage.schema import PairedPlan, Run, Side, SideName, new_id
+from bench.storage.schema import Run, SideName, new_id
 
 SIDES: tuple[SideName, ...] = ("a", "b")
 THIS_MACHINE = Executor()

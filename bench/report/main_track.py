@@ -5,8 +5,9 @@ from statistics import median
 
 from bench.formatting import number, ratio_text
 from bench.stats.ranking import Entry, leaders, ranked_entries
+from bench.storage.comparison_schema import Record
 from bench.storage.records import RecordFolder, standing_record
-from bench.storage.schema import Record, Run
+from bench.storage.schema import Run
 
 MAIN_TRACK = "add3"
 HEADLINES = {

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from bench.formatting import changed_settings, commit_text
 from bench.report.render import render_template
+from bench.storage.comparison_schema import Conclusion, PairedPlan, Side
 from bench.storage.results import FiledResults
-from bench.storage.schema import Conclusion, PairedPlan, Side
 
 
 class Tried(NamedTuple):

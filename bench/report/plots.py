@@ -25,7 +25,7 @@ from bench.report.plot_style import (
 from bench.stats.descriptive import wilson_interval
 from bench.stats.expected_time import attempt_costs
 from bench.stats.ranking import Entry
-from bench.storage.schema import Record
+from bench.storage.comparison_schema import Record
 
 MOST_CURVES = 8  # contestants in a figure, the best ones
 MOST_NAMES = 8  # records in a legend, the latest ones

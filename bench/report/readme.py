@@ -22,9 +22,10 @@ from bench.report.main_track import (
 from bench.report.summary import show_summary
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import CLOCKS, Entry, describe_standing, ranked_entries
+from bench.storage.comparison_schema import Record
 from bench.storage.records import RecordFolder
 from bench.storage.results import FiledResults
-from bench.storage.schema import Record, Run
+from bench.storage.schema import Run
 
 PAGE = "README.md"
 MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
@@ -91,7 +92,7 @@ def standings(runs: Sequence[Run], folders: Sequence[RecordFolder]) -> list[Stan
 
 def shown_standings(runs: Sequence[Run], folders: Sequence[RecordFolder]) -> list[Standing]:
     """The first standing of each kind of track: of `moddiv-97` and `moddiv-113`, one is shown."""
-    kinds = {run.track: run.settings.get("track", run.track) for run in runs}
+    kinds = {run.track: str(run.settings.get("track", run.track)) for run in runs}
     first: dict[str, Standing] = {}
     for standing in standings(runs, folders):
         first.setdefault(kinds.get(standing.track, standing.track), standing)

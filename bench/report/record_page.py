@@ -8,9 +8,10 @@ from bench.experiments.paired_plan import runs_by_side
 from bench.formatting import UNKNOWN, changed_settings, middle
 from bench.report.render import render_template
 from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
+from bench.storage.comparison_schema import PairedPlan, Record
 from bench.storage.records import RecordFolder
 from bench.storage.results import FiledResults
-from bench.storage.schema import PairedPlan, Record, Run
+from bench.storage.schema import Run
 
 
 def record_pages(results_data: FiledResults, example_prompt: Callable[[Record], str]) -> dict[Path, str]:

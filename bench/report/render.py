@@ -24,8 +24,9 @@ from bench.formatting import (
 from bench.stats.descriptive import peak_memory, utilisation
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import Entry
+from bench.storage.comparison_schema import Reproduction, Side
 from bench.storage.jsonl import replace_file
-from bench.storage.schema import Certificate, Reproduction, Run, Side
+from bench.storage.schema import Certificate, Run
 from bench.streams import print_error
 
 TEMPLATES = Path(__file__).parent / "templates"

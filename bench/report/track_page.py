@@ -16,10 +16,11 @@ from bench.stats.ranking import (
     group_entries,
     ranked_entries,
 )
+from bench.storage.comparison_schema import Conclusion, PairedPlan
 from bench.storage.journal import Journal
 from bench.storage.jsonl import replace_file
 from bench.storage.results import FiledResults
-from bench.storage.schema import Conclusion, PairedPlan, Run
+from bench.storage.schema import Run
 
 NEWEST_SINGLES = 200  # single attempts that a page shows
 SINGLES_HEAD = """### Single attempts, newest first

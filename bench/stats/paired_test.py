@@ -15,7 +15,8 @@ import numpy as np
 
 from bench.clock import ClockName
 from bench.stats.expected_time import attempt_costs
-from bench.storage.schema import Run, Verdict
+from bench.storage.comparison_schema import Verdict
+from bench.storage.schema import Run
 
 LEVEL = 0.05  # significance level, two-sided; intervals cover 1 - LEVEL
 POWER = 0.8  # of the comparisons that are planned

@@ -18,8 +18,8 @@ from bench.clock import ClockName
 from bench.config import config_toml
 from bench.errors import UsageError, nearest_hint
 from bench.provenance import ROOT, harness_files, harness_sha256, source_files, source_sha256
+from bench.storage.comparison_schema import Record, Reproduction
 from bench.storage.jsonl import JsonLines, describe_invalid, replace_file
-from bench.storage.schema import Record, Reproduction
 
 PROJECT_RESULTS = ROOT / "results"  # whose records every command finds by name
 

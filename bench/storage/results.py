@@ -8,10 +8,11 @@ from pathlib import Path
 
 from bench.errors import UsageError, describe_os_error, nearest_hint
 from bench.provenance import ROOT
+from bench.storage.comparison_schema import Conclusion, PairedPlan
 from bench.storage.journal import Journal
 from bench.storage.jsonl import JsonLines, print_faults
 from bench.storage.records import RecordFolder, find_record, is_record, read_records
-from bench.storage.schema import YARDSTICK, Conclusion, PairedPlan, Run
+from bench.storage.schema import YARDSTICK, Run
 
 SAME_RUN = 0.7  # similarity of a mistyped run id, whose date and config are those of many runs
 

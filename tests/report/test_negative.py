@@ -8,8 +8,8 @@ import pytest
 
 from bench.formatting import escape_markdown
 from bench.report.negative import render_tried
+from bench.storage.comparison_schema import Conclusion
 from bench.storage.results import FiledResults, paired_plans_file
-from bench.storage.schema import Conclusion
 from tests.support.examples import example_agenda as agenda
 from tests.support.examples import example_record
 from tests.support.examples import example_side as side

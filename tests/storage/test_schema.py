@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.storage import schema
-from bench.storage.schema import Batch, Machine, Record, Run, new_id
+from bench.storage.comparison_schema import Record
+from bench.storage.schema import Batch, Machine, Run, new_id
 from tests.support.examples import (
     HARDWARE,
     example_agenda,

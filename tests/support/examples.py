@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.storage.comparison_schema import PairedPlan, Record, Reproduction, Side
 from bench.storage.records import RecordFolder
-from bench.storage.schema import Batch, Check, Hardware, PairedPlan, Record, Reproduction, Run, Side, Software
+from bench.storage.schema import Batch, Check, Hardware, Run, Software
 
 ROOT = Path(__file__).resolve().parents[2]
 

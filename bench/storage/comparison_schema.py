@@ -1,0 +1,146 @@
+"""Journalled record types of comparisons: records and reproductions, paired plans and conclusions."""
+
+import math
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field, FiniteFloat
+
+from bench.clock import ClockName
+from bench.storage.schema import SCHEMA, Batch, Interval, SchemaModel, SettingValues, SideName
+
+Verdict = Literal["faster", "slower", "not decided"]
+
+# -----------------------------------------------------------------------------
+# records and reproductions
+
+
+class BatchSummary(SchemaModel):
+    """The number of attempts of a batch, and its expected time to success (ERT)."""
+
+    attempts: int = Field(ge=1)
+    solved: int = Field(ge=0)
+    clean: int = Field(ge=0)  # attempts on a quiet machine
+    ert_train_seconds: FiniteFloat | None  # null if none solved
+    ert_total_seconds: FiniteFloat | None
+
+    def ert_seconds(self, clock: ClockName) -> float | None:
+        """ERT on one clock; None if none solved."""
+        return self.ert_train_seconds if clock == "train" else self.ert_total_seconds
+
+
+class Record(SchemaModel):
+    """`record.json`: a batch that beat the standing record, or was the first, with the data to verify it."""
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    name: str  # of the folder
+    track: str
+    clock: ClockName
+    machine_class: str
+    device: str
+    config: str
+    settings: SettingValues
+    config_hash: str
+    source_sha256: str
+    harness_sha256: str
+    commit: str
+    batch: str  # id of the batch in the journal
+    result: BatchSummary
+    predecessor: str | None  # the previous record; null for the first
+    predecessor_result: BatchSummary | None  # in the same pairs
+    ert_ratio: FiniteFloat | None  # ERT over that of the predecessor in the same pairs, on the record's clock
+    ert_ratio_95: Interval | None
+    p_value: FiniteFloat | None
+    noisy: bool  # filed although the machine was not quiet all the time
+    median_run: str  # id of the run whose weights are filed
+    weights_sha256: str
+    parameters: int
+    started_at: datetime
+    search: dict[str, Any] | None = None  # the search that found the settings, and its cost
+
+    @property
+    def ert_seconds(self) -> float:
+        """ERT on the record's clock; infinite if no attempt solved the track."""
+        seconds = self.result.ert_seconds(self.clock)
+        return math.inf if seconds is None else seconds
+
+
+class Reproduction(SchemaModel):
+    """One replay of a record, a line of `reproductions.jsonl`."""
+
+    batch: str
+    machine_class: str
+    harness_sha256: str  # of the harness that timed and certified the replay
+    result: BatchSummary
+    certified: int = Field(ge=0)  # attempts that the certificate, repeated in a separate process, found solved
+    ert_ratio: FiniteFloat | None  # ERT over that of the record, on the record's clock; null if none solved
+    ert_ratio_95: Interval | None
+    reproduced: bool
+    reason: str | None  # why it was not reproduced
+    started_at: datetime
+
+
+# -----------------------------------------------------------------------------
+# paired plans and conclusions
+
+
+class Side(SchemaModel):
+    """One contestant of a paired plan."""
+
+    name: str  # of the config or the record
+    record: str | None  # the record whose snapshot is run; null for a config of this checkout
+    config: str
+    settings: SettingValues
+    config_hash: str
+    source_sha256: str
+    harness_sha256: str
+    commit: str | None
+    dirty: bool | None
+
+
+class PairedPlan(SchemaModel):
+    """A comparison, or a batch without an opponent, fixed before its first attempt; a line of `agenda.jsonl`."""
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    id: str  # of the batch
+    command: Literal["compare", "record", "replay"]
+    number: int = Field(ge=1)  # in the series of comparisons with this opponent on this board
+    track: str
+    clock: ClockName
+    device: str
+    machine_class: str
+    pairs: int = Field(ge=1)  # attempts, if there is no opponent
+    seeds: list[int]  # one for each pair
+    first: list[SideName]  # the side that runs first, for each pair
+    a: Side
+    b: Side | None  # the opponent, if any
+    started_at: datetime
+    why: str | None = None  # what side a changes and why, in one line
+
+    def batches(self) -> list[Batch]:
+        """The `batch` values of all attempts, in the order in which they run."""
+        batches = []
+        for index, first in enumerate(self.first):
+            second: SideName = "b" if first == "a" else "a"
+            for side in [first] if self.b is None else [first, second]:
+                batches.append(Batch(id=self.id, command=self.command, planned=self.pairs, index=index, side=side))
+        return batches
+
+    def series(self) -> tuple[str, ClockName, str, tuple[str, str] | None]:
+        """The key of a series of comparisons: the board (track, clock, machine class) and the opponent's hashes."""
+        opponent = None if self.b is None else (self.b.config_hash, self.b.source_sha256)
+        return self.track, self.clock, self.machine_class, opponent
+
+
+class Conclusion(SchemaModel):
+    """The result of a finished comparison, a line of `comparisons.jsonl`; it can be recomputed from the journal."""
+
+    id: str  # of the paired plan
+    verdict: Verdict  # about side a, on the plan's clock
+    p_value: FiniteFloat
+    ert_ratio: FiniteFloat | None  # ERT of a over that of b; null if one of them never solved
+    ert_ratio_95: Interval | None
+    drift: FiniteFloat | None
+    pairs_needed: int | None
+    a: BatchSummary
+    b: BatchSummary
