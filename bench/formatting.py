@@ -14,6 +14,7 @@ from bench.config import current_names, setting_text
 from bench.stats.descriptive import spread
 from bench.stats.estimates import expected_seconds
 from bench.stats.expected_time import attempt_costs, expected_time_to_success
+from bench.stats.learning_curves import StepSpan
 from bench.stats.ranking import CLOCKS
 from bench.storage.comparison_schema import Side
 from bench.storage.schema import Certificate, Count, Interval, Run
@@ -58,6 +59,24 @@ def spread_text(values: Iterable[float | None], pattern: str) -> str:
     if found is None:
         return UNKNOWN
     return f"{found.median:{pattern}} ({found.minimum:{pattern}} … {found.maximum:{pattern}})"
+
+
+def steps_title(milestones: Sequence[str]) -> str:
+    """`steps from train 100% to validation 100%`, or `steps to validation 100%`."""
+    return f"steps {'from' if len(milestones) == 2 else 'to'} {' to '.join(milestones)}"
+
+
+def steps_text(spans: Sequence[StepSpan]) -> str:
+    """Median, minimum and maximum; the steps of each run where one did not finish, `340, 410, > 12,000`."""
+    if all(span.is_finished for span in spans):
+        return spread_text([span.steps for span in spans], ",.0f")
+    return ", ".join(map(str, sorted(spans, key=lambda span: (not span.is_finished, span.steps))))
+
+
+def limit_text(runs: Iterable[Run]) -> str:
+    """The limit on `train` of some runs, or the lowest and the highest: `limit of train 60 to 300 s`."""
+    limits = sorted({float(run.settings["max_seconds"] or 0) for run in runs})
+    return f"limit of train {' to '.join(dict.fromkeys([f'{limits[0]:g}', f'{limits[-1]:g}']))} s"
 
 
 def ratio_text(ratio: float | None, interval: Interval | None) -> str:

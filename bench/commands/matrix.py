@@ -22,9 +22,18 @@ from bench.experiments.matrix_file import MATRICES, Matrix, read_matrix
 from bench.experiments.matrix_results import CellResult, MachineMatrix, matrix_runs, rank_cells, results_csv
 from bench.experiments.matrix_run import resolve_matrix, run_matrix
 from bench.experiments.toml_file import find_file
-from bench.formatting import UNKNOWN, counted, duration, number, spread_text, terminal_table
-from bench.report.matrix_learning_plot import steps_title
-from bench.report.matrix_page import matrix_files, steps_text
+from bench.formatting import (
+    UNKNOWN,
+    counted,
+    duration,
+    limit_text,
+    number,
+    spread_text,
+    steps_text,
+    steps_title,
+    terminal_table,
+)
+from bench.report.matrix_page import matrix_files
 from bench.report.matrix_plot import draw_matrix
 from bench.stats.estimates import expected_seconds
 from bench.storage.journal import Journal
@@ -148,7 +157,8 @@ def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_
         for index, (machine_class, results) in enumerate(zip(machine_classes, tables, strict=True), start=1):
             paths.append(folder / (f"{matrix.name}.svg" if is_single else f"{matrix.name}-{index}.svg"))
             title = f"{matrix.name}: ERT by {matrix.clock}, s"
-            subtitle = f"{machine_class}; {limit_text(machine_matrices[index - 1])}"
+            limit = limit_text(resolved.contestant.planned for resolved in machine_matrices[index - 1].cells)
+            subtitle = f"{machine_class}; {limit}"
             replace_file(paths[-1], draw_matrix(results, matrix, title, subtitle))
     texts, pictures = matrix_files(matrix, runs, results_folder)
     for path, text in (texts | {path: draw() for path, draw in pictures.items()}).items():
@@ -161,14 +171,6 @@ def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_
         console.print(results_table(results, matrix.clock, matrix.steps))
     for path in paths:
         print_line(str(path))
-
-
-def limit_text(machine_matrix: MachineMatrix) -> str:
-    """The limit on `train` of the cells."""
-    limits = sorted(
-        {float(resolved.contestant.planned.settings["max_seconds"] or 0) for resolved in machine_matrix.cells}
-    )
-    return f"limit of train {' to '.join(dict.fromkeys([f'{limits[0]:g}', f'{limits[-1]:g}']))} s"
 
 
 def results_table(results: Sequence[CellResult], clock: ClockName, steps: Sequence[str] = ()) -> Table:
@@ -184,7 +186,7 @@ def results_table(results: Sequence[CellResult], clock: ClockName, steps: Sequen
         table.add_row(
             str(rank) if result.runs else UNKNOWN,
             *result.cell.labels().values(),
-            *([steps_text(result.step_counts(steps))] if steps else []),
+            *([steps_text(result.step_spans(steps))] if steps else []),
             f"{result.num_solved}/{len(result.runs)}" + ("" if result.finished else f" of {result.planned}"),
             number(result.ert(clock), ".2f"),
             spread_text(result.seconds(clock), ".2f"),

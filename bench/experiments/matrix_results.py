@@ -16,7 +16,7 @@ from bench.experiments.matrix_file import Cell, Matrix
 from bench.formatting import csv_rows
 from bench.stats.descriptive import spread
 from bench.stats.expected_time import expected_time_to_success
-from bench.stats.learning_curves import StepCount, steps_between
+from bench.stats.learning_curves import StepSpan, step_span
 from bench.stats.ranking import CLOCKS
 from bench.storage.schema import MATRIX, Run
 
@@ -145,9 +145,9 @@ class CellResult:
     def seconds(self, clock: ClockName) -> list[float]:
         return [value for run in self.runs if (value := getattr(run.seconds, clock)) is not None]
 
-    def step_counts(self, milestones: Sequence[str]) -> list[StepCount]:
+    def step_spans(self, milestones: Sequence[str]) -> list[StepSpan]:
         """The steps of each run to or between milestones; empty without milestones."""
-        return [steps_between(run, milestones) for run in self.runs] if milestones else []
+        return [step_span(run, milestones) for run in self.runs] if milestones else []
 
 
 def rank_cells(results: Sequence[CellResult], clock: ClockName, steps: Sequence[str] = ()) -> list[CellResult]:
@@ -157,8 +157,8 @@ def rank_cells(results: Sequence[CellResult], clock: ClockName, steps: Sequence[
     """
 
     def cost(result: CellResult) -> tuple[float, float, int]:
-        counts = spread([count.steps if count.is_reached else math.inf for count in result.step_counts(steps)])
-        median = counts.median if counts else math.inf if steps else 0.0
+        found = spread([span.steps if span.is_finished else math.inf for span in result.step_spans(steps)])
+        median = found.median if found else math.inf if steps else 0.0
         return median, expected_time_to_success(result.runs, clock), -len(result.runs)
 
     return sorted(results, key=cost)
@@ -174,7 +174,7 @@ def results_csv(tables: Sequence[Sequence[CellResult]], clock: ClockName, steps:
         for rank, result in enumerate(rank_cells(results, clock, steps), start=1):
             row: list[object] = [rank if result.runs else None, *result.cell.labels().values()]
             row += [result.num_solved, len(result.runs), result.planned, result.repeated]
-            row += ["; ".join(map(str, result.step_counts(steps)))] if steps else []
+            row += ["; ".join(map(str, result.step_spans(steps)))] if steps else []
             for name in CLOCKS:
                 seconds, ert = spread(result.seconds(name)), result.ert(name)
                 row += [ert, seconds.median, seconds.minimum, seconds.maximum] if seconds else [ert, None, None, None]

@@ -9,10 +9,10 @@ from typing import Any
 
 from bench.formatting import counted
 from bench.report.plot_style import COLORS, DASHES, SOFT_COLOR, blank_canvas, draw, short, show_plain_numbers
-from bench.stats.learning_curves import reached_steps
+from bench.stats.learning_curves import SPLITS, reached_steps
 from bench.storage.schema import Check, Run
 
-SPLITS = {"train": COLORS[0], "validation": COLORS[1], "test": COLORS[2]}  # with the colours of a single label
+SPLIT_COLORS = dict(zip(SPLITS, COLORS, strict=False))  # where all runs have one label
 MOST_MARKED = 40  # checks of a curve that are marked by dots
 DENSE_DECADES = 1.5  # on a short axis, from which it has one label a decade
 Points = list[tuple[int, float]]  # step, value
@@ -54,7 +54,9 @@ def curves_canvas(runs: Sequence[Run]) -> Any:
             axes = grid[row][column]
             for split in shown if quantity is not norm else shown[:1]:
                 for label, group in labels.items():
-                    color = SOFT_COLOR if quantity is norm else SPLITS[split] if len(labels) == 1 else colors[label]
+                    color = (
+                        SOFT_COLOR if quantity is norm else SPLIT_COLORS[split] if len(labels) == 1 else colors[label]
+                    )
                     dashes = DASHES[1] if split == "test" and len(shown) > 1 else DASHES[0]  # over those of validation
                     for run in group:
                         draw_line(axes, points_of(run.checks, split, quantity), color, dashes, len(runs) == 1)
@@ -150,9 +152,9 @@ def add_key(
         texts = {f"{label}, {counted(len(group), 'run')}": colors[label] for label, group in labels.items()}
     elif len(runs) == 1:
         reached = reached_steps(runs[0].checks)
-        texts = {f"{split}: {reached_text(reached, split)}": SPLITS[split] for split in splits}
+        texts = {f"{split}: {reached_text(reached, split)}": SPLIT_COLORS[split] for split in splits}
     else:
-        texts = {split: SPLITS[split] for split in splits}
+        texts = {split: SPLIT_COLORS[split] for split in splits}
     handles = [Line2D([], [], color=color, linewidth=2) for color in texts.values()]
     canvas.legend(handles, list(texts), loc="outside lower left", frameon=False, fontsize=9, borderaxespad=0.7)
 

@@ -1,15 +1,16 @@
 """Plots of how the cells of a matrix learned: the steps between milestones, and the curves of accuracy."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from bench.config import TRACK_SETTINGS
-from bench.experiments.matrix_results import CellResult, rank_cells
-from bench.report.curves_plot import SPLITS, accuracy, points_of
-from bench.report.plot_style import COLORS, SOFT_COLOR, blank_canvas, draw_svg, show_plain_numbers
-from bench.stats.learning_curves import reached_steps
+from bench.experiments.matrix_results import CellResult
+from bench.report.curves_plot import SPLIT_COLORS, accuracy, points_of
+from bench.report.plot_style import COLORS, DASHES, SOFT_COLOR, blank_canvas, draw_svg, show_plain_numbers
+from bench.stats.learning_curves import SPLITS
 
 PANELS_IN_A_ROW = 4
 LONGEST_LABEL = 34  # characters of a panel's title
@@ -20,40 +21,30 @@ def cell_label(result: CellResult) -> str:
     return str(result.cell).replace(f"{TRACK_SETTINGS}.", "")
 
 
-def steps_title(steps: Sequence[str]) -> str:
-    """`steps from train 100% to validation 100%`, or `steps to validation 100%`."""
-    return f"steps {'from' if len(steps) == 2 else 'to'} {' to '.join(steps)}"
+def draw_steps(ranked: Sequence[CellResult], milestones: Sequence[str], title: str) -> str:
+    return draw_svg(lambda: steps_canvas(ranked, milestones, title))
 
 
-def draw_steps(results: Sequence[CellResult], steps: Sequence[str], title: str) -> str:
-    return draw_svg(lambda: steps_canvas(results, steps, title))
-
-
-def steps_canvas(results: Sequence[CellResult], steps: Sequence[str], title: str) -> Any:
-    """A row for each cell, ranked from the top, with a line for each run from the first milestone to the second.
+def steps_canvas(ranked: Sequence[CellResult], milestones: Sequence[str], title: str) -> Any:
+    """A row for each cell, the first at the top, with a line for each run from the first milestone to the second.
 
     An arrow marks a run that did not reach the second one.
     """
-    ranked = rank_cells(results, "train", steps)
     canvas = blank_canvas(8.0, 1.5 + 0.42 * len(ranked), w_pad=0.12, h_pad=0.1)
     axes = canvas.add_subplot()
     canvas.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold")
     positions = []
     for row, result in enumerate(ranked):
-        for index, run in enumerate(result.runs):
+        for index, span in enumerate(result.step_spans(milestones)):
             height = row + 0.56 * ((index + 0.5) / len(result.runs) - 0.5)
-            reached = reached_steps(run.checks)
-            start = reached.get(steps[0]) if len(steps) == 2 else None
-            end = reached.get(steps[-1])
-            last = max((check.step for check in run.checks), default=1)
-            color = COLORS[0] if end is not None else COLORS[1]
-            stop = last if end is None else end
-            if start is not None:
-                axes.plot([start, stop], [height, height], color=color, linewidth=1.6, alpha=0.6)
-                axes.plot([start], [height], "|", color=SOFT_COLOR, markersize=8)
-            axes.plot([stop], [height], "o" if end is not None else ">", color=color, markersize=5)
-            positions += [stop] if start is None else [start, stop]
-    low, high = float(min([step for step in positions if step], default=1)), float(max(positions, default=10))
+            color = COLORS[0] if span.end is not None else COLORS[1]
+            stop = max(1, span.last if span.end is None else span.end)  # a logarithmic axis has no 0
+            if span.start:
+                axes.plot([span.start, stop], [height, height], color=color, linewidth=1.6, alpha=0.6)
+                axes.plot([span.start], [height], "|", color=SOFT_COLOR, markersize=8)
+            axes.plot([stop], [height], "o" if span.end is not None else ">", color=color, markersize=5)
+            positions += [span.start, stop] if span.start else [stop]
+    low, high = float(min(positions)), float(max(positions))
     if low == high:
         low, high = low / 2, high * 2
     axes.set_xscale("log")
@@ -63,15 +54,16 @@ def steps_canvas(results: Sequence[CellResult], steps: Sequence[str], title: str
     axes.set_yticks(range(len(ranked)), [cell_label(result) for result in ranked], fontsize=9)
     axes.set_ylim(len(ranked) - 0.5, -0.5)
     axes.set_xlabel("optimizer steps (log scale)")
-    add_steps_key(canvas, steps)
+    add_steps_key(canvas, milestones)
     return canvas
 
 
-def add_steps_key(canvas: Any, steps: Sequence[str]) -> None:
+def add_steps_key(canvas: Any, milestones: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
-    marks = {f"{steps[0]}": ("|", SOFT_COLOR)} if len(steps) == 2 else {}
-    marks |= {steps[-1]: ("o", COLORS[0]), f"training ended before {steps[-1]}": (">", COLORS[1])}
+    *first, last = milestones
+    marks = dict.fromkeys(first, ("|", SOFT_COLOR))
+    marks |= {last: ("o", COLORS[0]), f"training ended before {last}": (">", COLORS[1])}
     handles = [Line2D([], [], linestyle="", marker=marker, color=color) for marker, color in marks.values()]
     canvas.legend(handles, list(marks), loc="outside lower left", ncols=3, frameon=False, fontsize=9)
 
@@ -89,16 +81,17 @@ def panels_canvas(results: Sequence[CellResult], title: str) -> Any:
     grid = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     runs = [run for result in results for run in result.runs]
     shown = [split for split in SPLITS if any(split in check.splits for run in runs for check in run.checks)]
-    steps = [check.step for run in runs for check in run.checks if check.step] or [1]
-    low, high = float(min(steps)), float(max(steps)) * 1.1
+    all_steps = [check.step for run in runs for check in run.checks if check.step] or [1]
+    low, high = float(min(all_steps)), float(max(all_steps)) * 1.1
     for axes, result in zip(grid.flat, results, strict=False):
         axes.set_title("\n".join(textwrap.wrap(cell_label(result), LONGEST_LABEL)), loc="left", fontsize=9)
         for split in shown:
             for run in result.runs:
                 points = points_of(run.checks, split, accuracy)
-                style = {"linestyle": (0, (1, 1))} if split == "test" else {}  # over the curve of validation
-                axes.plot(*zip(*points, strict=True), color=SPLITS[split], linewidth=1.2, alpha=0.75, **style)
-    for axes in list(grid.flat)[len(results) :]:
+                steps, accuracies = [step for step, _ in points], [share for _, share in points]
+                dashes = DASHES[2] if split == "test" else DASHES[0]  # over the curve of validation
+                axes.plot(steps, accuracies, color=SPLIT_COLORS[split], linestyle=dashes, linewidth=1.2, alpha=0.75)
+    for axes in itertools.islice(grid.flat, len(results), None):
         axes.set_axis_off()
     first = grid[0][0]
     first.set_xscale("log")
@@ -112,6 +105,6 @@ def panels_canvas(results: Sequence[CellResult], title: str) -> Any:
         show_plain_numbers(axes.xaxis, low, high, 2.0)
     canvas.supxlabel("optimizer steps (log scale)", fontsize=10)
     canvas.supylabel("problems right", fontsize=10)
-    handles = [Line2D([], [], color=SPLITS[split], linewidth=2) for split in shown]
+    handles = [Line2D([], [], color=SPLIT_COLORS[split], linewidth=2) for split in shown]
     canvas.legend(handles, shown, loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     return canvas

@@ -4,14 +4,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.experiments.journalled_matrix import JournalledMatrix, journalled_matrices
 from bench.experiments.matrix_file import MATRICES, Matrix, read_matrix
-from bench.experiments.matrix_history import History, read_history
 from bench.experiments.matrix_results import CellResult, rank_cells
-from bench.formatting import UNKNOWN, commit_text, counted, known, markdown_table, number, spread_text
-from bench.report.matrix_learning_plot import draw_panels, draw_steps, steps_title
+from bench.formatting import (
+    UNKNOWN,
+    commit_text,
+    counted,
+    known,
+    limit_text,
+    markdown_table,
+    number,
+    spread_text,
+    steps_text,
+    steps_title,
+)
+from bench.report.matrix_learning_plot import draw_panels, draw_steps
 from bench.report.render import render_template
 from bench.stats.descriptive import spread
-from bench.stats.learning_curves import SPLITS, StepCount, steps_between
+from bench.stats.learning_curves import SPLITS, step_span
 from bench.storage.schema import MATRIX, Count, Run
 
 Pictures = dict[Path, Callable[[], str | bytes]]
@@ -31,14 +42,14 @@ def all_matrix_files(runs: Sequence[Run], results_folder: Path) -> tuple[dict[Pa
 
 def matrix_files(matrix: Matrix, runs: Sequence[Run], results_folder: Path) -> tuple[dict[Path, str], Pictures]:
     """The page of a matrix and its pictures; nothing if the journal has no runs of it."""
-    histories = read_history(matrix, runs)
-    if not histories:
+    journalled = journalled_matrices(matrix, runs)
+    if not journalled:
         return {}, {}
     folder = results_folder / MATRIX
     sections, pictures = [], Pictures()
-    for index, history in enumerate(histories, start=1):
+    for index, on_machine in enumerate(journalled, start=1):
         stem = matrix.name if index == 1 else f"{matrix.name}-{index}"
-        section, section_pictures = section_of(matrix, history, stem)
+        section, section_pictures = section_of(matrix, on_machine, stem)
         sections.append(section)
         pictures |= {folder / name: draw for name, draw in section_pictures.items()}
     page = render_template(
@@ -48,32 +59,36 @@ def matrix_files(matrix: Matrix, runs: Sequence[Run], results_folder: Path) -> t
         base=matrix.base_name,
         seeds=matrix.seeds,
         steps_title=steps_title(matrix.steps),
-        first_milestone="".join(matrix.steps[:1]),
+        first_milestone=matrix.steps[0] if len(matrix.steps) == 2 else None,
+        last_milestone="".join(matrix.steps[-1:]),
         sections=sections,
     )
     return {folder / f"{matrix.name}.md": page}, pictures
 
 
-def section_of(matrix: Matrix, history: History, stem: str) -> tuple[dict[str, Any], dict[str, Callable[[], str]]]:
+def section_of(
+    matrix: Matrix, journalled: JournalledMatrix, stem: str
+) -> tuple[dict[str, Any], dict[str, Callable[[], str]]]:
     """The values of a machine class for the template, and file name -> function that draws the picture."""
-    results, runs = history.results, history.runs
+    results, runs = journalled.results, journalled.runs
+    ranked = rank_cells(results, matrix.clock, matrix.steps)
+    axes = [axis for axis, choices in matrix.axes.items() if len(choices) > 1]
     pictures: dict[str, Callable[[], str]] = {}
     steps_plot, curves_plot, learning = None, None, None
     if matrix.steps:
         steps_plot = f"{stem}-steps.svg"
         title = f"{matrix.name}: {steps_title(matrix.steps)}"
-        pictures[steps_plot] = lambda: draw_steps(results, matrix.steps, title)
+        pictures[steps_plot] = lambda: draw_steps(ranked, matrix.steps, title)
     if any(check.validation is not None for run in runs for check in run.checks):
-        curves_plot, learning = f"{stem}-curves.svg", learning_table(results)
+        curves_plot, learning = f"{stem}-curves.svg", learning_table(axes, results)
         pictures[curves_plot] = lambda: draw_panels(results, f"{matrix.name}: accuracy against steps")
     num_cells = len(list(matrix.cells()))
-    limits = sorted({f"{run.settings['max_seconds']:g}" for run in runs if run.settings.get("max_seconds")})
     section: dict[str, Any] = {
-        "machine_class": history.machine_class,
+        "machine_class": journalled.machine_class,
         "cells": f"{len(results)} of {counted(num_cells, 'cell')}",
-        "limit": f"limit of train {' or '.join(limits)} s",
+        "limit": limit_text(runs),
         "commit": ", ".join(sorted({commit_text(run.commit, run.dirty) for run in runs})),
-        "ranking": ranking_table(matrix, results),
+        "ranking": ranking_table(matrix, axes, ranked),
         "learning": learning,
         "steps_plot": steps_plot,
         "curves_plot": curves_plot,
@@ -81,25 +96,23 @@ def section_of(matrix: Matrix, history: History, stem: str) -> tuple[dict[str, A
     return section, pictures
 
 
-def ranking_table(matrix: Matrix, results: Sequence[CellResult]) -> str:
-    axes = [axis for axis, choices in matrix.axes.items() if len(choices) > 1]
+def ranking_table(matrix: Matrix, axes: Sequence[str], ranked: Sequence[CellResult]) -> str:
     steps = [steps_title(matrix.steps)] if matrix.steps else []
     ert = [] if matrix.steps else [f"ERT {matrix.clock}, s"]
     headings = ["rank", *axes, *steps, "solved", *ert, f"{matrix.clock}, s: median (min … max)"]
     rows = []
-    for rank, result in enumerate(rank_cells(results, matrix.clock, matrix.steps), start=1):
+    for rank, result in enumerate(ranked, start=1):
         labels = result.cell.labels()
         row: list[object] = [rank, *(code(labels[axis]) for axis in axes)]
-        row += [steps_text(result.step_counts(matrix.steps))] if matrix.steps else []
+        row += [steps_text(result.step_spans(matrix.steps))] if matrix.steps else []
         row.append(f"{result.num_solved}/{len(result.runs)}" + ("" if result.finished else f" of {result.planned}"))
         row += [] if matrix.steps else [number(result.ert(matrix.clock), ".2f")]
         rows.append([*row, spread_text(result.seconds(matrix.clock), ".2f")])
     return markdown_table(headings, rows, text=axes)
 
 
-def learning_table(results: Sequence[CellResult]) -> str:
+def learning_table(axes: Sequence[str], results: Sequence[CellResult]) -> str:
     """The losses and the accuracies at the end of training, and the steps to 100% of training and of validation."""
-    axes = [axis for axis in results[0].cell.choices if len({result.cell.labels()[axis] for result in results}) > 1]
     headings = [*axes, "train loss", "validation loss", *(f"{split} right, %" for split in SPLITS)]
     headings += [f"steps to {split} 100%" for split in SPLITS[:2]]
     rows = []
@@ -110,8 +123,7 @@ def learning_table(results: Sequence[CellResult]) -> str:
         row += [spread_text([check.loss for check in last], ".2g"), spread_text(validation, ".2g")]
         row += [percentages([final_count(run, split) for run in result.runs]) for split in SPLITS]
         row += [
-            steps_text([steps_between(run, [f"{split} 100%"]) for run in result.runs if run.checks])
-            for split in SPLITS[:2]
+            steps_text([step_span(run, [f"{split} 100%"]) for run in result.runs if run.checks]) for split in SPLITS[:2]
         ]
         rows.append(row)
     return markdown_table(headings, rows, text=axes)
@@ -133,13 +145,6 @@ def percentages(counts: Sequence[Count | None]) -> str:
 
 def right_percent(count: Count) -> float:
     return min(round(100 * (1 - count.errors / count.problems), 2), 100.0 if not count.errors else 99.99)
-
-
-def steps_text(counts: Sequence[StepCount]) -> str:
-    """Median, minimum and maximum; each run's steps where one did not get there, `340, 410, > 12,000`."""
-    if all(count.is_reached for count in counts):
-        return spread_text([count.steps for count in counts], ",.0f")
-    return ", ".join(map(str, sorted(counts, key=lambda count: (not count.is_reached, count.steps))))
 
 
 def code(text: str) -> str:

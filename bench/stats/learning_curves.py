@@ -23,25 +23,37 @@ def reached_steps(checks: Sequence[Check]) -> dict[str, int | None]:
     return steps
 
 
-class StepCount(NamedTuple):
-    """A number of optimizer steps; of a run that did not get to its last milestone, those that it took in vain."""
+class StepSpan(NamedTuple):
+    """The optimizer steps after which a run reached two milestones; None: it did not reach that one."""
 
-    steps: int
-    is_reached: bool  # the last milestone
-    is_begun: bool = True  # the first milestone was reached, or there is none
+    start: int | None  # 0, the start of training, where there is only one milestone
+    end: int | None
+    last: int  # of the last check
+
+    @property
+    def is_finished(self) -> bool:
+        return self.start is not None and self.end is not None
+
+    @property
+    def steps(self) -> int:
+        """From the first milestone to the second; where one was not reached, those that the run took without it.
+
+        They are below 0 if the second milestone came first.
+        """
+        if self.start is None:
+            return self.last
+        return (self.last if self.end is None else self.end) - self.start
 
     def __str__(self) -> str:
-        return f"{'' if self.is_reached else '> ' if self.is_begun else 'not begun in '}{self.steps:,}"
+        prefix = "" if self.is_finished else "not begun in " if self.start is None else "> "
+        return f"{prefix}{self.steps:,}"
 
 
-def steps_between(run: Run, milestones: Sequence[str]) -> StepCount:
-    """The steps of a run to a milestone such as `validation 100%`, or from the first milestone to the second.
+def step_span(run: Run, milestones: Sequence[str]) -> StepSpan:
+    """The steps of a run to a milestone such as `validation 100%`, or from the first of two milestones to the second.
 
-    They are below 0 if the second milestone came first. They are exact up to the steps between two checks.
+    Only checks find a milestone, so the steps are exact up to the distance between two checks.
     """
     reached = {"": 0} | reached_steps(run.checks)
     start, end = (reached.get(milestone) for milestone in ("", *milestones)[-2:])
-    last = max((check.step for check in run.checks), default=0)
-    if start is None:
-        return StepCount(last, is_reached=False, is_begun=False)
-    return StepCount((last if end is None else end) - start, is_reached=end is not None)
+    return StepSpan(start, end, max((check.step for check in run.checks), default=0))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench.report.curves_plot import SPLITS, curves_canvas, draw_curves, palette
+from bench.report.curves_plot import SPLIT_COLORS, curves_canvas, draw_curves, palette
 from bench.report.plot_style import COLORS, style
 from bench.storage.schema import Evaluated
 from tests.support.examples import example_check, example_run
@@ -40,8 +40,8 @@ def test_a_run_has_accuracy_loss_and_norm_against_steps_on_a_logarithmic_axis() 
     assert {axes.get_xscale() for axes in (accuracy, loss, norm)} == {"log"}
     assert loss.get_yscale() == "log"
     assert lines_of(accuracy) == [
-        (SPLITS["train"], [(1, 0.0), (20, 1.0), (400, 1.0), (1000, 1.0)]),
-        (SPLITS["validation"], [(1, 0.25), (20, 0.25), (400, 0.25), (1000, 1.0)]),
+        (SPLIT_COLORS["train"], [(1, 0.0), (20, 1.0), (400, 1.0), (1000, 1.0)]),
+        (SPLIT_COLORS["validation"], [(1, 0.25), (20, 0.25), (400, 0.25), (1000, 1.0)]),
     ]
     assert lines_of(loss)[1][1] == [(1, 1.0), (20, 1 / 20), (400, 1 / 400), (1000, 1 / 1000)]
     assert [value for _, value in lines_of(norm)[0][1]] == pytest.approx(

@@ -2,8 +2,8 @@
 
 import pytest
 
+from bench.experiments.journalled_matrix import journalled_matrices
 from bench.experiments.matrix_file import read_matrix
-from bench.experiments.matrix_history import read_history
 from bench.report import matrix_page
 from bench.report.matrix_learning_plot import panels_canvas, steps_canvas
 from bench.report.plot_style import COLORS, style
@@ -59,22 +59,22 @@ def runs():
 
 
 def test_a_run_belongs_to_the_cell_with_its_changes_and_to_the_latest_source_of_the_matrix(matrix, runs):
-    (history,) = read_history(matrix, runs)
-    found = {str(result.cell): [run.run_id for run in result.runs] for result in history.results}
+    (journalled,) = journalled_matrices(matrix, runs)
+    found = {str(result.cell): [run.run_id for run in result.runs] for result in journalled.results}
     assert found == {
         "the base": ["some-1-{}-a", "some-2-{}-a"],
         "rate=0.0": ["some-1-{'rate': 0.0}-a", "some-2-{'rate': 0.0}-a"],
     }
-    assert read_history(matrix, [run.model_copy(update={"config": "add2"}) for run in runs]) == []
+    assert journalled_matrices(matrix, [run.model_copy(update={"config": "add2"}) for run in runs]) == []
 
 
 def test_runs_with_other_settings_than_the_latest_are_left_out(matrix, runs):
     later = learning_run({}, 1, 10, 30)
     later = later.model_copy(update={"settings": later.settings | {"max_seconds": 5.0}})
-    (history,) = read_history(matrix, [*runs, later])
-    assert history.runs == [later]
+    (journalled,) = journalled_matrices(matrix, [*runs, later])
+    assert journalled.runs == [later]
     interrupted = later.model_copy(update={"outcome": "interrupted"})
-    assert read_history(matrix, [*runs, interrupted])[0].runs == read_history(matrix, runs)[0].runs
+    assert journalled_matrices(matrix, [*runs, interrupted])[0].runs == journalled_matrices(matrix, runs)[0].runs
 
 
 def test_the_page_lists_each_run_of_a_cell_that_did_not_finish_and_averages_none(matrix, runs, tmp_path):
@@ -99,9 +99,9 @@ def test_one_error_is_not_shown_as_100_percent():
 
 
 def test_the_plot_of_steps_marks_runs_that_did_not_finish(matrix, runs):
-    (history,) = read_history(matrix, runs)
+    (journalled,) = journalled_matrices(matrix, runs)
     with style():
-        (axes,) = steps_canvas(history.results, matrix.steps, "some").get_axes()
+        (axes,) = steps_canvas(journalled.results, matrix.steps, "some").get_axes()
     ends = [(line.get_marker(), line.get_xdata()[0], line.get_color()) for line in axes.get_lines()]
     assert [end for end in ends if end[0] in ("o", ">")] == [
         ("o", 30, COLORS[0]),
@@ -113,9 +113,9 @@ def test_the_plot_of_steps_marks_runs_that_did_not_finish(matrix, runs):
 
 
 def test_the_curves_have_a_panel_for_each_cell_and_a_line_for_each_run_and_split(matrix, runs):
-    (history,) = read_history(matrix, runs)
+    (journalled,) = journalled_matrices(matrix, runs)
     with style():
-        panels = panels_canvas(history.results, "some").get_axes()
+        panels = panels_canvas(journalled.results, "some").get_axes()
     assert [panel.get_title("left") for panel in panels] == ["the base", "rate=0.0"]
     assert [len(panel.get_lines()) for panel in panels] == [4, 4]
     assert list(panels[0].get_lines()[0].get_ydata()) == [1.0] * 4

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.stats.learning_curves import reached_steps, steps_between
+from bench.stats.learning_curves import reached_steps, step_span
 from bench.storage.schema import Check, Count, Evaluated
 from tests.support.examples import example_check, example_run
 
@@ -52,4 +52,4 @@ def test_steps_between_milestones(train, validation, milestones, text) -> None:
         example_check(10 * (i + 1), errors, validation=Evaluated(problems=100, errors=others, loss=0.1))
         for i, (errors, others) in enumerate(zip(train, validation, strict=True))
     ]
-    assert str(steps_between(example_run(checks=checks), milestones)) == text
+    assert str(step_span(example_run(checks=checks), milestones)) == text

@@ -1,7 +1,7 @@
-"""The results of a matrix as the journal has them, without the trainer that ran it.
+"""The latest results of a matrix in the journal, on any machine and with any source.
 
-The settings of cells are compared with those of the journalled runs. Results by `matrix_results` are for the present
-source and machine instead, and include cells without runs.
+A run belongs to a cell by its settings in the journal. `matrix_results` looks up attempts of the present source on the
+machines at hand instead, and has cells without runs, too.
 """
 
 import re
@@ -17,7 +17,7 @@ from bench.storage.schema import MATRIX, Run
 RESOLVED = {"precision", "kernel"}  # settings whose value `auto` the trainer replaced, differently for each cell
 
 
-class History(NamedTuple):
+class JournalledMatrix(NamedTuple):
     """The latest results of a matrix on a machine class: runs with one source and one base."""
 
     machine_class: str
@@ -28,8 +28,8 @@ class History(NamedTuple):
         return [run for result in self.results for run in result.runs]
 
 
-def read_history(matrix: Matrix, runs: Sequence[Run]) -> list[History]:
-    """The results on each machine class, in the order in which these first ran the matrix."""
+def journalled_matrices(matrix: Matrix, runs: Sequence[Run]) -> list[JournalledMatrix]:
+    """The latest results on each machine class, in the order in which these first ran a cell."""
     cells = list(matrix.cells())
     base = matrix.base_name
     by_machine: dict[str, list[tuple[Cell, Run]]] = defaultdict(list)
@@ -40,12 +40,12 @@ def read_history(matrix: Matrix, runs: Sequence[Run]) -> list[History]:
             for cell in cells:
                 if is_of_cell(run, settings, cell, matrix.keys):
                     by_machine[run.machine_class_name].append((cell, run))
-    histories = []
+    found = []
     for machine_class, pairs in by_machine.items():
         own = [run for _, run in pairs if run.batch is not None and is_of_matrix(run.batch.id, matrix)]
         if own:
-            histories.append(History(machine_class, latest_results(matrix, cells, pairs, own[-1])))
-    return histories
+            found.append(JournalledMatrix(machine_class, latest_results(matrix, cells, pairs, own[-1])))
+    return found
 
 
 def is_of_matrix(batch_id: str, matrix: Matrix) -> bool:
@@ -55,10 +55,10 @@ def is_of_matrix(batch_id: str, matrix: Matrix) -> bool:
 
 def is_of_cell(run: Run, settings: dict[str, Any], cell: Cell, keys: frozenset[str]) -> bool:
     """Whether a run has the cell's settings, and the base's values of the `keys` that the cell does not set."""
-    wanted = cell.settings
-    if not wanted.items() <= settings.items():
+    given = cell.settings
+    if not given.items() <= settings.items():
         return False
-    others = keys - wanted.keys()
+    others = keys - given.keys()
     return not others or (run.overrides is not None and others.isdisjoint(run.overrides))
 
 
@@ -68,15 +68,16 @@ def latest_results(
     """The results of the runs that have the source and the base of `latest`."""
 
     def context(run: Run) -> tuple[str, frozenset[tuple[str, Any]]]:
+        """The source of a run, and its settings that are the same in all cells."""
         ignored = matrix.keys | RESOLVED
         settings = current_names(run.settings).items()
         return run.source_sha256, frozenset(item for item in settings if item[0] not in ignored)
 
-    results = []
+    latest_context, results = context(latest), []
     for cell in cells:
         by_seed: dict[int, list[Run]] = defaultdict(list)
         for other, run in pairs:
-            if other is cell and context(run) == context(latest):
+            if other is cell and context(run) == latest_context:
                 by_seed[run.seed].append(run)
         if by_seed:
             last = tuple(by_seed[seed][-1] for seed in matrix.seeds if seed in by_seed)
