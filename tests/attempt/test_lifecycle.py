@@ -19,8 +19,8 @@ from bench.storage.journal import Journal, StartMark
 from bench.storage.machines import machine_peaks_file
 from bench.storage.schema import Batch
 from settings import Settings
-from tests.support.attempts import signal_handlers_kept
 from tests.support.models import random_model
+from tests.support.signals import signal_handlers_kept
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from bench.report.plot_style import Figure
 from bench.storage.journal import Journal
 from bench.storage.schema import Run
 from tests.support.examples import ROOT, example_run
+from tests.support.signals import signal_handlers_kept
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,8 @@ def entered(built: Arena, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
         monkeypatch.setattr(module, "CONFIGS", built.root / "bench" / "configs")
     monkeypatch.setattr(Figure, "svg", lambda figure: "<svg></svg>")  # drawing takes a second; test_plots.py tests it
     monkeypatch.setattr(NoiseMonitor, "observe", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are load
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signal_handlers_kept():
         yield built
-    finally:
-        for number, handler in kept.items():  # which commands replace
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

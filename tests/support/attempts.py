@@ -1,26 +1,12 @@
 """Attempts in the process of the tests, without the second that importing torch takes."""
 
-import contextlib
-import signal
-from collections.abc import Iterator
-
 import pytest
 
 import speedrun
 from bench import attempt
 from bench.clock import Clock
 from settings import Settings
-
-
-@contextlib.contextmanager
-def signal_handlers_kept() -> Iterator[None]:
-    """Restore the signal handlers, because an attempt replaces them, and ends by ignoring signals."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+from tests.support.signals import signal_handlers_kept
 
 
 def attempt_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
