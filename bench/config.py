@@ -240,7 +240,10 @@ def merged_values(
 
 
 def find_base(path: Path, base: str, device_type: str) -> Path:
-    """The project's config that the `base` of a config file names; a new default of a device changes it only there."""
+    """The project's config that the `base` of a config file names.
+
+    The config of exactly this name comes first, so that a new default of one device changes no config based on it.
+    """
     try:
         if is_toml_file(base):
             raise UsageError(f"{base}: there is no such file")
@@ -317,14 +320,15 @@ def values_like(values: Mapping[str, Any], settings: Mapping[str, Any], where: s
 
 
 def without_added_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those of ADDED_SETTINGS that have the value given there."""
+    """Settings without those that have their value in ADDED_SETTINGS."""
     return {key: value for key, value in settings.items() if key not in ADDED_SETTINGS or value != ADDED_SETTINGS[key]}
 
 
 def settings_key(settings: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
     """A key that equal settings share.
 
-    Also under former names, with numbers written as 600, 600.0 or -0.0, and without the keys of ADDED_SETTINGS.
+    It is the same for former and present names, for 600 and 600.0, for 0.0 and -0.0, and whether or not the settings in
+    ADDED_SETTINGS are given with their values there.
     """
     return frozenset(without_added_defaults(current_names(settings)).items())
 

@@ -13,6 +13,7 @@ from bench.formatting import (
     csv_rows,
     duration,
     interrupted_line,
+    limit_text,
     markdown_table,
     middle,
     number,
@@ -42,6 +43,12 @@ def test_a_duration_has_the_unit_that_suits_it():
 def test_a_spread_is_median_and_extremes():
     assert spread_text([3.0, 1.0, 2.0, 9.0], ".1f") == "2.5 (1.0 … 9.0)"
     assert middle([3.0, 1.0, 2.0, 9.0], ".1f") == "2.5"
+
+
+def test_the_limits_of_runs_are_ordered_by_value():
+    runs = [example_run(settings={"track": "add3", "max_seconds": limit}) for limit in (120.0, 60.0, 90.0, 60.0)]
+    assert limit_text(runs) == "limit of train 60 to 120 s"
+    assert limit_text(runs[:1]) == "limit of train 120 s"
 
 
 def test_a_ratio_has_its_interval_in_brackets():

@@ -114,7 +114,7 @@ class Attempt:
     def save_checkpoint(self, trainer: Trainer, step: int) -> None:
         """Save the weights at every `checkpoint_every` steps as weights/RUN-step-STEP.safetensors; it takes time."""
         if step % self.plan.settings_dict["checkpoint_every"] == 0 and self.is_filed:
-            from bench.storage.results import checkpoint_path
+            from bench.storage.results import checkpoint_path  # imported on use: most runs save no checkpoint
 
             path = checkpoint_path(self.lost.run_id, step, self.plan.request.results)
             weights.save(path, trainer.model, self.plan.track, self.plan.settings_dict)

@@ -7,14 +7,15 @@ import torch
 
 from bench.attempt.certify import all_completions, batch_size_for
 from bench.storage import weights
+from bench.storage.schema import DecodingKey
 
-# Temperature, top-k, top-p: greedy decoding, and three usual ways to sample.
-DECODINGS = ((0.0, 0, 1.0), (1.0, 0, 1.0), (0.8, 200, 1.0), (1.0, 0, 0.9))
+# Greedy decoding, and three usual ways to sample.
+DECODINGS: tuple[DecodingKey, ...] = ((0.0, 0, 1.0), (1.0, 0, 1.0), (0.8, 200, 1.0), (1.0, 0, 0.9))
 
 
 def sampled_scores(
     path: Path, problems: int, seed: int, device: torch.device
-) -> Iterator[tuple[tuple[float, int, float], int, int]]:
+) -> Iterator[tuple[DecodingKey, int, int]]:
     """Score a weights file on problems drawn from its track's test set, by each of DECODINGS.
 
     Yields the decoding, the number of problems and the number of right answers. All decodings answer the same problems.

@@ -31,7 +31,10 @@ class Arguments:
 
 
 def default_config(track: TrackDescription, device_type: str) -> str:
-    """The name of a track's default config on a device, or NO_CONFIG."""
+    """The name of a track's default config on a device, or NO_CONFIG.
+
+    A config with the track's name comes first: a record by `total` makes one.
+    """
     for name in filter(None, (track.name, track.config)):
         with contextlib.suppress(UsageError):
             return find_config(name, device_type)[0]

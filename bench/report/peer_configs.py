@@ -31,7 +31,7 @@ class Peer(SchemaModel):
     what: str  # the trainer in a few words
     source: str | None = None  # the publication
     reference: str | None = None  # our config for the same task; that of the main track unless named
-    published: str | None = None  # figures that nothing here is measured against, in words
+    published: str | None = None  # figures without a counterpart here, in words
     published_score: DecodingScore | None = None
     published_validation_loss: dict[int, FiniteFloat] = Field(default_factory=dict)  # nats, by epoch
     published_steps: tuple[PublishedSteps, ...] = ()
@@ -41,6 +41,7 @@ class Peer(SchemaModel):
 @functools.cache
 def peer_tables(configs: Path) -> dict[str, dict[str, Any]]:
     """The tables `[peer]` of the configs in a folder, by config."""
+    # Most configs have none; searching their text is faster than parsing them, and every attempt on the board does it.
     paths = [path for path in configs.glob("*.toml") if f"[{PEER}]" in path.read_text(encoding="utf-8-sig")]
     return {path.stem: read_toml(path)[0][PEER] for path in paths}
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-from bench.formatting import UNKNOWN, markdown_table, number
+from bench.formatting import UNKNOWN, markdown_table, number, spread_text
 from bench.report.peer_configs import Peer, PublishedSteps
 from bench.stats.descriptive import spread
 from bench.stats.ranking import group_batches, group_entries
-from bench.storage.schema import Check, DecodingScore, Run, Sampling
+from bench.storage.schema import Check, DecodingKey, DecodingScore, Run, Sampling
 
-Decoding = tuple[float, int, float]  # temperature, top-k, top-p
-GREEDY: Decoding = (0.0, 0, 1.0)
+GREEDY: DecodingKey = (0.0, 0, 1.0)
 TARGET = "validation 95%"  # key of a run's `reached_steps`
 
 # -----------------------------------------------------------------------------
@@ -26,7 +25,7 @@ def check_after(run: Run, epoch: int) -> Check | None:
 
 
 def loss_text(loss: float | None) -> str:
-    """Three significant digits; four above 1."""
+    """Three decimals, four below 0.1."""
     return number(loss, ".3f" if loss is None or loss >= 0.1 else ".4f")
 
 
@@ -64,12 +63,9 @@ def ranked_runs(config: str, runs: Sequence[Run]) -> Sequence[Run]:
 def steps_cells(trainer: str, runs: Sequence[Run]) -> tuple[str, float, list[str]]:
     """The task, the median of the steps, and the cells of a row about runs of one config."""
     steps = [step for run in runs if (step := (run.reached_steps or {}).get(TARGET)) is not None]
-    found, (first, *_) = spread(steps), runs
+    found, first = spread(steps), runs[0]
     batch_size = int(first.settings["batch_size"] or 0)
-    text = "not reached"
-    if found is not None:
-        extremes = f" ({found.minimum:,.0f} … {found.maximum:,.0f})" if len(steps) > 1 else ""
-        text = f"{found.median:,.0f}{extremes}"
+    text = spread_text(steps, ",.0f") if len(steps) > 1 else number(steps[0]) if steps else "not reached"
     texts = None if found is None else found.median * batch_size
     cells = [
         first.track,
@@ -109,7 +105,7 @@ def steps_table(peer: Peer, peer_runs: Sequence[Run], runs: Sequence[Run]) -> st
 # sampled and greedy answers
 
 
-def decoding_text(decoding: Decoding) -> str:
+def decoding_text(decoding: DecodingKey) -> str:
     """`temperature 0.8, top-k 200`; `greedy` at temperature 0."""
     temperature, top_k, top_p = decoding
     if not temperature:
@@ -131,7 +127,7 @@ def samplings_table(samplings: Sequence[Sampling], runs: Sequence[Run], peers: S
     The newest score of each model and decoding counts.
     """
     models = {run.run_id: run for run in runs}
-    scores: dict[str, dict[Decoding, DecodingScore]] = {}
+    scores: dict[str, dict[DecodingKey, DecodingScore]] = {}
     for line in samplings:
         if line.run_id in models:
             scores.setdefault(line.run_id, {})[line.decoding] = line

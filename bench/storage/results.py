@@ -139,8 +139,8 @@ def find_checkpoint(reference: str, results: Path) -> tuple[Path, str]:
     """The weights file that `RUN@STEP` names, and in words which one it is; UsageError if there is none."""
     name, _, step = reference.rpartition("@")
     run = find_run(name, results)
-    prefix = checkpoint_path(run.run_id, 0, results).stem[:-6]
-    saved = [int(path.stem.removeprefix(prefix)) for path in (results / "weights").glob(f"{prefix}*.safetensors")]
+    paths = (results / "weights").glob(f"{run.run_id}-step-*.safetensors")
+    saved = [int(path.stem.rpartition("-")[2]) for path in paths]
     if not step.isdecimal():
         raise UsageError(f"{reference!r}: the step after @ must be a whole number")
     if int(step) not in saved:

@@ -22,6 +22,7 @@ SideName = Literal["a", "b"]
 SettingValues = dict[str, bool | int | FiniteFloat | str | None]
 NonNegativeSeconds = Annotated[FiniteFloat, Field(ge=0)] | None
 Interval = tuple[FiniteFloat, FiniteFloat]
+DecodingKey = tuple[float, int, float]  # temperature, top-k, top-p; see `DecodingScore`
 
 
 class SchemaModel(BaseModel):
@@ -277,12 +278,12 @@ class DecodingScore(SchemaModel):
 
     temperature: FiniteFloat = 0.0  # 0 is greedy
     top_k: NonNegativeInt = 0  # 0: all tokens
-    top_p: FiniteFloat = 1.0
+    top_p: FiniteFloat = 1.0  # 1: all tokens
     problems: int = Field(ge=1)
     right: NonNegativeInt
 
     @property
-    def decoding(self) -> tuple[float, int, float]:
+    def decoding(self) -> DecodingKey:
         return self.temperature, self.top_k, self.top_p
 
 
