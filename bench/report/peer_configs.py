@@ -4,9 +4,11 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, ValidationError
 
 from bench.config import CONFIGS, PEER, merged_values, read_toml
+from bench.errors import UsageError
+from bench.storage.jsonl import describe_invalid
 from bench.storage.schema import DecodingScore, SchemaModel
 
 
@@ -43,16 +45,22 @@ def peer_tables(configs: Path) -> dict[str, dict[str, Any]]:
     """The tables `[peer]` of the configs in a folder, by config."""
     # Most configs have none; searching their text is faster than parsing them, and every attempt on the board does it.
     paths = [path for path in configs.glob("*.toml") if f"[{PEER}]" in path.read_text(encoding="utf-8-sig")]
-    return {path.stem: read_toml(path)[0][PEER] for path in paths}
+    tables = {path.stem: read_toml(path)[0].get(PEER) for path in paths}
+    return {config: table for config, table in tables.items() if table is not None}  # None: named in a comment only
 
 
 def read_peers() -> list[Peer]:
     """The peers among the configs, by track.
 
-    Raises:
-        pydantic.ValidationError: a table `[peer]` lacks `what`, has an unknown key, or a value of another type.
+    Raises UsageError if a table `[peer]` lacks `what`, has an unknown key, or a value of another type.
     """
-    tables = peer_tables(CONFIGS)
-    tracks = {config: merged_values(CONFIGS / f"{config}.toml")["track"] for config in tables}
-    peers = [Peer(**{"config": config, "track": tracks[config]} | table) for config, table in tables.items()]
+    peers = [read_peer(config, table) for config, table in peer_tables(CONFIGS).items()]
     return sorted(peers, key=lambda peer: (peer.track, peer.config))
+
+
+def read_peer(config: str, table: dict[str, Any]) -> Peer:
+    path = CONFIGS / f"{config}.toml"
+    try:
+        return Peer.model_validate({"config": config, "track": merged_values(path).get("track")} | table)
+    except ValidationError as problem:
+        raise UsageError(f"{path}: {PEER}.{describe_invalid(problem)}") from None

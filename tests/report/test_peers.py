@@ -3,9 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from pydantic import ValidationError
 
 from bench.config import read_config
+from bench.errors import UsageError
 from bench.report import peer_configs
 from bench.report.peer_configs import Peer, read_peers
 from bench.report.peers import config_settings, is_on_page, reference_runs, render_peers
@@ -218,6 +218,7 @@ def test_a_config_that_extends_a_peer_is_none(tmp_path, monkeypatch):
 
 def test_a_table_may_name_another_track(tmp_path, monkeypatch):
     (tmp_path / "some.toml").write_text('track = "add3"\n[peer]\nwhat = "a trainer"\ntrack = "add3-report"\n')
+    (tmp_path / "none.toml").write_text('# a config without a table [peer]\ntrack = "add3"\n')
     monkeypatch.setattr(peer_configs, "CONFIGS", tmp_path)
     assert read_peers() == [Peer(config="some", track="add3-report", what="a trainer")]
 
@@ -225,7 +226,7 @@ def test_a_table_may_name_another_track(tmp_path, monkeypatch):
 def test_an_unknown_key_of_the_table_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "some.toml").write_text('track = "add3"\n[peer]\nwhat = "a trainer"\nsorce = "a paper"\n')
     monkeypatch.setattr(peer_configs, "CONFIGS", tmp_path)
-    with pytest.raises(ValidationError, match="sorce"):
+    with pytest.raises(UsageError, match=r"some\.toml: peer\.sorce: Extra inputs"):
         read_peers()
 
 
