@@ -40,12 +40,12 @@ def journalled_matrices(matrix: Matrix, runs: Sequence[Run]) -> list[JournalledM
             for cell in cells:
                 if is_of_cell(run, settings, cell, matrix.keys):
                     by_machine[run.machine_class_name].append((cell, run))
-    found = []
+    matrices = []
     for machine_class, pairs in by_machine.items():
         own = [run for _, run in pairs if run.batch is not None and is_of_matrix(run.batch.id, matrix)]
         if own:
-            found.append(JournalledMatrix(machine_class, latest_results(matrix, cells, pairs, own[-1])))
-    return found
+            matrices.append(JournalledMatrix(machine_class, latest_results(matrix, cells, pairs, own[-1])))
+    return matrices
 
 
 def is_of_matrix(batch_id: str, matrix: Matrix) -> bool:

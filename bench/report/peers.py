@@ -157,17 +157,17 @@ def track_section(peers: Sequence[Peer], runs: Sequence[Run]) -> dict[str, Any]:
     """One track of the page: its table of runs, its peers with their runs, and the tables of published figures."""
     peer_runs = [(peer, runs_of(peer, runs)) for peer in peers]
     rows = []
-    for peer, its_runs in peer_runs:
+    for peer, runs_of_peer in peer_runs:
         score = peer.published_score
         published = {PUBLISHED: None if score is None else score_errors_text(score)}
-        cells = [run_cells(run, reference_runs(run, runs, peer.reference)) for run in its_runs]
+        cells = [run_cells(run, reference_runs(run, runs, peer.reference)) for run in runs_of_peer]
         rows += [{"config": peer.config} | each | published for each in cells or [{"`train`, s": "not run yet"}]]
-    unchanged = [(peer, [run for run in its_runs if not changes(run)]) for peer, its_runs in peer_runs]
+    unchanged = [(peer, [run for run in runs_of_peer if not changes(run)]) for peer, runs_of_peer in peer_runs]
     return {
         "table": table_of_known(rows),
-        "peers": [(peer, [(run, ", ".join(changes(run))) for run in its_runs]) for peer, its_runs in peer_runs],
-        "losses": loss_table([(peer, its_runs[-1] if its_runs else None) for peer, its_runs in unchanged]),
-        "steps": "\n\n".join(filter(None, (steps_table(peer, its_runs, runs) for peer, its_runs in unchanged))),
+        "peers": [(peer, [(run, ", ".join(changes(run))) for run in runs_of_peer]) for peer, runs_of_peer in peer_runs],
+        "losses": loss_table([(peer, runs_of_peer[-1] if runs_of_peer else None) for peer, runs_of_peer in unchanged]),
+        "steps": "\n\n".join(filter(None, (steps_table(peer, runs_of_peer, runs) for peer, runs_of_peer in unchanged))),
     }
 
 

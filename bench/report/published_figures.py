@@ -1,10 +1,11 @@
 """Tables of published figures beside ours: validation loss by epoch, steps until 95% are right, scores of decodings."""
 
+import math
+import statistics
 from collections.abc import Sequence
 
 from bench.formatting import UNKNOWN, markdown_table, number, spread_text
 from bench.report.peer_configs import Peer, PublishedSteps
-from bench.stats.descriptive import spread
 from bench.stats.ranking import group_batches, group_entries
 from bench.storage.schema import Check, DecodingKey, DecodingScore, Run, Sampling
 
@@ -63,10 +64,10 @@ def ranked_runs(config: str, runs: Sequence[Run]) -> Sequence[Run]:
 def steps_cells(trainer: str, runs: Sequence[Run]) -> tuple[str, float, list[str]]:
     """The task, the median of the steps, and the cells of a row about runs of one config."""
     steps = [step for run in runs if (step := (run.reached_steps or {}).get(TARGET)) is not None]
-    found, first = spread(steps), runs[0]
+    middle, first = statistics.median(steps) if steps else None, runs[0]
     batch_size = int(first.settings["batch_size"] or 0)
     text = spread_text(steps, ",.0f") if len(steps) > 1 else number(steps[0]) if steps else "not reached"
-    texts = None if found is None else found.median * batch_size
+    texts = None if middle is None else middle * batch_size
     cells = [
         first.track,
         trainer,
@@ -76,7 +77,7 @@ def steps_cells(trainer: str, runs: Sequence[Run]) -> tuple[str, float, list[str
         f"{len(steps)} of {len(runs)}",
         "this project",
     ]
-    return first.track, float("inf") if found is None else found.median, cells
+    return first.track, math.inf if middle is None else middle, cells
 
 
 def published_steps_cells(line: PublishedSteps) -> tuple[str, float, list[str]]:
@@ -85,7 +86,7 @@ def published_steps_cells(line: PublishedSteps) -> tuple[str, float, list[str]]:
     text += f", in {line.seconds:,.0f} s" if line.seconds is not None else ""
     texts = None if line.steps is None or line.batch_size is None else line.steps * line.batch_size
     cells = [line.task, line.trainer, text, number(line.batch_size), number(texts), number(line.runs), line.source]
-    return line.task, line.steps or float("inf"), cells
+    return line.task, line.steps or math.inf, cells
 
 
 def steps_table(peer: Peer, peer_runs: Sequence[Run], runs: Sequence[Run]) -> str | None:

@@ -164,9 +164,9 @@ def processes_table(runs: Sequence[Run]) -> str:
     text = ("track", "config", "machine class")
     headings = (*text, "processes", "threads of each", "solved", *(f"`{clock}`, s" for clock in CLOCKS))
     rows = []
-    for (track, config, machine_class, *numbers), its_runs in sorted(groups.items()):
-        solved = [run for run in its_runs if run.outcome == "solved"]
+    for (track, config, machine_class, *numbers), runs_of_group in sorted(groups.items()):
+        solved = [run for run in runs_of_group if run.outcome == "solved"]
         seconds = [spread_text((getattr(run.seconds, clock) for run in solved), ".2f") for clock in CLOCKS]
         cells = [track, config, escape_markdown(machine_class), *numbers]
-        rows.append([*cells, f"{len(solved)}/{len(its_runs)}", *seconds])
+        rows.append([*cells, f"{len(solved)}/{len(runs_of_group)}", *seconds])
     return markdown_table(headings, rows, text) if rows else "Not measured yet."
