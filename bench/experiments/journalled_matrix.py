@@ -55,7 +55,7 @@ def is_of_matrix(batch_id: str, matrix: Matrix) -> bool:
 
 def is_of_cell(run: Run, settings: dict[str, Any], cell: Cell, keys: frozenset[str]) -> bool:
     """Whether a run has the cell's settings, and the base's values of the `keys` that the cell does not set."""
-    given = cell.settings
+    given = current_names(cell.settings)
     if not given.items() <= settings.items():
         return False
     others = keys - given.keys()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import ClockName
-from bench.config import flat_values, is_track_setting, setting_text, settings_text, values_like
+from bench.config import current_names, flat_values, is_track_setting, setting_text, settings_text, values_like
 from bench.errors import nearest_hint
 from bench.experiments.toml_file import SettingValue, TomlFile
 from bench.stats.learning_curves import MILESTONES
@@ -44,8 +44,9 @@ class Matrix:
 
     @property
     def keys(self) -> frozenset[str]:
-        """All settings that any cell gives."""
-        return frozenset(key for choices in self.axes.values() for choice in choices for key in choice)
+        """All settings that any cell gives, under their present names."""
+        keys = (key for choices in self.axes.values() for choice in choices for key in choice)
+        return frozenset(current_names(dict.fromkeys(keys)))
 
     def cells(self) -> Iterator["Cell"]:
         """Every combination that is not excluded."""

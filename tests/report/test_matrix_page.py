@@ -68,6 +68,14 @@ def test_a_run_belongs_to_the_cell_with_its_changes_and_to_the_latest_source_of_
     assert journalled_matrices(matrix, [run.model_copy(update={"config": "add2"}) for run in runs]) == []
 
 
+def test_a_matrix_file_may_use_the_former_names_of_settings(tmp_path):
+    path = tmp_path / "some.toml"
+    path.write_text('base = "add3"\nseeds = [1]\n[axes]\nchange = [{}, { drill_share = 0.0 }]\n')
+    runs = [learning_run({"replay_share": 0.0}, 1, 10, 20), learning_run({}, 1, 10, 20)]
+    (journalled,) = journalled_matrices(read_matrix(path), runs)
+    assert [len(result.runs) for result in journalled.results] == [1, 1]
+
+
 def test_runs_with_other_settings_than_the_latest_are_left_out(matrix, runs):
     later = learning_run({}, 1, 10, 30)
     later = later.model_copy(update={"settings": later.settings | {"max_seconds": 5.0}})
