@@ -1,4 +1,4 @@
-"""What many tests need one of: a run of the journal, and a small model with random weights."""
+"""What many tests need one of: a run of the journal, a batch, a record, a plan of a comparison."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
