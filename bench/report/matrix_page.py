@@ -55,6 +55,7 @@ def matrix_files(matrix: Matrix, runs: Sequence[Run], results_folder: Path) -> t
     page = render_template(
         "matrix",
         matrix_name=matrix.name,
+        is_on_board=matrix.path.resolve().parent == MATRICES.resolve(),
         description=matrix.description,
         base=matrix.base_name,
         seeds=matrix.seeds,

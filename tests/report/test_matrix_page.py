@@ -90,6 +90,7 @@ def test_the_page_lists_each_run_of_a_cell_that_did_not_finish_and_averages_none
     ((path, page),) = texts.items()
     assert path == tmp_path / "matrix" / "some.md"
     assert "What is shown." in page
+    assert "when it runs `some.toml`" in page
     assert "2 of 3 cells" in page
     assert "| 1 | `the base` | 15 (10 … 20) | 2/2 |" in page
     assert "| 2 | `rate=0.0` | > 20, not begun in 40 | 1/2 |" in page
@@ -132,5 +133,7 @@ def test_the_curves_have_a_panel_for_each_cell_and_a_line_for_each_run_and_split
 def test_the_pages_of_the_projects_matrices_are_made_from_the_journal(runs, tmp_path, monkeypatch, matrix):
     monkeypatch.setattr(matrix_page, "MATRICES", matrix.path.parent)
     texts, _ = matrix_page.all_matrix_files(runs, tmp_path)
-    assert list(texts) == [tmp_path / "matrix" / "some.md"]
+    ((path, page),) = texts.items()
+    assert path == tmp_path / "matrix" / "some.md"
+    assert "`python -m bench matrix some` runs the matrix" in page
     assert matrix_page.all_matrix_files([], tmp_path) == ({}, {})
