@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import shlex
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -20,8 +21,10 @@ from bench.storage.comparison_schema import Side
 from bench.storage.schema import Certificate, Count, Interval, Run
 
 UNKNOWN = "—"  # a value that is not known
-MARKUP = re.compile(r"[\\`*_\[\]<>|#~$&]")  # characters with a meaning in Markdown
-
+# Characters with a meaning in Markdown; an underscore has none within a word.
+MARKUP = re.compile(r"[\\`*\[\]<>|#~$&]|(?<![^\W_])_|_(?![^\W_])")
+NOT_IN_CODE = re.compile(r"[`|\\]|[^\S ]|^ *$")  # code in Markdown knows no escapes
+SPECIAL_IN_SHELL = re.compile(r"""["$`\\!]|[^\S ]""")  # even between double quotes
 FORMULA = re.compile(r"[=+\-@\t\r\n]")  # the start of a text that a spreadsheet runs as a formula
 
 
@@ -105,10 +108,11 @@ def right_text(count: Count, decimals: int = 2) -> str:
 
 
 def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The settings that differ, under present names, each as Markdown code `key: before → after`."""
+    """The settings that differ, under present names, each as Markdown `key: before → after`; see `markdown_code`."""
     before, after = current_names(before), current_names(after)
     sides = [(key, before.get(key), after.get(key)) for key in sorted({*before, *after})]
-    return [f"`{key}: {setting_text(old)} → {setting_text(new)}`" for key, old, new in sides if old != new]
+    texts = (f"{key}: {setting_text(old)} → {setting_text(new)}" for key, old, new in sides if old != new)
+    return list(map(markdown_code, texts))
 
 
 def commit_text(commit: str | None, dirty: bool | None, unknown: str = UNKNOWN) -> str:
@@ -240,5 +244,27 @@ def is_number(text: str) -> bool:
 
 
 def escape_markdown(text: str) -> str:
-    """Text as Markdown that renders as it was typed, also inside a table."""
-    return MARKUP.sub(r"\\\g<0>", text)
+    """Text as Markdown that renders as it was typed, in one line, also inside a table; whitespace becomes one space."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def markdown_label(run: Run) -> str:
+    """The label of a run as Markdown; see `Run.label`."""
+    return escape_markdown(run.label)
+
+
+def markdown_code(text: str) -> str:
+    """Text as Markdown code; escaped instead where code cannot hold it in one line or in a table."""
+    return escape_markdown(text) if NOT_IN_CODE.search(text) else f"`{text}`"
+
+
+def ask_command(run: str, prompt: str, options: Sequence[str] = ()) -> str:
+    """The command that asks the model of a run, for a POSIX shell; `options` and `run` are words of it.
+
+    Double quotes hold the prompts of most tracks.
+    """
+    word = shlex.quote(prompt) if SPECIAL_IN_SHELL.search(prompt) else f'"{prompt}"'
+    words = [run, word, *map(shlex.quote, options)]
+    if prompt.startswith("-"):
+        words = [run, *map(shlex.quote, options), "--", word]
+    return " ".join(["python -m bench ask", *words])

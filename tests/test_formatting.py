@@ -3,8 +3,13 @@
 import csv
 import io
 import math
+import os
+import subprocess
+
+import pytest
 
 from bench.formatting import (
+    ask_command,
     attempt_line,
     batch_line,
     changed_settings,
@@ -12,8 +17,11 @@ from bench.formatting import (
     contestant_text,
     csv_rows,
     duration,
+    escape_markdown,
     interrupted_line,
     limit_text,
+    markdown_code,
+    markdown_label,
     markdown_table,
     middle,
     number,
@@ -139,3 +147,31 @@ def test_the_yardstick_does_not_look_like_a_failure():
     assert yardstick_line(run) == f"yardstick (fixed work, not meant to solve): train {seconds}"
     lost = run.model_copy(update={"outcome": "lost", "message": "why", "certificate": None})
     assert yardstick_line(lost).endswith("  lost: why")
+
+
+def test_a_text_of_several_lines_is_one_line_of_markdown():
+    overrides = {"track_settings.text": "one\n# two |\r\n`three` snake_case _four_"}
+    label = markdown_label(example_run(overrides=overrides))
+    assert label == "add3-cpu + track_settings.text=one \\# two \\| \\`three\\` snake_case \\_four\\_"
+    (change,) = changed_settings({"text": "a"}, {"text": "b\n| c"})
+    assert change == "text: a → b \\| c"
+
+
+@pytest.mark.parametrize("text", ["a|b", "a`b", "a\nb", "back\\slash", "", " "])
+def test_what_code_cannot_hold_is_escaped_instead(text):
+    assert markdown_code(text) == escape_markdown(text)
+    assert markdown_code("n_layer=2 *") == "`n_layer=2 *`"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
+@pytest.mark.parametrize(
+    "prompt", ["381+350=", "", "it's", '"quoted"', "$HOME `id` !!", "-x", "--results", "two\nlines", "back\\slash"]
+)
+def test_the_command_that_asks_a_run_survives_a_shell(prompt):
+    command = ask_command("some", prompt, ["--results", "a folder"])
+    script = f"for word in {command}; do printf '%s\\0' \"$word\"; done"
+    words = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
+    assert words[:5] == ["python", "-m", "bench", "ask", "some"]
+    assert sorted(words[5:]) == sorted(["--results", "a folder", prompt, *(["--"] if prompt.startswith("-") else [])])
+    assert words[-2:] == ["--", prompt] or not prompt.startswith("-")
+    assert prompt != "381+350=" or command == "python -m bench ask some \"381+350=\" --results 'a folder'"

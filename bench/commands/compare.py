@@ -13,7 +13,8 @@ from bench.commands.paired_experiment import run_paired_experiment
 from bench.config import settings_key
 from bench.errors import UsageError
 from bench.experiments.comparison import conclude_comparison, is_concluded, show_comparison
-from bench.experiments.paired_plan import Experiment, Participant, check_may_rank, resolve_side
+from bench.experiments.launcher import check_may_rank
+from bench.experiments.paired_plan import Experiment, Participant, resolve_side
 from bench.provenance import first_seed
 from bench.report import leaderboard
 
@@ -55,7 +56,7 @@ def main(arguments: Arguments) -> int:
     with contextlib.ExitStack() as stack:
         a, b = (resolve_side(name, arguments.device, results, stack) for name in (arguments.a, arguments.b))
         for side in (a, b):
-            check_may_rank(side)
+            check_may_rank(side.contestant.planned, side.side.name)
         for what in ("track", "device"):
             if getattr(a.contestant.planned, what) != getattr(b.contestant.planned, what):
                 raise UsageError(f"{arguments.a} and {arguments.b} cannot be compared: their {what}s differ")

@@ -19,11 +19,10 @@ from bench.errors import UsageError
 from bench.experiments.executors import EXIT_UNFINISHED, Executor
 from bench.experiments.launcher import SCRIPT, supervised
 from bench.experiments.matrix_file import MATRICES, Matrix, read_matrix
-from bench.experiments.matrix_results import CellResult, MachineMatrix, matrix_runs, rank_cells, results_csv
+from bench.experiments.matrix_results import CellResult, MachineMatrix, matrix_runs, numbered_cells, results_csv
 from bench.experiments.matrix_run import resolve_matrix, run_matrix
 from bench.experiments.toml_file import find_file
 from bench.formatting import (
-    UNKNOWN,
     counted,
     duration,
     limit_text,
@@ -33,7 +32,7 @@ from bench.formatting import (
     steps_title,
     terminal_table,
 )
-from bench.report.matrix_page import matrix_files
+from bench.report.matrix_page import matrix_files, rank_text, unranked_sentences
 from bench.report.matrix_plot import draw_matrix
 from bench.stats.estimates import expected_seconds
 from bench.storage.journal import Journal
@@ -169,6 +168,8 @@ def report(machine_matrices: Sequence[MachineMatrix], journal: Journal, results_
         if not is_single:
             console.print(machine_class, soft_wrap=True)
         console.print(results_table(results, matrix.clock, matrix.steps))
+        for sentence in unranked_sentences(results, matrix.steps):
+            console.print(sentence, soft_wrap=True)
     for path in paths:
         print_line(str(path))
 
@@ -180,11 +181,11 @@ def results_table(results: Sequence[CellResult], clock: ClockName, steps: Sequen
     headings = ("rank", *axes, *steps_heading, "solved", f"ERT {clock}, s", f"{clock}, s: median (min … max)")
     headings += (f"ERT {other}, s", "other outcomes")
     table = terminal_table(headings, text=(*axes, "other outcomes"))
-    for rank, result in enumerate(rank_cells(results, clock, steps), start=1):
+    for rank, result in numbered_cells(results, clock, steps):
         otherwise = [f"{count} {name}" for name, count in sorted(result.outcomes.items())]
         otherwise += [f"{result.repeated} repeated"] if result.repeated else []
         table.add_row(
-            str(rank) if result.runs else UNKNOWN,
+            rank_text(rank, result),
             *result.cell.labels().values(),
             *([steps_text(result.step_spans(steps))] if steps else []),
             f"{result.num_solved}/{len(result.runs)}" + ("" if result.finished else f" of {result.planned}"),

@@ -37,8 +37,8 @@ from bench.experiments.comparison import (
     summarize_batch,
 )
 from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, prepare_each
-from bench.experiments.launcher import SCRIPT, Refusal
-from bench.experiments.paired_plan import Experiment, check_may_rank, resolve_side, runs_by_side
+from bench.experiments.launcher import SCRIPT, Refusal, check_may_rank
+from bench.experiments.paired_plan import Experiment, resolve_side, runs_by_side
 from bench.formatting import batch_line
 from bench.provenance import first_seed
 from bench.report import leaderboard
@@ -142,7 +142,7 @@ def record_on(executor: Executor, arguments: Arguments) -> int:
     with contextlib.ExitStack() as stack:
         challenger = resolve_side(arguments.config, arguments.device, results, stack, executor)
         planned = challenger.contestant.planned
-        check_may_rank(challenger)
+        check_may_rank(challenger.contestant.planned, challenger.side.name)
         check_committed(planned, find_config(arguments.config, planned.device)[1], SCRIPT.parent)
         folders, _ = read_records(results)
         standing = standing_record(folders, planned.track, arguments.clock, planned.machine_class_name)

@@ -55,6 +55,14 @@ class Contestant:
     commit: str | None = None  # of an unpacked snapshot; None for a checkout
 
 
+def check_may_rank(planned: Run, where: str) -> None:
+    """Raises UsageError, which begins with `where`: attempts with these settings never rank, so none are compared."""
+    reason, settings = planned.unranked_because, planned.settings
+    if reason is not None:
+        key, value = ("control", "none") if settings.get("control", "none") != "none" else ("curves", "false")
+        raise UsageError(f"{where}: a run that {reason} never ranks; set {key} to {value}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One attempt to run."""

@@ -116,7 +116,7 @@ def read_matrix(path: Path) -> Matrix:
 def read_seeds(file: TomlFile) -> tuple[int, ...]:
     seeds: list[int] = file.values.get("seeds", [])
     are_numbers = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds)
-    file.require(are_numbers and seeds != [], "must be a list of whole numbers from 0 on", "seeds")
+    file.require(are_numbers and seeds != [], "must be a list of whole numbers from 0 to 2**63 - 1", "seeds")
     file.require(len(set(seeds)) == len(seeds), "a seed is listed twice", "seeds")
     return tuple(seeds)
 

@@ -142,6 +142,11 @@ class CellResult:
         """Expected time to success, seconds; None without runs, infinite when none solved the track."""
         return expected_time_to_success(self.runs, clock) if self.runs else None
 
+    @property
+    def unranked_because(self) -> str | None:
+        """What its runs did because of which no ERT ranks them; see `Run`."""
+        return self.runs[0].unranked_because if self.runs else None
+
     def seconds(self, clock: ClockName) -> list[float]:
         return [value for run in self.runs if (value := getattr(run.seconds, clock)) is not None]
 
@@ -153,31 +158,48 @@ class CellResult:
 def rank_cells(results: Sequence[CellResult], clock: ClockName, steps: Sequence[str] = ()) -> list[CellResult]:
     """Results sorted by ERT, or by the median steps to or between milestones, where unfinished runs count as infinite.
 
-    Cells that solved nothing, then cells without runs, come last.
+    Cells that solved nothing, then cells without runs, come last. By ERT, cells that are never ranked follow them.
     """
 
-    def cost(result: CellResult) -> tuple[float, float, int]:
+    def cost(result: CellResult) -> tuple[bool, float, float, int]:
+        is_unranked = not steps and result.unranked_because is not None
         found = spread([span.steps if span.is_finished else math.inf for span in result.step_spans(steps)])
         median = found.median if found else math.inf if steps else 0.0
-        return median, expected_time_to_success(result.runs, clock), -len(result.runs)
+        return is_unranked, median, expected_time_to_success(result.runs, clock), -len(result.runs)
 
     return sorted(results, key=cost)
 
 
+def numbered_cells(
+    results: Sequence[CellResult], clock: ClockName, steps: Sequence[str] = ()
+) -> list[tuple[int | None, CellResult]]:
+    """The cells of `rank_cells` with their ranks; None for a cell without runs, or one that no ERT ranks."""
+    cells = enumerate(rank_cells(results, clock, steps), start=1)
+    return [
+        (rank if result.runs and (steps or result.unranked_because is None) else None, result) for rank, result in cells
+    ]
+
+
 def results_csv(tables: Sequence[Sequence[CellResult]], clock: ClockName, steps: Sequence[str] = ()) -> str:
-    """A row for each cell of each kind of machine, ranked; unknown values are empty."""
+    """A row for each cell of each kind of machine, ranked; unknown values are empty.
+
+    The column `never_ranks`, with the reason, is there if any cell is never ranked by ERT.
+    """
+    has_unranked = any(result.unranked_because for results in tables for result in results)
     axes = list(tables[0][0].cell.choices)
     figures = [f"{name}_{figure}_seconds" for name in CLOCKS for figure in ("ert", "median", "min", "max")]
     counts = ["solved", "attempts", "planned", "repeated", *(["steps"] if steps else [])]
     rows: list[list[object]] = [["rank", *axes, *counts, *figures, "outcomes", "machine_class"]]
+    rows[0] += ["never_ranks"] if has_unranked else []
     for results in tables:
-        for rank, result in enumerate(rank_cells(results, clock, steps), start=1):
-            row: list[object] = [rank if result.runs else None, *result.cell.labels().values()]
+        for rank, result in numbered_cells(results, clock, steps):
+            row: list[object] = [rank, *result.cell.labels().values()]
             row += [result.num_solved, len(result.runs), result.planned, result.repeated]
             row += ["; ".join(map(str, result.step_spans(steps)))] if steps else []
             for name in CLOCKS:
                 seconds, ert = spread(result.seconds(name)), result.ert(name)
                 row += [ert, seconds.median, seconds.minimum, seconds.maximum] if seconds else [ert, None, None, None]
             outcomes = " ".join(f"{name}={count}" for name, count in sorted(result.outcomes.items()))
-            rows.append([*row, outcomes, result.machine_class])
+            row += [outcomes, result.machine_class]
+            rows.append([*row, result.unranked_because] if has_unranked else row)
     return csv_rows(rows)

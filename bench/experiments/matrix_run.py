@@ -19,7 +19,7 @@ from bench.experiments.matrix_results import (
     PendingAttempt,
     ResolvedCell,
     matrix_runs,
-    rank_cells,
+    numbered_cells,
 )
 from bench.formatting import attempt_line, number
 from bench.storage.journal import Journal
@@ -162,10 +162,12 @@ class MatrixProgress:
         """Finished cells and solved attempts of all machine matrices, and the best cell of the latest one."""
         results = [result for machine_matrix in self.machine_matrices for result in machine_matrix.results(self.known)]
         matrix = self.matrix
-        best = rank_cells(latest.results(self.known), matrix.clock, matrix.steps)[0]
+        rank, best = numbered_cells(latest.results(self.known), matrix.clock, matrix.steps)[0]
         text = f"cells {sum(result.finished for result in results)}/{len(results)}  "
         text += f"solved {sum(result.num_solved for result in results)}"
-        return text + (f"  best {number(best.ert(matrix.clock), '.2f')} s {best.cell}" if best.num_solved else "")
+        if rank is not None and best.num_solved:
+            text += f"  best {number(best.ert(matrix.clock), '.2f')} s {best.cell}"
+        return text
 
     def print(self, line: str) -> None:
         self.progress.console.print(line, soft_wrap=True)

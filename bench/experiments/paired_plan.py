@@ -84,14 +84,6 @@ def resolve_side(
     return participant(dataclasses.replace(contestant, planned=planned), record.name, record.name)
 
 
-def check_may_rank(side: Participant) -> None:
-    """Raises UsageError: attempts with the settings of a side are never ranked, so they cannot be compared either."""
-    reason, settings = side.contestant.planned.unranked_because, side.side.settings
-    if reason is not None:
-        key, value = ("control", "none") if settings.get("control", "none") != "none" else ("curves", "false")
-        raise UsageError(f"{side.side.name}: a run that {reason} never ranks; set {key} to {value} in its config")
-
-
 def participant(contestant: Contestant, name: str, record: str | None) -> Participant:
     planned = contestant.planned
     side = Side(

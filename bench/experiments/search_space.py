@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.clock import ClockName
 from bench.config import RENAMED_SETTINGS, flat_values, settings_text, values_like
 from bench.errors import UnavailableHere, UsageError, nearest_hint
-from bench.experiments.launcher import Contestant, Refusal
+from bench.experiments.launcher import Contestant, Refusal, check_may_rank
 from bench.experiments.matrix_file import Choice
 from bench.experiments.toml_file import SettingValue, TomlFile
 from bench.storage.schema import Run
@@ -113,12 +113,15 @@ def check_space(space: SearchSpace, ask: Callable[[Sequence[Choice]], list[Answe
     """The space with its values in normal form, and the run of its base; before the first trial.
 
     `ask` returns the trainer's answers. Raises UsageError for the base, a setting, a choice or an end of a range that
-    the trainer refuses; one that it refuses beside the base's values may still be valid beside others.
+    the trainer refuses or whose runs never rank; one that it refuses beside the base's values may still be valid beside
+    others.
     """
     singles = [(dimension.name, value) for dimension in space.dimensions for value in dimension.examples()]
     base, *answers = ask([{}, *({name: value} for name, value in singles)])
     planned = accepted(base, space, {}).planned
     for (name, value), answer in zip(singles, answers, strict=True):
+        if isinstance(answer, Contestant):
+            check_may_rank(answer.planned, f"{space.path}: {settings_text({name: value})}")
         if RENAMED_SETTINGS.get(name, name) not in planned.settings and isinstance(answer, Refusal):
             accepted(answer, space, {name: value})  # it says whether the name is unknown or that of an option
     dimensions = tuple(dimension.like(planned.settings, str(space.path)) for dimension in space.dimensions)
@@ -133,10 +136,15 @@ def check_space(space: SearchSpace, ask: Callable[[Sequence[Choice]], list[Answe
 
 
 def accepted(answer: Answer, space: SearchSpace, values: Choice) -> Contestant:
-    """The answer about a choice of settings; raises UsageError, or UnavailableHere, for a refusal."""
+    """The answer about a choice of settings; raises UsageError, or UnavailableHere, for a refusal.
+
+    Also raises UsageError for settings whose runs are never ranked.
+    """
+    where = f"{space.path}: {settings_text(values)}"
     if isinstance(answer, Contestant):
+        check_may_rank(answer.planned, where)
         return answer
-    message = f"{space.path}: {settings_text(values)}: {answer.reason}"
+    message = f"{where}: {answer.reason}"
     raise UnavailableHere(message) if answer.not_here else UsageError(message)
 
 

@@ -1,18 +1,20 @@
 """The page of a matrix, `matrix/NAME.md`: the latest results that the journal has, and how the runs learned."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.experiments.journalled_matrix import JournalledMatrix, journalled_matrices
 from bench.experiments.matrix_file import MATRICES, Matrix, read_matrix
-from bench.experiments.matrix_results import CellResult, rank_cells
+from bench.experiments.matrix_results import CellResult, numbered_cells
 from bench.formatting import (
     UNKNOWN,
     commit_text,
     counted,
     known,
     limit_text,
+    markdown_code,
     markdown_table,
     number,
     spread_text,
@@ -72,14 +74,14 @@ def section_of(
 ) -> tuple[dict[str, Any], dict[str, Callable[[], str]]]:
     """The values of a machine class for the template, and file name -> function that draws the picture."""
     results, runs = journalled.results, journalled.runs
-    ranked = rank_cells(results, matrix.clock, matrix.steps)
+    ranked = numbered_cells(results, matrix.clock, matrix.steps)
     axes = [axis for axis, choices in matrix.axes.items() if len(choices) > 1]
     pictures: dict[str, Callable[[], str]] = {}
     steps_plot, curves_plot, learning = None, None, None
     if matrix.steps:
         steps_plot = f"{stem}-steps.svg"
         title = f"{matrix.name}: {steps_title(matrix.steps)}"
-        pictures[steps_plot] = lambda: draw_steps(ranked, matrix.steps, title)
+        pictures[steps_plot] = lambda: draw_steps([result for _, result in ranked], matrix.steps, title)
     if any(check.validation is not None for run in runs for check in run.checks):
         curves_plot, learning = f"{stem}-curves.svg", learning_table(axes, results)
         pictures[curves_plot] = lambda: draw_panels(results, f"{matrix.name}: accuracy against steps")
@@ -90,6 +92,7 @@ def section_of(
         "limit": limit_text(runs),
         "commit": ", ".join(sorted({commit_text(run.commit, run.dirty) for run in runs})),
         "ranking": ranking_table(matrix, axes, ranked),
+        "unranked": unranked_sentences(results, matrix.steps),
         "learning": learning,
         "steps_plot": steps_plot,
         "curves_plot": curves_plot,
@@ -97,19 +100,35 @@ def section_of(
     return section, pictures
 
 
-def ranking_table(matrix: Matrix, axes: Sequence[str], ranked: Sequence[CellResult]) -> str:
+def ranking_table(matrix: Matrix, axes: Sequence[str], ranked: Sequence[tuple[int | None, CellResult]]) -> str:
     steps = [steps_title(matrix.steps)] if matrix.steps else []
     ert = [] if matrix.steps else [f"ERT {matrix.clock}, s"]
     headings = ["rank", *axes, *steps, "solved", *ert, f"{matrix.clock}, s: median (min … max)"]
     rows = []
-    for rank, result in enumerate(ranked, start=1):
+    for rank, result in ranked:
         labels = result.cell.labels()
-        row: list[object] = [rank, *(code(labels[axis]) for axis in axes)]
+        row: list[object] = [rank_text(rank, result), *(markdown_code(labels[axis]) for axis in axes)]
         row += [steps_text(result.step_spans(matrix.steps))] if matrix.steps else []
         row.append(f"{result.num_solved}/{len(result.runs)}" + ("" if result.finished else f" of {result.planned}"))
         row += [] if matrix.steps else [number(result.ert(matrix.clock), ".2f")]
         rows.append([*row, spread_text(result.seconds(matrix.clock), ".2f")])
     return markdown_table(headings, rows, text=axes)
+
+
+def rank_text(rank: int | None, result: CellResult) -> str:
+    """A rank as text; of a cell without one, whether it may still get one."""
+    return str(rank) if rank else "never ranks" if result.unranked_because else UNKNOWN
+
+
+def unranked_sentences(results: Sequence[CellResult], steps: Sequence[str]) -> list[str]:
+    """What runs did because of which cells are never ranked by ERT, and how many cells; `steps` are the matrix's."""
+    with_runs = sum(bool(result.runs) for result in results)
+    counts = Counter(result.unranked_because for result in results if result.unranked_because)
+    consequence = "They are ranked by steps, never by ERT." if steps else "They never rank."
+    return [
+        f"The runs of {'all' if count == with_runs else f'{count} of {with_runs}'} cells {reason}. {consequence}"
+        for reason, count in sorted(counts.items())
+    ]
 
 
 def learning_table(axes: Sequence[str], results: Sequence[CellResult]) -> str:
@@ -120,7 +139,7 @@ def learning_table(axes: Sequence[str], results: Sequence[CellResult]) -> str:
     for result in results:
         last = [run.checks[-1] for run in result.runs if run.checks]
         validation = [None if check.validation is None else check.validation.loss for check in last]
-        row: list[object] = [code(result.cell.labels()[axis]) for axis in axes]
+        row: list[object] = [markdown_code(result.cell.labels()[axis]) for axis in axes]
         row += [spread_text([check.loss for check in last], ".2g"), spread_text(validation, ".2g")]
         row += [percentages([final_count(run, split) for run in result.runs]) for split in SPLITS]
         row += [
@@ -146,7 +165,3 @@ def percentages(counts: Sequence[Count | None]) -> str:
 
 def right_percent(count: Count) -> float:
     return min(round(100 * (1 - count.errors / count.problems), 2), 100.0 if not count.errors else 99.99)
-
-
-def code(text: str) -> str:
-    return f"`{text}`"

@@ -1,5 +1,6 @@
 """The plot of a matrix: a map of two of its axes, or a line along one."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -65,7 +66,14 @@ def cell_text(result: CellResult | None, clock: ClockName) -> str:
     if not result.runs:
         return "not yet"
     solved = f"{result.num_solved} of {len(result.runs)} solved"
-    return f"{result.ert(clock):.2f}\n{solved}" if result.num_solved else solved
+    text = f"{result.ert(clock):.2f}\n{solved}" if result.num_solved else solved
+    return text if result.unranked_because is None else f"{text}\nnever ranks"
+
+
+def ranked_ert(result: CellResult | None, clock: ClockName) -> float:
+    """The ERT of a cell that solved the track and may be ranked; NaN of another one."""
+    ert = None if result is None or not result.num_solved or result.unranked_because else result.ert(clock)
+    return math.nan if ert is None else ert
 
 
 def draw_map(
@@ -81,7 +89,7 @@ def draw_map(
     from matplotlib.colors import LogNorm
 
     cells = [[best.get((first, second)) for first in columns] for second in rows]
-    values = np.array([[cell.ert(clock) if cell and cell.num_solved else np.nan for cell in row] for row in cells])
+    values = np.array([[ranked_ert(cell, clock) for cell in row] for row in cells])
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (1.0, 1.0)
     norm = LogNorm(low, high if high > low else low * 1.01)
@@ -114,7 +122,7 @@ def add_color_bar(bar: Any, low: float, high: float) -> None:
 def draw_line(axes: Any, columns: Sequence[str], best: Mapping[tuple[str, ...], CellResult], clock: ClockName) -> None:
     """ERT along one axis, with a mark for each attempt."""
     known = [(i, best[(text,)]) for i, text in enumerate(columns) if (text,) in best]
-    solved = [(i, result.ert(clock)) for i, result in known if result.num_solved]
+    solved = [(i, ert) for i, result in known if not math.isnan(ert := ranked_ert(result, clock))]
     axes.plot([i for i, _ in solved], [ert for _, ert in solved], "o-", color=COLORS[0], linewidth=2)
     for i, result in known:
         seconds = result.seconds(clock)

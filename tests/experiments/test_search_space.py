@@ -151,3 +151,23 @@ n_embd = { choices = [64, 128], when = { track_settings.tokens = "numbers" } }
     assert space.dimensions[1].when == (("track_settings.tokens", ("numbers",)),)
     with pytest.raises(UsageError, match=r"line 4: space\.track_settings\.tokens: choices must be a list"):
         space_of(text.replace('["numbers", "characters"]', "[]"))
+
+
+@pytest.mark.parametrize(
+    ("base", "space", "message"),
+    [
+        (
+            {},
+            "curves = { choices = [false, true] }",
+            "curves=true: a run that looked at .* set curves to false",
+        ),
+        ({"curves": True}, "rate = { low = 0.1, high = 1.0 }", "the base: a run that looked at .* set curves to false"),
+        ({}, "control = { choices = ['none', 'shuffle'] }", "control=shuffle: .* never ranks; set control to none"),
+    ],
+)
+def test_a_search_takes_no_runs_that_never_rank(space_of, base, space, message):
+    def ask(choices):
+        return [contestant(SETTINGS | {"curves": False, "control": "none"} | base | values) for values in choices]
+
+    with pytest.raises(UsageError, match=message):
+        check_space(space_of(HEAD + space), ask)

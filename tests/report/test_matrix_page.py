@@ -1,10 +1,16 @@
 """The page of a matrix: which runs of the journal it shows, and how it shows runs that did not finish."""
 
+import csv
+import dataclasses
+import io
+
 import pytest
 
+from bench.commands.matrix import results_table
 from bench.experiments.journalled_matrix import journalled_matrices
-from bench.experiments.matrix_file import read_matrix
-from bench.report import matrix_page
+from bench.experiments.matrix_file import Cell, read_matrix
+from bench.experiments.matrix_results import CellResult, numbered_cells, results_csv
+from bench.report import matrix_page, matrix_plot
 from bench.report.matrix_learning_plot import panels_canvas, steps_canvas
 from bench.report.plot_style import COLORS, style
 from bench.storage.schema import Batch, Evaluated
@@ -128,6 +134,40 @@ def test_the_curves_have_a_panel_for_each_cell_and_a_line_for_each_run_and_split
     assert [panel.get_title("left") for panel in panels] == ["the base", "rate=0.0"]
     assert [len(panel.get_lines()) for panel in panels] == [4, 4]
     assert list(panels[0].get_lines()[0].get_ydata()) == [1.0] * 4
+
+
+def test_cells_that_looked_at_the_test_problems_are_shown_and_no_ert_ranks_them(matrix):
+    results = [
+        CellResult(cell, "Example CPU", 2, (learning_run(cell.settings | {"curves": looked}, 1, trained_at, 20),), 0)
+        for cell, looked, trained_at in zip(matrix.cells(), (True, False, True), (10, 20, 30), strict=True)
+    ]
+    by_ert = dataclasses.replace(matrix, steps=())
+    table = matrix_page.ranking_table(by_ert, ["change"], numbered_cells(results, "train"))
+    assert [line.split(" | ")[:2] for line in table.splitlines()[2:]] == [
+        ["| 1", "`rate=0.0`"],
+        ["| never ranks", "`the base`"],
+        ["| never ranks", "`size=4`"],
+    ]
+    reason = "looked at the test problems during training"
+    assert matrix_page.unranked_sentences(results, ()) == [f"The runs of 2 of 3 cells {reason}. They never rank."]
+    rows = list(csv.DictReader(io.StringIO(results_csv([results], "train"))))
+    assert [(row["rank"], row["never_ranks"]) for row in rows] == [("1", ""), ("", reason), ("", reason)]
+    assert [matrix_plot.cell_text(result, "train").endswith("never ranks") for result in results] == [True, False, True]
+    screen = results_table(results, "train")
+    assert list(screen.columns[0].cells) == ["1", "never ranks", "never ranks"]
+    best = matrix_plot.best_cells([results[0], results[1]], dataclasses.replace(by_ert, plot=()))
+    assert best[()] is results[1], "the map shows the best cell that is ranked"
+
+
+def test_steps_rank_cells_that_looked_at_the_test_problems_and_the_page_says_so(matrix, tmp_path):
+    runs = [learning_run({"curves": True} | each, 1, 10, 20) for each in ({}, {"rate": 0.0})]
+    (page,) = matrix_page.matrix_files(matrix, runs, tmp_path)[0].values()
+    assert "| 1 | `the base` |" in page
+    sentence = (
+        "The runs of all cells looked at the test problems during training. They are ranked by steps, never by ERT."
+    )
+    assert f"\n\n{sentence}\n\n" in page
+    assert "never_ranks" not in results_csv([[CellResult(Cell({}), None, 1, (), 0)]], "train")
 
 
 def test_the_pages_of_the_projects_matrices_are_made_from_the_journal(runs, tmp_path, monkeypatch, matrix):
