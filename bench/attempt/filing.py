@@ -1,11 +1,11 @@
 """What is printed about an attempt once its run is filed."""
 
-import shlex
 from pathlib import Path
 
 from bench.attempt.plan import AttemptPlan
 from bench.entry import described, traceback_text
 from bench.errors import describe_os_error
+from bench.formatting import ask_command
 from bench.provenance import ROOT
 from bench.storage.schema import Run
 
@@ -34,10 +34,10 @@ def describe_filing(plan: AttemptPlan, run: Run) -> str:
     except Exception as problem:  # a fault of a page must not cost the verdict
         trace = traceback_text(problem, plan.request.results)
         standing = f"filed; the pages were not rendered, please report it: {described(problem)}; {trace}"
-    results, option = plan.request.results, ""
+    results, options = plan.request.results, []
     if results.resolve() != ROOT / "results":
-        standing, option = f"in {results}: {standing}", f" --results {shlex.quote(str(results))}"
+        standing, options = f"in {results}: {standing}", ["--results", str(results)]
     if run.weights is None:
         return f"{standing}\nrun {run.run_id}"
     prompt = plan.track.description.example_prompt
-    return f'{standing}\nask this run: python -m bench ask {run.run_id} "{prompt}"{option}'
+    return f"{standing}\nask this run: {ask_command(run.run_id, prompt, options)}"

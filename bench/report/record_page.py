@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.experiments.paired_plan import runs_by_side
-from bench.formatting import UNKNOWN, changed_settings, middle
+from bench.formatting import UNKNOWN, ask_command, changed_settings, middle
 from bench.report.render import render_template
 from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
 from bench.storage.comparison_schema import PairedPlan, Record
@@ -65,7 +65,7 @@ def render_record_page(
         runs=runs,
         replays=record_folder.reproductions.read()[0],
         medians=medians_text(runs),
-        example_prompt=example_prompt,
+        ask_command=ask_command(f"results/records/{record.name}/weights.safetensors", example_prompt),
         yardstick_seconds=None if yardstick is None else yardstick.seconds.train,
         **changes,
     )

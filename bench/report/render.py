@@ -15,6 +15,8 @@ from bench.formatting import (
     commit_text,
     contestant_text,
     escape_markdown,
+    markdown_code,
+    markdown_label,
     middle,
     number,
     ratio_text,
@@ -45,8 +47,9 @@ def attempts_text(entry: Entry) -> str:
 def merged_text(entry: Entry) -> str:
     """Says that an entry has batches with different hashes of equal settings."""
     hashes = ", ".join(f"`{digest[:8]}`" for digest in entry.config_hashes)
+    first = entry.runs[0]
     return (
-        f"`{entry.runs[0].label}` of {entry.runs[0].started_at.date()}: its batches have the config hashes {hashes}. "
+        f"{markdown_code(first.label)} of {first.started_at.date()}: its batches have the config hashes {hashes}. "
         "They write equal settings differently, such as 600 and 600.0, so they count as one contestant."
     )
 
@@ -78,6 +81,7 @@ FILTERS: dict[str, Callable[..., str | float | None]] = {
     "ert": expected_time_to_success,
     "heldout_errors": heldout_errors,
     "escape_markdown": escape_markdown,
+    "label": markdown_label,
     "merged": merged_text,
     "middle": middle,
     "number": number,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.formatting import commit_text, number
+from bench.formatting import commit_text, markdown_label, number
 from bench.report.peers import is_on_page
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import (
@@ -98,7 +98,7 @@ def single_row(run: Run) -> str:
     certificate, seconds = run.certificate, run.seconds
     cells = [
         f'<a id="{run.run_id}"></a>{run.run_id}',
-        run.label,
+        markdown_label(run),
         str(run.seed),
         outcome_text(run),
         number(None if certificate is None else certificate.errors),

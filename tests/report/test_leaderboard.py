@@ -313,6 +313,8 @@ def test_the_board_says_where_equal_settings_have_several_hashes_and_what_was_ov
     assert "| 1 | one + batch_size=192 compile=true |" in page
     assert "its batches have the config hashes `one`, `two`" in page
     assert "config hashes" not in render_leaderboard(FiledResults(runs[:10]))
+    runs = [run.model_copy(update={"overrides": {"text": "a\n# b|c"}}) for run in runs]
+    assert render_leaderboard(FiledResults(runs)).count("one + text=a \\# b\\|c") == 5
 
 
 def test_batches_that_looked_at_the_test_problems_are_neither_ranked_nor_counted():

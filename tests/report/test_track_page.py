@@ -1,5 +1,7 @@
 """The page of a track, from journals made by hand."""
 
+from typing import Any
+
 from bench.report import track_page
 from bench.report.leaderboard import group_by_track
 from bench.report.track_page import NEWEST_SINGLES, render_track_page
@@ -70,6 +72,13 @@ def test_a_comparison_that_is_not_finished_says_how_far_it_is():
 def test_a_message_with_a_bar_does_not_break_its_row():
     runs = batch_runs("a", [1.0] * 10, message="a | b")
     assert "a \\| b |" in render(runs)
+
+
+def test_a_text_among_the_overrides_does_not_break_the_page():
+    text: Any = {"overrides": {"track_settings.text": "one\n# two | three"}}
+    page = render([*batch_runs("a", [1.0] * 10, **text), *batch_runs("b", [1.0], **text), example_run(**text)])
+    assert page.count("one \\# two \\| three") == 4  # two headings, a batch without a rank, a single attempt
+    assert "\n# two" not in page
 
 
 def test_pages_lie_in_a_folder_of_their_own(tmp_path):
