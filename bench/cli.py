@@ -159,6 +159,12 @@ def check_positive(arguments: object, *names: str) -> None:
             raise UsageError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
 
 
+def check_seed(seed: int) -> None:
+    """Raise UsageError for a seed that torch's generators cannot take."""
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"--seed {seed}: a seed is a whole number from 0 to 2**63 - 1")
+
+
 @contextlib.contextmanager
 def reject_unwritable(results: Path) -> Iterator[None]:
     """Turn an OSError, while nothing has been started yet, into a UsageError about `--results`."""

@@ -11,7 +11,7 @@ import tyro
 
 from bench.arguments import PathArgument, TextArgument, read_choice
 from bench.attempt.option_names import spelling_help, split_track_settings, with_dashes
-from bench.cli import parse_arguments, split_option, with_current_option_names
+from bench.cli import check_seed, parse_arguments, split_option, with_current_option_names
 from bench.config import (
     SEARCH,
     TRACK_SETTINGS,
@@ -187,8 +187,8 @@ def check_settings_only(settings_type: type, arguments: Sequence[str]) -> None:
 
 def check_request(request: Request) -> None:
     """Raises UsageError: a value has the right type but is invalid."""
-    if request.seed is not None and not 0 <= request.seed < 2**63:
-        raise UsageError(f"--seed {request.seed}: a seed is a whole number from 0 to 2**63 - 1")
+    if request.seed is not None:
+        check_seed(request.seed)
     if request.results.exists() and not request.results.is_dir():
         raise UsageError(f"--results {request.results}: this is not a folder")
     if request.attempts is None:

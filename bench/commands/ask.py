@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from bench.arguments import OptionalPathArgument
-from bench.cli import EXIT_WRONG_REQUEST, print_progress
+from bench.cli import EXIT_WRONG_REQUEST, check_seed, print_progress
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption
 from bench.errors import UsageError, describe_os_error
 from bench.machine.devices import pick_device
@@ -72,6 +72,7 @@ def check_sampling(arguments: Arguments) -> None:
         raise UsageError(f"--temperature {arguments.temperature:g}: must be at least 0")
     if arguments.top_k < 0:
         raise UsageError(f"--top-k {arguments.top_k}: must be at least 0")
+    check_seed(arguments.seed)
     if not 0 < arguments.top_p <= 1:
         raise UsageError(f"--top-p {arguments.top_p:g}: must be above 0 and at most 1")
     if not arguments.temperature and (arguments.top_k or arguments.top_p < 1):

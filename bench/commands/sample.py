@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from bench.cli import check_positive, print_progress, reject_unwritable
+from bench.cli import check_positive, check_seed, print_progress, reject_unwritable
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption
 from bench.console import output_console
 from bench.errors import UsageError, describe_os_error
@@ -41,6 +41,7 @@ def main(arguments: Arguments) -> int:
     from bench.stats.descriptive import wilson_interval
 
     check_positive(arguments, "problems")
+    check_seed(arguments.seed)
     table = terminal_table(("decoding", "right, 95%"), ["decoding", "right, 95%"])
     path, _ = find_weights(arguments.run, arguments.results)
     run, digest, device = journalled_run(arguments), weights_sha256(path), pick_device(arguments.device)

@@ -116,6 +116,8 @@ def test_it_is_said_when_latest_is_not_the_latest_run(results, capsys):
         {"run": "no-such-file.safetensors", "prompts": ("123+456=",)},
         {"run": "first"},
         {"run": "first", "file": Path("no-such-file.txt")},
+        {"run": "first", "prompts": ("123+456=",), "seed": -1},
+        {"run": "first", "prompts": ("123+456=",), "temperature": 1.0, "seed": 2**63},
     ],
 )
 def test_missing_runs_files_and_problems_are_errors_of_one_line(results, arguments):
@@ -130,3 +132,8 @@ def test_a_truncated_weights_file_is_an_error_of_one_line(results, capsys):
     assert commands.main(["ask", str(path), "123+456="]) == 2
     shown = capsys.readouterr()
     assert (shown.out, len(shown.err.splitlines())) == ("", 1), shown.err
+
+
+def test_a_problem_may_begin_with_a_dash_behind_two_dashes(results, capsys):
+    assert commands.main(["ask", "first", "--results", str(results), "--", "-1+1="]) == 2
+    assert "'-1+1=' is not a problem of add3" in capsys.readouterr().err

@@ -62,6 +62,9 @@ def test_a_run_that_is_not_there_and_a_wrong_number_are_wrong_requests(results):
         sample.main(sample.Arguments(run="none", results=results))
     with pytest.raises(UsageError, match="problems"):
         sample.main(sample.Arguments(run="first", problems=0, results=results))
+    for seed in (-1, 2**63):
+        with pytest.raises(UsageError, match=rf"--seed {seed}: a seed is a whole number from 0 to 2\*\*63 - 1"):
+            sample.main(sample.Arguments(run="first", seed=seed, results=results))
     (results / "weights" / "first.safetensors").write_bytes(torch.zeros(3).numpy().tobytes())
     with pytest.raises(UsageError, match="not a whole safetensors file"):
         sample.main(sample.Arguments(run="first", results=results))
