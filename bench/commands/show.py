@@ -47,13 +47,17 @@ class Arguments:
     settings: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the run's settings as a config."""
     plot: OptionalPathArgument = None
-    """Draw accuracy and loss of the runs against steps, into this file, .svg or .png."""
+    """Draw accuracy, loss and norm of the weights against steps into this file, .svg or .png, instead; runs of several
+    configs have a column for each split."""
     results: ResultsOption = DEFAULT_RESULTS
 
 
 def main(arguments: Arguments) -> int:
     if not arguments.runs:
         raise UsageError("show needs a RUN; `latest` is the latest one")
+    chosen = [f"--{name}" for name in ("json", "settings", "plot") if getattr(arguments, name) not in (False, None)]
+    if len(chosen) > 1:
+        raise UsageError(f"show takes one of {', '.join(chosen)} at a time")
     if arguments.plot is not None:
         return plot_runs(arguments.plot, arguments)
     plans, _ = paired_plans_file(arguments.results).read()
@@ -75,6 +79,9 @@ def plot_runs(path: Path, arguments: Arguments) -> int:
         if run.batch is not None and run.command != YARDSTICK:
             batches.setdefault(run.batch.id, []).append(run)
     named = [batches.get(name) or [find_run(name, arguments.results)] for name in arguments.runs]
+    for name, group in zip(arguments.runs, named, strict=True):
+        if not any(check.step for run in group for check in run.checks):
+            raise UsageError(f"--plot: {name} has no check during training, so there is nothing to draw; leave it out")
     runs = list({run.run_id: run for group in named for run in group}.values())
     from bench.report.curves_plot import draw_curves
 

@@ -92,6 +92,12 @@ def unknown_run(reference: str, results: Path, runs: Sequence[Run], candidates: 
     if is_record(reference, results):
         folder = find_record(reference, results).folder
         return f"{reference} is a record, not a run; see {folder}/README.md, or use {folder}/weights.safetensors"
+    if of_batch := [run for run in runs if run.batch is not None and run.batch.id == reference]:
+        name = ([run.run_id for run in candidates if run in of_batch] or [of_batch[-1].run_id])[-1]
+        return (
+            f"{reference} is a batch of {len(of_batch)} runs: name one of them, such as {name}, or draw the learning "
+            f"curves of all with `python -m bench show {reference} --plot FILE`"
+        )
     for run in runs:
         if run.run_id == reference:
             keeps_none = run.batch_of("matrix", "tune")

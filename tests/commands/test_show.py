@@ -287,6 +287,34 @@ def test_a_plot_needs_a_format_that_can_be_drawn_and_a_folder_that_exists(tmp_pa
         show.main(show.Arguments(runs=("latest",), plot=tmp_path / "missing" / "curves.svg", results=tmp_path))
 
 
+def test_a_run_without_a_check_has_nothing_to_draw(tmp_path):
+    batch = Batch(id="b", command="speedrun", planned=2, index=0)
+    for run in (grokking_run(run_id="whole", batch=batch), example_run(run_id="bare", batch=batch, checks=[])):
+        Journal(tmp_path).append(run)
+    path = tmp_path / "curves.svg"
+    with pytest.raises(UsageError, match="--plot: bare has no check during training"):
+        show.main(show.Arguments(runs=("whole", "bare"), plot=path, results=tmp_path))
+    assert not path.exists()
+    assert show.main(show.Arguments(runs=("b",), plot=path, results=tmp_path)) == 0  # one of its runs has checks
+
+
+@pytest.mark.parametrize("others", [{"json": True}, {"settings": True}, {"json": True, "settings": True}])
+def test_only_one_form_of_output_is_possible(others, tmp_path):
+    Journal(tmp_path).append(grokking_run())
+    plot = None if len(others) == 2 else tmp_path / "curves.svg"
+    with pytest.raises(UsageError, match="show takes one of --"):
+        show.main(show.Arguments(runs=("latest",), plot=plot, results=tmp_path, **others))
+
+
+def test_the_id_of_a_batch_is_no_run_and_names_one(tmp_path):
+    for i in range(2):
+        batch = Batch(id="the-batch", command="speedrun", planned=2, index=i)
+        Journal(tmp_path).append(grokking_run(run_id=f"run-{i}", batch=batch, weights=None))
+    message = "the-batch is a batch of 2 runs: name one of them, such as run-1, or draw .* show the-batch --plot FILE"
+    with pytest.raises(UsageError, match=message):
+        show.main(show.Arguments(runs=("the-batch",), results=tmp_path))
+
+
 def test_several_runs_are_shown_one_after_another(capsys, tmp_path):
     for i in range(2):
         Journal(tmp_path).append(example_run(run_id=f"run-{i}", seed=i))
