@@ -38,6 +38,7 @@ from bench.storage import weights
 from bench.storage.journal import Journal
 from bench.storage.machines import known_peak, machine_peaks_file
 from bench.storage.schema import (
+    AUDIT,
     EXPLORATION_COMMANDS,
     TUNE,
     Certificate,
@@ -65,7 +66,8 @@ class Attempt:
         self.noise_monitor, self.start = noise_monitor, start
         self.noise_before: Noise | None = None
         self.noise_during_train: Noise | None = None
-        self.display = Display(f"{config_label(plan.config, plan.overrides)} seed {plan.seed}")
+        label = f"{config_label(plan.config, plan.overrides)} seed {plan.seed}"
+        self.display = Display(label, max_seconds=plan.settings.max_seconds)
         send_check = clock.announce if lost.command == TUNE else None
         self.monitor = TrainingMonitor(clock, self.display, plan.settings.max_seconds, send_check)
         if send_check is not None and hasattr(signal, "SIGUSR1"):
@@ -92,7 +94,7 @@ class Attempt:
     def train(self, trainer: Trainer) -> None:
         self.display.phase("train")
         self.monitor.count_steps = lambda: trainer.steps
-        if self.plan.settings_dict.get("checkpoint_every"):
+        if self.plan.settings_dict.get("checkpoint_every") and self.is_filed and self.lost.command != AUDIT:
             self.monitor.save_weights = functools.partial(self.save_checkpoint, trainer)
         meter = EnergyMeter(self.plan.device)
         self.noise_before = self.noise_monitor.since(self.start, "before training")
@@ -113,7 +115,7 @@ class Attempt:
 
     def save_checkpoint(self, trainer: Trainer, step: int) -> None:
         """Save the weights at every `checkpoint_every` steps as weights/RUN-step-STEP.safetensors; it takes time."""
-        if step % self.plan.settings_dict["checkpoint_every"] == 0 and self.is_filed:
+        if step % self.plan.settings_dict["checkpoint_every"] == 0:
             from bench.storage.results import checkpoint_path  # imported on use: most runs save no checkpoint
 
             path = checkpoint_path(self.lost.run_id, step, self.plan.request.results)

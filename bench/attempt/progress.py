@@ -5,6 +5,7 @@ refresh thread: the line changes only at the start of a phase, at a check, and a
 line. Checks in the first second of `train` are not shown at once; the latest of them is shown afterwards.
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -34,12 +35,19 @@ class Display:
     """Shows the progress of one attempt."""
 
     def __init__(
-        self, label: str, console: Console | None = None, processor_time: Callable[[], float] = time.thread_time
+        self,
+        label: str,
+        console: Console | None = None,
+        processor_time: Callable[[], float] = time.thread_time,
+        max_seconds: float = math.inf,
     ) -> None:
-        """`label`, config and seed, starts every line; `processor_time` is the CPU time of this thread, seconds."""
+        """`label`, config and seed, starts every line.
+
+        `processor_time` is the CPU time of this thread, `max_seconds` the limit of `train`, both in seconds.
+        """
         self.label = label
         self.console = console or error_console()
-        self.processor_time = processor_time
+        self.processor_time, self.max_seconds = processor_time, max_seconds
         self.processor_seconds = 0.0  # CPU time of `check` and `tick` during `train`
         self.next_tick = TICK_SECONDS  # seconds of `train` at which `tick` is due
         self.last_errors = ""  # of the last check
@@ -59,7 +67,10 @@ class Display:
         errors = describe_errors(check)
         remaining = "end of the round"
         if steps_left:
-            remaining = f"about {check.train_seconds / check.step * steps_left:.1f} s of the round left"
+            seconds, until_limit = check.train_seconds / check.step * steps_left, self.max_seconds - check.train_seconds
+            remaining = f"about {seconds:.1f} s of the round left"
+            if seconds > until_limit:
+                remaining = f"{max(0.0, until_limit):.1f} s until max_seconds"
         line = (
             f"train  step {check.step:,} of {check.step + steps_left:,}  loss {loss}{errors}  "
             f"{check.train_seconds:.1f} s elapsed, {remaining}"

@@ -214,3 +214,15 @@ def test_the_saved_weights_are_certified(tmp_path, monkeypatch):
     run = run_of(tmp_path, None)
     assert calls == [tmp_path / run.weights, run.seed]
     assert run.outcome == "timeout"
+
+
+@pytest.mark.parametrize(("command", "num_saved"), [(None, 2), ("speedrun", 2), ("audit", 1), ("matrix", 0)])
+def test_weights_after_a_step_are_saved_unless_the_attempt_is_an_audits_or_a_matrix(
+    command, num_saved, tmp_path, monkeypatch
+):
+    """Beside the final weights, which a matrix does not keep either."""
+    if command is not None:
+        batch = Batch(id="batch", command=command, planned=1, index=0)
+        monkeypatch.setenv(BATCH_VARIABLE, batch.model_dump_json())
+    run_of(tmp_path, None, "--check-every", "3", "--checkpoint-every", "3")
+    assert len(list(tmp_path.glob("weights/*.safetensors"))) == num_saved

@@ -35,6 +35,18 @@ def test_without_a_terminal_every_event_is_one_plain_line() -> None:
     assert "\x1b" not in text_of(console)
 
 
+def test_the_time_left_ends_at_the_limit() -> None:
+    console = plain_console()
+    display = Display("label", console, max_seconds=10.0)
+    for step, seconds in ((100, 2.0), (200, 4.0), (300, 10.5)):
+        display.check(check(step, seconds), 400)
+    assert [line.rpartition(", ")[2] for line in written(console)] == [
+        "about 8.0 s of the round left",
+        "6.0 s until max_seconds",
+        "0.0 s until max_seconds",
+    ]
+
+
 def test_long_steps_have_a_line_before_the_first_check() -> None:
     console = plain_console()
     display = Display("label", console)
