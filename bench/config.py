@@ -58,6 +58,10 @@ TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", s
 SEARCH = "search"  # the table in which a config describes the search that found it
 TRACK_SETTINGS = "track_settings"  # the field, and the table of a config, that holds the settings of the track
 PEER = "peer"  # the table in which a config describes the published trainer that it reproduces
+PEER_KEYS = {  # of that table: the fields of `bench.report.peer_configs.Peer`, without its config
+    *("what", "source", "track", "reference", "published", "published_score", "published_validation_loss"),
+    *("published_steps", "compared_configs"),
+}
 
 
 def find_config(name: str, device_type: str) -> tuple[str, Path]:
@@ -187,8 +191,11 @@ def read_config(path: Path, schema: type, device_type: str = "cpu") -> dict[str,
 
     def prepare(values: dict[str, Any], path: Path) -> dict[str, Any]:
         for table in (SEARCH, PEER):
-            if not isinstance(values.pop(table, {}), dict):
+            described = values.pop(table, {})
+            if not isinstance(described, dict):
                 raise UsageError(f"{path}: {table}: must be a table")
+            for key in sorted(described.keys() - PEER_KEYS) if table == PEER else ():
+                raise UsageError(f"{path}: {table}: unknown key {key!r}{nearest_hint(key, PEER_KEYS)}")
         if knows_current_names(schema):
             values = with_current_names(values, path)
         has_track_settings = TRACK_SETTINGS in valid  # older trainers have none

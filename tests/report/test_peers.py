@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bench.config import read_config
+from bench.config import PEER_KEYS, read_config
 from bench.errors import UsageError
 from bench.report import peer_configs
 from bench.report.peer_configs import Peer, read_peers
@@ -228,6 +228,9 @@ def test_an_unknown_key_of_the_table_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(peer_configs, "CONFIGS", tmp_path)
     with pytest.raises(UsageError, match=r"some\.toml: peer\.sorce: Extra inputs"):
         read_peers()
+    with pytest.raises(UsageError, match=r"some.toml: peer: unknown key 'sorce'; the nearest is 'source'"):
+        read_config(tmp_path / "some.toml", Settings)
+    assert Peer.model_fields.keys() - {"config"} == PEER_KEYS
 
 
 def test_the_stages_of_the_report_are_those_that_it_tells_of():
