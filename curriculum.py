@@ -17,6 +17,7 @@ from model import Transformer
 from settings import Settings
 
 SEARCH_BEAM = 128  # problems from which each iteration of the hard-example search starts
+MOST_TRAINING_PROBLEMS = 100_000  # of a training set that the setting `curves` evaluates wholly
 CPU_EVALUATION_BATCH = 2048  # problems; the activations should fit into the CPU's caches
 GPU_EVALUATION_BATCH = 32_768  # problems; a larger batch has less overhead
 
@@ -58,15 +59,16 @@ class CheckResult(NamedTuple):
     evaluation: Evaluation  # of training problems
     reached: dict[str, bool]  # whether each named target is met
     validation: Split | None  # of the track's validation set, if it has one
-    test: Split | None  # of the test set, with the setting `curves`
+    test: Split | None  # of held-out problems, with the setting `curves`
+    training: Split | None  # of all training problems, with `curves` and if `evaluation` was of fewer
 
 
 class Curriculum:
     """Chooses the training texts of one training run, evaluates the model between steps, and decides when to stop.
 
-    It reads training problems and the track's validation problems, which decide when to stop but are not trained on;
-    never held-out ones. All random choices come from `generator`, which is on the model's device. Create it when
-    training starts, because it reads the track's problems.
+    It reads training problems and the track's validation problems, which decide when to stop but are not trained on.
+    Only the setting `curves` reads held-out problems, which decide nothing. All random choices come from `generator`,
+    which is on the model's device. Create it when training starts, because it reads the track's problems.
     """
 
     def __init__(
@@ -82,7 +84,12 @@ class Curriculum:
         if track.exhaustive and track.validation is None:  # the samples of other tracks are held-out problems
             self.samples = {name: problems.to(device) for name, problems in track.samples.items()}
         self.validation = None if track.validation is None else track.validation.to(device)
-        self.test_set = track.test_set(0).to(device) if settings.curves else None
+        self.test_set: Tensor | None = None
+        self.training_set: Tensor | None = None
+        if settings.curves:
+            self.test_set = track.heldout_test_set(0).to(device)
+            if (track.description.num_training or MOST_TRAINING_PROBLEMS + 1) <= MOST_TRAINING_PROBLEMS:
+                self.training_set = track.sets["train"].to(device)
         self.hard_examples = torch.empty(0, track.problem_width, device=device)
         self.best = None
         if settings.checkpoint == "best":
@@ -145,14 +152,15 @@ class Curriculum:
         return Split(len(problems), evaluation.num_errors, loss, float(evaluation.losses.amax()))
 
     def check(self, is_end: bool) -> CheckResult:
-        """Evaluate the model on drawn problems, and on all validation problems.
+        """Evaluate the model on drawn training problems, and on all validation problems.
 
         At the end of a round more problems are drawn, and those of the hard-example search are added.
         """
         settings = self.settings
         batches = self.evaluation_batches if is_end else self.batches
         count = settings.evaluation_problems if is_end else settings.check_problems
-        evaluation = self.evaluate(batches.draw_distinct(count, self.generator))
+        drawn = batches.draw_distinct(count, self.generator)
+        evaluation = self.evaluate(drawn)
         reached = {name: self.evaluate(sample).num_errors == 0 for name, sample in self.samples.items()}
         reached["99%"] = evaluation.is_99_percent
         if is_end and settings.hard_search_steps and settings.stop_at == "evaluation":
@@ -160,7 +168,9 @@ class Curriculum:
         validation, test = self.evaluate_split(self.validation), self.evaluate_split(self.test_set)
         if self.best is not None and validation is not None:
             self.best.update(validation.loss)
-        return CheckResult(evaluation, reached, validation, test)
+        is_whole = self.training_set is None or len(drawn) == len(self.training_set)
+        training = None if is_whole else self.evaluate_split(self.training_set)
+        return CheckResult(evaluation, reached, validation, test, training)
 
     def search_hard_examples(self, evaluation: Evaluation) -> Evaluation:
         """Search for errors that are too rare to be drawn; returns the evaluation of the last problems searched.

@@ -257,7 +257,7 @@ class Trainer:
                 check = curriculum.check(is_end=True)  # on more problems
             loss, norm = float(distributed.mean(self.loss)), float(self.model.squared_norm())
             asked, errors = len(check.evaluation.problems), check.evaluation.num_errors
-            splits = {"validation": check.validation, "test": check.test}
+            splits = {"training": check.training, "validation": check.validation, "test": check.test}
             watch.check(self.steps, loss, errors, check.reached, settings.num_steps - step, asked, norm, **splits)
             if is_end or (settings.stop_at != "evaluation" and curriculum.may_stop(check)):
                 return check

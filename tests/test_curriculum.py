@@ -148,6 +148,28 @@ def test_an_end_of_round_evaluation_is_drawn_as_the_batches_or_uniformly(uniform
     assert means[1] == pytest.approx(nines, abs=0.1)
 
 
+@pytest.mark.parametrize(("check_problems", "training"), [(20, 50), (50, None)])
+def test_curves_evaluate_all_training_and_all_held_out_problems_without_another_draw(check_problems, training):
+    settings = {"track": "moddiv", "track_settings": {"p": 11}, "check_problems": check_problems}
+    track, results = get_track("moddiv", p=11), []
+    for curves in (False, True):
+        trainer = build(replace(SMALL, curves=curves, **settings), track=track)
+        results.append((curriculum_of(trainer).check(is_end=False), trainer.generator.get_state()))
+    (plain, before), (check, after) = results
+    assert plain.test is plain.training is None
+    assert torch.equal(before, after)
+    assert torch.equal(plain.evaluation.problems, check.evaluation.problems)
+    assert check.test.problems == len(track.sets["heldout"])
+    assert (check.training and check.training.problems) == training
+
+
+def test_the_test_curve_is_of_held_out_problems_or_of_all_if_none_is_held_out():
+    curriculum = curriculum_of(build(replace(SMALL, curves=True)))
+    assert len(curriculum.test_set) == 996
+    assert TRACK.is_heldout(curriculum.test_set).all()
+    assert len(get_track("memorize").heldout_test_set(0)) == 1
+
+
 def test_hard_example_search_finds_the_hardest_problem_without_drawing_it(monkeypatch):
     """Losses that fall with the distance to one problem, in digits: the hardest is not drawn, and is found."""
     hardest = torch.tensor(TRACK.sets["train"][1234].tolist())

@@ -122,6 +122,8 @@ class Addition(AnswerTrack):
 
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
         """As `Track.encode_prompts`, for many texts at once."""
+        if not texts:
+            return super().encode_prompts(texts)
         ids_of_bytes = torch.full((256,), len(self.vocabulary))
         for token, character in enumerate(self.vocabulary):
             ids_of_bytes[ord(character)] = token

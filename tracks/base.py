@@ -49,6 +49,7 @@ class Track(ABC):
 
     problem_width: int  # W, the length of a problem's row
     limits: Mapping[str, float] = {}  # the measures of a solved track are below these
+    data: bytes = b""  # what the problems' rows do not tell of them, for `data.index_sets_sha256`
 
     def __init__(self, description: TrackDescription) -> None:
         self.description = description
@@ -72,8 +73,9 @@ class Track(ABC):
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
         """Map texts to the ids of prompts (n, P) int64; a text that is no problem of the track becomes PADDING."""
         rows = [torch.tensor(self.encode_prompt(text), dtype=torch.int64) for text in texts]
-        width = max(self.prompt_length, *map(len, rows)) if rows else self.prompt_length
-        return torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=PADDING) for row in rows])
+        width = max([self.prompt_length, *map(len, rows)])
+        padded = [torch.nn.functional.pad(row, (0, width - len(row)), value=PADDING) for row in rows]
+        return torch.stack(padded) if padded else torch.empty(0, width, dtype=torch.int64)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Return the ids of one prompt; empty if the text is no problem of the track."""
@@ -97,6 +99,12 @@ class Track(ABC):
     @abstractmethod
     def is_heldout(self, problems: Tensor) -> Tensor:
         """Return which problems (N, W) must never be in a training batch, (N,) bool on the same device."""
+
+    def heldout_test_set(self, seed: int) -> Tensor:
+        """Return the held-out problems of the test set, (n, W); the whole test set if the track holds nothing out."""
+        problems = self.test_set(seed)
+        heldout = problems[self.is_heldout(problems)]
+        return heldout if len(heldout) else problems
 
     @property
     def samples(self) -> dict[str, Tensor]:

@@ -133,6 +133,7 @@ class TrainingMonitor:
         squared_norm: float | None = None,
         validation: SplitResult | None = None,
         test: SplitResult | None = None,
+        training: SplitResult | None = None,
     ) -> None:
         """Report an evaluation on training problems. Raises Diverged if the loss is not finite.
 
@@ -145,7 +146,8 @@ class TrainingMonitor:
             asked: number of problems evaluated.
             squared_norm: sum of the squares of all weights.
             validation: of the track's validation set, if it has one.
-            test: of the test set, with the setting `curves`.
+            test: of held-out problems, with the setting `curves`; of all problems if the track holds nothing out.
+            training: of all training problems, with the setting `curves`, if fewer were evaluated otherwise.
         """
         seconds = self.clock.elapsed()
         check = Check(
@@ -157,6 +159,7 @@ class TrainingMonitor:
             squared_norm=finite(squared_norm),
             validation=evaluated(validation),
             test=evaluated(test),
+            training=evaluated(training),
         )
         self.checks.append(check)
         for target, is_met in reached.items():

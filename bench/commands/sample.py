@@ -22,14 +22,15 @@ from bench.storage.schema import Run, Sampling
 class Arguments:
     """Score the answers of a run, decoded in four ways on the same problems.
 
-    The ways are greedy; temperature 1; temperature 0.8 with top-k 200; temperature 1 with top-p 0.9. The scores are
+    The ways are greedy; temperature 1; temperature 0.8 with top-k 200; temperature 1 with top-p 0.9. The problems are
+    held out from training, unless the track holds nothing out, which a message says. The scores are
     filed in samplings.jsonl; `bench board` shows them in PEERS.md, with a link to the weights of the run.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run id, a path to weights, or `latest`, the latest run that kept weights."""
     problems: int = 10_000
-    """Number of problems, drawn from the test set."""
+    """Number of problems, drawn from the held-out ones of the test set, or from all if the track holds nothing out."""
     seed: int = 1
     """Seed of the problems and of the sampled tokens."""
     device: DeviceOption = "auto"

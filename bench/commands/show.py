@@ -20,7 +20,7 @@ from bench.errors import UsageError
 from bench.formatting import UNKNOWN, right_text, terminal_table
 from bench.report.summary import show_summary
 from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
-from bench.stats.learning_curves import PERCENTAGES
+from bench.stats.learning_curves import PERCENTAGES, split_label
 from bench.stats.ranking import describe_standing
 from bench.storage.comparison_schema import PairedPlan
 from bench.storage.journal import Journal
@@ -236,11 +236,13 @@ def check_table(run: Run) -> Table:
 
 
 def reached_table(run: Run) -> Table:
-    """The steps at which each split was first right; a check of training problems evaluates only some of them."""
+    """The steps at which each split was first right."""
     steps = run.reached_steps or {}
     table = new_table("steps to", *(f"{percent}% right" for percent in PERCENTAGES))
     for split in dict.fromkeys(key.partition(" ")[0] for key in steps):
-        table.add_row(split, *(value_text(steps.get(f"{split} {percent}%"), ",") for percent in PERCENTAGES))
+        table.add_row(
+            split_label(split, [run]), *(value_text(steps.get(f"{split} {percent}%"), ",") for percent in PERCENTAGES)
+        )
     return table
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.formatting import counted
 from bench.report.plot_style import COLORS, DASHES, SOFT_COLOR, blank_canvas, draw, short, show_plain_numbers
-from bench.stats.learning_curves import SPLITS, reached_steps
+from bench.stats.learning_curves import SPLITS, reached_steps, split_label
 from bench.storage.schema import Check, Run
 
 SPLIT_COLORS = dict(zip(SPLITS, COLORS, strict=False))  # where all runs have one label
@@ -61,7 +61,7 @@ def curves_canvas(runs: Sequence[Run]) -> Any:
                     for run in group:
                         draw_line(axes, points_of(run.checks, split, quantity), color, dashes, len(runs) == 1)
             if row == 0 and len(columns) > 1:
-                axes.set_title(shown[0], loc="left", fontsize=11)
+                axes.set_title(split_label(shown[0], runs), loc="left", fontsize=11)
     scale(grid, runs, quantities[:rows])
     add_key(canvas, runs, labels, colors, splits)
     return canvas
@@ -87,7 +87,7 @@ def accuracy(check: Check, split: str) -> float | None:
 
 
 def loss(check: Check, split: str) -> float | None:
-    """Nats a token; None if it is 0, which a logarithmic axis cannot show."""
+    """Nats a token, for training that of the latest batch; None if it is 0, which a logarithmic axis cannot show."""
     if split == "train":
         return check.loss or None
     result = check.splits.get(split)
@@ -152,9 +152,9 @@ def add_key(
         texts = {f"{label}, {counted(len(group), 'run')}": colors[label] for label, group in labels.items()}
     elif len(runs) == 1:
         reached = reached_steps(runs[0].checks)
-        texts = {f"{split}: {reached_text(reached, split)}": SPLIT_COLORS[split] for split in splits}
+        texts = {f"{split_label(split, runs)}: {reached_text(reached, split)}": SPLIT_COLORS[split] for split in splits}
     else:
-        texts = {split: SPLIT_COLORS[split] for split in splits}
+        texts = {split_label(split, runs): SPLIT_COLORS[split] for split in splits}
     handles = [Line2D([], [], color=color, linewidth=2) for color in texts.values()]
     canvas.legend(handles, list(texts), loc="outside lower left", frameon=False, fontsize=9, borderaxespad=0.7)
 

@@ -10,7 +10,7 @@ from bench.config import TRACK_SETTINGS
 from bench.experiments.matrix_results import CellResult
 from bench.report.curves_plot import SPLIT_COLORS, accuracy, points_of
 from bench.report.plot_style import COLORS, DASHES, SOFT_COLOR, blank_canvas, draw_svg, show_plain_numbers
-from bench.stats.learning_curves import SPLITS
+from bench.stats.learning_curves import SPLITS, split_label
 
 PANELS_IN_A_ROW = 4
 LONGEST_LABEL = 34  # characters of a panel's title
@@ -106,5 +106,6 @@ def panels_canvas(results: Sequence[CellResult], title: str) -> Any:
     canvas.supxlabel("optimizer steps (log scale)", fontsize=10)
     canvas.supylabel("problems right", fontsize=10)
     handles = [Line2D([], [], color=SPLIT_COLORS[split], linewidth=2) for split in shown]
-    canvas.legend(handles, shown, loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    labels = [split_label(split, runs) for split in shown]
+    canvas.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     return canvas

@@ -24,7 +24,7 @@ from bench.formatting import (
 from bench.report.matrix_learning_plot import draw_panels, draw_steps
 from bench.report.render import render_template
 from bench.stats.descriptive import spread
-from bench.stats.learning_curves import SPLITS, step_span
+from bench.stats.learning_curves import SPLITS, split_label, step_span
 from bench.storage.schema import MATRIX, Count, Run
 
 Pictures = dict[Path, Callable[[], str | bytes]]
@@ -94,6 +94,7 @@ def section_of(
         "ranking": ranking_table(matrix, axes, ranked),
         "unranked": unranked_sentences(results, matrix.steps),
         "learning": learning,
+        "training_problems": split_label("train", runs).partition(", ")[2],  # empty where checks evaluated all
         "steps_plot": steps_plot,
         "curves_plot": curves_plot,
     }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bench.storage.schema import Check, Run
+from bench.storage.training_set import num_training
 
 PERCENTAGES = (95, 100)  # of the problems of a split
 SPLITS = ("train", "validation", "test")
@@ -21,6 +22,22 @@ def reached_steps(checks: Sequence[Check]) -> dict[str, int | None]:
         for percent in PERCENTAGES:
             steps[f"{split} {percent}%"] = next((step for step, result in results if result.is_right(percent)), None)
     return steps
+
+
+def split_label(split: str, runs: Sequence[Run]) -> str:
+    """The name of a split; `train, samples of 512 or more` where checks did not evaluate all training problems."""
+    asked = [size for run in runs for size in sample_sizes(run)] if split == "train" else []
+    if not asked:
+        return split
+    smallest = min(asked)
+    return f"{split}, {f'a sample of {smallest:,}' if smallest == max(asked) else f'samples of {smallest:,} or more'}"
+
+
+def sample_sizes(run: Run) -> set[int]:
+    """The numbers of training problems that checks of a run evaluated, but for those that evaluated all."""
+    asked = {check.splits["train"].problems for check in run.checks if "train" in check.splits}
+    whole = num_training(run) if asked else None
+    return {size for size in asked if whole is None or size < whole}
 
 
 class StepSpan(NamedTuple):

@@ -120,16 +120,21 @@ class Check(SchemaModel):
     train_seconds: FiniteFloat
     loss: FiniteFloat | None  # nats per character; null if not finite
     errors: int | None
-    asked: int | None = None  # number of problems; larger at the end of a round
+    asked: int | None = None  # number of drawn training problems; larger at the end of a round
     squared_norm: FiniteFloat | None = None  # sum of the squares of all weights
     validation: Evaluated | None = None  # of the problems that never train, where the track names any
-    test: Evaluated | None = None  # of the test set, with the setting `curves`; such a run is never ranked
+    # With the setting `curves`; such a run is never ranked. Of the held-out problems, or of all if none is held out.
+    test: Evaluated | None = None
+    training: Evaluated | None = None  # of all training problems, with `curves`, if `asked` is fewer
 
     @property
     def splits(self) -> dict[str, Evaluated]:
-        """The evaluations by split: `train`, and `validation` and `test` where they were evaluated."""
-        train = None
-        if self.errors is not None and self.asked:
+        """The evaluations by split: `train`, and `validation` and `test` where they were evaluated.
+
+        `train` is a sample of the training problems, unless all were evaluated.
+        """
+        train = self.training
+        if train is None and self.errors is not None and self.asked:
             train = Evaluated(problems=self.asked, errors=self.errors, loss=self.loss)
         splits = {"train": train, "validation": self.validation, "test": self.test}
         return {name: result for name, result in splits.items() if result is not None and result.problems}

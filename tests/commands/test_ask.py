@@ -11,7 +11,7 @@ from bench.commands import ask
 from bench.errors import UsageError
 from bench.storage import weights
 from bench.storage.journal import Journal
-from data import decode
+from data import decode, get_track
 from tests.support.examples import example_run
 from tests.support.models import random_model
 from tests.support.tracks import addition_track, greedy
@@ -92,6 +92,14 @@ def test_without_any_problem_nothing_is_printed_but_the_messages(results, capsys
     output = capsys.readouterr()
     assert (output.out, len(output.err.splitlines())) == ("", 21)
     assert output.err.splitlines()[-1] == "bench: 10 more lines are no problems of add3"
+
+
+def test_an_empty_file_has_no_answers(results, capsys, tmp_path):
+    file = tmp_path / "problems.txt"
+    file.write_text("")
+    assert answers(capsys, run="first", file=file, results=results) == []
+    for track in (get_track("moddiv"), get_track("add2-omnivault"), TRACK):
+        assert track.encode_prompts([]).shape == (0, track.prompt_length)
 
 
 def test_an_error_in_a_file_names_the_line(results, tmp_path, capsys):

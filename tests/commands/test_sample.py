@@ -42,7 +42,18 @@ def test_one_command_files_the_scores_of_all_decodings(results, capsys):
     assert lines[0].right == int(right.sum()) > 0
     low, high = lines[0].share_95
     assert 0 < low < lines[0].right / 100 < high < 1
-    assert "temperature 0.8, top-k 200" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "temperature 0.8, top-k 200" in shown.out
+    assert "add1 holds nothing out: these are problems of its training set" in shown.err
+
+
+def test_scores_are_of_held_out_problems(results, capsys):
+    track, path = addition_track("add2"), results / "weights" / "held.safetensors"
+    weights.save(path, random_model(block_size=track.block_size), track, {})
+    assert sample.main(sample.Arguments(run=str(path), results=results)) == 0
+    shown = capsys.readouterr()
+    assert "of 996:" in shown.out
+    assert "holds nothing out" not in shown.err
 
 
 def test_weights_of_no_journalled_run_are_scored_and_not_filed(results, capsys, tmp_path_factory):

@@ -237,7 +237,7 @@ def test_a_track_with_validation_shows_both_splits_and_the_norm(capsys, tmp_path
     text = shown(capsys, tmp_path, grokking_run())
     assert cells(text, "step", "10") == ["0.10", "0.5", "99.00%", "0.25", "99.95%", "4.0"]
     assert cells(text, "step", "30") == ["0.30", "0.5", "100%", "0.25", "100%", "4.0"]
-    assert cells(text, "steps to", "train") == ["10", "20"]
+    assert cells(text, "steps to", "train,") == [*"a sample of 100".split(), "10", "20"]
     assert cells(text, "steps to", "validation") == ["10", "30"]
 
 

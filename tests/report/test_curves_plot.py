@@ -49,7 +49,7 @@ def test_a_run_has_accuracy_loss_and_norm_against_steps_on_a_logarithmic_axis() 
     )
     (legend,) = canvas.legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "train: 95% after 20 steps, 100% after 20",
+        "train, a sample of 100: 95% after 20 steps, 100% after 20",
         "validation: 95% after 1,000 steps, 100% after 1,000",
     ]
 
@@ -65,7 +65,7 @@ def test_runs_of_several_configs_have_a_column_for_each_split_and_a_colour_for_e
     assert len(axes) == 4
     for each in axes[:2]:
         assert [color for color, _ in lines_of(each)] == [COLORS[0]] * 2 + [COLORS[1]] * 2
-    assert [each.get_title("left") for each in axes[:2]] == ["train", "validation"]
+    assert [each.get_title("left") for each in axes[:2]] == ["train, a sample of 100", "validation"]
     (legend,) = canvas.legends
     assert [text.get_text() for text in legend.get_texts()] == [
         "add3-cpu + n_layer=0, 2 runs",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.stats.learning_curves import reached_steps, step_span
+from bench.stats.learning_curves import reached_steps, split_label, step_span
 from bench.storage.schema import Check, Count, Evaluated
 from tests.support.examples import example_check, example_run
 
@@ -29,6 +29,21 @@ def test_each_evaluated_split_has_its_own_steps() -> None:
         "test 95%": 20,
         "test 100%": 20,
     }
+
+
+def test_training_accuracy_of_a_sample_is_labelled_so() -> None:
+    settings = {"track": "moddiv", "track_settings.p": 97}  # 4,642 training pairs
+    whole = Evaluated(problems=4642, errors=0, loss=0.1)
+
+    def label(*checks, **changes):
+        return split_label("train", [example_run(settings=settings | changes, checks=checks)])
+
+    assert label(example_check(10, 0, asked=512)) == "train, a sample of 512"
+    assert label(example_check(10, 0, asked=512), example_check(20, 0, asked=900)) == "train, samples of 512 or more"
+    assert label(example_check(10, 0, asked=4642)) == label(example_check(10, 0, training=whole)) == label() == "train"
+    assert label(example_check(10, 0, asked=4642), track="no more") == "train, a sample of 4,642"
+    assert split_label("validation", [example_run()]) == "validation"
+    assert reached_steps([example_check(10, 50, training=whole)]) == {"train 95%": 10, "train 100%": 10}
 
 
 def test_checks_of_older_runs_do_not_say_how_many_problems_they_asked() -> None:

@@ -125,7 +125,7 @@ def test_a_line_has_every_key_of_the_contract() -> None:
     assert list(line["seconds"]) == ["import", "setup", "warmup", "train", "certify", "total", "wall"]
     assert {"class", "clean", "reasons"} <= set(line["machine"])
     check_keys = {"step", "train_seconds", "loss", "errors", "asked"}
-    assert set(line["checks"][0]) == check_keys | {"squared_norm", "validation", "test"}
+    assert set(line["checks"][0]) == check_keys | {"squared_norm", "validation", "test", "training"}
     assert set(line["certificate"]) == {
         "problems", "errors", "heldout_problems", "heldout_errors", "groups", "samples", "exhaustive",
         "error_rate_upper_95", "measures", "limits",

@@ -80,7 +80,7 @@ def example_seconds(**changes: float | None) -> dict[str, float | None]:
 
 def example_check(step: int, errors: int, **changes: Any) -> Check:
     """A check of 100 training problems, a second of `train` for each 100 steps."""
-    return Check(step=step, train_seconds=step / 100, loss=0.5, errors=errors, asked=100, **changes)
+    return Check(**{"step": step, "train_seconds": step / 100, "loss": 0.5, "errors": errors, "asked": 100} | changes)
 
 
 def batch_runs(

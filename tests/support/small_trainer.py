@@ -57,7 +57,7 @@ class Monitor:
     def tick(self):
         pass
 
-    def check(self, step, loss, errors, reached, steps_left, asked, squared_norm, validation, test):
+    def check(self, step, loss, errors, reached, steps_left, asked, squared_norm, **splits):
         self.checks.append((step, loss, errors, reached))
 
 
