@@ -76,11 +76,13 @@ def index_sets_sha256(track: Any) -> dict[str, str]:
     """Return the sha256 of the training set and of the held-out set.
 
     For an exhaustive track, the hash of the problems' numbers in ascending order, as little-endian int64. For other
-    tracks, the hash of the rows of a fixed sample of each set.
+    tracks, the hash of the rows of a fixed sample of each set. What the numbers do not tell, such as the text to
+    memorize, follows in the hashed bytes.
     """
 
     def content(problems: Tensor) -> bytes:
-        return (track.number(problems).numpy().astype("<i8") if track.exhaustive else problems.numpy()).tobytes()
+        rows = track.number(problems).numpy().astype("<i8") if track.exhaustive else problems.numpy()
+        return bytes(rows.tobytes() + track.data)
 
     return {name: hashlib.sha256(content(problems)).hexdigest() for name, problems in track.sets.items()}
 

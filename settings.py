@@ -62,7 +62,9 @@ class Settings:
     embedding_std: float = 0.12
 
     num_steps: int = 260  # Optimizer steps in a round.
-    num_epochs: float = 0.0  # Passes over all training problems in a round; a value above 0 sets num_steps.
+    num_epochs: float = (
+        0.0  # Passes over all training problems in a round; above 0 it sets num_steps, which is then left out.
+    )
     max_rounds: int = 12  # Largest number of rounds; training ends after the first round that passes its evaluation.
     # Step of the schedule at which later rounds start; they start at 0 if it is not below num_steps.
     resume_at: int = 150
@@ -93,8 +95,11 @@ class Settings:
     # Training ends with the last weights, or with those of the check with the lowest validation loss (best), unless the
     # last ones meet the criterion of stop_at.
     checkpoint: Literal["last", "best"] = "last"
-    checkpoint_every: int = 0  # Steps between weights saved during training, a multiple of check_every; 0 saves none.
-    # Whether checks evaluate the test set, too, for learning curves; such a run is never ranked.
+    # Steps between weights saved during training, a multiple of check_every; in later rounds at the first check after
+    # each multiple; 0 saves none.
+    checkpoint_every: int = 0
+    # Whether checks evaluate held-out problems, too, and all training problems if there are at most 100,000, for
+    # learning curves; such a run is never ranked.
     curves: bool = False
 
     # Optimizer of the blocks' matrices; embeddings, gains and the head always use AdamW.
@@ -142,6 +147,8 @@ class Settings:
             track, is_stream = self.track, self.track_description.is_stream
             if is_stream and self.loss_on != "all":
                 raise ValueError(f"loss_on: a window of {track} can start anywhere and has no answer; set it to all")
+            if self.loss_on == "all" and not self.track_description.learns_prompts:
+                raise ValueError(f"loss_on: {self.track_description.name} has no loss on its prompt; set it to answer")
             if self.sampling == "epochs" and (is_stream or not self.track_description.exhaustive):
                 raise ValueError(f"sampling: {track} has no list of training problems; set it to independent")
             if self.checkpoint == "best" and not self.track_description.has_validation:

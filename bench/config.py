@@ -1,6 +1,7 @@
 """Configs: TOML files that may extend one another, checked against the trainer's settings."""
 
 import dataclasses
+import hashlib
 import re
 import tomllib
 import typing
@@ -53,6 +54,7 @@ ADDED_SETTINGS: dict[str, bool | int | float | str] = {
     "schedule_unit": "step",
 }
 
+MAX_LABEL_VALUE = 60  # characters; longer texts are shortened in labels
 TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 SEARCH = "search"  # the table in which a config describes the search that found it
@@ -224,7 +226,8 @@ def merged_values(
 ) -> dict[str, Any]:
     """The values in a config file, with flat keys; those of its bases apply where it sets none.
 
-    A file that sets another track than its base does not get the base's `track_settings`.
+    A file that sets another track than its base does not get the base's `track_settings`, and a file that sets
+    `num_epochs` does not get the base's `num_steps`.
 
     A base is a file relative to the one that names it, with or without `.toml`, or a name in bench/configs; a short
     name means the config of `device_type`. `prepare` checks or changes the values of one file; it is called for the
@@ -243,6 +246,8 @@ def merged_values(
     inherited = merged_values(extended, prepare, device_type, (*extended_by, path.resolve()))
     if values.get("track", inherited.get("track")) != inherited.get("track"):
         inherited = {key: value for key, value in inherited.items() if not is_track_setting(key)}
+    if values.get("num_epochs"):
+        inherited.pop("num_steps", None)
     return inherited | values
 
 
@@ -345,9 +350,15 @@ def setting_text(value: bool | int | float | str | None) -> str:
     return "—" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def short_text(value: bool | int | float | str | None) -> str:
+    """As `setting_text`, for labels: of a long text its beginning, and a hash that tells it from other texts."""
+    text = setting_text(value)
+    return text if len(text) <= MAX_LABEL_VALUE else f"{text[:24]}… {hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
 def settings_text(settings: Mapping[str, Any]) -> str:
     """`n_layer=2 compile=true`; "the base" without settings."""
-    return " ".join(f"{key}={setting_text(value)}" for key, value in settings.items()) or "the base"
+    return " ".join(f"{key}={short_text(value)}" for key, value in settings.items()) or "the base"
 
 
 def config_label(config: str, overrides: Mapping[str, Any] | None) -> str:

@@ -17,6 +17,7 @@ from bench.config import (
     ADDED_SETTINGS,
     RENAMED_SETTINGS,
     check_values,
+    config_label,
     current_names,
     find_config,
     former_names,
@@ -513,3 +514,9 @@ def test_settings_that_a_trainer_has_got_since_change_neither_the_hash_nor_the_k
         changed = flat | {key: "another value"}
         assert config_hash(changed) == hash_of_all(settings | {key: "another value"})
         assert settings_key(changed) != settings_key(flat)
+
+
+def test_a_long_text_is_short_in_a_label_and_still_told_from_others() -> None:
+    labels = {config_label("memorize", {"track_settings.text": "word " * 500 + end}) for end in "ab"}
+    assert len(labels) == 2
+    assert max(map(len, labels)) < 80

@@ -1,9 +1,9 @@
 """The list of tracks: names, parameters, sizes and one example each. Imports neither torch nor NumPy."""
 
 import functools
+import hashlib
 import inspect
 import math
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -44,6 +44,7 @@ class TrackDescription:
     example_prompt: str
     example_answer: str  # the right answer to `example_prompt`
     is_one_length: bool = True  # whether all training texts have the same number of tokens
+    learns_prompts: bool = True  # whether prompts may have a loss, as by the setting `loss_on`
     form: str = ""  # how a problem is written, in words
     target: str = ""  # what solved means, if it is not that all problems are answered rightly
     config: str = ""  # its default config, if it is not named after the track
@@ -235,19 +236,24 @@ def is_prime(p: int) -> bool:
 # one text
 
 DEFAULT_TEXT = "I love machine learning"
+MAX_TEXT = 4096  # characters
 
 
 def describe_memorize(*, text: str = DEFAULT_TEXT, masked: int = 0) -> TrackDescription:
     """Describe `tracks.memorize.Memorize`; `masked` is the number of first characters without a loss."""
-    if not text:
-        raise ValueError("track_settings.text must not be empty")
+    if not 0 < len(text) <= MAX_TEXT:
+        raise ValueError(f"track_settings.text must have 1 to {MAX_TEXT:,} characters, got {len(text):,}")
+    try:
+        digest = hashlib.sha256(text.encode()).hexdigest()
+    except UnicodeEncodeError:
+        raise ValueError("track_settings.text is not UTF-8; write it in UTF-8") from None
     if not 0 <= masked < len(text):
         raise ValueError(
             f"track_settings.masked must be from 0 to {len(text) - 1}, below the text's length; got {masked}"
         )
     name = "memorize" + f"-masked-{masked}" * (masked > 0)
     if text != DEFAULT_TEXT:
-        name += f"-{zlib.crc32(text.encode()):08x}"
+        name += f"-{digest[:12]}"
     return TrackDescription(
         name=name,
         implementation="tracks.memorize:Memorize",
@@ -263,6 +269,7 @@ def describe_memorize(*, text: str = DEFAULT_TEXT, masked: int = 0) -> TrackDesc
         example_prompt=text[:masked],
         example_answer=text[masked:],
         form="the first characters of the text" if masked else "an empty text",
+        learns_prompts=not masked,
         target="recited exactly, with a loss below 0.001 nats",
         config="memorize-masked" if masked else "memorize",
     )

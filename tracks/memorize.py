@@ -24,7 +24,9 @@ class Memorize(AnswerTrack):
     def __init__(self, description: TrackDescription, text: str) -> None:
         super().__init__(description)
         ids = [description.vocabulary.index(character) for character in text]
-        self.text = torch.tensor([BOS, *ids, EOS], dtype=torch.uint8)
+        dtype = torch.uint8 if len(description.vocabulary) <= 256 else torch.int32
+        self.data = text.encode()
+        self.text = torch.tensor([BOS, *ids, EOS], dtype=dtype)
 
     @property
     def decoding(self) -> Decoding:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import ClockName
-from bench.config import current_names, flat_values, is_track_setting, setting_text, settings_text, values_like
+from bench.config import current_names, flat_values, is_track_setting, setting_text, settings_text, short_text, values_like
 from bench.errors import nearest_hint
 from bench.experiments.toml_file import SettingValue, TomlFile
 from bench.stats.learning_curves import MILESTONES
@@ -100,7 +100,7 @@ def options_of(settings: Choice) -> list[str]:
 
 def label(axis: str, choice: Choice) -> str:
     """`512` on the axis of a single setting, `n_layer=2 n_embd=96` on an axis of settings that change together."""
-    return setting_text(choice[axis]) if choice.keys() == {axis} else settings_text(choice)
+    return short_text(choice[axis]) if choice.keys() == {axis} else settings_text(choice)
 
 
 def read_matrix(path: Path) -> Matrix:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from data import PADDING, controlled, describe_track, get_track
+from data import PADDING, controlled, describe_track, get_track, index_sets_sha256
+from settings import Settings
 from tests.support.tracks import cpu_batches
 
 TEXT = "I love machine learning"
@@ -68,7 +69,36 @@ def test_permuted_ids_recite_the_same_and_other_controls_are_refused() -> None:
             controlled(get_track("memorize"), control, 7)
 
 
-@pytest.mark.parametrize("settings", [{"masked": 23}, {"masked": -1}, {"text": ""}])
+def test_a_text_may_have_more_characters_than_a_byte_counts() -> None:
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
+    track: Any = get_track("memorize", text=text)
+    answers = track.answers(track.rows)
+    assert track.decode_completion(answers[0].tolist()) == text
+    assert track.grade(track.rows, answers).all()
+
+
+def test_texts_are_told_apart_by_name_and_by_the_hash_of_the_data() -> None:
+    """The CRC-32 of these two is the same."""
+    names, digests = set(), set()
+    for text in ("plumless", "buckeroo", TEXT):
+        track = get_track("memorize", text=text)
+        names.add(track.name)
+        digests.add(index_sets_sha256(track)["train"])
+    assert names == {"memorize", "memorize-4a3619c581d4", "memorize-90177f10d7f3"}
+    assert len(digests) == 3
+
+
+def test_masked_characters_never_have_a_loss() -> None:
+    settings: dict[str, Any] = {"text": TEXT, "masked": 3}
+    assert Settings(track="memorize", track_settings=settings).loss_on == "answer"
+    assert Settings(track="memorize", loss_on="all").loss_on == "all"
+    with pytest.raises(ValueError, match="loss_on: memorize-masked-3 has no loss on its prompt; set it to answer"):
+        Settings(track="memorize", track_settings=settings, loss_on="all")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"masked": 23}, {"masked": -1}, {"text": ""}, {"text": "a" * 4097}, {"text": "a\udcff"}]
+)
 def test_wrong_settings_are_named(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="track_settings"):
         describe_track("memorize", settings)
