@@ -148,6 +148,7 @@ def parse_command_line(
         config_settings = settings_type(**values)
     except ValueError as problem:
         raise UsageError(f"{path}: {problem}") from None
+    check_num_steps(values.get("num_steps"), config_settings, f"{path}: num_steps")
     others: Sequence[str] = arguments
     default, before = copy.copy(config_settings), flat_settings(config_settings)
     if hasattr(config_settings, TRACK_SETTINGS):  # trainers of older records have none
@@ -163,6 +164,8 @@ def parse_command_line(
     parsed = parse_arguments(schema, others, schema(Request(config=name), default), description)
     check_request(parsed.request)
     settings = normal_settings(parsed.settings)
+    for option in ("--num-steps", "--num_steps"):
+        check_num_steps(split_option(others, option)[0], settings, option)
     if settings.track not in TRACKS:
         hint = nearest_hint(settings.track, TRACKS, "`python -m bench tracks`")
         raise UsageError(f"track: there is no track {settings.track!r}{hint}")
@@ -171,6 +174,16 @@ def parse_command_line(
     return CommandLine(
         config, merged_values(path, device_type=device_type).get(SEARCH), parsed.request, settings, changed
     )
+
+
+def check_num_steps(given: str | int | None, settings: Any, name: str) -> None:
+    """Raises UsageError: a number of steps is given beside `num_epochs`, and is not that of the epochs."""
+    num_epochs = getattr(settings, "num_epochs", 0.0)  # trainers of older records have none
+    if given is not None and num_epochs and float(given) != settings.num_steps:
+        raise UsageError(
+            f"{name} {given}: num_epochs = {num_epochs:g} sets the number of steps, {settings.num_steps:,}; "
+            "leave one of the two out, or set num_epochs to 0"
+        )
 
 
 def check_settings_only(settings_type: type, arguments: Sequence[str]) -> None:

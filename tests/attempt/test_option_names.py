@@ -1,6 +1,7 @@
 """Each option has several spellings, which mean the same; a wrong one is refused with the right one."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,3 +166,51 @@ def test_settings_of_the_track_may_be_on_an_axis() -> None:
     check_settings_only(Settings, ["--config", "add3", "--track-settings.p=97", "--track-settings.tokens", "numbers"])
     with pytest.raises(UsageError, match=r"'track_settings\.p' is not a setting"):
         check_settings_only(OlderSettings, ["--track-settings.p=97"])
+
+
+# -----------------------------------------------------------------------------
+# steps and epochs
+
+EPOCHS = "track = 'add2-omnivault'\nbatch_size = 256\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("num_epochs = 3.0\n", ["--num-steps", "90"]),
+        ("num_epochs = 3.0\n", ["num_steps=90"]),
+        ("num_steps = 5\n", ["--num-epochs", "3", "--num_steps", "90"]),
+        ("num_epochs = 3.0\nnum_steps = 90\n", []),
+    ],
+)
+def test_steps_beside_epochs_are_refused(text: str, arguments: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "both.toml"
+    path.write_text(EPOCHS + text)
+    with pytest.raises(UsageError, match="90: num_epochs = 3 sets the number of steps, 83; leave one"):
+        read("--config", str(path), *arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "steps"),
+    [
+        ("num_epochs = 3.0\n", ["--num-epochs", "0", "--num-steps", "90"], 90),
+        ("num_epochs = 3.0\nnum_steps = 83\n", ["--batch-size", "512"], 42),  # as `show --settings` writes them
+        ("num_steps = 5\n", ["--num-epochs", "3"], 83),
+    ],
+)
+def test_the_nearer_of_steps_and_epochs_counts(text: str, arguments: list[str], steps: int, tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text(EPOCHS + text)
+    assert read("--config", str(path), *arguments).settings.num_steps == steps
+
+
+def test_a_config_with_steps_cannot_extend_one_with_epochs_but_the_reverse(tmp_path: Path) -> None:
+    for name, text in (("epochs", "num_epochs = 3.0\n"), ("steps", "num_steps = 90\n")):
+        (tmp_path / f"{name}.toml").write_text(EPOCHS + text)
+        (tmp_path / f"on-{name}.toml").write_text(f"base = '{name}.toml'\n")
+    for name, text in (("epochs", "num_steps = 90\n"), ("steps", "num_epochs = 3.0\n")):
+        with (tmp_path / f"on-{name}.toml").open("a") as file:
+            file.write(text)
+    assert read("--config", str(tmp_path / "on-steps.toml")).settings.num_steps == 83
+    with pytest.raises(UsageError, match=r"on-epochs.toml: num_steps 90: num_epochs = 3"):
+        read("--config", str(tmp_path / "on-epochs.toml"))
