@@ -1,5 +1,6 @@
 """Samplers of training problems."""
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -77,10 +78,11 @@ class EpochSampler(ListSampler):
 
     def draw(self, num_batches: int, batch_size: int, generator: torch.Generator) -> Tensor:
         count = num_batches * batch_size
-        while len(self.drawn) < count:
-            epoch = torch.randperm(len(self.rows), generator=generator, device=self.device)
-            self.drawn = torch.cat([self.drawn, epoch])
-        index, self.drawn = self.drawn[:count], self.drawn[count:]
+        num_epochs = math.ceil((count - len(self.drawn)) / len(self.rows))
+        size, device = len(self.rows), self.device
+        epochs = [torch.randperm(size, generator=generator, device=device) for _ in range(num_epochs)]
+        drawn = torch.cat([self.drawn, *epochs])
+        index, self.drawn = drawn[:count], drawn[count:]
         return self.rows[index].view(num_batches, batch_size, -1)
 
 

@@ -42,7 +42,8 @@ def next_token(logits: Tensor, decoding: Decoding, generator: torch.Generator | 
     """Choose the next token (B, 1) int64 from logits (B, V): the likeliest, or one that is sampled."""
     if not decoding.temperature:
         return logits.argmax(-1, keepdim=True)
-    logits = logits.double() / decoding.temperature
+    logits = logits.double()
+    logits = (logits - logits.amax(-1, keepdim=True)) / decoding.temperature  # no overflow at a small temperature
     if decoding.top_k:
         least = logits.topk(min(decoding.top_k, logits.size(-1))).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)

@@ -75,6 +75,7 @@ class Attempt:
         self.trainer: Trainer | None = None
         self.certificate: Certificate | None = None
         self.mistakes: list[str] = []  # sentences
+        self.saved_multiple = 0  # of `checkpoint_every`, the last one at which weights were saved
         self.results: dict[str, Any] = {}  # values of the run, by key
 
     def run(self, build: Build) -> Outcome:
@@ -114,10 +115,16 @@ class Attempt:
             self.noise_during_train = self.noise_monitor.since(noise, "during train")
 
     def save_checkpoint(self, trainer: Trainer, step: int) -> None:
-        """Save the weights at every `checkpoint_every` steps as weights/RUN-step-STEP.safetensors; it takes time."""
-        if step % self.plan.settings_dict["checkpoint_every"] == 0:
+        """Save the weights as weights/RUN-step-STEP.safetensors, which takes time.
+
+        Called at each check; saves at the first one at or after each multiple of `checkpoint_every` steps. Checks of
+        later rounds need not be at multiples.
+        """
+        multiple = step // self.plan.settings_dict["checkpoint_every"]
+        if multiple > self.saved_multiple:
             from bench.storage.results import checkpoint_path  # imported on use: most runs save no checkpoint
 
+            self.saved_multiple = multiple
             path = checkpoint_path(self.lost.run_id, step, self.plan.request.results)
             weights.save(path, trainer.model, self.plan.track, self.plan.settings_dict)
 

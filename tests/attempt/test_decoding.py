@@ -130,6 +130,8 @@ CASES: list[Any] = [
     (Decoding(1, temperature=1.0, top_p=0.9), probabilities(lambda token: token in nucleus(0.9))),
     (Decoding(1, temperature=1.0, top_p=0.5), probabilities(lambda token: token in nucleus(0.5))),
     (Decoding(1, temperature=1.0, top_p=1e-9), [1.0, 0.0, 0.0, 0.0, 0.0]),
+    (Decoding(1, temperature=1e-320), [1.0, 0.0, 0.0, 0.0, 0.0]),
+    (Decoding(1, temperature=1e-320, top_k=3, top_p=0.5), [1.0, 0.0, 0.0, 0.0, 0.0]),
 ]
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,3 +227,15 @@ def test_weights_after_a_step_are_saved_unless_the_attempt_is_an_audits_or_a_mat
         monkeypatch.setenv(BATCH_VARIABLE, batch.model_dump_json())
     run_of(tmp_path, None, "--check-every", "3", "--checkpoint-every", "3")
     assert len(list(tmp_path.glob("weights/*.safetensors"))) == num_saved
+
+
+def test_weights_are_saved_at_the_first_check_after_each_multiple_also_in_later_rounds(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(weights, "save", lambda path, *_: saved.append(path.name))
+    plan = SimpleNamespace(
+        settings_dict={"checkpoint_every": 100}, request=SimpleNamespace(results=tmp_path), track=None
+    )
+    attempt: Any = SimpleNamespace(plan=plan, lost=SimpleNamespace(run_id="run"), saved_multiple=0)
+    for step in (50, 100, 130, 180, 230, 260, 290, 340):  # rounds end at 130 and 260
+        lifecycle.Attempt.save_checkpoint(attempt, SimpleNamespace(model=None), step)
+    assert saved == [f"run-step-{step:06}.safetensors" for step in (100, 230, 340)]

@@ -62,6 +62,12 @@ def test_epochs_do_not_depend_on_how_many_steps_are_drawn_at_once() -> None:
     assert torch.equal(singly, together)
 
 
+def test_many_epochs_of_a_short_list_are_drawn_at_once() -> None:
+    drawn = EpochSampler(ROWS[:1], CPU).draw(10, 4000, generator())  # in milliseconds: time grows with the number drawn
+    assert drawn.shape == (10, 4000, 2)
+    assert not drawn.any()
+
+
 @given(st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3)))
 def test_repeated_rows_are_dropped(rows: list[list[int]]) -> None:
     found = distinct(torch.tensor(rows, dtype=torch.uint8).view(-1, 3))
