@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import ClockName
-from bench.config import current_names, flat_values, is_track_setting, setting_text, settings_text, short_text, values_like
+from bench.config import (
+    current_names,
+    flat_values,
+    is_track_setting,
+    setting_text,
+    settings_text,
+    short_text,
+    values_like,
+)
 from bench.errors import nearest_hint
 from bench.experiments.toml_file import SettingValue, TomlFile
 from bench.stats.learning_curves import MILESTONES
