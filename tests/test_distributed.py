@@ -60,7 +60,9 @@ class Watch:
 
 def trained(**changes):
     """A trainer after training, and its checks."""
-    trainer = Trainer(Settings(**(SMALL | changes)), get_track("add2"), CPU, torch.float32, 7)
+    settings = Settings(**(SMALL | changes))
+    track = get_track(settings.track, **settings.track_settings)
+    trainer = Trainer(settings, track, CPU, torch.float32, 7)
     watch: Any = Watch()
     trainer.warm_up()
     trainer.train(watch)
@@ -189,7 +191,13 @@ def test_options_that_several_processes_do_not_support_are_refused_or_turned_off
 # two processes
 
 
-CHANGES = [{"num_steps": 5}, {"num_steps": 5, "micro_batches": 3}, {"num_steps": 5, "matrix_optimizer": "muon"}]
+PADDED = {"track": "moddiv", "track_settings": {"p": 11, "tokens": "characters"}, "loss_on": "all"}
+CHANGES = [
+    {"num_steps": 5},
+    {"num_steps": 5, "micro_batches": 3},
+    {"num_steps": 5, "matrix_optimizer": "muon"},
+    {"num_steps": 5, "micro_batches": 3, "check_every": 1} | PADDED,
+]
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +266,7 @@ def test_two_processes_take_the_steps_of_one(case, in_two):
     assert is_same_everywhere, "the weights of the processes differ"
     assert max(differences(alone, {name: torch.tensor(values) for name, values in state.items()})) < 1e-4
     assert [(step, errors) for step, _, errors in together] == [(step, errors) for step, _, errors in checks]
+    assert [loss for _, loss, _ in together] == pytest.approx([loss for _, loss, _ in checks], rel=1e-4)
     assert [loss for _, loss, _ in together] == pytest.approx([loss for _, loss, _ in checks], rel=1e-4)
     assert flops == alone.step_flops + alone.muon.step_flops()
 
