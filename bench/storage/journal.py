@@ -56,15 +56,14 @@ class Journal(JsonLines[Run]):
 
     def count_singles(self, track: str) -> int:
         """The number of lines about single attempts of a track, without parsing them."""
-        content = self.path.read_bytes() if self.path.exists() else b""
         single = re.compile(rb'"batch":\s*null.*"track":\s*%b,\s*"config"' % quoted(track))
-        return sum(1 for _ in single.finditer(content))
+        return sum(1 for _ in single.finditer(self.content()))
 
     def read_category(self, track: str, machine_class: str | None, commands: Collection[str]) -> list[Run]:
         """The runs of a track and machine class in batches of these commands; other lines are not parsed."""
         batch = re.compile(rb'"batch":\s*\{[^}]*"command":\s*(?:%b)' % b"|".join(map(quoted, commands)))
         category = re.compile(rb'"track":\s*%b,\s*"config".*"class":\s*%b' % (quoted(track), quoted(machine_class)))
-        return self.read(batch, category)[0]
+        return self.read(category, batch)[0]
 
     def read_machine_classes(self, machine_classes: Iterable[str | None]) -> list[Run]:
         """The runs on these machine classes; other lines are not parsed."""

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import tempfile
 import threading
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.storage.journal import Journal
-from bench.storage.jsonl import replace_file
+from bench.storage.jsonl import matching_lines, replace_file
 from bench.storage.schema import Run
 from tests.support.examples import example_run
 from tests.support.processes import start_process
@@ -198,3 +199,13 @@ def test_a_draft_is_never_that_of_another_process_with_the_same_id(
     for _ in range(2):
         replace_file(tmp_path / "page.md", "text")
     assert len(set(drafts)) == 2
+
+
+@given(st.lists(st.text("ab\r ", max_size=4), min_size=1), st.sampled_from([("a",), ("b", "a"), ("a+b", "aa"), ()]))
+def test_a_search_finds_the_lines_that_a_loop_finds_with_their_numbers(
+    texts: list[str], patterns: tuple[str, ...]
+) -> None:
+    lines = [text.encode() for text in texts]
+    compiled = [re.compile(pattern.encode()) for pattern in patterns]
+    expected = [(i, line) for i, line in enumerate(lines, start=1) if all(p.search(line) for p in compiled)]
+    assert list(matching_lines(b"\n".join(lines), compiled)) == expected
