@@ -158,7 +158,9 @@ def test_a_full_disk_is_an_error_and_the_same_command_resumes(arena, run_matrix)
     code += (
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); runpy.run_module('bench', run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=arena.root, capture_output=True, text=True, timeout=120)
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}  # a compiled module that is cut off stays broken
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=arena.root, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "bench: File too large" in done.stderr
     assert "Traceback" not in done.stderr
