@@ -62,9 +62,8 @@ class Settings:
     embedding_std: float = 0.12
 
     num_steps: int = 260  # Optimizer steps in a round.
-    num_epochs: float = (
-        0.0  # Passes over all training problems in a round; above 0 it sets num_steps, which is then left out.
-    )
+    # Passes over all training problems in a round; above 0 it sets num_steps, which is then left out.
+    num_epochs: float = 0.0
     max_rounds: int = 12  # Largest number of rounds; training ends after the first round that passes its evaluation.
     # Step of the schedule at which later rounds start; they start at 0 if it is not below num_steps.
     resume_at: int = 150
@@ -162,7 +161,8 @@ class Settings:
         self.check("level_share decay_to", lambda value: 0 <= value <= 1, "in 0..1")
         shares = "replay_share muon_momentum adam_beta1 adam_beta2 grokfast_alpha"
         self.check(shares, lambda value: 0 <= value < 1, "in 0..1, below 1")
-        self.model_config(vocab_size=1, block_size=1)
+        vocab_size = len(self.track_description.vocabulary) if self.track in TRACKS else 1
+        self.model_config(vocab_size, block_size=1)
 
     def check(self, names: str, is_valid: Callable[[float], bool], requirement: str) -> None:
         """Raise ValueError when one of the named fields is not valid."""

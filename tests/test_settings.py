@@ -83,6 +83,7 @@ def test_epochs_are_another_spelling_of_steps() -> None:
         ({"checkpoint": "best"}, "checkpoint: add4 has no validation set"),
         ({"checkpoint_every": 75}, "checkpoint_every must be a multiple of check_every"),
         ({"position_encoding": "rotary", "n_embd": 12, "n_head": 4}, "heads of an even width, got 3"),
+        ({"track": "moddiv", "bigrams": True}, "a vocabulary of at most 64 characters, got 99"),
         ({"grokfast_alpha": 1.0}, "grokfast_alpha must be in 0..1, below 1"),
         ({"max_row_norm": -1.0}, "max_row_norm must be finite and at least 0"),
         ({"norm_position": "middle"}, "norm_position must be one of pre, post, got 'middle'"),
@@ -90,7 +91,7 @@ def test_epochs_are_another_spelling_of_steps() -> None:
 )
 def test_options_of_recipes_that_make_no_sense_are_refused(changes: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        Settings(track="add4", **changes)
+        Settings(**{"track": "add4"} | changes)
 
 
 def test_the_settings_of_a_track_are_completed_by_its_defaults() -> None:
