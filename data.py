@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import nearest_hint
-from tracks.base import PADDING, Batch, Batches, Decoding, Track
+from tracks.base import PADDING, Batch, Batches, DecodedProblems, Decoding, Track
 from tracks.controls import ControlNotApplicable, Permuted, check_control, controlled
 from tracks.descriptions import TRACKS, BatchOptions, describe_track, read_track_settings
 from tracks.tokenizer import decode, encode
@@ -33,6 +33,7 @@ __all__ = [
     "BatchOptions",
     "Batches",
     "ControlNotApplicable",
+    "DecodedProblems",
     "Decoding",
     "Permuted",
     "Track",

@@ -13,23 +13,26 @@ class StepInputs:
     """The texts of `draw_steps` steps, by the name of the argument of the model's loss.
 
     The fast path takes whole texts, `tokens` (steps, B, T + 1). It needs texts of one length with a target at every
-    position from the first target on. The plain path takes `tokens`, `targets`, `loss_mask` and `positions`, each
+    position from the first target on. The plain path takes the fields of `data.Batch` that the batches have, each
     (steps, B, T).
     """
 
     def __init__(self, settings: Settings, batches: Batches) -> None:
         self.is_fast = batches.is_uniform
         self.vocab_size = len(batches.track.vocabulary)
-        shape = settings.draw_steps, settings.batch_size, batches.track.block_size + self.is_fast
+        shape = settings.draw_steps, settings.batch_size, batches.training_length - 1 + self.is_fast
         dtype = torch.uint8 if self.vocab_size <= MAX_SMALL_VOCABULARY else torch.int32
         tokens = torch.zeros(shape, dtype=dtype, device=batches.device)
         self.tensors = {"tokens": tokens}
         if not self.is_fast:
-            self.tensors |= {
+            positions = torch.arange(shape[-1], device=batches.device).repeat(*shape[:2], 1)
+            of_random_tokens = {
                 "targets": torch.zeros_like(tokens),
                 "loss_mask": torch.ones_like(tokens, dtype=torch.bool),
-                "positions": torch.arange(shape[-1], device=batches.device).repeat(*shape[:2], 1),
+                "positions": positions,
+                "next_positions": positions + 1,
             }
+            self.tensors |= {name: of_random_tokens[name] for name in batches.fields}
 
     def fill(self, batch: Batch) -> None:
         """Copy drawn texts (steps, B, T) into the tensors."""

@@ -81,6 +81,7 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.dropout = config.dropout
+        self.may_be_padded = not config.any_order  # texts that are generated in any order have one length
         self.qkv = nn.Parameter(torch.empty(3, config.n_embd, config.n_embd))
         self.out = nn.Parameter(torch.empty(config.n_embd, config.n_embd))
 
@@ -99,7 +100,8 @@ class Attention(nn.Module):
             new = key, value
             kv_cache[:] = (torch.cat(pair, 2) for pair in zip(kv_cache, new, strict=True)) if kv_cache else new
             key, value = kv_cache
-        mask = attention_mask(key.size(2), positions, x.device)[..., query_start - T :, :]  # (Q, P + T) for each text
+        mask = attention_mask(key.size(2), positions if self.may_be_padded else None, x.device)
+        mask = mask[..., query_start - T :, :]  # (Q, P + T) for each text
         dropout = self.dropout if self.training else 0.0
         is_slow = x.device.type == "cpu" and x.dtype == torch.bfloat16
         attend = attend_in_products if is_slow else F.scaled_dot_product_attention

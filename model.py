@@ -51,10 +51,11 @@ class Transformer(nn.Module):
         build_block: Callable[[ModelConfig, torch.dtype], Block] = Block
         build_norm: Callable[[ModelConfig, torch.dtype], Norm] = Norm
         if not config.is_plain:
-            from recipes import bigrams, layers
+            from recipes import bigrams, layers, orders
 
             build_block, build_norm = layers.RecipeBlock, layers.RecipeNorm
         self.bigrams = bigrams.Bigrams(config) if config.bigrams else None
+        self.next_positions = orders.NextPositions(config) if config.any_order else None
         self.blocks = nn.ModuleList(build_block(config, dtype) for _ in range(config.n_layer))
         self.norm = build_norm(config, dtype)
         self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
@@ -98,7 +99,7 @@ class Transformer(nn.Module):
         is_gpt2 = self.config.init == "gpt2"
         for name, weight in self.named_parameters():
             match name.rpartition(".")[2]:
-                case "token" | "position" | "pair":
+                case "token" | "position" | "next_position" | "pair":
                     std = self.config.embedding_std
                 case "qkv" | "up" | "gate":
                     std = 0.02 if is_gpt2 else weight.size(-1) ** -0.5
@@ -122,6 +123,7 @@ class Transformer(nn.Module):
         query_start: int = 0,
         kv_caches: list[list[Tensor]] | None = None,
         positions: Tensor | None = None,
+        next_positions: Tensor | None = None,
     ) -> Tensor:
         """Map idx (B, T) int64 to the float32 logits (B, Q, V) of the next characters; this defines the model.
 
@@ -130,9 +132,11 @@ class Transformer(nn.Module):
         2022).
 
         `positions` (B, P + T) int64 are those of the P characters and of idx; by default 0, 1, and so on. Padding has
-        position -1: no other token attends to it, and its own logits are meaningless.
+        position -1: no other token attends to it, and its own logits are meaningless. `next_positions` (B, P + T) are
+        those of the characters that come next, for models that generate in any order; by default 1, 2, and so on.
         """
-        return self.logits(self.residual_stream(idx, query_start, kv_caches, positions), idx[:, query_start:])
+        x = self.residual_stream(idx, query_start, kv_caches, positions, next_positions)
+        return self.logits(x, idx[:, query_start:])
 
     def residual_stream(
         self,
@@ -140,6 +144,7 @@ class Transformer(nn.Module):
         query_start: int = 0,
         kv_caches: list[list[Tensor]] | None = None,
         positions: Tensor | None = None,
+        next_positions: Tensor | None = None,
     ) -> Tensor:
         """Return the residual stream (B, Q, C) after all blocks; the arguments are those of `forward`."""
         T, last = idx.size(1), len(self.blocks) - 1
@@ -148,6 +153,8 @@ class Transformer(nn.Module):
         if self.config.position_encoding == "learned":
             table = self.position
             x = x + (table.narrow(0, start, T) if positions is None else table[positions[:, start:].clamp(0)])
+        if self.next_positions is not None:
+            x = x + self.next_positions.embed(start, T, next_positions)
         if self.bigrams is not None:
             x = x + self.bigrams.embed(idx, positions, kv_caches[-1] if kv_caches else None)
         x = F.dropout(x, self.config.dropout, self.training)
@@ -249,15 +256,16 @@ class Transformer(nn.Module):
         loss_mask: Tensor | None = None,
         query_start: int = 0,
         positions: Tensor | None = None,
+        next_positions: Tensor | None = None,
     ) -> Tensor:
         """Return the mean cross-entropy over all targets of the batch that have a loss, nats.
 
         `tokens` and `targets` (B, T) are ids. `loss_mask` (B, T) bool says which targets have a loss, by default all;
-        those before `query_start` have none. `positions` (B, T) are as in `forward`. In training, bigrams add the loss
-        of the next two characters.
+        those before `query_start` have none. `positions` and `next_positions` (B, T) are as in `forward`. In training,
+        bigrams add the loss of the next two characters.
         """
         tokens, targets = tokens.long(), masked_targets(targets, loss_mask, query_start)
-        x = self.residual_stream(tokens, query_start, positions=positions)
+        x = self.residual_stream(tokens, query_start, None, positions, next_positions)
         logits = self.logits(x, tokens[:, query_start:])
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
         return loss if self.bigrams is None or not self.training else loss + self.bigrams.loss(self.norm(x), targets)
@@ -270,10 +278,11 @@ class Transformer(nn.Module):
         loss_mask: Tensor | None = None,
         query_start: int = 0,
         positions: Tensor | None = None,
+        next_positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `evaluate`, of the targets that have a loss; see `masked_loss`. Without any, 0 and False."""
         targets = masked_targets(targets, loss_mask, query_start)
-        logits = self(tokens.long(), query_start, positions=positions)
+        logits = self(tokens.long(), query_start, None, positions, next_positions)
         losses = F.cross_entropy(logits.mT, targets, reduction="none", ignore_index=NO_TARGET)
         wrong = (logits.argmax(-1) != targets) & (targets != NO_TARGET)
         return losses.amax(1), wrong.any(1)
@@ -283,24 +292,24 @@ class Transformer(nn.Module):
 
         The function computes `forward_fast` at the last position. Where that is the plain forward pass, it keeps keys
         and values of the latest ids, and computes only the characters that continue them. The weights must not change
-        while the function is used. With a second argument, the positions (B, T) of the ids as in `forward`, it always
-        computes the plain forward pass.
+        while the function is used. With more arguments, the positions (B, T) of the ids and those that come next as in
+        `forward`, it always computes the plain forward pass.
         """
         prepare = functools.cache(lambda T, num_texts: self.prepare(T, T - 1, num_texts))
-        cached = torch.empty(0, 0)  # ids and positions
+        cached = torch.empty(0, 0)  # ids, positions, next positions
         kv_caches: list[list[Tensor]] = []  # of them
 
         @torch.no_grad()
-        def next_logits(idx: Tensor, positions: Tensor | None = None) -> Tensor:
+        def next_logits(idx: Tensor, *positions: Tensor) -> Tensor:
             nonlocal cached, kv_caches
-            if positions is None and (prepared := prepare(idx.size(1), len(idx))) is not None:
+            if not positions and (prepared := prepare(idx.size(1), len(idx))) is not None:
                 return self.forward_fast(idx, idx.size(1) - 1, prepared)[:, 0]
-            given = idx if positions is None else torch.stack([idx, positions])
+            given = torch.stack([idx, *positions])
             T, P = given.size(-1), cached.size(-1)
             if not (0 < P < T and torch.equal(cached, given[..., :P])):
                 P, kv_caches = 0, [[] for _ in range(len(self.blocks) + 1)]
             cached = cached[..., :0]  # an exception in the forward pass leaves the caches invalid
-            logits = self(idx[:, P:], T - P - 1, kv_caches, positions)[:, 0]
+            logits = self(idx[:, P:], T - P - 1, kv_caches, *positions)[:, 0]
             cached = given.clone()
             return logits
 

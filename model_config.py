@@ -42,6 +42,7 @@ class ModelConfig:
     bias: str = "none"  # of the MLP, the head and norms with a gain (mlp), also of attention (all)
     position_encoding: str = "learned"  # embeddings, or rotary positions in attention
     bigrams: bool = False  # whether pairs of neighbouring characters have embeddings and are predicted jointly
+    any_order: bool = False  # whether a character is embedded with the position of the one that comes next
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_hidden"):
@@ -67,6 +68,8 @@ class ModelConfig:
         if self.bigrams and self.vocab_size > MOST_BIGRAM_CHARACTERS:
             most = f"a vocabulary of at most {MOST_BIGRAM_CHARACTERS} characters, got {self.vocab_size:,}"
             raise ValueError(f"bigrams = true scores every pair of characters; it takes {most}")
+        if self.bigrams and self.any_order:
+            raise ValueError("bigrams = true pairs a character with the one before it; it takes order = left-to-right")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in 0..1, below 1, got {self.dropout}")
 
@@ -78,8 +81,8 @@ class ModelConfig:
     @property
     def is_plain(self) -> bool:
         """Whether the model consists of the layers in layers.py, rather than of those in recipes/."""
-        kinds = self.norm_position, self.bias, self.position_encoding, self.bigrams
-        return kinds == ("pre", "none", "learned", False) and not self.is_gated
+        kinds = self.norm_position, self.bias, self.position_encoding, self.bigrams, self.any_order
+        return kinds == ("pre", "none", "learned", False, False) and not self.is_gated
 
     @property
     def kernel_problem(self) -> str | None:
@@ -94,6 +97,7 @@ class ModelConfig:
             (self.bias == "none", "layers without biases", f"bias = {self.bias}"),
             (self.position_encoding == "learned", "learned positions", f"position_encoding = {self.position_encoding}"),
             (not self.bigrams, "single characters", "bigrams = true"),
+            (not self.any_order, "texts from left to right", "another order"),
             (not self.dropout, "training without dropout", f"dropout = {self.dropout:g}"),
             (self.vocab_size <= 256, "up to 256 characters", f"{self.vocab_size} characters"),
         )

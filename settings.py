@@ -61,6 +61,10 @@ class Settings:
     # Standard deviation of the initial embeddings; a smaller value lets each step change them more.
     embedding_std: float = 0.12
 
+    # Order in which the tokens of a training text are generated; alternating draws one of the first two for each text,
+    # pseudo-random prefers neighbours of the latest token. Tracks whose texts have one length and all tokens a loss.
+    order: Literal["left-to-right", "right-to-left", "alternating", "pseudo-random", "uniform"] = "left-to-right"
+
     num_steps: int = 260  # Optimizer steps in a round.
     # Passes over all training problems in a round; above 0 it sets num_steps, which is then left out.
     num_epochs: float = 0.0
@@ -74,6 +78,9 @@ class Settings:
     micro_batches: int = 1
     # Draw each problem independently, or all training problems in random order, epoch by epoch.
     sampling: Literal["independent", "epochs"] = "independent"
+    # Length of training texts that are windows of one long text and can start anywhere in it, tokens; 0: each training
+    # text is a problem. Tracks of lines and of texts.
+    window: int = 0
     # Share of the drawn problems that is spread evenly over the track's levels of difficulty, 0..1.
     level_share: float = 0.65
     evaluation_problems: int = 100_000  # Training problems drawn for an end-of-round evaluation.
@@ -81,6 +88,8 @@ class Settings:
     evaluation_uniform: bool = False
     hard_search_steps: int = 0  # Iterations of the hard-example search at the end of a round; 0 disables it.
     evaluation_max_loss: float = 0.1  # An evaluation is passed with no error and no character's loss above this, nats.
+    # Largest share of errors with which an evaluation passes, 0..1; where several answers are right, no loss counts.
+    evaluation_max_error_rate: float = 0.0
     # Number of hard examples kept for replay: those with the largest losses in the end-of-round evaluation.
     replay_problems: int = 2048
     replay_share: float = 0.25  # Share of each batch that replays hard examples, 0..1, below 1.
@@ -135,7 +144,7 @@ class Settings:
         counts = "num_steps max_rounds batch_size micro_batches evaluation_problems replay_problems check_every"
         others = "check_problems muon_iterations max_seconds"
         self.check(f"{counts} {others}", lambda value: 0 < value < 2**31, "above 0 and below 2**31")
-        counts = "threads resume_at start_over_above warmup_steps hard_search_steps checkpoint_every decay_steps"
+        counts = "threads window resume_at start_over_above warmup_steps hard_search_steps checkpoint_every decay_steps"
         self.check(counts, lambda value: 0 <= value < 2**31, "in 0..2**31")
         rates = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay"
         others = "decay_power evaluation_max_loss clip_norm num_epochs adam_epsilon grokfast_lambda max_row_norm"
@@ -148,7 +157,13 @@ class Settings:
                 raise ValueError(f"loss_on: a window of {track} can start anywhere and has no answer; set it to all")
             if self.loss_on == "all" and not self.track_description.learns_prompts:
                 raise ValueError(f"loss_on: {self.track_description.name} has no loss on its prompt; set it to answer")
-            if self.sampling == "epochs" and (is_stream or not self.track_description.exhaustive):
+            if self.any_order and not self.track_description.has_orders:
+                raise ValueError(f"order: {track} is generated from left to right; set it to left-to-right")
+            if self.any_order and self.loss_on != "all":
+                raise ValueError(f"order: in the order {self.order} every token has a loss; set loss_on to all")
+            if self.window:
+                self.check_window()
+            if self.sampling == "epochs" and (is_stream or self.window or self.track_description.num_training is None):
                 raise ValueError(f"sampling: {track} has no list of training problems; set it to independent")
             if self.checkpoint == "best" and not self.track_description.has_validation:
                 raise ValueError(f"checkpoint: {track} has no validation set to choose the best by; set it to last")
@@ -158,7 +173,7 @@ class Settings:
                 raise ValueError(f"schedule_unit: {track} has no list of training problems; set it to step")
         if self.checkpoint_every % self.check_every:
             raise ValueError(f"checkpoint_every must be a multiple of check_every ({self.check_every})")
-        self.check("level_share decay_to", lambda value: 0 <= value <= 1, "in 0..1")
+        self.check("level_share decay_to evaluation_max_error_rate", lambda value: 0 <= value <= 1, "in 0..1")
         shares = "replay_share muon_momentum adam_beta1 adam_beta2 grokfast_alpha"
         self.check(shares, lambda value: 0 <= value < 1, "in 0..1, below 1")
         vocab_size = len(self.track_description.vocabulary) if self.track in TRACKS else 1
@@ -176,6 +191,19 @@ class Settings:
         defaults = default_track_settings(self.track)
         given = {key: type(defaults[key])(value) for key, value in self.track_settings.items()}  # 1 as 1.0
         object.__setattr__(self, "track_settings", defaults | given)
+
+    def check_window(self) -> None:
+        """Raise ValueError if the training texts of the track cannot be windows of this length."""
+        description = self.track_description
+        longest = description.prompt_length + description.answer_length - 1
+        if not description.has_windows:
+            raise ValueError(f"window: {description.name} has no long text; set it to 0")
+        if not 2 <= self.window <= longest:
+            raise ValueError(
+                f"window must be from 2 to {longest}, the context of {description.name}; got {self.window}"
+            )
+        if self.loss_on != "all":
+            raise ValueError("window: a window can start anywhere and has no answer; set loss_on to all")
 
     def resolve_epochs(self) -> None:
         """Set `num_steps` by `num_epochs`; raise ValueError where the training problems are not listed."""
@@ -203,6 +231,11 @@ class Settings:
         if self.kernel == "c":
             raise ValueError("kernel c supports a single process; use --kernel auto")
         return replace(self, kernel="torch", cuda_graph=False)
+
+    @property
+    def any_order(self) -> bool:
+        """Whether texts are generated in another order than from left to right."""
+        return self.order != "left-to-right"
 
     @property
     def has_recipe_update(self) -> bool:
@@ -243,7 +276,7 @@ class Settings:
     @property
     def batch_options(self) -> BatchOptions:
         """The settings that the training batches depend on."""
-        return BatchOptions(self.level_share, self.loss_on, self.sampling)
+        return BatchOptions(self.level_share, self.loss_on, self.sampling, self.order, self.window)
 
     @property
     def draw_steps(self) -> int:

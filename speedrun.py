@@ -170,7 +170,7 @@ class Trainer:
     @property
     def step_flops(self) -> int:
         """FLOPs of the matrix products of one step: forward, backward and, in each process, Muon's iterations."""
-        shape = self.settings.batch_size, self.track.block_size, self.query_start
+        shape = self.settings.batch_size, self.batches.training_length - 1, self.query_start
         return self.model.step_flops(*shape) + distributed.size() * self.muon.step_flops()
 
     # -------------------------------------------------------------------------

@@ -137,14 +137,14 @@ def search_text(search: Mapping[str, Any] | None) -> str | None:
 
 
 def measure_text(certificate: Certificate, name: str) -> str:
-    """A measure that the verdict depends on: `loss 0.0004, needed below 0.001`."""
+    """A measure, with its limit if the verdict depends on it: `loss 0.0004, needed at most 0.001`."""
     value, limit = certificate.measures.get(name), certificate.limits.get(name)
     text = f"{name} {'not finite' if value is None else f'{value:.3g}'}"
-    return text if limit is None else f"{text}, needed below {limit:g}"
+    return text if limit is None else f"{text}, needed at most {limit:g}"
 
 
 def verdict_text(certificate: Certificate) -> str:
-    """The errors, and the measures that are not below their limits: `0 errors, loss 0.002, needed below 0.001`."""
+    """The errors, and the measures that are above their limits: `0 errors, loss 0.002, needed at most 0.001`."""
     unmet = [measure_text(certificate, name) for name in certificate.unmet_limits]
     return ", ".join([errors_in_words(certificate.errors), *unmet])
 

@@ -91,7 +91,7 @@ def test_an_attempt_in_one_line_tells_errors_and_seconds_or_why_it_failed():
     for loss, text in ((0.002, "0.002"), (None, "not finite")):
         certificate = example_certificate(measures={"loss": loss}, limits={"loss": 0.001})
         run = example_run(certificate=certificate, outcome="missed")
-        assert attempt_line(run).startswith(f"seed 7  missed  0 errors, loss {text}, needed below 0.001  train")
+        assert attempt_line(run).startswith(f"seed 7  missed  0 errors, loss {text}, needed at most 0.001  train")
     lost = example_run(
         outcome="lost",
         message="it was killed",

@@ -12,7 +12,7 @@ from torch import Tensor
 from tracks.addition import Addition, carry_counts
 from tracks.addition_batches import AdditionBatches
 from tracks.base import Batch
-from tracks.batches import whole_texts
+from tracks.batches import drawn_windows
 from tracks.descriptions import TRACKS, TrackDescription
 from tracks.sampling import ListSampler
 from tracks.tokenizer import TokenMap
@@ -132,7 +132,4 @@ class StreamBatches(AdditionBatches):
         self, num_batches: int, batch_size: int, generator: torch.Generator, replayed: Tensor, share: float
     ) -> Batch:
         """Draw windows; nothing is replayed."""
-        length = self.track.block_size + 1
-        shape = num_batches, batch_size, 1
-        starts = torch.randint(len(self.text) - length + 1, shape, generator=generator, device=self.device)
-        return whole_texts(self.text[starts + torch.arange(length, device=self.device)])
+        return drawn_windows(self.text, (num_batches, batch_size), self.track.block_size + 1, generator)

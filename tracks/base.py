@@ -23,11 +23,21 @@ class Batch(NamedTuple):
     targets: Tensor  # (..., B, T) ids, the tokens that follow
     loss_mask: Tensor | None = None  # (..., B, T) bool; None: every position from `Batches.query_start` on
     positions: Tensor | None = None  # (..., B, T) int64, the position of each token, -1 for padding; None: 0, 1, …
-    next_positions: Tensor | None = None  # (..., B, T) int64, the positions of the targets; None: the next ones
+    # (..., B, T) int64, the positions of the targets; None: the next ones. Tokens stand in the order in which they are
+    # generated, which need not be that of their positions.
+    next_positions: Tensor | None = None
 
     def whole_texts(self) -> Tensor:
         """Return the texts (..., B, T + 1), where the target of each token is the next token."""
         return torch.cat([self.tokens, self.targets[..., -1:]], -1)
+
+
+class DecodedProblems(NamedTuple):
+    """What the harness decoded, on the CPU."""
+
+    problems: Tensor  # (N, W)
+    completions: Tensor  # (N, A) ids, after which PADDING follows
+    right: Tensor  # (N,) bool, the grades
 
 
 class Decoding(NamedTuple):
@@ -48,7 +58,9 @@ class Track(ABC):
     """
 
     problem_width: int  # W, the length of a problem's row
-    limits: Mapping[str, float] = {}  # the measures of a solved track are below these
+    limits: Mapping[str, float] = {}  # the measures of a solved track are at most these
+    may_have_errors = False  # whether the verdict depends on the measures alone
+    has_one_answer = False  # whether each problem has exactly one right completion
     data: bytes = b""  # what the problems' rows do not tell of them, for `data.index_sets_sha256`
 
     def __init__(self, description: TrackDescription) -> None:
@@ -136,21 +148,22 @@ class Track(ABC):
     def sentence(self, problem: Tensor, answer: str) -> str:
         """Describe an error; `problem` is one row (W,), `answer` the text that the model produced."""
 
-    def measures(self, loss: Callable[[Batch], float | None]) -> dict[str, float | None]:
-        """Return figures that the verdict depends on beside the grades; None for one that is not finite.
+    def measures(self, results: DecodedProblems, loss: Callable[[Batch], float | None]) -> dict[str, float | None]:
+        """Return figures that are shown with the verdict, which depends on those in `limits`; None: not finite.
 
-        `loss` returns the mean loss of the targets of a batch, nats, or None.
+        `results` are those of the test set. `loss` returns the mean loss of the targets of a batch, nats, or None.
         """
         return {}
 
-    def is_solved(self, errors: int, measures: Mapping[str, float | None]) -> bool:
-        """Whether the track is solved, by the number of wrong completions of the test set and the measures."""
-        values = ((measures.get(name), limit) for name, limit in self.limits.items())
-        return errors == 0 and all(value is not None and value < limit for value, limit in values)
+    def named_targets(self, results: DecodedProblems) -> dict[str, bool]:
+        """Return whether each of the track's weaker targets is met by the results of the test set."""
+        return {}
 
 
 class AnswerTrack(Track):
     """A track with exactly one right answer to each problem."""
+
+    has_one_answer = True
 
     @property
     def rows(self) -> Tensor:
@@ -177,10 +190,21 @@ class Batches(ABC):
         self.track, self.options, self.device = track, options, device
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of `Batch`, beside `tokens`, that the batches of a training run have unless they are uniform."""
+        return ("targets", "loss_mask", "positions")
+
+    @property
     def is_uniform(self) -> bool:
-        """Whether every position of a batch from `query_start` on has a target, because all texts have one length."""
+        """Whether all texts have one length, tokens from left to right, and a target from `query_start` on."""
         is_one_length: bool = self.track.description.is_one_length
         return is_one_length
+
+    @property
+    def training_length(self) -> int:
+        """The number of tokens T + 1 of the longest training text."""
+        length: int = (self.options.window or self.track.block_size) + 1
+        return length
 
     @property
     def text_length(self) -> int:

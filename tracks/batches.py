@@ -15,6 +15,12 @@ def whole_texts(texts: Tensor) -> Batch:
     return Batch(texts[..., :-1], texts[..., 1:])
 
 
+def drawn_windows(text: Tensor, shape: tuple[int, ...], length: int, generator: torch.Generator) -> Batch:
+    """Draw windows (*shape, length) of a text (characters,) that can start at any token of it."""
+    starts = torch.randint(len(text) - length + 1, (*shape, 1), generator=generator, device=text.device)
+    return whole_texts(text[starts + torch.arange(length, device=text.device)])
+
+
 class ProblemBatches(Batches):
     """Texts of drawn problems: a prompt and its answer.
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracks.base import Batch, Decoding, Track
+from tracks.base import Batch, DecodedProblems, Decoding, Track
 from tracks.descriptions import TrackDescription
 from tracks.tokenizer import TokenMap
 
@@ -60,12 +60,18 @@ class Permuted(Altered):
     def grade(self, problems: Tensor, completions: Tensor) -> Tensor:
         return self.track.grade(problems, self.token_map.to_source(completions))
 
-    def measures(self, loss: Callable[[Batch], float | None]) -> dict[str, float | None]:
+    def measures(self, results: DecodedProblems, loss: Callable[[Batch], float | None]) -> dict[str, float | None]:
         def permuted_loss(batch: Batch) -> float | None:
             tokens, targets = (self.token_map.to_target(ids) for ids in (batch.tokens, batch.targets))
             return loss(batch._replace(tokens=tokens, targets=targets))
 
-        return self.track.measures(permuted_loss)
+        return self.track.measures(self.in_source_ids(results), permuted_loss)
+
+    def named_targets(self, results: DecodedProblems) -> dict[str, bool]:
+        return self.track.named_targets(self.in_source_ids(results))
+
+    def in_source_ids(self, results: DecodedProblems) -> DecodedProblems:
+        return results._replace(completions=self.token_map.to_source(results.completions))
 
 
 class Misanswered(Altered):

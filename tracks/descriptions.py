@@ -24,6 +24,8 @@ class BatchOptions(NamedTuple):
     level_share: float = 0.0
     loss_on: str = "answer"
     sampling: str = "independent"
+    order: str = "left-to-right"
+    window: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class TrackDescription:
     example_prompt: str
     example_answer: str  # the right answer to `example_prompt`
     is_one_length: bool = True  # whether all training texts have the same number of tokens
+    has_orders: bool = False  # whether its texts can be generated in any order, as by the setting `order`
+    has_windows: bool = False  # whether training texts can be windows of one long text, as by the setting `window`
     learns_prompts: bool = True  # whether prompts may have a loss, as by the setting `loss_on`
     form: str = ""  # how a problem is written, in words
     target: str = ""  # what solved means, if it is not that all problems are answered rightly
@@ -63,13 +67,13 @@ class TrackDescription:
     @property
     def heldout_count(self) -> int:
         """The number of held-out problems: counted where they are listed, which may take 10 ms, else `num_heldout`."""
-        return self.num_heldout if self.splits is None else self.splits()["heldout"]
+        return self.num_heldout if self.splits is None else self.splits().get("heldout", self.num_heldout)
 
     @property
     def num_training(self) -> int | None:
         """The number of training problems; None if they are not listed."""
         if self.splits is not None:
-            return self.splits()["train"]
+            return self.splits().get("train")
         return self.num_problems - self.num_heldout if self.exhaustive else None
 
     @property
@@ -270,7 +274,7 @@ def describe_memorize(*, text: str = DEFAULT_TEXT, masked: int = 0) -> TrackDesc
         example_answer=text[masked:],
         form="the first characters of the text" if masked else "an empty text",
         learns_prompts=not masked,
-        target="recited exactly, with a loss below 0.001 nats",
+        target="recited exactly, with a loss of at most 0.001 nats",
         config="memorize-masked" if masked else "memorize",
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from tracks.base import AnswerTrack, Batch, Decoding
+from tracks.base import AnswerTrack, Batch, DecodedProblems, Decoding
 from tracks.descriptions import TrackDescription
 
 MAX_LOSS = 1e-3  # of a solved track, nats a character
@@ -64,7 +64,7 @@ class Memorize(AnswerTrack):
     def is_heldout(self, problems: Tensor) -> Tensor:
         return torch.zeros(len(problems), dtype=torch.bool, device=problems.device)
 
-    def measures(self, loss: Callable[[Batch], float | None]) -> dict[str, float | None]:
+    def measures(self, results: DecodedProblems, loss: Callable[[Batch], float | None]) -> dict[str, float | None]:
         """Return the mean loss of the characters after the prompt, nats."""
         mask = torch.arange(len(self.text) - 1) >= self.prompt_length - 1
         return {"loss": loss(Batch(self.text[None, :-1], self.text[None, 1:], mask[None]))}

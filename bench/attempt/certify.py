@@ -14,7 +14,7 @@ from bench import distributed
 from bench.attempt.decoding import NextLogits, complete, complete_all
 from bench.stats.descriptive import clopper_pearson_upper
 from bench.storage.schema import Certificate, Count
-from data import Batch, Decoding, Track
+from data import Batch, DecodedProblems, Decoding, Track
 from model import Transformer
 
 CPU_BATCH_TOKENS = 100_000  # the activations of so many tokens fit into the caches
@@ -62,6 +62,16 @@ def all_completions(
     return gather(completions), gather(right)
 
 
+def decode_and_grade(next_logits: NextLogits, track: Track, problems: Tensor, generator: torch.Generator) -> Tensor:
+    """Whether the completion of each of the problems (N, W) is right, (N,) bool on the generator's device.
+
+    For the trainer's own evaluations: each of several processes decodes its share.
+    """
+    device = generator.device
+    inputs = next_logits, track, problems, device, batch_size_for(track, device)
+    return all_completions(*inputs, report=lambda done: None, generator=generator)[1].to(device)
+
+
 @torch.inference_mode()
 def mean_loss(model: Transformer, batch: Batch) -> float | None:
     """The mean cross-entropy of the targets of a batch, by the plain forward pass, nats; None if it is not finite."""
@@ -102,8 +112,9 @@ def certify(
         """Counts of (n,) bool, one per problem."""
         return Count(problems=len(mistakes), errors=int(mistakes.sum()))
 
+    results = DecodedProblems(test_set, completions[: len(test_set)], right[: len(test_set)])
     total, heldout = count(wrong), count(wrong[track.is_heldout(test_set)])
-    rate = total.errors / total.problems
+    rate = total.errors / max(1, total.problems)
     certificate = Certificate(
         problems=total.problems,
         errors=total.errors,
@@ -113,8 +124,10 @@ def certify(
         samples={name: count(mistakes) for name, mistakes in zip(samples, wrong_samples, strict=True)},
         exhaustive=track.exhaustive,
         error_rate_upper_95=rate if track.exhaustive else clopper_pearson_upper(total.errors, total.problems),
-        measures=track.measures(loss),
+        measures=track.measures(results, loss),
         limits=dict(track.limits),
+        may_have_errors=track.may_have_errors,
+        targets=track.named_targets(results),
     )
     first = wrong.nonzero()[:num_sentences, 0].tolist()
     sentences = [track.sentence(test_set[i], track.decode_completion(completions[i].tolist())) for i in first]

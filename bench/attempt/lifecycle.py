@@ -89,8 +89,7 @@ class Attempt:
         self.results["warmed_weights_sha256"] = weights.state_sha256(trainer.model)
         self.train(trainer)
         self.certificate = self.certify(trainer)
-        is_solved = self.plan.track.is_solved(self.certificate.errors, self.certificate.measures)
-        return "solved" if is_solved else "missed"
+        return "solved" if self.certificate.is_solved else "missed"
 
     def train(self, trainer: Trainer) -> None:
         self.display.phase("train")
@@ -229,8 +228,8 @@ class Attempt:
         if certificate is not None:
             if certificate.heldout_problems:
                 reached["heldout"] = None if certificate.heldout_errors else seconds
-            is_solved = self.plan.track.is_solved(certificate.errors, certificate.measures)
-            reached["solved"] = seconds if is_solved else None
+            targets = {**certificate.targets, "solved": certificate.is_solved}
+            reached |= {name: seconds if is_met else reached.get(name) for name, is_met in targets.items()}
         return reached
 
     def machine(self) -> Machine:

@@ -53,8 +53,8 @@ def missed_reason(run: Run) -> str | None:
     if run.outcome != "missed" or not run.checks:
         return None
     last, certificate = run.checks[-1], run.certificate
-    if certificate is not None and not certificate.errors and certificate.measures:
-        measures = "; ".join(measure_text(certificate, name) for name in certificate.measures)
+    if certificate is not None and not certificate.errors and certificate.unmet_limits:
+        measures = "; ".join(measure_text(certificate, name) for name in certificate.unmet_limits)
         return f"every answer is right, but {measures}"
     if last.errors is None:
         return None

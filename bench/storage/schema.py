@@ -150,13 +150,20 @@ class Certificate(Count):
     exhaustive: bool  # every problem of the track was decoded
     error_rate_upper_95: FiniteFloat  # the exact rate if exhaustive
     measures: dict[str, FiniteFloat | None] = {}  # other figures that the verdict depends on; null if not finite
-    limits: dict[str, FiniteFloat] = {}  # the measures of a solved track are below these
+    limits: dict[str, FiniteFloat] = {}  # the measures of a solved track are at most these
+    may_have_errors: bool = False  # whether the verdict depends on the measures alone
+    targets: dict[str, bool] = {}  # whether each of the track's weaker targets is met
 
     @property
     def unmet_limits(self) -> list[str]:
-        """The names of the measures that are not below their limits."""
+        """The names of the measures that are above their limits."""
         values = ((name, self.measures.get(name), limit) for name, limit in self.limits.items())
-        return [name for name, value, limit in values if value is None or value >= limit]
+        return [name for name, value, limit in values if value is None or value > limit]
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the track is solved."""
+        return (not self.errors or self.may_have_errors) and not self.unmet_limits
 
 
 class Machine(SchemaModel):

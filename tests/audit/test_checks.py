@@ -311,7 +311,7 @@ def test_a_file_that_was_not_certified_is_caught(weights_file) -> None:
         (
             {"certificate": example_certificate(**LOSS_TOO_LARGE)},
             {},
-            "solved: 0 errors, loss 0.002, needed below 0.001",
+            "solved: 0 errors, loss 0.002, needed at most 0.001",
         ),
         ({"parameters": 5}, {}, "200,832 parameters were journalled"),
         ({"other_tensors": ["table"]}, {}, "not parameters: table"),

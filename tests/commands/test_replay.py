@@ -73,7 +73,7 @@ def test_a_measure_above_its_limit_is_a_problem_of_the_certificate(tmp_path, mon
         answer = recertified.model_copy(update={"certificate": certificate})
         monkeypatch.setattr("bench.attempt.recertify.recertify", lambda *_, answer=answer: answer)
         problem = replay.certificate_problem(tmp_path, example_run(), tmp_path)
-        assert (problem is not None and "loss 0.002, needed below 0.001 by today's" in problem) == is_problem
+        assert (problem is not None and "loss 0.002, needed at most 0.001 by today's" in problem) == is_problem
 
 
 def test_a_replay_with_errors_is_not_a_reproduction(arena, record_folder, monkeypatch, capsys):

@@ -149,7 +149,7 @@ def test_a_track_that_holds_nothing_out_has_no_such_row_and_shows_its_measures()
     counts = {"problems": 1, "heldout_problems": 0, "heldout_errors": 0, "groups": {}, "samples": {}}
     certificate = example_certificate() | counts | {"measures": {"loss": 0.00042}, "limits": {"loss": 0.001}}
     text = "\n".join(summary(example_run(certificate=certificate)))
-    assert "solved  0 errors in 1; loss 0.00042, needed below 0.001" in text
+    assert "solved  0 errors in 1; loss 0.00042, needed at most 0.001" in text
     assert "held out" not in text
 
 
@@ -157,7 +157,7 @@ def test_a_missed_attempt_without_errors_says_which_measure_was_missed() -> None
     for loss, words in ((0.0021, "0.0021"), (None, "not finite")):
         certificate = example_certificate(measures={"loss": loss}, limits={"loss": 0.001})
         text = "\n".join(summary(example_run(outcome="missed", certificate=certificate)))
-        assert f"missed: every answer is right, but loss {words}, needed below 0.001" in text
+        assert f"missed: every answer is right, but loss {words}, needed at most 0.001" in text
 
 
 def test_a_missed_attempt_says_what_validation_found() -> None:

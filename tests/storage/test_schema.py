@@ -128,7 +128,7 @@ def test_a_line_has_every_key_of_the_contract() -> None:
     assert set(line["checks"][0]) == check_keys | {"squared_norm", "validation", "test", "training"}
     assert set(line["certificate"]) == {
         "problems", "errors", "heldout_problems", "heldout_errors", "groups", "samples", "exhaustive",
-        "error_rate_upper_95", "measures", "limits",
+        "error_rate_upper_95", "measures", "limits", "may_have_errors", "targets",
     }  # fmt: skip
 
 
@@ -258,3 +258,23 @@ def test_a_paired_plan_lists_the_attempts_of_each_pair_in_its_order() -> None:
     assert [(batch.index, batch.side) for batch in plan.batches()] == [(0, "b"), (0, "a"), (1, "a"), (1, "b")]
     alone = plan.model_copy(update={"b": None, "first": ["a", "a"]})
     assert [(batch.index, batch.side) for batch in alone.batches()] == [(0, "a"), (1, "a")]
+
+
+@pytest.mark.parametrize(
+    ("errors", "loss", "may_have_errors", "is_solved"),
+    [
+        (0, 0.0009, False, True),
+        (0, 0.001, False, True),
+        (0, 0.0011, False, False),
+        (0, None, False, False),
+        (1, 0.0001, False, False),
+        (1, 0.0001, True, True),
+        (1, 0.0011, True, False),
+    ],
+)
+def test_solved_means_measures_within_their_limits_and_no_errors_unless_the_track_allows_them(
+    errors: int, loss: float | None, may_have_errors: bool, is_solved: bool
+) -> None:
+    values = example_certificate(errors, measures={"loss": loss}, limits={"loss": 0.001})
+    certificate = schema.Certificate.model_validate(values | {"may_have_errors": may_have_errors})
+    assert certificate.is_solved is is_solved

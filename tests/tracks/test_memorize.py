@@ -6,11 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from data import PADDING, controlled, describe_track, get_track, index_sets_sha256
+from data import PADDING, DecodedProblems, controlled, describe_track, get_track, index_sets_sha256
 from settings import Settings
 from tests.support.tracks import cpu_batches
 
 TEXT = "I love machine learning"
+
+
+def recited(track: Any) -> DecodedProblems:
+    """Results in which the text is recited rightly."""
+    return DecodedProblems(track.rows, track.answers(track.rows), torch.ones(1, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("masked", [0, 3])
@@ -42,13 +47,10 @@ def test_a_batch_is_the_text_with_a_loss_after_the_prompt(masked: int) -> None:
 def test_solved_means_recited_with_a_small_loss_of_what_follows_the_prompt(masked: int) -> None:
     track: Any = get_track("memorize", masked=masked)
     batches = []
-    assert track.measures(lambda batch: batches.append(batch) or 0.5) == {"loss": 0.5}
+    assert track.measures(recited(track), lambda batch: batches.append(batch) or 0.5) == {"loss": 0.5}
     (batch,) = batches
     assert batch.loss_mask.tolist() == [[False] * masked + [True] * (len(TEXT) + 1 - masked)]
-    assert track.is_solved(0, {"loss": 0.0009})
-    assert not track.is_solved(0, {"loss": 0.001})
-    assert not track.is_solved(1, {"loss": 0.0001})
-    assert not track.is_solved(0, {"loss": None})
+    assert track.limits == {"loss": 0.001}
 
 
 def test_a_wrong_recital_is_put_into_words() -> None:
@@ -62,7 +64,7 @@ def test_permuted_ids_recite_the_same_and_other_controls_are_refused() -> None:
     assert track.grade(track.rows, answers).all()
     assert track.decode_completion(answers[0].tolist()) == TEXT
     loss_of: list[Any] = []
-    track.measures(lambda batch: loss_of.append(batch) or math.nan)
+    track.measures(recited(track), lambda batch: loss_of.append(batch) or math.nan)
     assert loss_of[0].targets[0].tolist() == answers[0].tolist()
     for control in ("shuffle", "poison"):
         with pytest.raises(ValueError, match=f"control: {control} exchanges answers, and memorize has none"):
