@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tracks.base import PADDING, AnswerTrack
-from tracks.descriptions import TEST_PROBLEMS, TrackDescription
+from tracks.description import TEST_PROBLEMS, TrackDescription
 from tracks.hashing import hash_columns
 from tracks.sampling import chunk_rows
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tracks.base import Batch, DecodedProblems, Decoding, Track
-from tracks.descriptions import TrackDescription
+from tracks.description import TrackDescription
 from tracks.tokenizer import TokenMap
 
 

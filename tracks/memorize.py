@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tracks.base import AnswerTrack, Batch, DecodedProblems, Decoding
-from tracks.descriptions import TrackDescription
+from tracks.description import TrackDescription
 
 MAX_LOSS = 1e-3  # of a solved track, nats a character
 BOS, EOS = 0, 1  # token ids

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tracks.base import PADDING, AnswerTrack, Decoding
-from tracks.descriptions import TrackDescription
+from tracks.description import TrackDescription
 from tracks.hashing import hash_fraction
 
 

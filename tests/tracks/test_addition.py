@@ -21,7 +21,7 @@ from tests.support.digits import (
 )
 from tests.support.tracks import addition_track, fresh, texts_of
 from tracks import addition, hashing
-from tracks.descriptions import TEST_PROBLEMS
+from tracks.description import TEST_PROBLEMS
 from tracks.hashing import splitmix64
 
 ADD2, ADD3, ADD4, ADD20 = (addition_track(f"add{digits}") for digits in (2, 3, 4, 20))
