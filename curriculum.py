@@ -167,8 +167,11 @@ class Curriculum:
         if is_end and settings.hard_search_steps and settings.stop_at == "evaluation":
             evaluation = evaluation.joined(self.search_hard_examples(evaluation))
         validation, test = self.evaluate_split(self.validation), self.evaluate_split(self.test_set)
-        if self.best is not None and validation is not None:
-            self.best.update(validation.loss)
+        if validation is not None:
+            right = 1 - validation.errors / validation.problems
+            reached |= {name: right >= share for name, share in self.track.validation_targets.items()}
+            if self.best is not None:
+                self.best.update(validation.loss)
         is_whole = self.training_set is None or len(drawn) == len(self.training_set)
         training = None if is_whole else self.evaluate_split(self.training_set)
         return CheckResult(evaluation, reached, validation, test, training)

@@ -107,13 +107,12 @@ def main(arguments: list[str]) -> int:
         print(f"data.py: {problem}", file=sys.stderr)
         return 2
     digests, sets = index_sets_sha256(track), track.sets
-    if not track.exhaustive:
+    if not track.exhaustive and track.description.splits is None:
         print(f"{track.name} has {track.num_problems:.0e} problems; these are fixed samples of both sets:")
     for set_name, problems in sets.items():
         print(f"{track.name} {set_name:<11}{len(problems):>9,} problems  sha256 {digests[set_name]}")
-    rows = {set_name: set(map(bytes, problems.numpy())) for set_name, problems in sets.items()}
     for one, other in itertools.combinations(sets, 2):
-        print(f"{track.name} in {f'{one} and {other}':<24}{len(rows[one] & rows[other]):>9,} problems")
+        print(f"{track.name} in {f'{one} and {other}':<24}{track.overlap(one, other):>9,} problems")
     for set_name, problems in sets.items():
         if len(problems):
             examples = problems[np.linspace(0, len(problems) - 1, min(5, len(problems))).astype(int)]

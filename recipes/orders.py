@@ -20,8 +20,10 @@ class NextPositions(nn.Module):
     def embed(self, start: int, T: int, next_positions: Tensor | None) -> Tensor:
         """Return the embeddings (B, T, C), or (T, C), of T tokens after `start` others.
 
-        `next_positions` (B, start + T) int64 are by default those of left to right: 1, 2, and so on.
+        `next_positions` (B, start + T) int64 are by default those of left to right: 1, 2, and so on; the last position
+        asks for itself.
         """
         if next_positions is None:
-            return self.next_position.narrow(0, start + 1, T)
+            table = self.next_position
+            return table[torch.arange(start + 1, start + T + 1, device=table.device).clamp(max=len(table) - 1)]
         return self.next_position[next_positions[:, start:]]

@@ -61,6 +61,8 @@ class Track(ABC):
     limits: Mapping[str, float] = {}  # the measures of a solved track are at most these
     may_have_errors = False  # whether the verdict depends on the measures alone
     has_one_answer = False  # whether each problem has exactly one right completion
+    # Targets of training: name -> share of right completions of the validation set, 0..1.
+    validation_targets: Mapping[str, float] = {}
     data: bytes = b""  # what the problems' rows do not tell of them, for `data.index_sets_sha256`
 
     def __init__(self, description: TrackDescription) -> None:
@@ -132,6 +134,11 @@ class Track(ABC):
     def validation(self) -> Tensor | None:
         """Problems that never train and that may decide when to stop, (n, W); None without such a set."""
         return None
+
+    def overlap(self, one: str, other: str) -> int:
+        """Return the number of problems that two of the `sets` share, as `python data.py` prints it."""
+        rows, others = (set(map(bytes, self.sets[name].numpy())) for name in (one, other))
+        return len(rows & others)
 
     def groups(self, problems: Tensor) -> dict[str, Tensor]:
         """Map the name of each group that the certificate counts to its members among problems (N, W), (N,) bool."""

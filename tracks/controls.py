@@ -93,13 +93,18 @@ class Misanswered(Altered):
 
 
 class ControlNotApplicable(ValueError):
-    """A control that has no answers to exchange on a track."""
+    """A control that has no meaning on a track, whose answers it cannot exchange."""
 
 
 def check_control(track: Track | TrackDescription, control: str) -> None:
     """Raise ValueError when a control cannot be applied to a track: ControlNotApplicable where it has no meaning."""
     if control not in ("shuffle", "poison"):
         return
+    description = track if isinstance(track, TrackDescription) else track.description
+    if not description.has_one_answer:
+        raise ControlNotApplicable(
+            f"control: {control} exchanges right answers, and {track.name} has many to each problem; permute works"
+        )
     if not track.exhaustive:
         raise ValueError(
             f"control: {control} changes answers in a list of all problems, and {track.name} has too many to list; "

@@ -34,6 +34,7 @@ class TrackDescription:
     is_stream: bool  # whether training texts are windows of one long text
     example_prompt: str
     example_answer: str  # the right answer to `example_prompt`
+    has_one_answer: bool = True  # whether each problem has exactly one right completion
     is_one_length: bool = True  # whether all training texts have the same number of tokens
     has_orders: bool = False  # whether its texts can be generated in any order, as by the setting `order`
     has_windows: bool = False  # whether training texts can be windows of one long text, as by the setting `window`

@@ -9,6 +9,7 @@ from bench.errors import nearest_hint
 from tracks.describe_addition import ADDITION_OMNIVAULT, ADDITION_STREAM, describe_addition
 from tracks.describe_memorize import describe_memorize
 from tracks.describe_modular import MODULAR_SIGNS, describe_modular
+from tracks.describe_sumeq import describe_sumeq
 from tracks.description import BatchOptions, TrackDescription
 
 __all__ = [
@@ -29,6 +30,7 @@ Describe = Callable[..., TrackDescription]
 DESCRIBE: dict[str, Describe] = {
     **{name: functools.partial(describe_modular, name) for name in MODULAR_SIGNS},
     "memorize": describe_memorize,
+    "sumeq": describe_sumeq,
 }
 
 TRACKS: dict[str, TrackDescription] = {

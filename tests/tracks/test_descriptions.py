@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from data import TRACKS, describe_track, get_track
+from data import PADDING, TRACKS, describe_track, get_track
 from tests.support.examples import ROOT
 from tracks.addition import Addition
+from tracks.sumeq import Sumeq
 
 ATTRIBUTES = (
     *("name", "vocabulary", "prompt_length", "answer_length"),
@@ -25,13 +26,14 @@ CASES = [
     ("moddiv", {"tokens": "characters", "training_share": 0.3, "validation_share": 0.2}),
     ("memorize", {"masked": 3}),
     ("memorize", {"text": "aaa"}),
+    ("sumeq", {"padded": True}),
 ]
 
 
 def test_there_are_twenty_lengths_and_each_is_reversed_too() -> None:
     forwards = [f"add{digits}" for digits in range(1, 21)]
     backwards = [f"{name}-reversed" for name in forwards]
-    others = ["add3-mingpt", "add3-report", "add2-omnivault", "modadd", "modsub", "moddiv", "memorize"]
+    others = ["add3-mingpt", "add3-report", "add2-omnivault", "modadd", "modsub", "moddiv", "memorize", "sumeq"]
     assert list(TRACKS) == [*forwards, *backwards, *others]
     assert all(track.name == name or track.name.startswith(f"{name}-") for name, track in TRACKS.items())
 
@@ -54,12 +56,15 @@ def test_a_description_says_what_the_track_is(name: str, settings: dict[str, Any
     answer = track.answers(problem).tolist()
     assert track.decode_completion(answer) == description.example_answer
     assert len(answer) == description.answer_length
-    assert track.grade(problem, torch.tensor([answer])).tolist() == [True]
+    assert description.has_one_answer == track.has_one_answer
+    assert track.grade(problem[None], torch.tensor([answer])).tolist() == [True]
     assert description.example_prompt + track.decode_completion(answer) == description.example_text
 
 
 def problem_of(track: Any, prompt: list[int]) -> Tensor:
     """The problem with this prompt, (W,)."""
+    if isinstance(track, Sumeq):
+        return torch.tensor([93, -32, 41, 20, len(prompt) - prompt.count(PADDING) - 1])
     if isinstance(track, Addition):
         return track.problems(torch.tensor([prompt], dtype=torch.uint8))[0][0]
     return track.rows[(track.prompts(track.rows) == torch.tensor(prompt)).all(1)][0]
