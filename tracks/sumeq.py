@@ -1,4 +1,4 @@
-"""Sum equalities `a±b==c±d` (document on ROAR models, 2024): a left side has many right completions."""
+"""Sum equalities `a±b==c±d`, from experiments with random-order autoregressive models: many completions are right."""
 
 import re
 from collections.abc import Callable, Mapping
