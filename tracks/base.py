@@ -4,8 +4,10 @@ A track is two classes: a `Track` judges (what is asked, and which completions a
 trained on.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +15,8 @@ from torch import Tensor
 
 from tracks.descriptions import BatchOptions, TrackDescription
 
+BOS = "<BOS>"  # the token before the first one of a text, on tracks that have it
+MOST_LISTED_TOKENS = 32  # in a message
 PADDING = -1  # in the place of a token id, after the end of a text that is shorter than others
 
 
@@ -99,6 +103,48 @@ class Track(ABC):
         """Return the text of a completion, without its stop token."""
         stop = self.decoding.stop_token
         return "".join(self.vocabulary[i] for i in ids if i not in (PADDING, stop))
+
+    # -------------------------------------------------------------------------
+    # any text, whether or not it is a problem of the track
+
+    @property
+    def has_newlines(self) -> bool:
+        """Whether a text of the track can hold a newline."""
+        return any("\n" in token for token in self.vocabulary)
+
+    @cached_property
+    def token_pattern(self) -> "re.Pattern[str]":
+        """Matches the longest token at a place of a text."""
+        return re.compile("|".join(re.escape(token) for token in sorted(self.vocabulary, key=len, reverse=True)))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the ids of any text, after BOS where texts begin with it.
+
+        Raises ValueError, which names the first character that no token holds.
+        """
+        ids, place = [], 0
+        while place < len(text):
+            match = self.token_pattern.match(text, place)
+            if match is None:
+                raise ValueError(f"{text[place]!r} is not in its vocabulary{self.vocabulary_hint}")
+            ids.append(self.vocabulary.index(match[0]))
+            place = match.end()
+        bos = [self.vocabulary.index(BOS)] if BOS in self.vocabulary else []
+        return ids if ids[:1] == bos else bos + ids
+
+    @property
+    def vocabulary_hint(self) -> str:
+        """The end of a message about an unknown character: the tokens, unless they are many."""
+        tokens = "".join(self.vocabulary) if max(map(len, self.vocabulary)) == 1 else " ".join(self.vocabulary)
+        return f"; use only {tokens!r}" if len(self.vocabulary) <= MOST_LISTED_TOKENS else "; leave it out"
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, with special tokens such as EOS."""
+        return "".join(self.vocabulary[i] for i in ids)
+
+    def token_repr(self, token: int) -> str:
+        """Return a token as a Python literal, in which white space can be read."""
+        return repr(self.vocabulary[token])
 
     # -------------------------------------------------------------------------
     # which problems

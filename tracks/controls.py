@@ -57,6 +57,15 @@ class Permuted(Altered):
     def decode_completion(self, ids: Sequence[int]) -> str:
         return self.track.decode_completion(self.token_map.to_source(torch.tensor(ids)).tolist())
 
+    def encode_text(self, text: str) -> list[int]:
+        return self.token_map.to_target(torch.tensor(self.track.encode_text(text), dtype=torch.int64)).tolist()
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        return self.track.decode_text(self.token_map.to_source(torch.tensor(ids, dtype=torch.int64)).tolist())
+
+    def token_repr(self, token: int) -> str:
+        return self.track.token_repr(int(self.token_map.source_ids[token]))
+
     def grade(self, problems: Tensor, completions: Tensor) -> Tensor:
         return self.track.grade(problems, self.token_map.to_source(completions))
 

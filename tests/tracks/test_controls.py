@@ -39,6 +39,13 @@ def test_permuted_ids_write_the_same_texts() -> None:
     assert encode(track, "=+0") == [0, 1, 11]
 
 
+def test_any_text_is_written_and_read_with_permuted_ids() -> None:
+    track: Any = Permuted(ADD2, REVERSED)
+    assert track.encode_text("=+01") == [0, 1, 11, 10]
+    assert track.decode_text([0, 1, 11, 10]) == "=+01"
+    assert [track.token_repr(token) for token in (0, 11)] == ["'='", "'0'"]
+
+
 def test_permuted_ids_are_read_again() -> None:
     track: Any = Permuted(ADD2, REVERSED)
     prompts = track.tokens(EVERY)[:, : track.prompt_length]
