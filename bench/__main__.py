@@ -30,6 +30,7 @@ MAIN_COMMANDS = {
     "matrix": "run every combination of some settings with every seed, and rank them",
 }
 MORE_COMMANDS = {
+    "note": "add a remark to a run",
     "record": "run a batch against the standing record, and file it when it is faster",
     "replay": "run a record again from its snapshot, with the current clock and certificate",
     "audit": "check a run or a record for cheats",

@@ -33,7 +33,7 @@ from bench.machine.noise import CounterReading, Noise, NoiseMonitor
 from bench.machine.peaks import launches_of, measure_peak
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
 from bench.report.summary import show_summary
-from bench.stats.learning_curves import reached_steps
+from bench.stats.learning_curves import reached_steps, thinned_checks
 from bench.storage import weights
 from bench.storage.journal import Journal
 from bench.storage.machines import known_peak, machine_peaks_file
@@ -203,7 +203,7 @@ class Attempt:
             "compiler_seconds": compiler_seconds(self.plan.settings) if trainer and trainer.model.kernel else None,
             "clock_resolution_seconds": self.clock.resolution_seconds,
             "display_seconds": None if seconds["train"] is None else self.display.processor_seconds,
-            "checks": self.monitor.checks,
+            "checks": thinned_checks(self.monitor.checks, self.monitor.reached),
             "reached": self.reached_targets(certificate),
             "reached_steps": reached_steps(self.monitor.checks),
             "certificate": certificate,

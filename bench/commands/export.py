@@ -5,7 +5,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -19,7 +19,8 @@ from bench.formatting import csv_rows
 from bench.stats.ranking import current_runs
 from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults
-from bench.storage.schema import Run
+from bench.storage.results import read_notes
+from bench.storage.schema import Note, Run
 from bench.streams import print_error, printable
 
 SIMPLE_TYPES = (bool, int, float, str, datetime)
@@ -27,7 +28,10 @@ SIMPLE_TYPES = (bool, int, float, str, datetime)
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Write the journal's runs as a table: one row per run, nested keys joined by dots, lists as JSON text."""
+    """Write the journal's runs as a table: one row per run, nested keys joined by dots, lists as JSON text.
+
+    The last column has the remarks of `bench note`; the list of lines (json) leaves them in notes.jsonl.
+    """
 
     format: Literal["csv", "json", "parquet"] = "csv"
     """csv or parquet for the table; json for a list of the journal's lines, unchanged."""
@@ -50,7 +54,12 @@ def main(arguments: Arguments) -> int:
     print_faults(faults)
     if arguments.current:
         runs = current_runs(runs)
-    content = {"csv": as_csv, "json": as_json, "parquet": as_parquet}[arguments.format](runs)
+    notes = read_notes(arguments.results)
+    if arguments.format == "json":
+        content = as_json(runs)
+    else:
+        columns = [*columns_of(runs), notes_column(runs, notes)]
+        content = as_csv(columns) if arguments.format == "csv" else as_parquet(columns)
     if arguments.output is None:
         if sys.stdout.isatty():  # notes may hold control characters
             content = "\n".join(map(printable, content.decode().split("\n"))).encode()
@@ -75,6 +84,13 @@ class Column(NamedTuple):
 def columns_of(runs: Sequence[Run]) -> list[Column]:
     """The columns in the order of the journal's keys; the keys of a dict in the order of their first occurrence."""
     return list(columns_below(Run, runs, ()))
+
+
+def notes_column(runs: Sequence[Run], notes: Mapping[str, Sequence[Note]]) -> Column:
+    """The remarks of each run as a JSON list of objects with `text` and `written_at`; None without any."""
+    keys = {"text", "written_at"}
+    lists = [[note.model_dump(mode="json", include=keys) for note in notes.get(run.run_id, ())] for run in runs]
+    return make_column("notes", [], [found or None for found in lists])
 
 
 def columns_below(annotation: Any, values: Sequence[Any], keys: tuple[str, ...]) -> Iterator[Column]:
@@ -120,7 +136,7 @@ def json_text(value: Any) -> str:
     return json.dumps(value, default=lambda section: section.model_dump(mode="json"), ensure_ascii=False)
 
 
-def as_csv(runs: Sequence[Run]) -> bytes:
+def as_csv(columns: Sequence[Column]) -> bytes:
     """A header and one line per run; unknown values are empty, other values are written as in the journal."""
 
     def cells(column: Column) -> list[Any]:
@@ -130,7 +146,6 @@ def as_csv(runs: Sequence[Run]) -> bytes:
             return [None if value is None else value.isoformat().replace("+00:00", "Z") for value in column.values]
         return column.values
 
-    columns = columns_of(runs)
     return csv_rows([[column.name for column in columns], *zip(*map(cells, columns), strict=True)]).encode()
 
 
@@ -139,7 +154,7 @@ def as_json(runs: Sequence[Run]) -> bytes:
     return ("[\n" + ",\n".join(run.model_dump_json() for run in runs) + "\n]\n").encode()
 
 
-def as_parquet(runs: Sequence[Run]) -> bytes:
+def as_parquet(columns: Sequence[Column]) -> bytes:
     """Typed columns; times are in UTC with microseconds."""
     try:
         import pyarrow
@@ -154,7 +169,6 @@ def as_parquet(runs: Sequence[Run]) -> bytes:
         str: pyarrow.string(),
         datetime: pyarrow.timestamp("us", tz="UTC"),
     }
-    columns = columns_of(runs)
     arrays = [pyarrow.array(column.values, arrow_types[column.value_type]) for column in columns]
     target = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.table(arrays, names=[column.name for column in columns]), target)

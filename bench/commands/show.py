@@ -21,24 +21,32 @@ from bench.formatting import UNKNOWN, right_text, terminal_table
 from bench.report.summary import show_summary
 from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
 from bench.stats.learning_curves import PERCENTAGES, split_label
+from bench.stats.loss_curve import loss_spikes, stuck_stretches
 from bench.stats.ranking import describe_standing
 from bench.storage.comparison_schema import PairedPlan
 from bench.storage.journal import Journal
-from bench.storage.results import find_run, is_weights_path, paired_plans_file
-from bench.storage.schema import YARDSTICK, Check, Run
+from bench.storage.results import find_run, is_weights_path, paired_plans_file, read_notes
+from bench.storage.schema import YARDSTICK, Check, Note, Run
 from bench.streams import print_data, print_line
 
 DECIDED_BY = {
     "99%": "99% of the training problems of a check right",
     "heldout": "no error in the held-out problems (certificate)",
     "solved": "what solved means on the track (certificate)",
-}  # by target; the others are fixed samples of problems
+}  # by target; others are named targets of the certificate, or fixed samples of problems
 MOST_CHECKS = 20  # rows of the table
+MOST_SPIKES = 5  # that are listed
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Print runs, or the result of a comparison, or draw the learning curves of runs."""
+    """Print runs, or the result of a comparison, or draw the learning curves of runs.
+
+    Of a run, lines say where the loss was stuck and where it spiked. Stuck: over 20% of the steps or more, and 10
+    checks or more, the lowest loss so far (of medians of 5 checks) fell by at most 5%, before 99% of a check's problems
+    were right. Spike: a loss above 1.2 times the median of the 5 checks before it, and 0.1 nats above it; it is over at
+    the first check with at most 1.05 times that median.
+    """
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run ids, paths to weights, `latest`, or the id of a comparison; with --plot also ids of batches."""
@@ -110,7 +118,8 @@ def show_reference(reference: str, arguments: Arguments) -> None:
     elif arguments.settings:
         print_data(config_toml(run.settings).rstrip("\n"))
     else:
-        show_run(run, Journal(arguments.results).read()[0], console)
+        notes = read_notes(arguments.results).get(run.run_id, ())
+        show_run(run, Journal(arguments.results).read()[0], console, notes)
 
 
 def show_plan(plan: PairedPlan, arguments: Arguments) -> None:
@@ -161,6 +170,8 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     sizes = [size and size / 2**20 for size in (run.peak_memory_bytes, run.peak_device_memory_bytes)]
     yield "peak memory", ", on the device ".join(value_text(size, ",.0f", "MiB") for size in sizes)
     yield "trained", f"{value_text(run.steps, ',')} steps, {value_text(run.examples, ',')} examples"
+    if len(run.checks) > MOST_CHECKS:
+        yield "checks", f"{len(run.checks):,} in the journal, of which {MOST_CHECKS} are below; --plot FILE draws all"
     yield "parameters", value_text(run.parameters, ",")
     yield "train FLOPs", value_text(run.train_flops, ".4g")
     peak = value_text(run.matmul_flops_per_second, ".4g", "FLOP/s")
@@ -235,6 +246,26 @@ def check_table(run: Run) -> Table:
     return table
 
 
+def loss_events(checks: Sequence[Check]) -> list[tuple[str, str]]:
+    """The stuck stretches and the first MOST_SPIKES spikes of a run, each with its kind, `stuck` or `spike`."""
+    last_step = checks[-1].step if checks else 0
+    stretches, spikes = stuck_stretches(checks), loss_spikes(checks)
+    lines = [
+        (
+            "stuck",
+            f"at a loss of {stretch.loss:.3g} from step {stretch.first_step:,} to {stretch.last_step:,}, "
+            f"{(stretch.last_step - stretch.first_step) / last_step:.0%} of the steps",
+        )
+        for stretch in stretches
+    ]
+    for spike in spikes[:MOST_SPIKES]:
+        end = "not over at the last check" if spike.step_back is None else f"over at step {spike.step_back:,}"
+        lines.append(("spike", f"loss {spike.loss_before:.3g} to {spike.loss:.3g} at step {spike.step:,}, {end}"))
+    if len(spikes) > MOST_SPIKES:
+        lines.append(("spike", f"and {len(spikes) - MOST_SPIKES:,} more"))
+    return lines
+
+
 def reached_table(run: Run) -> Table:
     """The steps at which each split was first right."""
     steps = run.reached_steps or {}
@@ -246,18 +277,26 @@ def reached_table(run: Run) -> Table:
     return table
 
 
-def show_run(run: Run, runs: Sequence[Run], console: Console) -> None:
-    """Print the summary of the attempt, then the facts and tables that it leaves out."""
+def show_run(run: Run, runs: Sequence[Run], console: Console, notes: Sequence[Note] = ()) -> None:
+    """Print the summary of the attempt, then the facts, the remarks and the tables that it leaves out."""
     show_summary(run, [], describe_standing(run, runs), console)
     console.print()
     for label, text in facts(run):
         console.print(f"{label:<14}{text}", soft_wrap=True)
+    for kind, text in loss_events(run.checks):
+        console.print(f"{kind:<14}{text}", soft_wrap=True)
+    for note in notes:
+        console.print(f"{'note':<14}{note.written_at:%Y-%m-%d %H:%M} UTC: {note.text}", soft_wrap=True, markup=False)
     headings = "target", "train, s", "reached with"
     targets = terminal_table(headings, text=(headings[0], headings[2]), no_wrap=headings[:2])
+    named = () if run.certificate is None else run.certificate.targets
     for target, seconds in run.reached.items():
-        targets.add_row(
-            target, value_text(seconds, ".2f"), DECIDED_BY.get(target, "no error in this sample, at a check")
-        )
+        decided_by = DECIDED_BY.get(target, "no error in this sample, at a check")
+        if target.startswith("validation "):
+            decided_by = "this share of the validation problems right, at a check"
+        elif target in named:
+            decided_by = "the track's weaker target (certificate)"
+        targets.add_row(target, value_text(seconds, ".2f"), decided_by)
     for table in (phase_table(run), check_table(run), reached_table(run), targets):
         if table.rows:
             console.print()

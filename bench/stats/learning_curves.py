@@ -1,13 +1,15 @@
 """When a model learned: the steps at which each split was first answered rightly."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from bench.stats.loss_curve import loss_spikes
 from bench.storage.schema import Check, Run
 from bench.storage.training_set import num_training
 
 PERCENTAGES = (95, 100)  # of the problems of a split
 SPLITS = ("train", "validation", "test")
+MOST_EVEN_CHECKS, MOST_SPIKE_CHECKS = 900, 90  # of a run, in the journal
 MILESTONES = tuple(f"{split} {percent}%" for split in SPLITS for percent in PERCENTAGES)
 
 
@@ -22,6 +24,25 @@ def reached_steps(checks: Sequence[Check]) -> dict[str, int | None]:
         for percent in PERCENTAGES:
             steps[f"{split} {percent}%"] = next((step for step, result in results if result.is_right(percent)), None)
     return steps
+
+
+def thinned_checks(checks: Sequence[Check], reached: Mapping[str, float | None]) -> list[Check]:
+    """The checks of a run that its line in the journal holds: all of them, or about 1,000 of a long run.
+
+    Of more than MOST_EVEN_CHECKS, half as many are evenly spaced by their number, and half by its logarithm, with the
+    first and the last. Those at which a target or a milestone was first reached are kept, and those at which the first
+    MOST_SPIKE_CHECKS spikes of the loss begin. `reached` has the seconds of `train` of each target.
+    """
+    if len(checks) <= MOST_EVEN_CHECKS:
+        return list(checks)
+    half, last = MOST_EVEN_CHECKS // 2, len(checks) - 1
+    even = {round(last * i / (half - 1)) for i in range(half)} | {round(last ** (i / (half - 1))) for i in range(half)}
+    steps = {step for step in reached_steps(checks).values() if step is not None}
+    steps.update(spike.step for spike in loss_spikes(checks)[:MOST_SPIKE_CHECKS])
+    seconds = {value for value in reached.values() if value is not None}
+    return [
+        check for i, check in enumerate(checks) if i in even or check.step in steps or check.train_seconds in seconds
+    ]
 
 
 def split_label(split: str, runs: Sequence[Run]) -> str:

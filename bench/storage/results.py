@@ -12,7 +12,7 @@ from bench.storage.comparison_schema import Conclusion, PairedPlan
 from bench.storage.journal import Journal
 from bench.storage.jsonl import JsonLines, print_faults
 from bench.storage.records import RecordFolder, find_record, is_record, read_records
-from bench.storage.schema import YARDSTICK, Run
+from bench.storage.schema import YARDSTICK, Note, Run
 
 SAME_RUN = 0.7  # similarity of a mistyped run id, whose date and config are those of many runs
 
@@ -23,6 +23,20 @@ def paired_plans_file(results: Path) -> JsonLines[PairedPlan]:
 
 def conclusions_file(results: Path) -> JsonLines[Conclusion]:
     return JsonLines(results / "comparisons.jsonl", Conclusion)
+
+
+def notes_file(results: Path) -> JsonLines[Note]:
+    return JsonLines(results / "notes.jsonl", Note)
+
+
+def read_notes(results: Path) -> dict[str, list[Note]]:
+    """The remarks about each run that has any, by run id, in file order; prints messages about invalid lines."""
+    notes: dict[str, list[Note]] = {}
+    lines, faults = notes_file(results).read()
+    print_faults(faults)
+    for note in lines:
+        notes.setdefault(note.run_id, []).append(note)
+    return notes
 
 
 def runs_for_estimates(results: Path, planned: Iterable[Run]) -> list[Run]:

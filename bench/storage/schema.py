@@ -274,6 +274,15 @@ class Run(SchemaModel):
         return self.machine.class_ or "unknown machine"
 
 
+class Note(SchemaModel):
+    """A remark about a run that was added later, a line of `notes.jsonl`."""
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    run_id: str
+    text: str = Field(min_length=1)  # one line
+    written_at: datetime  # UTC
+
+
 class MachinePeak(SchemaModel):
     """Measured limits of a machine, a line of `machines.jsonl`; the newest line of a class and precision is valid."""
 

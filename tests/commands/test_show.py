@@ -15,7 +15,7 @@ from bench.storage import weights
 from bench.storage.journal import Journal
 from bench.storage.schema import Batch, Evaluated
 from data import get_track
-from tests.support.examples import ROOT, example_check, example_run, example_seconds
+from tests.support.examples import ROOT, example_certificate, example_check, example_run, example_seconds
 from tests.support.models import random_model
 
 INSIDE = {"import": 2.0, "setup": 1.0, "warmup": 0.5, "train": 20.0, "certify": 3.0}
@@ -176,6 +176,33 @@ def test_many_checks_are_thinned_and_the_last_is_kept(capsys, tmp_path):
     table = shown(capsys, tmp_path, example_run(checks=checks)).split("\nstep ")[1].split("\n\n")[0].splitlines()[1:]
     assert 15 <= len(table) <= show.MOST_CHECKS
     assert table[-1].split() == ["104", "10.40", "not", "finite", "—", "—", "—"]
+
+
+def test_a_long_run_says_how_many_checks_it_has_and_where_the_loss_was_stuck_and_spiked(capsys, tmp_path):
+    losses = [2.7] * 3000
+    losses[2000] = 3.5
+    checks = [
+        {"step": 10 * i, "train_seconds": i, "loss": loss, "errors": 9, "asked": 10} for i, loss in enumerate(losses, 1)
+    ]
+    text = shown(capsys, tmp_path, example_run(checks=checks, steps=30_000, outcome="missed", certificate=None))
+    assert fact(text, "checks") == "3,000 in the journal, of which 20 are below; --plot FILE draws all"
+    assert fact(text, "stuck") == "at a loss of 2.7 from step 10 to 30,000, 100% of the steps"
+    assert fact(text, "spike") == "loss 2.7 to 3.5 at step 20,010, over at step 20,020"
+    assert fact(text, "peak memory") == "1,024 MiB, on the device —"
+
+
+def test_only_the_first_spikes_are_listed(capsys, tmp_path):
+    checks = [example_check(i, errors=9, loss=2.0 if i % 10 == 0 else 1.0) for i in range(1, 101)]
+    text = shown(capsys, tmp_path, example_run(checks=checks))
+    spikes = [line[14:] for line in text.splitlines() if line.startswith("spike ")]
+    assert spikes == [f"loss 1 to 2 at step {10 * i}, over at step {10 * i + 1}" for i in range(1, 6)] + ["and 5 more"]
+
+
+def test_a_named_target_of_the_track_is_decided_by_the_certificate(capsys, tmp_path):
+    run = example_run(reached={"0.943": 20.0}, certificate=example_certificate(targets={"0.943": True}))
+    assert " ".join(cells(shown(capsys, tmp_path, run), "target", "0.943")).startswith(
+        "20.00 the track's weaker target"
+    )
 
 
 def test_settings_are_printed_as_a_config(capsys, tmp_path):
