@@ -144,9 +144,46 @@ def measure_text(certificate: Certificate, name: str) -> str:
 
 
 def verdict_text(certificate: Certificate) -> str:
-    """The errors, and the measures that are above their limits: `0 errors, loss 0.002, needed at most 0.001`."""
+    """The errors, and the measures that are above their limits: `0 errors, loss 0.002, needed at most 0.001`.
+
+    Errors that a solved track may have are `31 errors, as allowed`.
+    """
     unmet = [measure_text(certificate, name) for name in certificate.unmet_limits]
-    return ", ".join([errors_in_words(certificate.errors), *unmet])
+    allowed = ["as allowed"] if certificate.errors and certificate.is_solved else []
+    return ", ".join([errors_in_words(certificate.errors), *allowed, *unmet])
+
+
+def certificate_text(certificate: Certificate) -> str:
+    """What the verdict depends on: `0 errors in 1; loss 0.0004, needed at most 0.001`.
+
+    Where errors are allowed, the measures come first: `invalid 0.0041, needed at most 0.01; 31 errors in 10,000`.
+    """
+    errors = f"{errors_in_words(certificate.errors)} in {certificate.problems:,}"
+    limited = [measure_text(certificate, name) for name in certificate.limits]
+    if certificate.may_have_errors:
+        return "; ".join([*limited, errors + (", as allowed" if certificate.errors and certificate.is_solved else "")])
+    return "; ".join([errors, *limited])
+
+
+def targets_text(certificate: Certificate) -> str:
+    """`targets met: 0.564, 0.943; not met: 0.956`; empty without named targets."""
+    parts = []
+    for label, is_met in (("met", True), ("not met", False)):
+        if names := [name for name, value in certificate.targets.items() if value is is_met]:
+            parts.append(f"{label}: {', '.join(names)}")
+    return f"targets {'; '.join(parts)}" if parts else ""
+
+
+def outcome_text(run: Run) -> str:
+    """The outcome of a run as Markdown, the measures and targets of its certificate, and why it can never be ranked."""
+    certificate = run.certificate
+    parts: list[str] = [run.outcome]
+    if certificate is not None:
+        parts += [measure_text(certificate, name) for name in certificate.limits]
+        parts += ["errors as allowed"] if certificate.errors and certificate.is_solved else []
+        parts += filter(None, [targets_text(certificate)])
+    text = escape_markdown("; ".join(parts))
+    return text if run.unranked_because is None else f"{text}, never ranks: {run.unranked_because}"
 
 
 def attempt_line(run: Run, with_reasons: bool = True) -> str:

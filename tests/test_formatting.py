@@ -25,6 +25,7 @@ from bench.formatting import (
     markdown_table,
     middle,
     number,
+    outcome_text,
     ratio_text,
     search_text,
     seconds_text,
@@ -92,6 +93,8 @@ def test_an_attempt_in_one_line_tells_errors_and_seconds_or_why_it_failed():
         certificate = example_certificate(measures={"loss": loss}, limits={"loss": 0.001})
         run = example_run(certificate=certificate, outcome="missed")
         assert attempt_line(run).startswith(f"seed 7  missed  0 errors, loss {text}, needed at most 0.001  train")
+    allowed = example_certificate(31, may_have_errors=True, measures={"invalid": 0.004}, limits={"invalid": 0.01})
+    assert attempt_line(example_run(certificate=allowed)).startswith("seed 7  solved  31 errors, as allowed  train")
     lost = example_run(
         outcome="lost",
         message="it was killed",
@@ -100,6 +103,15 @@ def test_an_attempt_in_one_line_tells_errors_and_seconds_or_why_it_failed():
     )
     line = "seed 7  lost  it was killed  not clean: noise; heat"
     assert attempt_line(lost) == line
+
+
+def test_an_outcome_on_a_page_has_what_decided_it():
+    measures = {"measures": {"invalid": 0.004, "other": 1.0}, "limits": {"invalid": 0.01}, "may_have_errors": True}
+    certificate = example_certificate(31, targets={"0.5": True, "0.9": False}, **measures)
+    text = "solved; invalid 0.004, needed at most 0.01; errors as allowed; targets met: 0.5; not met: 0.9"
+    assert outcome_text(example_run(certificate=certificate)) == text
+    assert outcome_text(example_run()) == "solved"
+    assert outcome_text(example_run(certificate=None, outcome="lost")) == "lost"
 
 
 def test_a_batch_in_one_line_has_both_clocks():

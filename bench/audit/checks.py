@@ -16,7 +16,7 @@ from bench.cli import print_progress
 from bench.clock import MAX_WARMUP_SECONDS, PHASES
 from bench.config import track_of
 from bench.experiments.outer_clock import disagreements
-from bench.formatting import errors_in_words, verdict_text
+from bench.formatting import certificate_text, errors_in_words, verdict_text
 from bench.stats.descriptive import wilson_interval
 from bench.storage.results import weights_sha256
 from bench.storage.schema import Certificate, Run, Seconds
@@ -97,9 +97,8 @@ def check_weights(audit: Audit) -> CheckResult:
         faults.append("its answers do not come from its weights")
     return check_result(
         faults,
-        f"sha256 {digest[:12]}… as journalled; {errors_in_words(errors)} in "
-        f"{recertification.certificate.problems:,} by the plain forward pass; {recertification.parameters:,} "
-        f"parameters; with scrambled weights {scrambled:.1%} right",
+        f"sha256 {digest[:12]}… as journalled; {certificate_text(recertification.certificate)} by the plain forward "
+        f"pass; {recertification.parameters:,} parameters; with scrambled weights {scrambled:.1%} right",
     )
 
 

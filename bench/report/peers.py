@@ -28,7 +28,7 @@ from bench.storage.journal import Journal, quoted
 from bench.storage.schema import DecodingScore, Run, Sampling
 
 SESSION = timedelta(hours=3)  # at most between a peer's run and a reference run of the same session
-TARGETS = {"99%": "99%", "sample80": "sample80", "solved": "0 errors"}  # key of a run's `reached` -> column
+TARGETS = {"99%": "99%", "sample80": "sample80", "solved": "solved"}  # key of a run's `reached` -> column
 PUBLISHED, REFERENCE, NO_REFERENCE = "published errors", "reference, `train`", "none in this session"
 HEADINGS = (
     *("config", *(f"{name}, s" for name in TARGETS.values()), "`train`, s", "errors", "held out", PUBLISHED),

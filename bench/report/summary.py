@@ -6,7 +6,16 @@ from rich.text import Text
 
 from bench.clock import PHASES
 from bench.console import error_console
-from bench.formatting import errors_in_words, measure_text, right_text, seconds_text, terminal_table
+from bench.formatting import (
+    certificate_text,
+    errors_in_words,
+    measure_text,
+    right_text,
+    seconds_text,
+    targets_text,
+    terminal_table,
+)
+from bench.stats.descriptive import wilson_interval
 from bench.storage.schema import Certificate, Count, Run
 
 COLORS = dict(zip(PHASES, ("blue", "cyan", "magenta", "green", "yellow"), strict=True))
@@ -34,18 +43,30 @@ def phase_bar(run: Run, width: int) -> Group:
 def certificate_table(certificate: Certificate) -> Table:
     """Problems and errors of all problems, the held-out ones, and each group and sample.
 
-    One row where all problems are held out; none for held-out problems where there are none.
+    One row where all problems are held out; none for held-out problems where there are none. Where the problems are a
+    sample of those that there are, each share of right ones has its 95% interval.
     """
-    table = terminal_table(("certificate", "problems", "errors", "right"), text=("certificate",))
+    intervals = () if certificate.exhaustive else ("95% interval",)
+    table = terminal_table(("certificate", "problems", "errors", "right", *intervals), text=("certificate",))
     heldout = Count(problems=certificate.heldout_problems, errors=certificate.heldout_errors)
     rows: dict[str, Count] = {"test, held out": certificate}
     if heldout.problems < certificate.problems:
-        rows = {"all": certificate, "held out": heldout}
+        rows = {"all" if certificate.exhaustive else "test": certificate, "held out": heldout}
     for name, count in (rows | certificate.groups | certificate.samples).items():
         if count.problems:
-            style = None if count.errors else "green"
-            table.add_row(name, f"{count.problems:,}", f"{count.errors:,}", right_text(count, decimals=4), style=style)
+            cells = [name, f"{count.problems:,}", f"{count.errors:,}", right_text(count, decimals=4)]
+            cells += [interval_text(count)] * len(intervals)
+            table.add_row(*cells, style=None if count.errors else "green")
     return table
+
+
+def interval_text(count: Count) -> str:
+    """The 95% interval of the share of right problems, `99.12 … 99.90%`; a bound below 100% is not rounded to it."""
+    low, high = wilson_interval(count.problems - count.errors, count.problems)
+    decimals = 2 if count.problems < 10**5 else 4
+    most = 100 - 10.0**-decimals
+    upper = 100 * high if not count.errors else min(100 * high, most)
+    return f"{min(100 * low, most):.{decimals}f} … {upper:.{decimals}f}%"
 
 
 def missed_reason(run: Run) -> str | None:
@@ -53,9 +74,9 @@ def missed_reason(run: Run) -> str | None:
     if run.outcome != "missed" or not run.checks:
         return None
     last, certificate = run.checks[-1], run.certificate
-    if certificate is not None and not certificate.errors and certificate.unmet_limits:
+    if certificate is not None and certificate.unmet_limits and (certificate.may_have_errors or not certificate.errors):
         measures = "; ".join(measure_text(certificate, name) for name in certificate.unmet_limits)
-        return f"every answer is right, but {measures}"
+        return measures if certificate.errors else f"every answer is right, but {measures}"
     if last.errors is None:
         return None
     asked = "" if last.asked is None else f" in {last.asked:,} training problems"
@@ -80,9 +101,7 @@ def show_summary(
     console = console or error_console()
     verdict = Text(run.outcome, style=OUTCOME_STYLES.get(run.outcome, "bold red"))
     if run.certificate is not None:
-        parts = [f"{errors_in_words(run.certificate.errors)} in {run.certificate.problems:,}"]
-        parts += (measure_text(run.certificate, name) for name in run.certificate.measures)
-        verdict.append(f"  {'; '.join(parts)}", style="default")
+        verdict.append(f"  {certificate_text(run.certificate)}", style="default")
     if run.message is not None:
         verdict.append(f"  {run.message}", style="default")
     trained = f"  {run.label}, seed {run.seed}"
@@ -93,6 +112,10 @@ def show_summary(
     console.print(phase_bar(run, min(console.width, 100)))
     if run.certificate is not None:
         console.print(certificate_table(run.certificate))
+        others = [name for name in run.certificate.measures if name not in run.certificate.limits]
+        lines = ["; ".join(measure_text(run.certificate, name) for name in others), targets_text(run.certificate)]
+        for line in filter(None, lines):
+            console.print(line, soft_wrap=True)
     if (reason := missed_reason(run)) is not None:
         console.print(f"missed: {reason}", style="yellow", soft_wrap=True)
     for reason in run.machine.reasons:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.formatting import commit_text, markdown_label, number
+from bench.formatting import commit_text, markdown_label, number, outcome_text
 from bench.report.peers import is_on_page
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import (
@@ -107,11 +107,6 @@ def single_row(run: Run) -> str:
         commit_text(run.commit, run.dirty),
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def outcome_text(run: Run) -> str:
-    """The outcome of a run, and why it is not ranked if its settings forbid that."""
-    return run.outcome if run.unranked_because is None else f"{run.outcome}, never ranks: {run.unranked_because}"
 
 
 def update_page(results: Path, run: Run) -> str | None:

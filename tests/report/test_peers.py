@@ -66,7 +66,7 @@ def test_a_peer_stands_with_its_seconds_and_how_many_times_the_references_they_a
         "config": "report-4",
         "99%, s": "3,000.0 (× 300.0)",  # the reference's median to 99% is 10 s
         "sample80, s": "not reached",
-        "0 errors, s": "not reached",
+        "solved, s": "not reached",
         "`train`, s": "4,000.0 (× 200.0)",
         "errors": "13,240 of 810,000",
         "held out": "0 of 99,771",
@@ -81,7 +81,7 @@ def test_a_peer_stands_with_its_seconds_and_how_many_times_the_references_they_a
 def test_a_peer_that_makes_no_mistake_has_its_seconds_to_that():
     reached = {"99%": 3000.0, "sample80": 3500.0, "heldout": 4000.0, "solved": 4000.0}
     cells = rows(peer(outcome="solved", errors=0, reached=reached), reference())["report-4"]
-    seconds = [cells[heading] for heading in ("sample80, s", "0 errors, s", "`train`, s", "errors")]
+    seconds = [cells[heading] for heading in ("sample80, s", "solved, s", "`train`, s", "errors")]
     assert seconds == ["3,500.0 (× 175.0)", "4,000.0 (× 200.0)", "4,000.0 (× 200.0)", "0 of 810,000"]
 
 
@@ -96,7 +96,7 @@ def test_columns_in_which_no_run_of_a_track_has_a_figure_are_left_out():
     adder = peer("add2-recipe", reached={"99%": 30.0, "solved": None}, certificate=None, outcome="timeout")
     found = rows(adder)
     assert list(found["add2-recipe"]) == [
-        *("config", "99%, s", "0 errors, s", "`train`, s", "errors"),
+        *("config", "99%, s", "solved, s", "`train`, s", "errors"),
         *("published errors", "steps", "parameters", "precision"),
     ]
     assert found["add2-recipe"]["errors"] == "timeout"

@@ -1,12 +1,14 @@
 """The summary of an attempt, on a console that writes into a string."""
 
 import re
+from typing import Any
 
 import pytest
+from scipy.stats import binomtest
 
 from bench.clock import PHASES
-from bench.report.summary import show_summary
-from bench.storage.schema import Run
+from bench.report.summary import interval_text, show_summary
+from bench.storage.schema import Count, Run
 from tests.support.consoles import plain_console, terminal, text_of, written
 from tests.support.examples import example_certificate, example_check, example_run, example_seconds
 
@@ -166,3 +168,52 @@ def test_a_missed_attempt_says_what_validation_found() -> None:
     text = "\n".join(summary(example_run(outcome="missed", checks=[check], certificate=certificate)))
     assert "used up its rounds" in text
     assert "found 0 errors in 100 training problems and 3 in 928 validation problems" in text
+
+
+def sampled_certificate(errors: int, measure: float, **changes: Any) -> dict[str, Any]:
+    """The certificate of a track that may have errors and whose test is a sample of its problems."""
+    groups = {"action 3": {"problems": 1000, "errors": 3}, "action 9": {"problems": 1000, "errors": 0}}
+    values = {
+        "problems": 10_000,
+        "heldout_problems": 0,
+        "groups": groups,
+        "samples": {},
+        "exhaustive": False,
+        "measures": {"invalid, at most (95%)": measure, "entropy": 1.25},
+        "limits": {"invalid, at most (95%)": 0.01},
+        "may_have_errors": True,
+        "targets": {"0.564": True, "0.943": True, "0.956": False},
+    }
+    return example_certificate(errors) | values | changes
+
+
+def test_a_track_solved_with_errors_says_that_they_are_allowed() -> None:
+    text = "\n".join(summary(example_run(certificate=sampled_certificate(31, 0.0041))))
+    assert "solved  invalid, at most (95%) 0.0041, needed at most 0.01; 31 errors in 10,000, as allowed" in text
+    assert "\nentropy 1.25\n" in text
+    assert "\ntargets met: 0.564, 0.943; not met: 0.956\n" in text
+
+
+def test_a_track_missed_by_a_measure_says_which_and_not_that_every_answer_is_right() -> None:
+    lines = summary(example_run(outcome="missed", certificate=sampled_certificate(131, 0.0141)))
+    assert any(
+        "missed  invalid, at most (95%) 0.0141, needed at most 0.01; 131 errors in 10,000" in line for line in lines
+    )
+    assert "missed: invalid, at most (95%) 0.0141, needed at most 0.01" in lines
+    assert not any("as allowed" in line for line in lines)
+
+
+def test_shares_of_a_sample_have_the_interval_of_scipy_and_those_of_all_problems_have_none() -> None:
+    lines = summary(example_run(certificate=sampled_certificate(31, 0.0041)))
+    for name, errors, problems in (("test", 31, 10_000), ("action 3", 3, 1000), ("action 9", 0, 1000)):
+        interval = binomtest(problems - errors, problems).proportion_ci(method="wilson")
+        assert row(lines, name)[-3:] == [f"{100 * interval.low:.2f}", "…", f"{100 * interval.high:.2f}%"]
+    assert not any("interval" in line for line in summary(example_run()))
+
+
+def test_a_bound_is_not_rounded_to_100_percent() -> None:
+    counts = {"problems": 1_000_000, "errors": 0}, {"problems": 1_000_000, "errors": 1}
+    assert [interval_text(Count.model_validate(count)) for count in counts] == [
+        "99.9996 … 100.0000%",
+        "99.9994 … 99.9999%",
+    ]
