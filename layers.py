@@ -103,10 +103,13 @@ class Attention(nn.Module):
         mask = attention_mask(key.size(2), positions if self.may_be_padded else None, x.device)
         mask = mask[..., query_start - T :, :]  # (Q, P + T) for each text
         dropout = self.dropout if self.training else 0.0
-        is_slow = x.device.type == "cpu" and x.dtype == torch.bfloat16
-        attend = attend_in_products if is_slow else F.scaled_dot_product_attention
-        y = attend(query, key, value, attn_mask=mask, dropout_p=dropout)
+        y = self.attend_function(x)(query, key, value, attn_mask=mask, dropout_p=dropout)
         return self.output(y.transpose(1, 2).reshape(B, T - query_start, C))
+
+    def attend_function(self, x: Tensor) -> Callable[..., Tensor]:
+        """Return what computes attention for inputs like x, with the arguments of `attend_in_products`."""
+        is_slow = x.device.type == "cpu" and x.dtype == torch.bfloat16
+        return attend_in_products if is_slow else F.scaled_dot_product_attention
 
     def project(self, x: Tensor, query_start: int, start: int, positions: Tensor | None) -> tuple[Tensor, ...]:
         """Map x (B, T, C), which follows `start` positions, to queries (B, nh, Q, hs), keys and values (B, nh, T, hs).

@@ -51,12 +51,15 @@ class Transformer(nn.Module):
         build_block: Callable[[ModelConfig, torch.dtype], Block] = Block
         build_norm: Callable[[ModelConfig, torch.dtype], Norm] = Norm
         if not config.is_plain:
-            from recipes import bigrams, layers, orders
+            from recipes import bigrams, dropout, layers, orders
 
             build_block, build_norm = layers.RecipeBlock, layers.RecipeNorm
         self.bigrams = bigrams.Bigrams(config) if config.bigrams else None
         self.next_positions = orders.NextPositions(config) if config.any_order else None
         self.blocks = nn.ModuleList(build_block(config, dtype) for _ in range(config.n_layer))
+        self.shared_dropout = (
+            dropout.SharedDropout(config.shared_dropout, self.blocks) if config.shared_dropout else None
+        )
         self.norm = build_norm(config, dtype)
         self.head = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.n_embd))
         self.head_bias = nn.Parameter(torch.empty(config.vocab_size)) if config.bias != "none" else None
@@ -158,6 +161,8 @@ class Transformer(nn.Module):
         if self.bigrams is not None:
             x = x + self.bigrams.embed(idx, positions, kv_caches[-1] if kv_caches else None)
         x = F.dropout(x, self.config.dropout, self.training)
+        if self.shared_dropout is not None:
+            x = self.shared_dropout(x)
         for i, block in enumerate(self.blocks):
             x = block(x, query_start if i == last else 0, kv_caches[i] if kv_caches else None, positions)
         return x

@@ -42,6 +42,7 @@ class ModelConfig:
     bias: str = "none"  # of the MLP, the head and norms with a gain (mlp), also of attention (all)
     position_encoding: str = "learned"  # embeddings, or rotary positions in attention
     bigrams: bool = False  # whether pairs of neighbouring characters have embeddings and are predicted jointly
+    shared_dropout: float = 0.0  # largest rate of units that are dropped in all layers, see `recipes.dropout`
     any_order: bool = False  # whether a character is embedded with the position of the one that comes next
 
     def __post_init__(self) -> None:
@@ -72,6 +73,8 @@ class ModelConfig:
             raise ValueError("bigrams = true pairs a character with the one before it; it takes order = left-to-right")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in 0..1, below 1, got {self.dropout}")
+        if not 0 <= self.shared_dropout <= 1:
+            raise ValueError(f"shared_dropout must be in 0..1, got {self.shared_dropout}")
 
     @property
     def is_gated(self) -> bool:
@@ -81,8 +84,8 @@ class ModelConfig:
     @property
     def is_plain(self) -> bool:
         """Whether the model consists of the layers in layers.py, rather than of those in recipes/."""
-        kinds = self.norm_position, self.bias, self.position_encoding, self.bigrams, self.any_order
-        return kinds == ("pre", "none", "learned", False, False) and not self.is_gated
+        kinds = self.norm_position, self.bias, self.position_encoding, self.bigrams, self.any_order, self.shared_dropout
+        return kinds == ("pre", "none", "learned", False, False, 0.0) and not self.is_gated
 
     @property
     def kernel_problem(self) -> str | None:
@@ -99,6 +102,7 @@ class ModelConfig:
             (not self.bigrams, "single characters", "bigrams = true"),
             (not self.any_order, "texts from left to right", "another order"),
             (not self.dropout, "training without dropout", f"dropout = {self.dropout:g}"),
+            (not self.shared_dropout, "training without dropout", f"shared_dropout = {self.shared_dropout:g}"),
             (self.vocab_size <= 256, "up to 256 characters", f"{self.vocab_size} characters"),
         )
         unmet = [(limit, value) for is_met, limit, value in limits if not is_met]

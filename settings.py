@@ -58,6 +58,8 @@ class Settings:
     position_encoding: Literal["learned", "rotary"] = "learned"  # Embeddings, or rotations of queries and keys.
     bigrams: bool = False  # Whether pairs of neighbouring characters have embeddings and are predicted jointly.
     dropout: float = 0.0  # Dropout probability in training, 0..1, below 1.
+    # Largest rate of the dropout that draws a rate for each text and drops the same units in all layers; 0: none.
+    shared_dropout: float = 0.0
     # Standard deviation of the initial embeddings; a smaller value lets each step change them more.
     embedding_std: float = 0.12
 

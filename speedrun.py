@@ -222,7 +222,9 @@ class Trainer:
 
     def train(self, watch: attempt.TrainingMonitor) -> None:
         """Train in rounds until an end-of-round evaluation passes, or `max_rounds` is reached."""
-        if self.settings.dropout:  # it uses torch's global generator, whose state the warm-up has changed
+        if (
+            self.settings.dropout or self.settings.shared_dropout
+        ):  # it uses torch's global generator, whose state the warm-up has changed
             torch.manual_seed(int(torch.randint(2**62, (), generator=self.weights_generator)) + distributed.rank())
         curriculum = Curriculum(self.settings, self.track, self.batches, self.model, self.generator)
         first_step = 0

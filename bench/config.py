@@ -39,6 +39,7 @@ ADDED_SETTINGS: dict[str, bool | int | float | str] = {
     "bias": "none",
     "position_encoding": "learned",
     "bigrams": False,
+    "shared_dropout": 0.0,
     "order": "left-to-right",
     "window": 0,
     "evaluation_max_error_rate": 0.0,

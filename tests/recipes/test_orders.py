@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from model import ModelConfig, Transformer
+from recipes.layers import attend_in_float32
 from settings import Settings
 
 CONFIG = ModelConfig(7, 8, n_layer=2, n_head=2, n_embd=16, n_hidden=32, activation="gelu", any_order=True)
@@ -63,6 +64,24 @@ def test_the_key_cache_gives_the_same_logits_in_any_order() -> None:
         torch.testing.assert_close(answerer(*inputs), logits[:, length - 1])
     for length in range(1, 8):  # without positions, and after another text
         torch.testing.assert_close(answerer(tokens[:, :length]), model(tokens[:, :length])[:, -1])
+
+
+def test_attention_in_float32_is_torch_s_attention() -> None:
+    generator = torch.Generator().manual_seed(3)
+    for Q, T in ((15, 15), (16, 16), (1, 9), (7, 20)):
+        query, key, value = (
+            torch.randn(2, length, 3, 8, generator=generator).transpose(1, 2).requires_grad_() for length in (Q, T, T)
+        )
+        mask = torch.ones(T, T, dtype=torch.bool).tril()[-Q:]
+        found = attend_in_float32(query, key, value, mask, 0.0)
+        expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        torch.testing.assert_close(found, expected)
+        weights = torch.randn(expected.shape, generator=generator)
+        gradients = [torch.autograd.grad((y * weights).sum(), (query, key, value)) for y in (found, expected)]
+        torch.testing.assert_close(*gradients)
+        low = attend_in_float32(query.bfloat16(), key.bfloat16(), value.bfloat16(), mask, 0.0)
+        assert low.dtype == torch.bfloat16
+        torch.testing.assert_close(low.float(), expected, atol=0.03, rtol=0.03)
 
 
 def test_the_loss_is_that_of_each_token_at_the_position_that_was_asked_for() -> None:
