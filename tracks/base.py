@@ -138,6 +138,13 @@ class Track(ABC):
         tokens = "".join(self.vocabulary) if max(map(len, self.vocabulary)) == 1 else " ".join(self.vocabulary)
         return f"; use only {tokens!r}" if len(self.vocabulary) <= MOST_LISTED_TOKENS else "; leave it out"
 
+    def encode_blanks(self, text: str) -> list[int]:
+        """Return the ids of a whole training text in which `?` is a blank, PADDING; of tracks with orders.
+
+        Raises ValueError for a text that is too long or has an unknown character.
+        """
+        raise ValueError("it is generated from left to right")
+
     def decode_text(self, ids: Sequence[int]) -> str:
         """Return the text of ids, with special tokens such as EOS."""
         return "".join(self.vocabulary[i] for i in ids)

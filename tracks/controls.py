@@ -60,6 +60,9 @@ class Permuted(Altered):
     def encode_text(self, text: str) -> list[int]:
         return self.token_map.to_target(torch.tensor(self.track.encode_text(text), dtype=torch.int64)).tolist()
 
+    def encode_blanks(self, text: str) -> list[int]:
+        return self.token_map.to_target(torch.tensor(self.track.encode_blanks(text), dtype=torch.int64)).tolist()
+
     def decode_text(self, ids: Sequence[int]) -> str:
         return self.track.decode_text(self.token_map.to_source(torch.tensor(ids, dtype=torch.int64)).tolist())
 

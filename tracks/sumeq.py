@@ -100,6 +100,16 @@ class Sumeq(Track):
         ids: list[int] = self.tokens(row)[: len(text) + 1].tolist()
         return ids if ids == [PAD, *self.ids_of(text)] else []
 
+    def encode_text(self, text: str) -> list[int]:
+        return [PAD, *super().encode_text(text)]
+
+    def encode_blanks(self, text: str) -> list[int]:
+        if len(text) > LONGEST_LINE:
+            raise ValueError(f"it has {len(text):,} characters, more than {LONGEST_LINE}")
+        parts = [super(Sumeq, self).encode_text(part) for part in text.split("?")]
+        ids = [i for part in parts for i in (*part, PADDING)][:-1]
+        return [PAD, *ids] + [PAD] * (LONGEST_LINE + 1 - len(ids))
+
     def sentence(self, problem: Tensor, answer: str) -> str:
         ids = [i for i in self.prompts(problem).tolist() if i != PADDING]
         left, right = f"{self.decode_completion(ids)}{answer}".partition("==")[::2]

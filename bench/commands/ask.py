@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -21,6 +21,7 @@ from bench.streams import CONTROLS
 if TYPE_CHECKING:
     from bench.attempt.answers import Replies
 
+OrderName = Literal["left-to-right", "right-to-left", "alternating", "pseudo-random", "uniform"]
 MOST_TOKENS = 1_000_000  # of a continuation
 
 
@@ -44,6 +45,9 @@ class Arguments:
     """Print the next N tokens of any text; nothing ends them. Beyond the context the model reads a sliding window."""
     probabilities: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the five likeliest next tokens of any text, with their probabilities, instead."""
+    order: OrderName | None = None
+    """The order in which blanks, ? for a character each, are filled in a text such as ??+32==41-16; by default that of
+    training. For tracks that can be generated in any order."""
     temperature: float = 0.0
     """Sample tokens at this temperature; 0 answers greedily, as the certificate does."""
     top_k: int = 0
@@ -62,6 +66,7 @@ def main(arguments: Arguments) -> int:
         raise UsageError("ask needs either problems or --file")
     check_options(arguments)
     from bench.attempt.answers import Answers, Continuations, Likeliest, Replies  # imports torch, which takes a second
+    from bench.attempt.blanks import BLANK, Blanks
     from bench.storage import weights
 
     device = pick_device(arguments.device)
@@ -69,6 +74,7 @@ def main(arguments: Arguments) -> int:
         path, answering = find_weights(arguments.run, arguments.results)
         texts = arguments.prompts if arguments.file is None else read_lines(arguments.file)
         model, track = weights.load(path, device)
+        order = arguments.order or weights.training_order(path)
     except (OSError, ValueError) as problem:
         raise UsageError(describe_os_error(problem) if isinstance(problem, OSError) else str(problem)) from None
 
@@ -78,6 +84,8 @@ def main(arguments: Arguments) -> int:
             replies = Likeliest(model, track, texts, device)
         elif arguments.continue_:
             replies = Continuations(model, track, texts, device, arguments.continue_)
+        elif arguments.order or (track.description.has_orders and any(BLANK in text for text in texts)):
+            replies = Blanks(model, track, texts, device, order)
         else:
             replies = Answers(model, track, texts, device)
         replies.sample(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
@@ -114,6 +122,8 @@ def check_options(arguments: Arguments) -> None:
         raise UsageError("--top-k and --top-p choose among sampled tokens: add --temperature 1")
     if not 0 <= arguments.continue_ <= MOST_TOKENS:
         raise UsageError(f"--continue {arguments.continue_}: must be from 1 to {MOST_TOKENS:,} tokens")
+    if arguments.order and (arguments.probabilities or arguments.continue_):
+        raise UsageError("--order is for blanks, which --probabilities and --continue do not fill: leave it out")
     if arguments.probabilities and (arguments.continue_ or arguments.temperature):
         other = "--continue" if arguments.continue_ else "--temperature"
         raise UsageError(f"--probabilities shows the model's own probabilities of the next token: leave {other} out")

@@ -46,6 +46,12 @@ def load(path: Path, device: torch.device) -> tuple[Transformer, Track]:
     return model.to(device).eval().requires_grad_(False), track
 
 
+def training_order(path: Path) -> str:
+    """The setting `order` of a weights file; raises ValueError if it cannot be read."""
+    settings = json.loads(read_file(path)[0].get("settings", "{}"))
+    return str(settings.get("order", "left-to-right"))
+
+
 def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The metadata and the tensors of a safetensors file; raises ValueError if it cannot be read."""
     try:
