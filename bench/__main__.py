@@ -37,7 +37,7 @@ MORE_COMMANDS = {
     "sample": "score sampled answers against greedy ones",
     "tune": "search a space of settings for the fastest, with Optuna",
     "export": "write the journal's runs as a table: csv, json or parquet",
-    "tracks": "list the tracks and their default configs",
+    "tracks": "list the tracks: what is asked, what solved means, and what was reached",
     "hardware": "say what this machine is, what works on it, and what to do about the rest",
 }
 COMMANDS = MAIN_COMMANDS | MORE_COMMANDS

@@ -20,9 +20,6 @@ EngineName = Literal["local", "ray"]  # this machine, or the nodes of a Ray clus
 ResultsOption = Annotated[
     PathArgument, tyro.conf.arg(help="Folder of the journal, the weights, the records and the board.")
 ]
-UnusedResultsOption = Annotated[
-    PathArgument, tyro.conf.arg(help="Every command accepts this option; this one ignores it.")
-]
 EngineOption = Annotated[
     EngineName, tyro.conf.arg(help="Where attempts run: on this machine (local), or on the nodes of a Ray cluster.")
 ]

@@ -59,11 +59,14 @@ class Journal(JsonLines[Run]):
         single = re.compile(rb'"batch":\s*null.*"track":\s*%b,\s*"config"' % quoted(track))
         return sum(1 for _ in single.finditer(self.content()))
 
+    def read_batches(self, commands: Collection[str]) -> list[Run]:
+        """The runs in batches of these commands; other lines are not parsed."""
+        return self.read(batch_pattern(commands))[0]
+
     def read_category(self, track: str, machine_class: str | None, commands: Collection[str]) -> list[Run]:
         """The runs of a track and machine class in batches of these commands; other lines are not parsed."""
-        batch = re.compile(rb'"batch":\s*\{[^}]*"command":\s*(?:%b)' % b"|".join(map(quoted, commands)))
         category = re.compile(rb'"track":\s*%b,\s*"config".*"class":\s*%b' % (quoted(track), quoted(machine_class)))
-        return self.read(category, batch)[0]
+        return self.read(category, batch_pattern(commands))[0]
 
     def read_machine_classes(self, machine_classes: Iterable[str | None]) -> list[Run]:
         """The runs on these machine classes; other lines are not parsed."""
@@ -303,6 +306,11 @@ class StartMark:
 def patience_seconds(run: Run) -> float:
     """Seconds after which an attempt is taken for dead if its process cannot be checked."""
     return float(run.settings.get("max_seconds") or UNKNOWN_LIMIT_SECONDS) + MAX_WARMUP_SECONDS + GRACE_SECONDS
+
+
+def batch_pattern(commands: Collection[str]) -> re.Pattern[bytes]:
+    """Matches lines about attempts in batches of these commands."""
+    return re.compile(rb'"batch":\s*\{[^}]*"command":\s*(?:%b)' % b"|".join(map(quoted, commands)))
 
 
 def quoted(value: str | None) -> bytes:
