@@ -197,7 +197,7 @@ class Settings:
     def check_window(self) -> None:
         """Raise ValueError if the training texts of the track cannot be windows of this length."""
         description = self.track_description
-        longest = description.prompt_length + description.answer_length - 1
+        longest = description.block_size
         if not description.has_windows:
             raise ValueError(f"window: {description.name} has no long text; set it to 0")
         if not 2 <= self.window <= longest:
@@ -266,7 +266,8 @@ class Settings:
             return f"kernel.c does not clip gradients; this config has clip_norm = {self.clip_norm:g}"
         if self.track not in TRACKS:
             return None
-        if not self.track_description.is_one_length:
+        description = self.track_description
+        if not (description.is_one_length or description.has_uniform_texts or self.window):
             return f"kernel.c computes only texts of one length; those of {self.track_description.name} are padded"
         return self.model_config(len(self.track_description.vocabulary), block_size=1).kernel_problem
 

@@ -112,6 +112,10 @@ class AdditionStream(Addition):
 class StreamBatches(AdditionBatches):
     """Windows of the training text; a window can start at any character. There are no levels."""
 
+    @property
+    def training_length(self) -> int:
+        return self.track.block_size + 1
+
     @cached_property
     def sampler(self) -> ListSampler:
         """A uniform sampler of training problems, for evaluation."""
@@ -132,4 +136,4 @@ class StreamBatches(AdditionBatches):
         self, num_batches: int, batch_size: int, generator: torch.Generator, replayed: Tensor, share: float
     ) -> Batch:
         """Draw windows; nothing is replayed."""
-        return drawn_windows(self.text, (num_batches, batch_size), self.track.block_size + 1, generator)
+        return drawn_windows(self.text, (num_batches, batch_size), self.training_length, generator)

@@ -75,7 +75,7 @@ class Track(ABC):
         self.prompt_length, self.answer_length = description.prompt_length, description.answer_length
         self.num_problems, self.num_heldout = description.num_problems, description.num_heldout
         self.exhaustive, self.is_stream = description.exhaustive, description.is_stream
-        self.block_size = self.prompt_length + self.answer_length - 1  # positions of the model
+        self.block_size = description.block_size  # positions of the model
 
     # -------------------------------------------------------------------------
     # what is asked
@@ -257,14 +257,13 @@ class Batches(ABC):
     @property
     def is_uniform(self) -> bool:
         """Whether all texts have one length, tokens from left to right, and a target from `query_start` on."""
-        is_one_length: bool = self.track.description.is_one_length
-        return is_one_length
+        description = self.track.description
+        return bool(description.is_one_length or description.has_uniform_texts or self.options.window)
 
     @property
     def training_length(self) -> int:
         """The number of tokens T + 1 of the longest training text."""
-        length: int = (self.options.window or self.track.block_size) + 1
-        return length
+        return self.options.window + 1 if self.options.window else self.text_length
 
     @property
     def text_length(self) -> int:

@@ -48,7 +48,7 @@ class ProblemBatches(Batches):
 
     def batch(self, problems: Tensor, loss_on: str = "answer") -> Batch:
         prompts, answers = self.track.prompts(problems), self.track.answers(problems)
-        if self.is_uniform:
+        if self.track.description.is_one_length:
             return whole_texts(torch.cat([prompts, answers], -1))
         P = prompts.size(-1)
         lengths = (prompts != PADDING).sum(-1, keepdim=True)  # (..., 1)

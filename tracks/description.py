@@ -35,14 +35,22 @@ class TrackDescription:
     example_prompt: str
     example_answer: str  # the right answer to `example_prompt`
     has_one_answer: bool = True  # whether each problem has exactly one right completion
-    is_one_length: bool = True  # whether all training texts have the same number of tokens
+    is_one_length: bool = True  # whether all problems have the same number of tokens
+    has_uniform_texts: bool = False  # whether training texts have one length although problems have not
     has_orders: bool = False  # whether its texts can be generated in any order, as by the setting `order`
     has_windows: bool = False  # whether training texts can be windows of one long text, as by the setting `window`
+    context: int = 0  # positions of the model; 0: as many as the longest prompt with its answer needs
+    has_validation_set: bool = False  # whether the track names a validation set, if `splits` does not tell
     learns_prompts: bool = True  # whether prompts may have a loss, as by the setting `loss_on`
     form: str = ""  # how a problem is written, in words
     target: str = ""  # what solved means, if it is not that all problems are answered rightly
     config: str = ""  # its default config, if it is not named after the track
     splits: Callable[[], Mapping[str, int]] | None = None  # counts the problems of each set, if they are listed
+
+    @property
+    def block_size(self) -> int:
+        """The number of positions of the model."""
+        return self.context or self.prompt_length + self.answer_length - 1
 
     @property
     def example_text(self) -> str:
@@ -52,7 +60,7 @@ class TrackDescription:
     @property
     def has_validation(self) -> bool:
         """Whether the track names a validation set."""
-        return self.splits is not None and "validation" in self.splits()
+        return self.has_validation_set or (self.splits is not None and "validation" in self.splits())
 
     @property
     def heldout_count(self) -> int:

@@ -10,6 +10,7 @@ from tracks.describe_addition import ADDITION_OMNIVAULT, ADDITION_STREAM, descri
 from tracks.describe_memorize import describe_memorize
 from tracks.describe_modular import MODULAR_SIGNS, describe_modular
 from tracks.describe_sumeq import describe_sumeq
+from tracks.describe_words import WORDS
 from tracks.description import BatchOptions, TrackDescription
 
 __all__ = [
@@ -41,6 +42,7 @@ TRACKS: dict[str, TrackDescription] = {
             describe_addition(3, reverse=True, signs=False, name="add3-mingpt"),
             ADDITION_STREAM,
             ADDITION_OMNIVAULT,
+            WORDS,
         )
     },
     **{name: describe() for name, describe in DESCRIBE.items()},

@@ -1,6 +1,5 @@
 """Arithmetic modulo a prime (Power et al., Grokking, 2022): `a o b = c` with one token a number, or characters."""
 
-from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from tracks.base import PADDING, AnswerTrack, Decoding
 from tracks.description import TrackDescription
 from tracks.hashing import hash_fraction
+from tracks.padding import left_aligned
 
 
 class Modular(AnswerTrack):
@@ -135,9 +135,3 @@ class ModularCharacters(Modular):
 
     def encode_prompt(self, text: str) -> list[int]:
         return [self.vocabulary.index(character) for character in text] if super().encode_prompt(text) else []
-
-
-def left_aligned(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenate ids (..., n) and move PADDING to the end, (..., sum of n)."""
-    ids = torch.cat(list(parts), -1)
-    return ids.gather(-1, (ids == PADDING).long().sort(dim=-1, stable=True).indices)

@@ -13,8 +13,8 @@ from tracks.batches import ListBatches, whole_texts
 from tracks.describe_sumeq import LARGEST, LONGEST_LINE, NUMBERS, TEST_PROMPTS, TRAINING_LINES, VALIDATION_PROMPTS
 from tracks.description import TrackDescription
 from tracks.hashing import hash_fraction
-from tracks.modular import left_aligned
 from tracks.orders import draw_orders, in_order
+from tracks.padding import left_aligned
 
 PAD = 0  # token id, before and after each line
 TEXT_LENGTH = LONGEST_LINE + 2  # tokens

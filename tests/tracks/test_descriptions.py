@@ -13,6 +13,8 @@ from data import PADDING, TRACKS, describe_track, get_track
 from tests.support.examples import ROOT
 from tracks.addition import Addition
 from tracks.sumeq import Sumeq
+from tracks.word_rule import rows_of
+from tracks.words import Words
 
 ATTRIBUTES = (
     *("name", "vocabulary", "prompt_length", "answer_length"),
@@ -33,7 +35,8 @@ CASES = [
 def test_there_are_twenty_lengths_and_each_is_reversed_too() -> None:
     forwards = [f"add{digits}" for digits in range(1, 21)]
     backwards = [f"{name}-reversed" for name in forwards]
-    others = ["add3-mingpt", "add3-report", "add2-omnivault", "modadd", "modsub", "moddiv", "memorize", "sumeq"]
+    others = ["add3-mingpt", "add3-report", "add2-omnivault", "words"]
+    others += ["modadd", "modsub", "moddiv", "memorize", "sumeq"]
     assert list(TRACKS) == [*forwards, *backwards, *others]
     assert all(track.name == name or track.name.startswith(f"{name}-") for name, track in TRACKS.items())
 
@@ -67,6 +70,8 @@ def problem_of(track: Any, prompt: list[int]) -> Tensor:
         return torch.tensor([93, -32, 41, 20, len(prompt) - prompt.count(PADDING) - 1])
     if isinstance(track, Addition):
         return track.problems(torch.tensor([prompt], dtype=torch.uint8))[0][0]
+    if isinstance(track, Words):
+        return rows_of([line.rstrip(";") for line in track.description.example_text.splitlines()])
     return track.rows[(track.prompts(track.rows) == torch.tensor(prompt)).all(1)][0]
 
 
