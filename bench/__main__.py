@@ -23,14 +23,14 @@ from bench.errors import UsageError, describe_os_error, nearest_hint
 from bench.streams import lost_output, print_error
 
 MAIN_COMMANDS = {
-    "ask": "answer problems with the weights of a run",
-    "show": "print a run, or the result of a comparison",
-    "board": "render the leaderboard and the other pages, or check that they agree with the journal",
-    "compare": "decide which of two configs or records is faster, by a test over pairs of attempts",
     "matrix": "run every combination of some settings with every seed, and rank them",
 }
 MORE_COMMANDS = {
+    "ask": "answer problems with the weights of a run",
+    "show": "print a run, or the result of a comparison",
     "note": "add a remark to a run",
+    "board": "render the leaderboard and the other pages, or check that they agree with the journal",
+    "compare": "decide which of two configs or records is faster, by a test over pairs of attempts",
     "record": "run a batch against the standing record, and file it when it is faster",
     "replay": "run a record again from its snapshot, with the current clock and certificate",
     "audit": "check a run or a record for cheats",
@@ -45,11 +45,16 @@ PRINTING_COMMANDS = {"ask", "show", "export", "tracks", "hardware"}  # their out
 
 
 def print_usage() -> None:
-    print("usage: python -m bench COMMAND [--help]\n")
-    for heading, commands in (("commands", MAIN_COMMANDS), ("more", MORE_COMMANDS)):
-        print(f"{heading}:")
-        for name, purpose in commands.items():
-            print(f"  {name:<10}{purpose}")
+    first = {
+        "python speedrun.py": "one timed attempt; --attempts 10 runs a batch that can be ranked",
+        **{f"python -m bench {name}": purpose for name, purpose in MAIN_COMMANDS.items()},
+        "results/LEADERBOARD.md": "everything that ranks",
+    }
+    for name, purpose in first.items():
+        print(f"{name:<24}{purpose}")
+    print("\nmore: python -m bench COMMAND [--help]")
+    for name, purpose in MORE_COMMANDS.items():
+        print(f"  {name:<10}{purpose}")
 
 
 def main(arguments: list[str]) -> int:

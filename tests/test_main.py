@@ -14,13 +14,14 @@ from bench.storage.journal import Journal
 from tests.support.examples import ROOT, example_run
 
 
-def test_the_usage_names_the_most_used_commands_first(capsys):
+def test_the_usage_names_an_attempt_the_matrix_and_the_leaderboard_before_the_other_commands(capsys):
     assert commands.main(["--help"]) == 0
     usage = capsys.readouterr().out.splitlines()
-    more = usage.index("more:")
-    shown = [line.split()[0] for line in usage if line.startswith("  ")]
-    assert shown == list(commands.COMMANDS)
+    more = usage.index("more: python -m bench COMMAND [--help]")
+    first = [line.split("  ")[0] for line in usage[:more] if line]
+    assert first == ["python speedrun.py", "python -m bench matrix", "results/LEADERBOARD.md"]
     assert [line.split()[0] for line in usage[more + 1 :]] == list(commands.MORE_COMMANDS)
+    assert max(map(len, usage)) <= 100
     assert commands.main([]) == 2
     assert capsys.readouterr().out.splitlines() == usage
 

@@ -29,8 +29,24 @@ from bench.storage.schema import Run
 
 PAGE = "README.md"
 MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
-MOST_ROWS = 6  # of the table of standings; the leaderboard has all
 NEWEST_RECORDS = 1  # a clock, beside those of today
+
+
+class System(NamedTuple):
+    """A published system, and the command that trains a model for its task here."""
+
+    name: str
+    track: str
+    command: str
+
+
+SYSTEMS = (
+    System("three-digit speedrun", MAIN_TRACK, "python speedrun.py"),
+    System("two-digit adder", "add2", "python speedrun.py --config add2"),
+    System("grokking homework", "moddiv-97", "python speedrun.py --config moddiv-97"),
+    System("training log of texts", "actions", "python speedrun.py --config actions"),
+    System("sum equalities in random order", "sumeq", "python speedrun.py --config sumeq"),
+)
 
 
 class Standing(NamedTuple):
@@ -90,43 +106,36 @@ def standings(runs: Sequence[Run], folders: Sequence[RecordFolder]) -> list[Stan
     return sorted(found.values(), key=lambda standing: standing.order)
 
 
-def shown_standings(runs: Sequence[Run], folders: Sequence[RecordFolder]) -> list[Standing]:
-    """The first standing of each kind of track: of `moddiv-97` and `moddiv-113`, one is shown."""
-    kinds = {run.track: str(run.settings.get("track", run.track)) for run in runs}
+def standing_table(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) -> str:
+    """Each source system with the command that runs its task here, and where its track stands by `total`.
+
+    A record has the figures of its own batch everywhere. Other tracks and machine classes are on the leaderboard.
+    """
     first: dict[str, Standing] = {}
     for standing in standings(runs, folders):
-        first.setdefault(kinds.get(standing.track, standing.track), standing)
-    return list(first.values())[:MOST_ROWS]
-
-
-def standing_table(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) -> str:
-    """Where each track stands by `total`; a record has the figures of its own batch everywhere."""
-    rows = [
-        [
-            standing.track,
-            standing.config,
-            standing.machine_class.partition(",")[0],
-            standing.solved,
-            standing.clean,
-            *(number(seconds, ".2f") for seconds in standing.ert_seconds),
-            f"{standing.started_at:%Y-%m-%d}",
-            standing.record_text,
-        ]
-        for standing in shown_standings(runs, folders)
-    ]
+        first.setdefault(standing.track, standing)
+    if not first:
+        return "No ranked batch yet."
+    rows = [[system.name, f"`{system.command}`", *standing_cells(first.get(system.track))] for system in SYSTEMS]
     headings = (
-        "track",
-        "config",
-        "processor",
-        "solved",
-        "clean",
-        "ERT `train`, s",
-        "ERT `total`, s",
-        "date",
-        "record",
+        *("source system", "one command", "processor", "solved", "clean"),
+        *("ERT `train`, s", "ERT `total`, s", "date", "record"),
     )
-    text = ("track", "config", "processor", "date", "record")
-    return markdown_table(headings, rows, text) if rows else "No ranked batch yet."
+    return markdown_table(headings, rows, ("source system", "one command", "processor", "date", "record"))
+
+
+def standing_cells(standing: Standing | None) -> list[str]:
+    """The cells of a standing, from the processor on."""
+    if standing is None:
+        return [UNKNOWN] * 7
+    return [
+        standing.machine_class.partition(",")[0],
+        standing.solved,
+        standing.clean,
+        *(number(seconds, ".2f") for seconds in standing.ert_seconds),
+        f"{standing.started_at:%Y-%m-%d}",
+        standing.record_text,
+    ]
 
 
 def newest_leaders(runs: Sequence[Run]) -> list[Entry]:

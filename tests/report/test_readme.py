@@ -2,12 +2,14 @@
 
 import pytest
 
+from bench.config import config_names, find_config, merged_values, track_of
 from bench.provenance import ROOT
 from bench.report.main_track import MAIN_TRACK, record_lines
-from bench.report.readme import FIGURES, PAGE, fill_page, records_table, standing_table, standings
+from bench.report.readme import FIGURES, PAGE, SYSTEMS, fill_page, records_table, standing_table, standings
 from bench.storage.results import FiledResults
 from bench.storage.schema import Machine
 from tests.support.examples import batch_runs, example_record
+from tracks.descriptions import describe_track
 
 
 def page(name, between=""):
@@ -21,10 +23,13 @@ def on(machine_class):
 def test_the_text_between_markers_is_made_anew_and_the_rest_is_left():
     results_data = FiledResults(batch_runs("a", [1.0] * 10, machine=on("Example CPU")))
     filled = fill_page(page("standing", "old\n"), results_data)
-    assert filled.startswith("before\n<!-- figures: standing -->\n| track |")
+    assert filled.startswith("before\n<!-- figures: standing -->\n| source system |")
     assert filled.endswith("<!-- end of figures -->\nafter\n")
     assert "old" not in filled
-    assert "| add3 | a | Example CPU | 10/10 | 10/10 | 1.00 | 6.00 | 2026-01-31 | — |" in filled
+    assert (
+        "| three-digit speedrun | `python speedrun.py` | Example CPU | 10/10 | 10/10 | 1.00 | 6.00 | 2026-01-31 | — |"
+        in filled
+    )
     assert fill_page(filled, results_data) == filled
     with pytest.raises(KeyError):
         fill_page(page("no-such-figures"), results_data)
@@ -57,27 +62,29 @@ def test_the_leader_of_each_machine_class_is_one_of_its_newest_source():
         for name, seconds in (("new", 2.0), ("slow", 3.0))
         for run in batch_runs(name, [seconds] * 10)
     ]
-    assert [row[1] for row in standing_rows(old + new)] == ["new"]
+    assert standing_rows(old + new)[0][5] == "2.00"
 
 
-def test_each_kind_of_track_has_a_row_of_the_fastest_class_the_main_track_first():
+def test_each_source_system_has_one_row_of_its_fastest_class_and_other_tracks_have_none():
     runs = [
         run
         for i, track in enumerate((MAIN_TRACK, "memorize", "moddiv-113", "moddiv-97", "add2", MAIN_TRACK))
-        for run in batch_runs(
-            f"config-{i}",
-            [9.0 - i] * 10,
-            machine=on(f"CPU {i}, 2 cores"),
-            track=track,
-            settings={"track": track.split("-")[0]},
-        )
+        for run in batch_runs(f"config-{i}", [9.0 - i] * 10, machine=on(f"CPU {i}, 2 cores"), track=track)
     ]
-    assert [row[:3] for row in standing_rows(runs)] == [
-        ["add3", "config-5", "CPU 5"],
-        ["add2", "config-4", "CPU 4"],
-        ["moddiv-97", "config-3", "CPU 3"],
-        ["memorize", "config-1", "CPU 1"],
-    ]
+    rows = standing_rows(runs)
+    assert [row[0] for row in rows] == [system.name for system in SYSTEMS]
+    assert [row[2:4] for row in rows[:3]] == [["CPU 5", "10/10"], ["CPU 4", "10/10"], ["CPU 3", "10/10"]]
+    assert all(row[2:] == ["—"] * 7 for row in rows[3:])
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_command_of_a_system_runs_its_track(system):
+    *options, name = system.command.removeprefix("python speedrun.py").split() or ["add3"]
+    assert options in ([], ["--config"])
+    if name in ("actions", "sumeq") and name not in config_names():
+        pytest.skip("its config is to come")
+    _, path = find_config(name, "cpu")
+    assert describe_track(*track_of(merged_values(path))).name == system.track
 
 
 def won(name="won", clock="total", ert_seconds=27.0, year=2027, machine_class="Example CPU"):
@@ -96,9 +103,9 @@ def won(name="won", clock="total", ert_seconds=27.0, year=2027, machine_class="E
 
 def test_a_record_has_the_figures_of_its_own_batch_everywhere():
     runs = batch_runs("add3-cpu", [20.0] * 10) + batch_runs("again", [20.1] * 10, config_hash="add3-cpu")
-    (row,) = standing_table(runs, [won()]).splitlines()[2:]
+    row = standing_table(runs, [won()]).splitlines()[2]
     assert row == (
-        "| add3 | add3-cpu | Example CPU | 20/20 | 19/20 | 20.00 | 27.00 | 2027-01-31 "
+        "| three-digit speedrun | `python speedrun.py` | Example CPU | 20/20 | 19/20 | 20.00 | 27.00 | 2027-01-31 "
         "| [won](results/records/won/README.md) |"
     )
     assert "27.00 s" in record_lines([won()], "records")
@@ -113,7 +120,7 @@ def test_the_first_record_of_a_class_stands_below_those_that_won_and_is_no_row_a
     runs = batch_runs("unrecorded", [0.1] * 10, machine=on("Another CPU"))
     classes = [standing.machine_class for standing in standings(runs, [first, won()])]
     assert classes == ["Example CPU", "One core", "Another CPU"]
-    (row,) = standing_table(runs, [first]).splitlines()[2:]
+    row = standing_table(runs, [first]).splitlines()[2]
     assert "[first](results/records/first/README.md) (first of its class, compared with nothing)" in row
     assert "first" not in records_table([first, won()])
     assert records_table([first]) == "No earlier record that won in pairs yet."
