@@ -52,7 +52,9 @@ def attend_in_products(query: Tensor, key: Tensor, value: Tensor, attn_mask: Ten
 
     On a CPU in bfloat16 with few keys, torch's function is several times slower, and slower still in the backward pass.
     """
-    bias = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
+    bias = attn_mask  # what is added to the scores
+    if attn_mask.dtype == torch.bool:
+        bias = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
     if bias.dim() > 2:  # of each text
         bias = bias.expand(*query.shape[:2], -1, -1).flatten(0, 1)  # (B * nh, Q, T)
     queries, keys, values = (x.flatten(0, 1) for x in (query, key, value))  # (B * nh, Q or T, hs)
@@ -100,7 +102,7 @@ class Attention(nn.Module):
             new = key, value
             kv_cache[:] = (torch.cat(pair, 2) for pair in zip(kv_cache, new, strict=True)) if kv_cache else new
             key, value = kv_cache
-        mask = attention_mask(key.size(2), positions if self.may_be_padded else None, x.device)
+        mask = self.mask(key.size(2), positions if self.may_be_padded else None, query.dtype)
         mask = mask[..., query_start - T :, :]  # (Q, P + T) for each text
         dropout = self.dropout if self.training else 0.0
         y = self.attend_function(x)(query, key, value, attn_mask=mask, dropout_p=dropout)
@@ -110,6 +112,10 @@ class Attention(nn.Module):
         """Return what computes attention for inputs like x, with the arguments of `attend_in_products`."""
         is_slow = x.device.type == "cpu" and x.dtype == torch.bfloat16
         return attend_in_products if is_slow else F.scaled_dot_product_attention
+
+    def mask(self, T: int, positions: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """Return which keys T tokens attend to, as `attention_mask`, or what is added to the scores, in `dtype`."""
+        return attention_mask(T, positions, self.qkv.device)
 
     def project(self, x: Tensor, query_start: int, start: int, positions: Tensor | None) -> tuple[Tensor, ...]:
         """Map x (B, T, C), which follows `start` positions, to queries (B, nh, Q, hs), keys and values (B, nh, T, hs).

@@ -113,7 +113,7 @@ class Transformer(nn.Module):
                 case "gain":
                     weight.fill_(1.0)
                     continue
-                case "bias" | "qkv_bias" | "out_bias" | "up_bias" | "gate_bias" | "down_bias" | "head_bias":
+                case role if role.endswith("bias"):
                     weight.zero_()
                     continue
                 case _:

@@ -7,7 +7,7 @@ ACTIVATIONS = ("gelu", "silu", "relu2", "gelu_tanh", "swiglu")
 NORMS = ("rms", "layer", "layer_gain")
 NORM_POSITIONS = ("pre", "post")
 BIASES = ("none", "mlp", "all")
-POSITION_ENCODINGS = ("learned", "rotary")
+POSITION_ENCODINGS = ("learned", "rotary", "relative")
 INITS = ("identity", "gpt2")
 MOST_BIGRAM_CHARACTERS = 64
 
@@ -40,7 +40,7 @@ class ModelConfig:
     # Layers in recipes/, if any of these has another value or the activation is gated.
     norm_position: str = "pre"  # norm of a sublayer's input, or of its sum with the residual stream
     bias: str = "none"  # of the MLP, the head and norms with a gain (mlp), also of attention (all)
-    position_encoding: str = "learned"  # embeddings, or rotary positions in attention
+    position_encoding: str = "learned"  # embeddings, or rotary or relative positions in attention
     bigrams: bool = False  # whether pairs of neighbouring characters have embeddings and are predicted jointly
     shared_dropout: float = 0.0  # largest rate of units that are dropped in all layers, see `recipes.dropout`
     any_order: bool = False  # whether a character is embedded with the position of the one that comes next
@@ -69,6 +69,8 @@ class ModelConfig:
         if self.bigrams and self.vocab_size > MOST_BIGRAM_CHARACTERS:
             most = f"a vocabulary of at most {MOST_BIGRAM_CHARACTERS} characters, got {self.vocab_size:,}"
             raise ValueError(f"bigrams = true scores every pair of characters; it takes {most}")
+        if self.position_encoding == "relative" and self.any_order:
+            raise ValueError("relative positions are distances in a text; they take order = left-to-right")
         if self.bigrams and self.any_order:
             raise ValueError("bigrams = true pairs a character with the one before it; it takes order = left-to-right")
         if not 0 <= self.dropout < 1:

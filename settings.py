@@ -55,7 +55,8 @@ class Settings:
     norm_position: Literal["pre", "post"] = "pre"  # Norm of a sublayer's input, or of its sum with the residual stream.
     # Biases of the MLP, the head and norms with a gain (mlp), also of attention (all), or none.
     bias: Literal["none", "mlp", "all"] = "none"
-    position_encoding: Literal["learned", "rotary"] = "learned"  # Embeddings, or rotations of queries and keys.
+    # Embeddings, rotations of queries and keys, or a learned bias of the scores for each head and distance.
+    position_encoding: Literal["learned", "rotary", "relative"] = "learned"
     bigrams: bool = False  # Whether pairs of neighbouring characters have embeddings and are predicted jointly.
     dropout: float = 0.0  # Dropout probability in training, 0..1, below 1.
     # Largest rate of the dropout that draws a rate for each text and drops the same units in all layers; 0: none.

@@ -1,4 +1,4 @@
-"""Layers that recipes have and the plain model lacks: biases, post-norm, rotary positions, a gated MLP.
+"""Layers that recipes have and the plain model lacks: biases, post-norm, other position encodings, a gated MLP.
 
 Shapes are as in model.py.
 """
@@ -10,7 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from layers import MLP, Attention, Block, Norm, linear
+from layers import MLP, Attention, Block, Norm, attention_mask, linear
 from model_config import ModelConfig
 
 ROTARY_BASE = 10_000.0  # the angle of the slowest pair of channels is about 1 / ROTARY_BASE per position
@@ -51,6 +51,17 @@ def attend_in_float32(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tens
     return torch.bmm(weights, values).unflatten(0, query.shape[:2])[:, :, :Q].to(query.dtype)
 
 
+def distance_scores(biases: Tensor, T: int) -> Tensor:
+    """Return what is added to the attention scores of T tokens, (nh, T, T): a bias by head and distance.
+
+    The score of the key `distance` tokens before the query gets biases[:, distance] (nh, D), D >= T; later keys get
+    -inf. The rows are overlapping views of one row, which costs less than to index the biases.
+    """
+    later = biases.new_full((len(biases), T), -torch.inf)
+    row = torch.cat([biases[:, :T].flip(1), later], 1)  # of the last query, and -inf
+    return row.unfold(1, T, 1)[:, :T].flip(1)
+
+
 class RecipeNorm(Norm):
     """A norm that has a bias if it has a gain."""
 
@@ -65,13 +76,26 @@ class RecipeNorm(Norm):
 
 
 class RecipeAttention(Attention):
-    """Attention with biases or rotary positions, or of tokens in any order."""
+    """Attention with biases, rotary positions or relative ones, or of tokens in any order.
+
+    Relative positions are learned biases of the scores, one for each head and distance (after Raffel et al., T5, 2020,
+    without their ranges of distances). They start at zero.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.is_rotary = config.position_encoding == "rotary"
         self.qkv_bias = bias(3 * config.n_embd, config.bias == "all")  # a vector, so that it counts as a bias
         self.out_bias = bias(config.n_embd, config.bias == "all")
+        self.distance_bias = bias(config.n_head * config.block_size, config.position_encoding == "relative")
+
+    def mask(self, T: int, positions: Tensor | None, dtype: torch.dtype) -> Tensor:
+        if self.distance_bias is None:
+            return super().mask(T, positions, dtype)
+        scores = distance_scores(self.distance_bias.to(dtype).view(self.n_head, -1), T)
+        if positions is None:
+            return scores
+        return scores.masked_fill(~attention_mask(T, positions, scores.device), -torch.inf)  # (B, nh, T, T)
 
     def project(self, x: Tensor, query_start: int, start: int, positions: Tensor | None) -> tuple[Tensor, ...]:
         biases = (None, None, None) if self.qkv_bias is None else self.qkv_bias.chunk(3)

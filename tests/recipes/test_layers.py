@@ -1,5 +1,6 @@
 """The layers of recipes against torch.nn's modules and complex numbers."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ OPTIONS = [
     {"position_encoding": "rotary", "activation": "swiglu", "n_layer": 2},
     {"position_encoding": "rotary", "norm_position": "post", "bias": "all", "activation": "swiglu", "norm": "layer"},
     {"bigrams": True, "n_layer": 2, "tied": True},
+    {"position_encoding": "relative", "n_layer": 2},
+    {"position_encoding": "relative", "norm_position": "post", "bias": "all", "norm": "layer_gain"},
 ]
 
 
@@ -111,6 +114,39 @@ def test_rotary_attention_depends_on_distances_alone() -> None:
     positions = torch.arange(6).expand(3, -1)
     assert_close(model(idx, positions=positions + 50), model(idx), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(model(idx, positions=2 * positions), model(idx), atol=1e-2)
+
+
+def test_relative_positions_add_a_bias_of_each_head_and_distance_to_the_scores() -> None:
+    model = random_model(position_encoding="relative")
+    attention: Any = model.blocks[0].attention
+    x = torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(1))
+    biases = attention.distance_bias.view(2, 11)
+    query, key, value = (x @ attention.qkv[i].T for i in range(3))
+    expected = torch.zeros(3, 7, 16)
+    for text, head, i in itertools.product(range(3), range(2), range(7)):
+        part = slice(8 * head, 8 * head + 8)
+        scores = [query[text, i, part] @ key[text, j, part] / 8**0.5 + biases[head, i - j] for j in range(i + 1)]
+        shares = torch.stack(scores).softmax(0)
+        expected[text, i, part] = shares @ value[text, : i + 1, part]
+    assert_close(attention(x, 0), expected @ attention.out.T, rtol=1e-4, atol=1e-5)
+
+
+def test_relative_positions_start_as_none_and_belong_to_adamw_without_decay() -> None:
+    model = random_model(position_encoding="relative")
+    assert model.position is None
+    model.initialize(torch.Generator().manual_seed(0))
+    biases: Any = model.blocks[0].attention.distance_bias
+    assert biases.shape == (2 * 11,)
+    assert not biases.any()
+
+
+def test_a_prompt_longer_than_the_training_texts_attends_by_the_same_biases() -> None:
+    model, idx = random_model(position_encoding="relative"), torch.randint(12, (3, 11))
+    alone = model(idx[:, 5:])
+    far: Any = model.blocks[0].attention.distance_bias
+    with torch.no_grad():
+        far.view(2, 11)[:, 6:] = -torch.inf
+    assert_close(model(idx)[:, -1], alone[:, -1], rtol=1e-4, atol=1e-5)
 
 
 def test_swiglu_is_its_formula() -> None:
