@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.errors import nearest_hint
 from tracks.describe_addition import ADDITION_OMNIVAULT, ADDITION_STREAM, describe_addition
+from tracks.describe_lines import ACTIONS, ADDTEXT
 from tracks.describe_memorize import describe_memorize
 from tracks.describe_modular import MODULAR_SIGNS, describe_modular
 from tracks.describe_sumeq import describe_sumeq
@@ -43,6 +44,8 @@ TRACKS: dict[str, TrackDescription] = {
             ADDITION_STREAM,
             ADDITION_OMNIVAULT,
             WORDS,
+            ADDTEXT,
+            ACTIONS,
         )
     },
     **{name: describe() for name, describe in DESCRIBE.items()},

@@ -1,0 +1,96 @@
+"""Training batches of tracks of lines."""
+
+from abc import abstractmethod
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tracks.base import PADDING, Batch
+from tracks.batches import ProblemBatches, drawn_windows
+from tracks.padding import left_aligned, moved, places_without_padding
+
+
+class LineBatches(ProblemBatches):
+    """Texts of several lines, drawn anew for each step; or windows of one fixed text, by the setting `window`.
+
+    Each line is a problem of the track with its answer and a line break. A text begins with the first token of a line
+    and ends after `text_tokens` tokens, anywhere in a line, so that few positions are padding. All padding is on the
+    right, where no other token attends to it: attention needs no mask of each text.
+    """
+
+    lines_per_text: int
+    text_tokens: int  # T + 1
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("targets",) if self.options.window else ("targets", "loss_mask")
+
+    @property
+    def training_length(self) -> int:
+        return (self.options.window or self.text_tokens - 1) + 1
+
+    @property
+    def query_start(self) -> int:
+        return 0
+
+    @property
+    def answer_start(self) -> int:
+        """The place in a batch at which the first token of the answer to the shortest prompt is predicted."""
+        length: int = self.track.shortest_prompt
+        return length - 1
+
+    @abstractmethod
+    def draw_lines(self, num_texts: int, generator: torch.Generator) -> Tensor:
+        """Draw the lines of texts, (num_texts, lines_per_text, W) of problems that show no earlier line."""
+
+    def is_answerable(self, lines: Tensor) -> Tensor:
+        """Return whether the text tells the answers of lines (num_texts, lines_per_text, W), (…, lines_per_text)."""
+        return torch.ones(lines.shape[:-1], dtype=torch.bool, device=lines.device)
+
+    @property
+    @abstractmethod
+    def fixed_lines(self) -> Tensor:
+        """The lines of the fixed text, (n, W)."""
+
+    @cached_property
+    def text(self) -> Tensor:
+        """The fixed text, (tokens,) ids."""
+        ids = self.line_tokens(self.fixed_lines.to(self.device))[0]
+        return ids[ids != PADDING]
+
+    def line_tokens(self, lines: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ids of whole lines (..., L) of problems (..., W), and which are an answer's, (..., L) bool."""
+        prompts, answers = self.track.prompts(lines), self.track.answers(lines)
+        ends = answers.new_full((*answers.shape[:-1], 1), self.track.vocabulary.index("\n"))
+        is_answer = [torch.zeros_like(prompts, dtype=torch.bool), answers != PADDING, torch.zeros_like(ends).bool()]
+        return torch.cat([prompts, answers, ends], -1), torch.cat(is_answer, -1)
+
+    def draw(
+        self, num_batches: int, batch_size: int, generator: torch.Generator, replayed: Tensor, share: float
+    ) -> Batch:
+        """Draw texts; nothing is replayed."""
+        if self.options.window:
+            return drawn_windows(self.text, (num_batches, batch_size), self.options.window + 1, generator)
+        lines = self.draw_lines(num_batches * batch_size, generator)
+        ids, is_answer = self.line_tokens(lines)
+        is_target = is_answer & self.is_answerable(lines)[..., None] if self.options.loss_on == "answer" else ids >= 0
+        ids, is_target = (field.flatten(1) for field in (ids, is_target))
+        places = places_without_padding(ids != PADDING)
+        texts = moved(ids, places)[:, : self.text_tokens].view(num_batches, batch_size, -1)
+        is_target = moved(is_target, places, fill=False)[:, : self.text_tokens].view(num_batches, batch_size, -1)
+        return right_padded(texts, is_target)
+
+    def batch(self, problems: Tensor, loss_on: str = "answer") -> Batch:
+        prompts, answers = self.track.prompts(problems), self.track.answers(problems)
+        texts = left_aligned([prompts, answers])
+        lengths, ends = ((part != PADDING).sum(-1, keepdim=True) for part in (prompts, texts))
+        texts = texts[..., : int(ends.amax())]
+        start = lengths if loss_on == "answer" else 1
+        return right_padded(texts, (texts != PADDING) & (torch.arange(texts.size(-1), device=texts.device) >= start))
+
+
+def right_padded(texts: Tensor, is_target: Tensor) -> Batch:
+    """Return texts (..., T + 1) that end in PADDING as a batch; `is_target` says which tokens have a loss."""
+    texts = texts.clamp(min=0)
+    return Batch(texts[..., :-1], texts[..., 1:], is_target[..., 1:])
