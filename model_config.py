@@ -41,6 +41,7 @@ class ModelConfig:
     norm_position: str = "pre"  # norm of a sublayer's input, or of its sum with the residual stream
     bias: str = "none"  # of the MLP, the head and norms with a gain (mlp), also of attention (all)
     position_encoding: str = "learned"  # embeddings, or rotary or relative positions in attention
+    attention_window: int = 0  # tokens that a token attends to, itself and those before it; 0: all
     bigrams: bool = False  # whether pairs of neighbouring characters have embeddings and are predicted jointly
     shared_dropout: float = 0.0  # largest rate of units that are dropped in all layers, see `recipes.dropout`
     any_order: bool = False  # whether a character is embedded with the position of the one that comes next
@@ -69,6 +70,8 @@ class ModelConfig:
         if self.bigrams and self.vocab_size > MOST_BIGRAM_CHARACTERS:
             most = f"a vocabulary of at most {MOST_BIGRAM_CHARACTERS} characters, got {self.vocab_size:,}"
             raise ValueError(f"bigrams = true scores every pair of characters; it takes {most}")
+        if self.attention_window < 0 or (self.attention_window and self.position_encoding != "relative"):
+            raise ValueError("attention_window must be 0 (all tokens), or above 0 with position_encoding = relative")
         if self.position_encoding == "relative" and self.any_order:
             raise ValueError("relative positions are distances in a text; they take order = left-to-right")
         if self.bigrams and self.any_order:

@@ -57,6 +57,7 @@ class Settings:
     bias: Literal["none", "mlp", "all"] = "none"
     # Embeddings, rotations of queries and keys, or a learned bias of the scores for each head and distance.
     position_encoding: Literal["learned", "rotary", "relative"] = "learned"
+    attention_window: int = 0  # Tokens that a token attends to with relative positions, itself included; 0: all.
     bigrams: bool = False  # Whether pairs of neighbouring characters have embeddings and are predicted jointly.
     dropout: float = 0.0  # Dropout probability in training, 0..1, below 1.
     # Largest rate of the dropout that draws a rate for each text and drops the same units in all layers; 0: none.

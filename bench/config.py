@@ -38,6 +38,7 @@ ADDED_SETTINGS: dict[str, bool | int | float | str] = {
     "norm_position": "pre",
     "bias": "none",
     "position_encoding": "learned",
+    "attention_window": 0,
     "bigrams": False,
     "shared_dropout": 0.0,
     "order": "left-to-right",

@@ -54,11 +54,12 @@ def attend_in_float32(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tens
 def distance_scores(biases: Tensor, T: int) -> Tensor:
     """Return what is added to the attention scores of T tokens, (nh, T, T): a bias by head and distance.
 
-    The score of the key `distance` tokens before the query gets biases[:, distance] (nh, D), D >= T; later keys get
-    -inf. The rows are overlapping views of one row, which costs less than to index the biases.
+    The score of the key `distance` tokens before the query gets biases[:, distance] (nh, D). Keys at distances from D
+    on, and later keys, get -inf. The rows are overlapping views of one row, which costs less than to index the biases.
     """
-    later = biases.new_full((len(biases), T), -torch.inf)
-    row = torch.cat([biases[:, :T].flip(1), later], 1)  # of the last query, and -inf
+    num_heads, D = biases.shape
+    later, earlier = (biases.new_full((num_heads, length), -torch.inf) for length in (T, max(0, T - D)))
+    row = torch.cat([earlier, biases[:, :T].flip(1), later], 1)  # of the last query, and -inf
     return row.unfold(1, T, 1)[:, :T].flip(1)
 
 
@@ -79,7 +80,8 @@ class RecipeAttention(Attention):
     """Attention with biases, rotary positions or relative ones, or of tokens in any order.
 
     Relative positions are learned biases of the scores, one for each head and distance (after Raffel et al., T5, 2020,
-    without their ranges of distances). They start at zero.
+    without their ranges of distances). They start at zero. With `attention_window`, only so many tokens are attended
+    to, and a text may be longer than all training texts without a change of what attention finds.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -87,7 +89,8 @@ class RecipeAttention(Attention):
         self.is_rotary = config.position_encoding == "rotary"
         self.qkv_bias = bias(3 * config.n_embd, config.bias == "all")  # a vector, so that it counts as a bias
         self.out_bias = bias(config.n_embd, config.bias == "all")
-        self.distance_bias = bias(config.n_head * config.block_size, config.position_encoding == "relative")
+        num_distances = config.attention_window or config.block_size
+        self.distance_bias = bias(config.n_head * num_distances, config.position_encoding == "relative")
 
     def mask(self, T: int, positions: Tensor | None, dtype: torch.dtype) -> Tensor:
         if self.distance_bias is None:

@@ -83,6 +83,8 @@ def test_epochs_are_another_spelling_of_steps() -> None:
         ({"checkpoint": "best"}, "checkpoint: add4 has no validation set"),
         ({"checkpoint_every": 75}, "checkpoint_every must be a multiple of check_every"),
         ({"position_encoding": "rotary", "n_embd": 12, "n_head": 4}, "heads of an even width, got 3"),
+        ({"attention_window": 8}, "attention_window must be 0"),
+        ({"attention_window": -1, "position_encoding": "relative"}, "attention_window must be 0"),
         ({"track": "moddiv", "bigrams": True}, "a vocabulary of at most 64 characters, got 99"),
         ({"grokfast_alpha": 1.0}, "grokfast_alpha must be in 0..1, below 1"),
         ({"max_row_norm": -1.0}, "max_row_norm must be finite and at least 0"),

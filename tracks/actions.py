@@ -1,7 +1,7 @@
 """Lines that copy letters of themselves or of the line before, after a published training log."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from bench.stats.descriptive import clopper_pearson_upper
 from tracks.base import PADDING, AnswerTrack, Batch, DecodedProblems, Decoding
-from tracks.description import TrackDescription
 from tracks.hashing import hash_fraction
 from tracks.line_batches import LineBatches
-from tracks.padding import left_aligned, moved, places_without_padding
+from tracks.padding import left_aligned
+from tracks.sampling import Sampler
 
 FIXED_LINES, FIXED_SEED = 20_000, 3  # of the text of which windows are training texts
 TEST_SEED, LIST_SEED = 1, 2
@@ -49,7 +49,7 @@ class Actions(AnswerTrack):
 
     problem_width = 1 + (MOST_EARLIER + 2) * LINE
     may_have_errors = True
-    limits = {"largest share of errors of an action": MOST_ERRORS}
+    limits: Mapping[str, float] = {"largest share of errors of an action": MOST_ERRORS}
     shortest_prompt = 5
 
     @property
@@ -229,8 +229,8 @@ class ActionBatches(LineBatches):
     text_tokens = 33
 
     @property
-    def sampler(self) -> "ActionBatches":
-        return self
+    def sampler(self) -> Sampler:
+        raise NotImplementedError("lines are drawn in the order of a text, see `draw_lines`")
 
     @cached_property
     def fixed_lines(self) -> Tensor:

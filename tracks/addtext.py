@@ -1,7 +1,6 @@
 """Addition as a text of lines, `13 + 29 = 42;`, after a published training log."""
 
 import re
-from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 from tracks.addition import Addition
 from tracks.base import PADDING, AnswerTrack, DecodedProblems, Decoding
 from tracks.describe_lines import CONTEXT, LARGEST_OPERAND
-from tracks.description import TrackDescription
 from tracks.descriptions import TRACKS
 from tracks.hashing import hash_columns, shift_right
 from tracks.line_batches import LineBatches
@@ -142,7 +140,7 @@ class AddText(AnswerTrack):
     def named_targets(self, results: DecodedProblems) -> dict[str, bool]:
         """Return whether every completion has the form of a sum, digits and `;`: the published log's own target."""
         completions = results.completions
-        is_digit, is_stop = completions <= 9, completions == self.decoding.stop_token
+        is_digit, is_stop = completions <= 9, completions == self.vocabulary.index(";")
         has_form = is_digit[:, 0] & is_stop.any(1) & (is_digit | is_stop).all(1)  # PADDING is below 9
         return {"form": bool((has_form & (completions[:, 0] != PADDING)).all())}
 

@@ -21,6 +21,7 @@ OPTIONS = [
     {"position_encoding": "rotary", "norm_position": "post", "bias": "all", "activation": "swiglu", "norm": "layer"},
     {"bigrams": True, "n_layer": 2, "tied": True},
     {"position_encoding": "relative", "n_layer": 2},
+    {"position_encoding": "relative", "attention_window": 3, "n_layer": 2},
     {"position_encoding": "relative", "norm_position": "post", "bias": "all", "norm": "layer_gain"},
 ]
 
@@ -132,10 +133,10 @@ def test_relative_positions_add_a_bias_of_each_head_and_distance_to_the_scores()
 
 
 def test_relative_positions_start_as_none_and_belong_to_adamw_without_decay() -> None:
-    model = random_model(position_encoding="relative")
-    assert model.position is None
+    model: Any = random_model(position_encoding="relative")
+    assert "position" not in dict(model.named_parameters())
     model.initialize(torch.Generator().manual_seed(0))
-    biases: Any = model.blocks[0].attention.distance_bias
+    biases = model.blocks[0].attention.distance_bias
     assert biases.shape == (2 * 11,)
     assert not biases.any()
 
@@ -143,10 +144,19 @@ def test_relative_positions_start_as_none_and_belong_to_adamw_without_decay() ->
 def test_a_prompt_longer_than_the_training_texts_attends_by_the_same_biases() -> None:
     model, idx = random_model(position_encoding="relative"), torch.randint(12, (3, 11))
     alone = model(idx[:, 5:])
-    far: Any = model.blocks[0].attention.distance_bias
+    attention: Any = model.blocks[0].attention
     with torch.no_grad():
-        far.view(2, 11)[:, 6:] = -torch.inf
+        attention.distance_bias.view(2, 11)[:, 6:] = -torch.inf
     assert_close(model(idx)[:, -1], alone[:, -1], rtol=1e-4, atol=1e-5)
+
+
+def test_an_attention_window_ends_attention_at_a_distance() -> None:
+    model, idx = random_model(position_encoding="relative", attention_window=4), torch.randint(12, (3, 11))
+    attention: Any = model.blocks[0].attention
+    assert attention.distance_bias.shape == (2 * 4,)
+    for T in (2, 4, 11):
+        assert_close(model(idx[:, :T])[:, -1], model(idx[:, max(0, T - 4) : T])[:, -1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(model(idx)[:, -1], model(idx[:, -3:])[:, -1], atol=1e-3)
 
 
 def test_swiglu_is_its_formula() -> None:
