@@ -60,12 +60,13 @@ class Actions(AnswerTrack):
     # text
 
     def prompts(self, problems: Tensor) -> Tensor:
-        lines = lines_of(problems)[..., 1:, :]  # (..., n, 9): those that are shown
+        lines = lines_of(problems)
+        is_shown = lines[..., :-1, :1] != PADDING  # after a line that is not blank
+        lines = lines[..., 1:, :]  # (..., n, 9)
         results = self.results(problems)
         ends = lines.new_tensor([self.vocabulary.index(character) for character in ";\n"]).expand(*lines.shape[:-1], 2)
         digits = lines[..., -1:] + DIGITS
         ids = torch.cat([lines[..., :-1], digits, results, ends], -1)  # (..., n, 14)
-        is_shown = lines[..., :1] != PADDING
         ids = ids.masked_fill(~is_shown, PADDING)
         ids[..., -1, LINE:] = PADDING  # what is asked for
         to_go = (ids != PADDING).flatten(-2).flip(-1).cumsum(-1).flip(-1).view(ids.shape)  # tokens from each one on
@@ -225,8 +226,8 @@ def is_heldout_after(before: Tensor, lines: Tensor) -> Tensor:
 class ActionBatches(LineBatches):
     """Texts of lines in which no line is held out after the line before."""
 
-    lines_per_text = 3
-    text_tokens = 33
+    lines_per_text = 4
+    text_tokens = 41
 
     @property
     def sampler(self) -> Sampler:
@@ -242,9 +243,9 @@ class ActionBatches(LineBatches):
         lines = self.track.draw_stream(num_texts * self.lines_per_text + 1, generator)
         return with_lines_before(lines).view(num_texts, self.lines_per_text, -1)
 
-    def is_answerable(self, lines: Tensor) -> Tensor:
-        is_first = torch.arange(lines.size(1), device=lines.device) == 0
-        return ~(is_first & copies_line_before(lines[..., -1]))
+    def is_answerable(self, lines: Tensor, is_whole: Tensor) -> Tensor:
+        has_line_before = F.pad(is_whole[:, :-1], (1, 0), value=False)
+        return is_whole & (has_line_before | ~copies_line_before(lines[..., -1]))
 
     def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
         return self.track.draw_training(count, generator)

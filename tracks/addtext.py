@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tracks.addition import Addition
 from tracks.base import PADDING, AnswerTrack, DecodedProblems, Decoding
-from tracks.describe_lines import CONTEXT, LARGEST_OPERAND
+from tracks.describe_lines import LARGEST_OPERAND
 from tracks.descriptions import TRACKS
 from tracks.hashing import hash_columns, shift_right
 from tracks.line_batches import LineBatches
@@ -75,8 +75,8 @@ class AddText(AnswerTrack):
         return left_aligned([sums, stop])
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Return the ids of a prompt such as `13 + 29 = `, after any number of whole lines that fit."""
-        is_problem = PROMPT.fullmatch(text) and len(text) + self.answer_length <= CONTEXT
+        """Return the ids of a prompt such as `13 + 29 = `, alone or after lines that fit into the longest prompt."""
+        is_problem = PROMPT.fullmatch(text) and len(text) <= self.prompt_length
         return [self.vocabulary.index(character) for character in text] if is_problem else []
 
     def sentence(self, problem: Tensor, answer: str) -> str:
@@ -85,7 +85,8 @@ class AddText(AnswerTrack):
         if is_after:
             c, d = self.pairs[self.earlier[a * NUMBERS + b]].tolist()
             earlier = f" after {c} + {d}"
-        return f"{a} + {b}{earlier}: got {answer or 'nothing'!r}, expected {a + b}"
+        got = answer if answer.isdecimal() else repr(answer) if answer else "nothing"
+        return f"{a} + {b}{earlier}: got {got}, expected {a + b}"
 
     # -------------------------------------------------------------------------
     # which problems

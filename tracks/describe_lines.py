@@ -23,7 +23,7 @@ ADDTEXT = TrackDescription(
     is_one_length=False,
     has_windows=True,
     context=CONTEXT,
-    form=f"two numbers up to {LARGEST_OPERAND}, after any lines such as '1 + 2 = 3;\\n', in {CONTEXT - 4} characters",
+    form=f"two numbers up to {LARGEST_OPERAND}, alone or after a line such as '1 + 2 = 3;\\n'",
 )
 
 ACTIONS = TrackDescription(

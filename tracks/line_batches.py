@@ -14,9 +14,9 @@ from tracks.padding import left_aligned, moved, places_without_padding
 class LineBatches(ProblemBatches):
     """Texts of several lines, drawn anew for each step; or windows of one fixed text, by the setting `window`.
 
-    Each line is a problem of the track with its answer and a line break. A text begins with the first token of a line
-    and ends after `text_tokens` tokens, anywhere in a line, so that few positions are padding. All padding is on the
-    right, where no other token attends to it: attention needs no mask of each text.
+    Each line is a problem of the track with its answer and a line break. Half of the texts begin with a line, the
+    others anywhere in one, and all end after `text_tokens` tokens, so that few positions are padding. All padding is
+    on the right, where no other token attends to it: attention needs no mask of each text.
     """
 
     lines_per_text: int
@@ -44,9 +44,12 @@ class LineBatches(ProblemBatches):
     def draw_lines(self, num_texts: int, generator: torch.Generator) -> Tensor:
         """Draw the lines of texts, (num_texts, lines_per_text, W) of problems that show no earlier line."""
 
-    def is_answerable(self, lines: Tensor) -> Tensor:
-        """Return whether the text tells the answers of lines (num_texts, lines_per_text, W), (…, lines_per_text)."""
-        return torch.ones(lines.shape[:-1], dtype=torch.bool, device=lines.device)
+    def is_answerable(self, lines: Tensor, is_whole: Tensor) -> Tensor:
+        """Return whether a text tells the answers of its lines (num_texts, lines_per_text, W), (…, lines_per_text).
+
+        `is_whole` (num_texts, lines_per_text) says of which lines it holds the first token.
+        """
+        return is_whole
 
     @property
     @abstractmethod
@@ -74,12 +77,22 @@ class LineBatches(ProblemBatches):
             return drawn_windows(self.text, (num_batches, batch_size), self.options.window + 1, generator)
         lines = self.draw_lines(num_batches * batch_size, generator)
         ids, is_answer = self.line_tokens(lines)
-        is_target = is_answer & self.is_answerable(lines)[..., None] if self.options.loss_on == "answer" else ids >= 0
-        ids, is_target = (field.flatten(1) for field in (ids, is_target))
-        places = places_without_padding(ids != PADDING)
-        texts = moved(ids, places)[:, : self.text_tokens].view(num_batches, batch_size, -1)
-        is_target = moved(is_target, places, fill=False)[:, : self.text_tokens].view(num_batches, batch_size, -1)
-        return right_padded(texts, is_target)
+        lengths = (ids != PADDING).sum(-1)
+        cut = torch.rand(len(lines), generator=generator, device=self.device) * 2 - 1  # share of the first line
+        first = (cut * lengths[:, 0]).long().clamp(min=0)[:, None]  # the token of the first line that begins the text
+        if self.options.loss_on == "answer":
+            starts = lengths.cumsum(1) - lengths
+            is_target = is_answer & self.is_answerable(lines, starts >= first)[..., None]
+        else:
+            is_target = ids != PADDING
+        ids, is_target = ids.flatten(1), is_target.flatten(1)
+        places = places_without_padding(ids != PADDING) - first
+        places = places.where((places >= 0) & (places < self.text_tokens), ids.size(1))
+        shape = num_batches, batch_size, -1
+        texts, is_target = (
+            moved(field, places)[:, : self.text_tokens].view(shape) for field in (ids, is_target.to(ids.dtype))
+        )
+        return right_padded(texts, is_target > 0)
 
     def batch(self, problems: Tensor, loss_on: str = "answer") -> Batch:
         prompts, answers = self.track.prompts(problems), self.track.answers(problems)

@@ -20,8 +20,8 @@ def places_without_padding(is_token: Tensor) -> Tensor:
     return torch.where(is_token, places, is_token.size(-1))
 
 
-def moved(values: Tensor, places: Tensor, fill: int = PADDING) -> Tensor:
-    """Move values (..., n) to places (..., n); those at place n are dropped, and empty places hold `fill`."""
+def moved(values: Tensor, places: Tensor) -> Tensor:
+    """Move values (..., n) to places (..., n); those at place n are dropped, and empty places hold PADDING."""
     n = values.size(-1)
-    rows = values.new_full((*values.shape[:-1], n + 1), fill)
+    rows = values.new_full((*values.shape[:-1], n + 1), PADDING)
     return rows.scatter_(-1, places, values)[..., :n]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data import PADDING, TRACKS, describe_track, get_track
 from tests.support.examples import ROOT
+from tracks.actions import Actions
 from tracks.addition import Addition
 from tracks.sumeq import Sumeq
 from tracks.word_rule import rows_of
@@ -35,9 +36,9 @@ CASES = [
 def test_there_are_twenty_lengths_and_each_is_reversed_too() -> None:
     forwards = [f"add{digits}" for digits in range(1, 21)]
     backwards = [f"{name}-reversed" for name in forwards]
-    others = ["add3-mingpt", "add3-report", "add2-omnivault", "words"]
-    others += ["modadd", "modsub", "moddiv", "memorize", "sumeq"]
-    assert list(TRACKS) == [*forwards, *backwards, *others]
+    others = ["add3-mingpt", "add3-report", "add2-omnivault", "words", "addtext", "actions"]
+    with_settings = ["modadd", "modsub", "moddiv", "memorize", "sumeq"]
+    assert list(TRACKS) == [*forwards, *backwards, *others, *with_settings]
     assert all(track.name == name or track.name.startswith(f"{name}-") for name, track in TRACKS.items())
 
 
@@ -72,6 +73,11 @@ def problem_of(track: Any, prompt: list[int]) -> Tensor:
         return track.problems(torch.tensor([prompt], dtype=torch.uint8))[0][0]
     if isinstance(track, Words):
         return rows_of([line.rstrip(";") for line in track.description.example_text.splitlines()])
+    if isinstance(track, Actions):
+        lines = torch.full((12, 9), PADDING, dtype=torch.int8)
+        lines[9:, :6] = torch.tensor([[0] * 6, [5, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5]])
+        lines[9:, 8] = torch.tensor([0, 0, 1])
+        return torch.cat([lines.new_zeros(1), lines.flatten()])
     return track.rows[(track.prompts(track.rows) == torch.tensor(prompt)).all(1)][0]
 
 
