@@ -293,7 +293,7 @@ def show_run(run: Run, runs: Sequence[Run], console: Console, notes: Sequence[No
     for target, seconds in run.reached.items():
         decided_by = DECIDED_BY.get(target, "no error in this sample, at a check")
         if target.startswith("validation "):
-            decided_by = "this share of the validation problems right, at a check"
+            decided_by = "this share of validation right, at a check"
         elif target in named:
             decided_by = "the track's weaker target (certificate)"
         targets.add_row(target, value_text(seconds, ".2f"), decided_by)

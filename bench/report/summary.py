@@ -74,16 +74,18 @@ def missed_reason(run: Run) -> str | None:
     if run.outcome != "missed" or not run.checks:
         return None
     last, certificate = run.checks[-1], run.certificate
-    if certificate is not None and certificate.unmet_limits and (certificate.may_have_errors or not certificate.errors):
+    if certificate is not None and not certificate.errors and certificate.unmet_limits:
         measures = "; ".join(measure_text(certificate, name) for name in certificate.unmet_limits)
-        return measures if certificate.errors else f"every answer is right, but {measures}"
+        return f"every answer is right, but {measures}"
     if last.errors is None:
         return None
     asked = "" if last.asked is None else f" in {last.asked:,} training problems"
     found = f"its last evaluation found {errors_in_words(last.errors)}{asked}"
     if last.validation is not None:
         found += f" and {last.validation.errors:,} in {last.validation.problems:,} validation problems"
-    if last.errors or (last.validation is not None and last.validation.errors):
+    rate = float(run.settings.get("evaluation_max_error_rate") or 0.0)
+    evaluations = [last.validation, Count(problems=last.asked or 0, errors=last.errors)]
+    if any(count is not None and count.errors > rate * count.problems for count in evaluations):
         return f"training used up its rounds (max_rounds, num_steps); {found}"
     return f"training ended before the model was right on all problems; {found}"
 

@@ -194,13 +194,23 @@ def test_a_track_solved_with_errors_says_that_they_are_allowed() -> None:
     assert "\ntargets met: 0.564, 0.943; not met: 0.956\n" in text
 
 
-def test_a_track_missed_by_a_measure_says_which_and_not_that_every_answer_is_right() -> None:
-    lines = summary(example_run(outcome="missed", certificate=sampled_certificate(131, 0.0141)))
-    assert any(
-        "missed  invalid, at most (95%) 0.0141, needed at most 0.01; 131 errors in 10,000" in line for line in lines
-    )
-    assert "missed: invalid, at most (95%) 0.0141, needed at most 0.01" in lines
-    assert not any("as allowed" in line for line in lines)
+def test_a_track_missed_by_a_measure_says_which_and_why_training_ended() -> None:
+    for errors, rate, reason in (
+        (2, 0.01, "training used up its rounds (max_rounds, num_steps)"),
+        (2, 0.02, "training ended before the model was right on all problems"),
+    ):
+        lines = summary(
+            example_run(
+                outcome="missed",
+                certificate=sampled_certificate(131, 0.0141),
+                checks=[example_check(700, errors)],
+                settings={"track": "words", "evaluation_max_error_rate": rate},
+            )
+        )
+        verdict = "missed  invalid, at most (95%) 0.0141, needed at most 0.01; 131 errors in 10,000"
+        assert any(verdict in line for line in lines)
+        assert f"missed: {reason}; its last evaluation found 2 errors in 100 training problems" in lines
+        assert not any("as allowed" in line for line in lines)
 
 
 def test_shares_of_a_sample_have_the_interval_of_scipy_and_those_of_all_problems_have_none() -> None:
