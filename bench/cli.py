@@ -113,7 +113,8 @@ def error_message(panel: str) -> str:
         return f"{program.rpartition(' ')[2]} needs {', and '.join(named)}"
     without_value = re.match(r"Missing value for argument '(.*?)'", panel)
     if without_value:
-        return f"{without_value[1]}: a value is missing"
+        hint = "" if without_value[1].startswith("-") else "; write -- before one that begins with a dash"
+        return f"{without_value[1]}: a value is missing{hint}"
     return re.sub(r"^Error parsing (settings: |(?=--))", "", panel)
 
 
