@@ -109,7 +109,7 @@ def tracks_table(device_type: str, results: Path) -> Table:
         first, last = tracks[0], tracks[-1]
         table.add_row(
             first_to_last([names[track.name] for track in tracks]),
-            first.example_text.replace("\n", "\\n"),
+            first.example_text.replace("\n", "\\n\n"),
             first_to_last([count_text(track.num_problems) for track in tracks]),
             first_to_last([heldout_text(track) for track in tracks]),
             first.solved if first.exhaustive == last.exhaustive else f"{first.solved}; {last.solved}",

@@ -26,6 +26,7 @@ def test_a_track_is_shown_with_an_example_its_size_its_config_and_the_source_s_f
     assert shown["add3"] == ["381+350=0731", "1,000,000", "99,771", solved, "add3-cpu", figure]
     assert shown["moddiv"][:3] == ["93/5=38", "9,312", "3,742"]
     assert shown["add4 …\nadd20"][2] == "10%"
+    assert shown["actions"][0] == "fedcba0;\\n\nabcdef1abc"
 
 
 def test_the_best_is_the_ranked_batch_with_the_lowest_ert_on_any_machine(tmp_path) -> None:
