@@ -298,8 +298,9 @@ def markdown_code(text: str) -> str:
 def ask_command(run: str, prompt: str, options: Sequence[str] = ()) -> str:
     """The command that asks the model of a run, for a POSIX shell; `options` and `run` are words of it.
 
-    Double quotes hold the prompts of most tracks.
+    Double quotes hold the prompts of most tracks. A newline is written as `ask` reads it, in one line.
     """
+    prompt = prompt.replace("\n", r"\n")
     word = shlex.quote(prompt) if SPECIAL_IN_SHELL.search(prompt) else f'"{prompt}"'
     words = [run, word, *map(shlex.quote, options)]
     if prompt.startswith("-"):
