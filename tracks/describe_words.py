@@ -33,6 +33,7 @@ WORDS = TrackDescription(
     has_windows=True,
     has_validation_set=True,
     context=64,
-    form="three words by the rule of docs/TRACKS.md, each ended by ; and a line break",
+    form="three words, each ended by ; and a line break, of 4 or 6 different letters from bcdfghjk and aeiou in turn, "
+    "which start with different letters",
     target=f"of {TEST_WORDS:,} sampled words 99% valid, lengths and letters within {MAX_DISTANCE} of the rule's",
 )

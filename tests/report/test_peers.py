@@ -204,7 +204,10 @@ def test_a_peer_has_a_track_of_its_own_and_runs_its_schedule_once(each):
 def test_the_peers_are_the_configs_with_a_table_of_their_own():
     report = {"report-1", "report-2", "report-3", "report-4", "report-4-bf16"}
     adders = {f"add2{name}-recipe" for name in ("", "-debug", "-bf16", "-scaler", "-accumulation", "-gpu")}
-    assert {each.config for each in PEERS} == report | adders | {"later", "later-4", "mingpt", "moddiv-97-recipe"}
+    words = {f"words{name}-recipe" for name in ("", "-67k", "-331k", "-506k")}
+    assert {each.config for each in PEERS} == report | adders | words | {
+        *("later", "later-4", "mingpt", "moddiv-97-recipe"),
+    }
 
 
 def test_a_config_that_extends_a_peer_is_none(tmp_path, monkeypatch):
