@@ -3,9 +3,8 @@
 The rule is the "very simple model" of a published training log (a fork of femtoGPT, 2024).
 """
 
-import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -33,6 +32,7 @@ from tracks.word_rule import WORD_COLUMNS, draw_rows, draw_word, rows_of, word_f
 
 TRAINING, VALIDATION, TEST = range(3)  # the sets, as `Words.split` numbers them
 SEEDS = {"train": 1, "validation": 2, "heldout": 3}  # of the fixed samples of the sets
+BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED = 1_000, 5
 TEXT_WORDS, TEXT_SEED = 8_000, 4  # of the text whose windows train
 INVALID, LENGTHS, LETTERS = (
     f"{figure}, at most (95%)" for figure in ("invalid words", "distance of lengths", "distance of letters")
@@ -182,47 +182,40 @@ class Words(Track):
         """Return upper 95% bounds of the share of invalid words and of the distances from the rule's distributions.
 
         A distance is the total variation distance between two distributions: of the number of characters of a word,
-        and of a character of a word, when word and character are drawn uniformly. The rule's own are exact for the
-        prompts. A word changes an observed distance by at most 1 / N, so that its expectation is above it by at most
-        sqrt(ln 20 / 2 N) with 95% confidence (McDiarmid, 1989); the expectation is at least the distance itself
-        (Jensen's inequality).
+        and of a character of a word, when word and character are drawn uniformly. The rule's own are exact, given the
+        prompts.
         """
         problems, completions, right = results
-        count, slack = len(problems), math.sqrt(math.log(20) / (2 * len(problems)))
-        return (
-            {
-                INVALID: invalid_bound(right),
-                LENGTHS: distance(self.observed_lengths(completions), self.exact_lengths()) + slack,
-                LETTERS: distance(self.observed_letters(completions), self.exact_letters(problems)) + slack,
-            }
-            if count
-            else {}
-        )
+        if not len(problems):
+            return {}
+        each = [self.length_shares(completions), self.letter_shares(completions)]
+        lengths, letters = distance_bounds(each, [self.exact_lengths(), self.exact_letters(problems)])
+        return {INVALID: invalid_bound(right), LENGTHS: lengths, LETTERS: letters}
 
     def named_targets(self, results: DecodedProblems) -> dict[str, bool]:
         return {"99.9%": invalid_bound(results.right) <= 0.001}
 
-    def observed_lengths(self, completions: Tensor) -> Tensor:
-        """Return the share of each number of characters before END, 0 to A, (A + 1,) float64."""
-        counts = self.lengths(completions).bincount(minlength=completions.size(1) + 1)
-        return counts.double() / len(completions)
+    def length_shares(self, completions: Tensor) -> Tensor:
+        """Map completions (N, A) to the distribution of the length of each, 0 to A, (N, A + 1) float64: one is 1."""
+        return torch.nn.functional.one_hot(self.lengths(completions), completions.size(1) + 1).double()
 
     def exact_lengths(self) -> Tensor:
-        """Return the rule's own of `observed_lengths`."""
+        """Return the rule's own distribution of lengths, (A + 1,) float64."""
         shares = torch.zeros(self.answer_length + 1, dtype=torch.float64)
         shares[[4, MOST_LETTERS]] = 0.5
         return shares
 
-    def observed_letters(self, completions: Tensor) -> Tensor:
-        """Return the share of each token in a word, averaged over words, (V + 1,); the last one is of empty words."""
-        lengths, nothing = self.lengths(completions), len(self.description.vocabulary)
-        is_inside = torch.arange(completions.size(1)) < lengths.clamp(min=1)[:, None]
-        tokens = torch.where(lengths[:, None] > 0, completions.long(), nothing)[is_inside]
-        weights = (1 / lengths.clamp(min=1).double())[:, None].expand(is_inside.shape)[is_inside]
-        return tokens.bincount(weights, minlength=nothing + 1) / len(completions)
+    def letter_shares(self, completions: Tensor) -> Tensor:
+        """Map completions (N, A) to the share of each token in each, (N, V + 1) float64; the last: an empty word."""
+        nothing, lengths = len(self.description.vocabulary), self.lengths(completions)
+        is_inside = torch.arange(completions.size(1)) < lengths[:, None]
+        counts = torch.zeros(len(completions), nothing + 1, dtype=torch.float64)
+        counts.scatter_add_(1, torch.where(is_inside, completions.long(), nothing), is_inside.double())
+        counts[:, nothing] = lengths == 0
+        return counts / counts.sum(1, keepdim=True)
 
     def exact_letters(self, problems: Tensor) -> Tensor:
-        """Return the rule's own of `observed_letters` for the prompts of problems (N, 24)."""
+        """Return the rule's own mean of `letter_shares` for the prompts of problems (N, 24), (V + 1,) float64."""
         starts = problems.unflatten(-1, (WORD_COLUMNS, -1))[..., :NUM_WORDS, 0].long()
         used = starts.flatten().bincount(minlength=len(CONSONANTS)).double() / len(problems)
         first = (1 - used) / (len(CONSONANTS) - NUM_WORDS)  # probability of each consonant at each of its places
@@ -241,6 +234,18 @@ def invalid_bound(right: Tensor) -> float:
     return clopper_pearson_upper(int((~right).sum()), len(right))
 
 
-def distance(one: Tensor, other: Tensor) -> float:
-    """Return the total variation distance between two distributions (n,)."""
-    return float((one - other).abs().sum()) / 2
+def distance_bounds(each: Sequence[Tensor], exact: Sequence[Tensor]) -> list[float]:
+    """Return upper 95% bounds of the total variation distances of means from exact distributions.
+
+    Each mean is over the rows of a tensor (N, n) float64. The bound is the 95% quantile of the distance in 1,000
+    bootstrap samples of the rows (Efron, 1979). It is conservative near 0, where sampling only adds to the distance.
+    """
+    generator = torch.Generator().manual_seed(BOOTSTRAP_SEED)
+    rows, sizes = torch.cat(list(each), 1), [len(distribution) for distribution in exact]
+    differences = rows - torch.cat(list(exact))
+    distances = []
+    for _ in range(BOOTSTRAP_SAMPLES):
+        drawn = torch.randint(len(rows), (len(rows),), generator=generator).bincount(minlength=len(rows))
+        mean = drawn.double() @ differences / len(rows)
+        distances.append(torch.stack([part.abs().sum() / 2 for part in mean.split(sizes)]))
+    return torch.stack(distances).quantile(0.95, 0).tolist()

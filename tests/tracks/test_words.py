@@ -6,15 +6,17 @@ import re
 from collections import Counter, defaultdict
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
 from data import PADDING, DecodedProblems, controlled, decode, encode, get_batches, get_track, main
 from settings import Settings
 from tests.support.tracks import CPU, cpu_batches
 from tracks.describe_words import NUM_PROMPTS, WORDS_PER_INITIAL
 from tracks.word_rule import draw_rows, rows_of, word_fault
-from tracks.words import TEST, TRAINING, VALIDATION
+from tracks.words import TEST, TRAINING, VALIDATION, distance_bounds, invalid_bound
 
 TRACK: Any = get_track("words")
 LINE = re.compile(r"([bcdfghjk][aeiou]){2,3};\n")
@@ -213,8 +215,9 @@ def test_the_distributions_of_the_rule_are_exact() -> None:
 
 def test_observed_distributions_count_each_word_alike() -> None:
     completions = completions_of(["hafe;", "hafegi;", ";", "h\nhhhhh"])
-    assert TRACK.observed_lengths(completions).tolist() == [0.25, 0, 0, 0, 0.25, 0, 0.25, 0.25]
-    letters = dict(zip([*TRACK.vocabulary, "nothing"], TRACK.observed_letters(completions).tolist(), strict=True))
+    assert TRACK.length_shares(completions).mean(0).tolist() == [0.25, 0, 0, 0, 0.25, 0, 0.25, 0.25]
+    shares = TRACK.letter_shares(completions).mean(0).tolist()
+    letters = dict(zip([*TRACK.vocabulary, "nothing"], shares, strict=True))
     assert letters == pytest.approx(
         dict.fromkeys([*TRACK.vocabulary, "nothing"], 0.0)
         | {"h": 1 / 16 + 1 / 24 + 6 / 28, "\n": 1 / 28, "nothing": 1 / 4}
@@ -243,27 +246,26 @@ def test_words_drawn_by_the_rule_solve_the_track_and_others_do_not() -> None:
     short[:, 4] = TRACK.vocabulary.index(";")
     only_short = TRACK.measures(DecodedProblems(problems, short, TRACK.grade(problems, short)), lambda batch: None)
     assert only_short[invalid] < 0.01
-    assert only_short[lengths] == pytest.approx(0.5 + math.sqrt(math.log(20) / 20_000))
+    assert only_short[lengths] == pytest.approx(0.5)
     one_word = results_of(["hafe;"] * 2000)
     assert TRACK.measures(one_word, lambda batch: None)[letters] > 0.5
-    wrong = torch.arange(10_000) >= 83
-    for count, is_met in ((83, True), (84, False)):
-        right_ones = torch.arange(10_000) >= count
-        bound = TRACK.measures(DecodedProblems(problems, right, right_ones), lambda batch: None)[invalid]
-        assert (bound <= 0.01) == is_met
-    assert TRACK.named_targets(DecodedProblems(problems, right, wrong)) == {"99.9%": False}
+    for count, is_solved in ((83, True), (84, False)):
+        assert (invalid_bound(torch.arange(10_000) >= count) <= 0.01) == is_solved
+    some_wrong = DecodedProblems(problems, right, torch.arange(10_000) >= 5)
+    assert TRACK.named_targets(some_wrong) == {"99.9%": False}
 
 
-def test_the_bounds_of_the_distances_hold_for_a_model_that_is_off_by_a_known_distance() -> None:
-    """95% of samples of a model whose words are short with probability 0.52, at a distance of 0.02."""
-    generator = torch.Generator().manual_seed(0)
-    slack, held = math.sqrt(math.log(20) / 2000), 0
-    for _ in range(200):
-        is_short = torch.rand(1000, generator=generator) < 0.52
-        completions = torch.where(is_short[:, None], completions_of(["hafe;"]), completions_of(["hafegi;"]))
-        observed = TRACK.observed_lengths(completions)
-        held += float((observed - TRACK.exact_lengths()).abs().sum()) / 2 + slack >= 0.02
-    assert held >= 190
+def test_the_bound_of_a_distance_is_the_quantile_of_its_bootstrap_distribution() -> None:
+    """With two outcomes, a bootstrap sample is a binomial number, whose quantile is exact."""
+    count, exact = 2000, torch.tensor([0.5, 0.5], dtype=torch.float64)
+    number = np.arange(count + 1)
+    for ones in (1000, 1040, 1150):
+        rows = torch.eye(2, dtype=torch.float64)[(torch.arange(count) < ones).long()]
+        distances = abs(number / count - 0.5)
+        order = distances.argsort()
+        cumulated = binom.pmf(number, count, ones / count)[order].cumsum()
+        expected = distances[order][cumulated.searchsorted(0.95)]
+        assert distance_bounds([rows], [exact]) == [pytest.approx(expected, abs=0.0015)]
 
 
 def test_permuted_ids_are_the_same_track_and_other_controls_do_not_apply() -> None:
