@@ -52,18 +52,20 @@ __all__ = [
 INTERFACE = 4
 
 
-def get_track(name: str, **settings: bool | int | float | str) -> Track:
+def get_track(name: str, stored: str = "", /, **settings: bool | int | float | str) -> Track:
     """Build a track; later calls with the same settings return the same object.
 
-    Raises KeyError for a name that TRACKS lacks, ValueError for settings that the track cannot have.
+    `stored` is what weights keep of a track, `Track.stored`. Raises KeyError for a name that TRACKS lacks, ValueError
+    for settings that the track cannot have.
     """
-    return build_track(name, tuple(sorted(settings.items())))
+    return build_track(name, tuple(sorted(settings.items())), stored)
 
 
 @functools.cache
-def build_track(name: str, settings: tuple[tuple[str, bool | int | float | str], ...]) -> Track:
+def build_track(name: str, settings: tuple[tuple[str, bool | int | float | str], ...], stored: str = "") -> Track:
     description = describe_track(name, dict(settings))
-    track: Track = pkgutil.resolve_name(description.implementation)(description, **description.parameters)
+    parameters = {**description.parameters, **({"stored": stored} if stored else {})}
+    track: Track = pkgutil.resolve_name(description.implementation)(description, **parameters)
     return track
 
 
@@ -97,6 +99,7 @@ def main(arguments: list[str]) -> int:
     name = arguments[0] if arguments else "add3"
     try:
         track = get_track(name, **read_settings(name, arguments[1:]))
+        track.prepare()
     except KeyError:
         print(
             f"data.py: there is no track {name!r}{nearest_hint(name, TRACKS, '`python -m bench tracks`')}",

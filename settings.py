@@ -13,8 +13,8 @@ from tracks.descriptions import (
     BatchOptions,
     TrackDescription,
     TrackSettings,
-    default_track_settings,
     describe_track,
+    resolve_track_settings,
 )
 
 
@@ -191,10 +191,7 @@ class Settings:
 
     def resolve_track_settings(self) -> None:
         """Add the defaults of the track to `track_settings`; raise ValueError for a setting that it cannot have."""
-        describe_track(self.track, self.track_settings)
-        defaults = default_track_settings(self.track)
-        given = {key: type(defaults[key])(value) for key, value in self.track_settings.items()}  # 1 as 1.0
-        object.__setattr__(self, "track_settings", defaults | given)
+        object.__setattr__(self, "track_settings", resolve_track_settings(self.track, self.track_settings))
 
     def check_window(self) -> None:
         """Raise ValueError if the training texts of the track cannot be windows of this length."""

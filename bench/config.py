@@ -147,6 +147,11 @@ def track_settings_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key.partition(".")[2]: value for key, value in settings.items() if is_track_setting(key)}
 
 
+def lacks_target(settings: Mapping[str, Any]) -> bool:
+    """Whether flat settings are those of a text without a target: it is measured, and there is nothing to solve."""
+    return settings.get(f"{TRACK_SETTINGS}.bits_per_byte") == 0
+
+
 def track_of(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The track in flat settings and its settings: the arguments of `describe_track`."""
     return settings["track"], track_settings_of(settings)

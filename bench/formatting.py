@@ -148,7 +148,8 @@ def verdict_text(certificate: Certificate) -> str:
 
     Errors that a solved track may have are `31 errors, as allowed`.
     """
-    unmet = [measure_text(certificate, name) for name in certificate.unmet_limits]
+    names = certificate.unmet_limits if certificate.has_target else certificate.decisive_measures
+    unmet = [measure_text(certificate, name) for name in names]
     allowed = ["as allowed"] if certificate.errors and certificate.is_solved else []
     return ", ".join([errors_in_words(certificate.errors), *allowed, *unmet])
 
@@ -159,7 +160,7 @@ def certificate_text(certificate: Certificate) -> str:
     Where errors are allowed, the measures come first: `invalid 0.0041, needed at most 0.01; 31 errors in 10,000`.
     """
     errors = f"{errors_in_words(certificate.errors)} in {certificate.problems:,}"
-    limited = [measure_text(certificate, name) for name in certificate.limits]
+    limited = [measure_text(certificate, name) for name in certificate.decisive_measures]
     if certificate.may_have_errors:
         return "; ".join([*limited, errors + (", as allowed" if certificate.errors and certificate.is_solved else "")])
     return "; ".join([errors, *limited])
@@ -179,7 +180,7 @@ def outcome_text(run: Run) -> str:
     certificate = run.certificate
     parts: list[str] = [run.outcome]
     if certificate is not None:
-        parts += [measure_text(certificate, name) for name in certificate.limits]
+        parts += [measure_text(certificate, name) for name in certificate.decisive_measures]
         parts += ["errors as allowed"] if certificate.errors and certificate.is_solved else []
         parts += filter(None, [targets_text(certificate)])
     text = escape_markdown("; ".join(parts))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 BATCH_VARIABLE = "ADDITION_SPEEDRUN_BATCH"  # the batch of an attempt, as JSON
+TEXT_VARIABLE = "ADDITION_SPEEDRUN_TEXT"  # the file of a text, for settings that have only its hash; set by the user
 PIPE_VARIABLE = "ADDITION_SPEEDRUN_PIPE"  # the file descriptor to which an attempt writes the edges of its clock
 
 
@@ -26,6 +27,8 @@ def restore_cores() -> None:
 def child_environment(**variables: str) -> dict[str, str]:
     """The environment for a child process, without the variables that this process received as an attempt."""
     inherited = {name: value for name, value in os.environ.items() if name not in (BATCH_VARIABLE, PIPE_VARIABLE)}
+    if inherited.get(TEXT_VARIABLE):
+        inherited[TEXT_VARIABLE] = os.path.abspath(inherited[TEXT_VARIABLE])  # a child may run in another folder
     return inherited | variables
 
 

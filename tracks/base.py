@@ -67,6 +67,9 @@ class Track(ABC):
     has_one_answer = False  # whether each problem has exactly one right completion
     # Targets of training: name -> share of right completions of the validation set, 0..1.
     validation_targets: Mapping[str, float] = {}
+    default_continuation = 0  # tokens with which `bench ask` continues a text; 0: it answers problems
+    tokenizer_seconds: float | None = None  # that `prepare` took, if the track has a tokenizer of its own
+    stored = ""  # what weights keep of the track, for `data.get_track` where its file is not
     data: bytes = b""  # what the problems' rows do not tell of them, for `data.index_sets_sha256`
 
     def __init__(self, description: TrackDescription) -> None:
@@ -76,6 +79,17 @@ class Track(ABC):
         self.num_problems, self.num_heldout = description.num_problems, description.num_heldout
         self.exhaustive, self.is_stream = description.exhaustive, description.is_stream
         self.block_size = description.block_size  # positions of the model
+
+    @property
+    def has_target(self) -> bool:
+        return self.description.has_target
+
+    def prepare(self) -> Mapping[str, str]:
+        """Make what belongs to the phase `setup`, such as a tokenizer; returns settings of the track found by that.
+
+        Raises ValueError if the problems cannot be asked here.
+        """
+        return {}
 
     # -------------------------------------------------------------------------
     # what is asked

@@ -117,6 +117,8 @@ def check_control(track: Track | TrackDescription, control: str) -> None:
         raise ControlNotApplicable(
             f"control: {control} exchanges right answers, and {track.name} has many to each problem; permute works"
         )
+    if description.is_stream and not track.exhaustive:
+        raise ControlNotApplicable(f"control: {control} exchanges answers, and {track.name} is a text; permute works")
     if not track.exhaustive:
         raise ValueError(
             f"control: {control} changes answers in a list of all problems, and {track.name} has too many to list; "

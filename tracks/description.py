@@ -1,7 +1,7 @@
 """The description of a track, without its data. Imports neither torch nor NumPy."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 TEST_PROBLEMS = 1_000_000  # size of a test set that is not exhaustive
@@ -42,9 +42,12 @@ class TrackDescription:
     context: int = 0  # positions of the model; 0: as many as the longest prompt with its answer needs
     has_validation_set: bool = False  # whether the track names a validation set, if `splits` does not tell
     learns_prompts: bool = True  # whether prompts may have a loss, as by the setting `loss_on`
+    has_target: bool = True  # whether the track can be solved; else its measures are the result, and it never ranks
     form: str = ""  # how a problem is written, in words
     target: str = ""  # what solved means, if it is not that all problems are answered rightly
     config: str = ""  # its default config, if it is not named after the track
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the track as they are filed, where not as given
+    problem: str = ""  # why the problems cannot be asked here, such as a missing file, and what to do
     splits: Callable[[], Mapping[str, int]] | None = None  # counts the problems of each set, if they are listed
 
     @property

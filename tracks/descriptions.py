@@ -11,6 +11,7 @@ from tracks.describe_lines import ACTIONS, ADDTEXT
 from tracks.describe_memorize import describe_memorize
 from tracks.describe_modular import MODULAR_SIGNS, describe_modular
 from tracks.describe_sumeq import describe_sumeq
+from tracks.describe_text import describe_text
 from tracks.describe_words import WORDS
 from tracks.description import BatchOptions, TrackDescription
 
@@ -23,6 +24,7 @@ __all__ = [
     "default_track_settings",
     "describe_track",
     "read_track_settings",
+    "resolve_track_settings",
 ]
 
 TRUTH = {"true": True, "false": False}
@@ -33,6 +35,7 @@ DESCRIBE: dict[str, Describe] = {
     **{name: functools.partial(describe_modular, name) for name in MODULAR_SIGNS},
     "memorize": describe_memorize,
     "sumeq": describe_sumeq,
+    "text": describe_text,
 }
 
 TRACKS: dict[str, TrackDescription] = {
@@ -91,6 +94,15 @@ def describe_track(name: str, settings: TrackSettings | None = None) -> TrackDes
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise ValueError(f"track_settings.{key} must be {KIND_NAMES[kind]}, got {value!r}")
     return DESCRIBE[name](**(settings or {})) if defaults else TRACKS[name]
+
+
+def resolve_track_settings(name: str, settings: TrackSettings) -> dict[str, Any]:
+    """Return all settings of a track as they are filed: with the defaults, 1 as 1.0, and a file by its hash.
+
+    Raises as `describe_track`.
+    """
+    defaults, filed = default_track_settings(name), describe_track(name, settings).settings
+    return defaults | {key: type(defaults[key])(value) for key, value in settings.items()} | dict(filed)
 
 
 KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

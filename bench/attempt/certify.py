@@ -18,6 +18,7 @@ from data import Batch, DecodedProblems, Decoding, Track
 from model import Transformer
 
 CPU_BATCH_TOKENS = 100_000  # the activations of so many tokens fit into the caches
+LOSS_BATCH_TOKENS = 16_384  # whose logits are in memory together
 GPU_BATCH_SIZE = 32_768  # problems; large batches hide the launch times of the kernels
 
 
@@ -74,12 +75,21 @@ def decode_and_grade(next_logits: NextLogits, track: Track, problems: Tensor, ge
 
 @torch.inference_mode()
 def mean_loss(model: Transformer, batch: Batch) -> float | None:
-    """The mean cross-entropy of the targets of a batch, by the plain forward pass, nats; None if it is not finite."""
-    device = next(model.parameters()).device
-    tokens, targets = batch.tokens.to(device), batch.targets.to(device)
-    mask, positions = (field if field is None else field.to(device) for field in (batch.loss_mask, batch.positions))
-    loss = float(model.masked_loss(tokens, targets, mask, positions=positions))
-    return loss if math.isfinite(loss) else None
+    """The mean cross-entropy of the targets of a batch, by the plain forward pass, nats; None if it is not finite.
+
+    Parts of the batch are computed one after the other, so that memory does not grow with the batch.
+    """
+    device, parts = next(model.parameters()).device, max(1, batch.tokens.numel() // LOSS_BATCH_TOKENS)
+    total, count = 0.0, 0
+    fields = (None if field is None else field.tensor_split(parts) for field in batch)
+    split = [[None] * parts if field is None else [part.to(device) for part in field] for field in fields]
+    for tokens, targets, mask, positions, next_positions in zip(*split, strict=True):
+        num_targets = targets.numel() if mask is None else int(mask.sum())
+        if num_targets:
+            loss = model.masked_loss(tokens, targets, mask, positions=positions, next_positions=next_positions)
+            total += float(loss) * num_targets
+            count += num_targets
+    return total / count if math.isfinite(total) else None
 
 
 def certify(
@@ -127,6 +137,7 @@ def certify(
         measures=track.measures(results, loss),
         limits=dict(track.limits),
         may_have_errors=track.may_have_errors,
+        has_target=track.has_target,
         targets=track.named_targets(results),
     )
     first = wrong.nonzero()[:num_sentences, 0].tolist()

@@ -284,6 +284,7 @@ def lost_run(plan: AttemptPlan) -> Run:
         "compiled": plan.settings.compile,
         "threads": plan.settings.threads,
         "processes": plan.world.size,
+        "tokenizer_seconds": plan.track.tokenizer_seconds,
         "seconds": dict.fromkeys((*PHASES, "total")),
         "checks": [],
         "reached": {},

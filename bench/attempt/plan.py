@@ -112,11 +112,14 @@ def make_plan(
         settings, device=device.type, precision=choice.precision, kernel=choice.kernel, threads=threads
     )
     seed = request.seed
-    if seed is None:
-        seed = first_seed(config_hash(flat_settings(settings)), source_sha256())
     try:
         track_settings = getattr(settings, TRACK_SETTINGS, {})  # trainers of older records have none
-        track = controlled(get_track(settings.track, **track_settings), settings.control, seed)
+        track = get_track(settings.track, **track_settings)
+        if found := track.prepare():
+            settings = dataclasses.replace(settings, **{TRACK_SETTINGS: track_settings | dict(found)})
+        if seed is None:
+            seed = first_seed(config_hash(flat_settings(settings)), source_sha256())
+        track = controlled(track, settings.control, seed)
     except ValueError as problem:
         raise UsageError(str(problem)) from None
     return AttemptPlan(

@@ -1,5 +1,6 @@
 """The command line of an attempt: the request, the config and the settings. Imports no torch."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -26,7 +27,7 @@ from bench.config import (
 )
 from bench.errors import UsageError, nearest_hint
 from bench.provenance import ROOT
-from tracks.descriptions import TRACKS, default_track_settings, read_track_settings
+from tracks.descriptions import TRACKS, default_track_settings, read_track_settings, resolve_track_settings
 
 MAX_ATTEMPTS = 10_000  # of a batch
 
@@ -157,6 +158,8 @@ def parse_command_line(
         known = default_track_settings(track)
         kept = {key: value for key, value in values.get(TRACK_SETTINGS, {}).items() if key in known}
         before = {key: value for key, value in before.items() if not is_track_setting(key)}
+        with contextlib.suppress(KeyError, ValueError):  # tyro finds out what is wrong
+            kept |= resolve_track_settings(track, kept)
         before |= flat_values({TRACK_SETTINGS: known | kept})
         # tyro checks them together with the track on the command line
         object.__setattr__(default, TRACK_SETTINGS, kept | read_track_settings(track, given))

@@ -14,7 +14,7 @@ from bench.audit.session import Audit, CheckNotApplicable, CheckSkipped
 from bench.audit.target import MUST_SOLVE, NUM_PERMUTATIONS
 from bench.cli import print_progress
 from bench.clock import MAX_WARMUP_SECONDS, PHASES
-from bench.config import track_of
+from bench.config import lacks_target, track_of
 from bench.experiments.outer_clock import disagreements
 from bench.formatting import certificate_text, errors_in_words, verdict_text
 from bench.stats.descriptive import wilson_interval
@@ -134,6 +134,8 @@ def check_seeds(audit: Audit) -> CheckResult:
 
 def check_blindness(audit: Audit) -> CheckResult:
     """With permuted vocabulary ids the track is solved as often as with the original ones."""
+    if lacks_target(audit.target.run.settings):
+        raise CheckNotApplicable("the track has no target, so there are no solved attempts to count")
     seeds, rate = [audit.seed(f"blindness {number}") for number in range(NUM_PERMUTATIONS)], audit.target.solve_rate
 
     def is_plausible(num_solved: int, rate: float | None) -> bool | None:

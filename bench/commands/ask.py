@@ -42,7 +42,8 @@ class Arguments:
     file: OptionalPathArgument = None
     """A file of problems, one a line, in place of PROBLEM."""
     continue_: Annotated[int, tyro.conf.arg(name="continue", metavar="N")] = 0
-    """Print the next N tokens of any text; nothing ends them. Beyond the context the model reads a sliding window."""
+    """Print the next N tokens of any text; nothing ends them. Beyond the context the model reads a sliding window. The
+    track `text` does that by default, with 100 tokens."""
     probabilities: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the five likeliest next tokens of any text, with their probabilities, instead."""
     order: OrderName | None = None
@@ -86,6 +87,8 @@ def main(arguments: Arguments) -> int:
             replies = Continuations(model, track, texts, device, arguments.continue_)
         elif arguments.order or (track.description.has_orders and any(BLANK in text for text in texts)):
             replies = Blanks(model, track, texts, device, order)
+        elif track.default_continuation:
+            replies = Continuations(model, track, texts, device, track.default_continuation)
         else:
             replies = Answers(model, track, texts, device)
         replies.sample(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)

@@ -12,11 +12,13 @@ from rich.text import Text
 from bench.audit.target import find_target
 from bench.cli import handle_interrupts, reject_unwritable
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
+from bench.config import track_of
 from bench.console import output_console
 from bench.errors import UsageError, nearest_hint
 from bench.formatting import terminal_table
 from bench.report import leaderboard
 from bench.storage.journal import Journal
+from tracks.descriptions import describe_track
 
 if TYPE_CHECKING:
     from bench.audit.checks import Verdict
@@ -55,6 +57,8 @@ def main(arguments: Arguments) -> int:
     handle_interrupts()
     with contextlib.ExitStack() as stack:
         target = find_target(arguments.run, arguments.results, stack)
+        if problem := describe_track(*track_of(target.run.settings)).problem:
+            raise UsageError(problem)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="addition-speedrun-")))
         with reject_unwritable(arguments.results):
             Journal(arguments.results).recover()

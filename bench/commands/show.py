@@ -172,6 +172,8 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     yield "trained", f"{value_text(run.steps, ',')} steps, {value_text(run.examples, ',')} examples"
     if len(run.checks) > MOST_CHECKS:
         yield "checks", f"{len(run.checks):,} in the journal, of which {MOST_CHECKS} are below; --plot FILE draws all"
+    if run.tokenizer_seconds is not None:
+        yield "tokenizer", f"{value_text(run.tokenizer_seconds, '.3f', 's')} of setup"
     yield "parameters", value_text(run.parameters, ",")
     yield "train FLOPs", value_text(run.train_flops, ".4g")
     peak = value_text(run.matmul_flops_per_second, ".4g", "FLOP/s")

@@ -30,6 +30,7 @@ from typing import Any
 import filelock
 
 from bench.cli import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST, ignore_interrupts
+from bench.config import lacks_target
 from bench.errors import UsageError
 from bench.experiments.outer_clock import CAN_LISTEN, EdgeListener, disagreements, off_seconds, outer_seconds
 from bench.processes import BATCH_VARIABLE, PIPE_VARIABLE, json_lines, last_error_line, run_python, start_python
@@ -59,8 +60,10 @@ def check_may_rank(planned: Run, where: str) -> None:
     """Raises UsageError, which begins with `where`: attempts with these settings never rank, so none are compared."""
     reason, settings = planned.unranked_because, planned.settings
     if reason is not None:
-        key, value = ("control", "none") if settings.get("control", "none") != "none" else ("curves", "false")
-        raise UsageError(f"{where}: a run that {reason} never ranks; set {key} to {value}")
+        fix = "control to none" if settings.get("control", "none") != "none" else "curves to false"
+        if lacks_target(settings):
+            fix = "it above 0"
+        raise UsageError(f"{where}: a run that {reason} never ranks; set {fix}")
 
 
 @dataclasses.dataclass(frozen=True)

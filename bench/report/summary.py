@@ -74,6 +74,8 @@ def missed_reason(run: Run) -> str | None:
     if run.outcome != "missed" or not run.checks:
         return None
     last, certificate = run.checks[-1], run.certificate
+    if certificate is not None and not certificate.has_target:
+        return "this track has no target: its measures are the result, it is never solved and never ranks"
     if certificate is not None and not certificate.errors and certificate.unmet_limits:
         measures = "; ".join(measure_text(certificate, name) for name in certificate.unmet_limits)
         return f"every answer is right, but {measures}"

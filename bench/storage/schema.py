@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 
-from bench.config import config_label
+from bench.config import config_label, lacks_target
 
 SCHEMA: Final = 1
 YARDSTICK, AUDIT = "yardstick", "audit"  # commands whose batches test a machine and a trainer
@@ -152,7 +152,13 @@ class Certificate(Count):
     measures: dict[str, FiniteFloat | None] = {}  # other figures that the verdict depends on; null if not finite
     limits: dict[str, FiniteFloat] = {}  # the measures of a solved track are at most these
     may_have_errors: bool = False  # whether the verdict depends on the measures alone
+    has_target: bool = True  # whether the track can be solved; else its measures are the result
     targets: dict[str, bool] = {}  # whether each of the track's weaker targets is met
+
+    @property
+    def decisive_measures(self) -> list[str]:
+        """The names of the measures with a limit; of all on a track without a target, whose result they are."""
+        return list(self.limits if self.has_target else self.measures)
 
     @property
     def unmet_limits(self) -> list[str]:
@@ -163,7 +169,7 @@ class Certificate(Count):
     @property
     def is_solved(self) -> bool:
         """Whether the track is solved."""
-        return (not self.errors or self.may_have_errors) and not self.unmet_limits
+        return self.has_target and (not self.errors or self.may_have_errors) and not self.unmet_limits
 
 
 class Machine(SchemaModel):
@@ -210,6 +216,7 @@ class Run(SchemaModel):
     parameters: int | None
     train_flops: FiniteFloat | None  # of the matrix products of all optimizer steps
     matmul_flops_per_second: FiniteFloat | None = None  # the machine's measured peak at the same precision
+    tokenizer_seconds: FiniteFloat | None = None  # in `setup`, of making the track's own tokenizer; null without one
     compiler_seconds: FiniteFloat | None = None  # of compiling the C kernel, beside the phases until `setup` ends
     step_launches: int | None = None  # torch operations of one step; null if not counted
     launch_seconds: FiniteFloat | None = None  # measured, of one such operation on a single number
@@ -261,6 +268,8 @@ class Run(SchemaModel):
         """What the run did because of which it is never ranked, as a verb in the past tense; None if it may be."""
         if (control := self.settings.get("control", "none")) != "none":
             return f"trained on an altered track (--control {control})"
+        if lacks_target(self.settings):
+            return "trained on a track without a target (track_settings.bits_per_byte)"
         return "looked at the test problems during training" if self.settings.get("curves") else None
 
     @property

@@ -28,6 +28,7 @@ def save(path: Path, model: Transformer, track: Track, settings: dict[str, Any])
         "model": json.dumps(dataclasses.asdict(model.config)),
         "dtype": str(model.dtype).removeprefix("torch."),
         "settings": json.dumps(settings),
+        **({"stored": track.stored} if track.stored else {}),
     }
     save_file({name: weight.detach().contiguous() for name, weight in model.state_dict().items()}, path, metadata)
     os.umask(mask := os.umask(0))
@@ -68,7 +69,8 @@ def build_model(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[Tra
     """The model and the track that a file describes; raises various exceptions for metadata of other projects."""
     settings = json.loads(metadata["settings"])
     name, track_settings = track_of({"track": metadata["track"], **settings})
-    track: Any = get_track(name, **track_settings)
+    stored = [metadata["stored"]] if "stored" in metadata else []
+    track: Any = get_track(name, *stored, **track_settings)
     if track.name != metadata["track"]:
         raise ValueError(f"its settings are those of {track.name}, its track is {metadata['track']}")
     if metadata["vocabulary"] != vocabulary_text(track.vocabulary):

@@ -8,7 +8,7 @@ import pytest
 
 from bench.attempt.plan import make_plan
 from bench.attempt.request import check_request
-from bench.config import current_names, normal_value
+from bench.config import config_toml, current_names, normal_value
 from bench.errors import UsageError
 from bench.processes import BATCH_VARIABLE
 from bench.provenance import config_hash, first_seed, source_sha256
@@ -37,10 +37,40 @@ def test_the_command_line_overrides_the_file_and_the_file_its_base(tmp_path):
     assert (plan.settings.batch_size, plan.settings.num_steps, plan.settings.n_head) == (8, 10, 4)
 
 
-def test_every_shipped_config_makes_a_plan():
+def test_every_shipped_config_makes_a_plan(tmp_path):
+    book = tmp_path / "book.txt"
+    book.write_text("".join(f"{n} {n * n} {n * n % 1009}\n" for n in range(5000)))
     for path in (ROOT / "bench" / "configs").glob("*.toml"):
         if not path.stem.endswith("-cuda"):
-            assert plan_of("--config", path.stem).config == path.stem
+            file = [f"track_settings.file={book}"] if path.stem.startswith("text") else []
+            assert plan_of("--config", path.stem, *file).config == path.stem
+
+
+def test_a_text_is_planned_with_its_hash_and_that_of_its_merges_and_no_path(tmp_path, monkeypatch):
+    book = tmp_path / "book.txt"
+    book.write_text("".join(f"{n} {n * n} {n * n % 1009}\n" for n in range(500)))
+    monkeypatch.chdir(tmp_path)  # a relative path is relative to the current folder
+    options = "--config", "text", "track_settings.tokens=bpe", "track_settings.vocabulary=300"
+    plan = plan_of(*options, "track_settings.file=book.txt")
+    settings = plan.settings_dict
+    assert settings["track_settings.file"].startswith("sha256:")
+    assert settings["track_settings.merges"][:8] == plan.track.name.rpartition("-")[2]
+    assert "book" not in repr((settings, plan.overrides, plan.track.name))
+    assert set(plan.overrides) == {f"track_settings.{key}" for key in ("file", "tokens", "vocabulary")}
+    assert plan.track.tokenizer_seconds > 0
+    config = tmp_path / "again.toml"
+    config.write_text(config_toml(settings))
+    again = plan_of("--config", str(config))  # as `show --settings` writes it: the text was read by this process
+    assert (again.config_hash, again.seed, again.track.name) == (plan.config_hash, plan.seed, plan.track.name)
+    own = tmp_path / "own.toml"
+    own.write_text('base = "text"\n[track_settings]\nfile = "book.txt"\ntokens = "bpe"\nvocabulary = 300\n')
+    assert plan_of("--config", str(own)).overrides == {}
+    assert plan_of("--config", str(own)).config_hash == plan.config_hash
+
+
+def test_a_text_without_a_file_is_refused_with_what_to_write():
+    with pytest.raises(UsageError, match=r"track_settings\.file is missing: name a file of text"):
+        plan_of("--config", "text")
 
 
 def test_the_default_seed_is_derived_from_config_and_source():

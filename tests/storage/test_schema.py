@@ -128,7 +128,7 @@ def test_a_line_has_every_key_of_the_contract() -> None:
     assert set(line["checks"][0]) == check_keys | {"squared_norm", "validation", "test", "training"}
     assert set(line["certificate"]) == {
         "problems", "errors", "heldout_problems", "heldout_errors", "groups", "samples", "exhaustive",
-        "error_rate_upper_95", "measures", "limits", "may_have_errors", "targets",
+        "error_rate_upper_95", "measures", "limits", "may_have_errors", "has_target", "targets",
     }  # fmt: skip
 
 
