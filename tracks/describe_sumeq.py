@@ -9,7 +9,7 @@ LONGEST_LINE = 14  # characters
 
 
 def describe_sumeq(*, padded: bool = False) -> TrackDescription:
-    """Describe `tracks.sumeq.Sumeq`; `padded` numbers have two digits, the first one 0 if need be."""
+    """Describe `tracks.sumeq.Sumeq`; `padded` numbers are a sign and two digits."""
     return TrackDescription(
         name="sumeq-padded" if padded else "sumeq",
         implementation="tracks.sumeq:Sumeq",
@@ -22,14 +22,13 @@ def describe_sumeq(*, padded: bool = False) -> TrackDescription:
         num_heldout=TEST_PROMPTS,
         exhaustive=False,
         is_stream=False,
-        example_prompt="93-32==",
-        example_answer="41+20",
+        example_prompt="+93-32==" if padded else "93-32==",
+        example_answer="+41+20" if padded else "41+20",
         has_one_answer=False,
         is_one_length=False,
         has_orders=True,
         form=f"two numbers from -{LARGEST} to {LARGEST}, "
-        + ("each of two digits, " if padded else "")
-        + "with + or - between, then ==",
+        + ("each a sign and two digits, then ==" if padded else "with + or - between, then =="),
         target=f"99% of the completions of {TEST_PROMPTS:,} test prompts are true equalities (lower 95% bound)",
         config="sumeq-padded" if padded else "sumeq",
         splits=count_splits,

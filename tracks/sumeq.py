@@ -30,8 +30,9 @@ class Sumeq(Track):
     """Lines `a±b==c±d` of four integers from -99 to 99, both sides equal, such as `-7+32==41-16`.
 
     The second number of a side is its sign and its absolute value; zero is `0` as the first number and `+0` as the
-    second. A text is 16 tokens: PAD, the characters, and PAD to the end. A completion is right if the whole line is
-    written in this way, both sides are equal, and PAD follows.
+    second. Padded numbers are a sign and two digits, `-07+32==+41-16`. A text is 16 tokens: PAD, the characters, and
+    PAD to the end. A completion is right if the whole line is written in this way, both sides are equal, and PAD
+    follows.
 
     A problem is the row (a, b, c, d, n): a line and the number of its characters that are the prompt. Training lines
     are the same for every run. Validation and test prompts `a±b==` are left sides of other lines that stand on neither
@@ -55,9 +56,8 @@ class Sumeq(Track):
     def sides(self) -> Tensor:
         """The ids of each side, (NUMBERS ** 2, 6) int64, after which PADDING follows; see `side_number`."""
         numbers = range(-LARGEST, LARGEST + 1)
-        digits = "02d" if self.padded else "d"
-        first = [f"{'-' * (number < 0)}{abs(number):{digits}}" for number in numbers]
-        second = [f"{'-' if number < 0 else '+'}{abs(number):{digits}}" for number in numbers]
+        second = [f"{number:{'+03d' if self.padded else '+d'}}" for number in numbers]
+        first = second if self.padded else [text.removeprefix("+") for text in second]
         first_ids, second_ids = (
             torch.tensor([self.ids_of(f"{text:<3}") for text in texts]) for texts in (first, second)
         )
@@ -93,7 +93,7 @@ class Sumeq(Track):
 
     def encode_prompt(self, text: str) -> list[int]:
         """Return the ids of a left side with `==`, such as `93-32==`; empty if it is not written as in a line."""
-        match = re.fullmatch(r"(-?[0-9]{1,2})([+-][0-9]{1,2})==", text)
+        match = re.fullmatch(r"([+-]?[0-9]{1,2})([+-][0-9]{1,2})==", text)
         if match is None:
             return []
         row = torch.tensor([*map(int, match.groups()), 0, 0, len(text)])

@@ -22,6 +22,7 @@ from bench.formatting import (
     steps_title,
 )
 from bench.report.matrix_learning_plot import draw_panels, draw_steps
+from bench.report.matrix_orders import ORDER, draw_orders, ordering, orders_table
 from bench.report.render import render_template
 from bench.stats.descriptive import spread
 from bench.stats.learning_curves import SPLITS, split_label, step_span
@@ -85,6 +86,10 @@ def section_of(
     if any(check.validation is not None for run in runs for check in run.checks):
         curves_plot, learning = f"{stem}-curves.svg", learning_table(axes, results)
         pictures[curves_plot] = lambda: draw_panels(results, f"{matrix.name}: accuracy against steps")
+    orders: dict[str, str] = {}
+    if ORDER in axes and curves_plot is not None:
+        orders = {"plot": f"{stem}-orders.svg", "table": orders_table(results), "ordering": ordering(results)}
+        pictures[orders["plot"]] = lambda: draw_orders(results, f"{matrix.name}: orders of generation")
     num_cells = len(list(matrix.cells()))
     section: dict[str, Any] = {
         "machine_class": journalled.machine_class,
@@ -97,6 +102,7 @@ def section_of(
         "training_problems": split_label("train", runs).partition(", ")[2],  # empty where checks evaluated all
         "steps_plot": steps_plot,
         "curves_plot": curves_plot,
+        "orders": orders,
     }
     return section, pictures
 

@@ -83,6 +83,36 @@ def wilson_interval(num_solved: int, num_attempts: int) -> tuple[float, float]:
     return (0.0 if num_solved == 0 else low), (1.0 if num_solved == num_attempts else high)
 
 
+class Interval(NamedTuple):
+    """A mean and the ends of its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean of at least one value and its 95% interval by Student's t (1908); of one value, the value itself."""
+    from scipy.special import stdtrit  # the quantile of the t distribution
+
+    mean, count = statistics.fmean(values), len(values)
+    width = 0.0
+    if count > 1:
+        width = float(stdtrit(count - 1, 0.975)) * statistics.stdev(values) / math.sqrt(count)
+    return Interval(mean, mean - width, mean + width)
+
+
+def means_differ(values: Sequence[float], others: Sequence[float], significance: float) -> bool:
+    """Whether the means of two samples differ (Welch's t-test, 1947); never with fewer than two values of each."""
+    from scipy.stats import ttest_ind
+
+    if min(len(values), len(others)) < 2:
+        return False
+    if not statistics.pvariance(values) + statistics.pvariance(others):
+        return values[0] != others[0]
+    return bool(ttest_ind(values, others, equal_var=False).pvalue < significance)
+
+
 def clopper_pearson_upper(errors: int, problems: int) -> float:
     """The one-sided 95% upper bound of an error rate (Clopper and Pearson, 1934); about 3 / problems without errors."""
     from scipy.special import betaincinv  # the quantile of the beta distribution; imports faster than scipy.stats

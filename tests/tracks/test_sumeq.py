@@ -17,20 +17,15 @@ from tests.support.digits import splitmix64_of_integers
 from tests.support.tracks import cpu_batches
 from tracks.sumeq import BOUND, PAD
 
-NUMBER, PADDED_NUMBER = "(0|[1-9][0-9]?)", "([0-9]{2})"
+FORMS = {False: r"(-?(?:0|[1-9][0-9]?))([+-](?:0|[1-9][0-9]?))", True: r"([+-][0-9]{2})([+-][0-9]{2})"}
 
 
 def line_values(text: str, padded: bool = False) -> list[int] | None:
     """The four integers of a well-formed line; None for another text."""
-    number = PADDED_NUMBER if padded else NUMBER
-    match = re.fullmatch(rf"(-?){number}([+-]){number}==(-?){number}([+-]){number}", text)
-    if match is None:
-        return None
-    groups = match.groups()
-    pairs = list(zip(groups[::2], groups[1::2], strict=True))
-    if any(sign == "-" and not int(digits) for sign, digits in pairs):  # zero is 0 or +0
-        return None
-    return [int(sign + digits) for sign, digits in pairs]
+    match = re.fullmatch(f"{FORMS[padded]}=={FORMS[padded]}", text)
+    if match is None or any(int(number) == 0 and number[0] == "-" for number in match.groups()):
+        return None  # zero is 0 or +0
+    return [*map(int, match.groups())]
 
 
 def is_right(text: str, padded: bool = False) -> bool:
@@ -66,7 +61,7 @@ def test_every_line_is_a_true_equality_of_at_most_14_characters(padded: bool) ->
         assert max(map(len, texts)) <= 14
         assert problems[:, 4].tolist() == [text.index("==") + 2 for text in texts]
     texts = texts_of(track, torch.tensor([[0, 0, 5, -5, 0], [-99, -99, -99, -99, 0]]))
-    assert texts == (["00+00==05-05", "-99-99==-99-99"] if padded else ["0+0==5-5", "-99-99==-99-99"])
+    assert texts == (["+00+00==+05-05", "-99-99==-99-99"] if padded else ["0+0==5-5", "-99-99==-99-99"])
 
 
 def test_there_are_as_many_lines_as_four_loops_count() -> None:
@@ -148,15 +143,12 @@ def test_a_completion_is_right_when_python_reads_a_true_equality(padded: bool) -
     texts = CASES + [
         "".join(track.vocabulary[i] for i in torch.randint(1, 14, (5,), generator=generator)) for _ in range(300)
     ]
-    texts += [
-        f"{c:{'03d' if padded and c < 0 else '02d' if padded else 'd'}}{61 - c:+0{3 if padded else 2}d}"
-        for c in range(-38, 100)
-    ]
+    texts += [f"{c:{'+03d' if padded else 'd'}}{61 - c:{'+03d' if padded else '+d'}}" for c in range(-38, 100)]
     texts = [text for text in texts if len(text) < 8]
-    problems = torch.tensor([[93, -32, 0, 61, 7]]).expand(len(texts), -1)
+    problems = torch.tensor([[93, -32, 0, 61, 7 + padded]]).expand(len(texts), -1)
     ended = torch.tensor([encoded(track, text) for text in texts])
     grades = track.grade(problems, ended).tolist()
-    assert grades == [is_right(f"93-32=={text}", padded) for text in texts]
+    assert grades == [is_right(f"{'+' * padded}93-32=={text}", padded) for text in texts]
     assert sum(grades) >= 138
     open_ended = torch.tensor([encoded(track, text, ends=False) for text in texts])
     assert not track.grade(problems, open_ended).any()
@@ -203,7 +195,11 @@ def test_only_a_left_side_as_in_a_line_is_a_prompt() -> None:
     ] + [""] * len(wrong)
     assert (prompts[3:] == PADDING).all()
     padded: Any = get_track("sumeq", padded=True)
-    assert (padded.encode_prompts(["93-32==", "7+03==", "07+03=="]) != PADDING).any(1).tolist() == [True, False, True]
+    assert (padded.encode_prompts(["+93-32==", "+7+03==", "93-32=="]) != PADDING).any(1).tolist() == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_an_error_is_put_into_words() -> None:
