@@ -65,8 +65,15 @@ def count_text(number: int) -> str:
     return f"{number:,}" if number < 10**8 else f"{number:.0e}"
 
 
+def problems_text(track: TrackDescription) -> str:
+    """The number of problems; an em dash for a track that has none without its settings, such as a file."""
+    return count_text(track.num_problems) if track.num_problems else UNKNOWN
+
+
 def heldout_text(track: TrackDescription) -> str:
     """The number of held-out problems; their share where that number is an expectation."""
+    if not track.num_problems:
+        return UNKNOWN
     if track.exhaustive or track.splits is not None or not track.num_heldout:
         return count_text(track.heldout_count)
     return f"{track.num_heldout / track.num_problems:.0%}"
@@ -110,7 +117,7 @@ def tracks_table(device_type: str, results: Path) -> Table:
         table.add_row(
             first_to_last([names[track.name] for track in tracks]),
             first.example_text.replace("\n", "\\n\n"),
-            first_to_last([count_text(track.num_problems) for track in tracks]),
+            first_to_last([problems_text(track) for track in tracks]),
             first_to_last([heldout_text(track) for track in tracks]),
             first.solved if first.exhaustive == last.exhaustive else f"{first.solved}; {last.solved}",
             best_text(default_config(first, device_type), best.get(first.name)),

@@ -116,7 +116,7 @@ def show_summary(
     console.print(phase_bar(run, min(console.width, 100)))
     if run.certificate is not None:
         console.print(certificate_table(run.certificate))
-        others = [name for name in run.certificate.measures if name not in run.certificate.limits]
+        others = [name for name in run.certificate.measures if name not in run.certificate.decisive_measures]
         lines = ["; ".join(measure_text(run.certificate, name) for name in others), targets_text(run.certificate)]
         for line in filter(None, lines):
             console.print(line, soft_wrap=True)

@@ -26,6 +26,7 @@ def test_a_track_is_shown_with_an_example_its_size_its_config_and_the_source_s_f
     assert shown["add3"] == ["381+350=0731", "1,000,000", "99,771", solved, "add3-cpu", figure]
     assert shown["moddiv"][:3] == ["93/5=38", "9,312", "3,742"]
     assert shown["add4 …\nadd20"][2] == "10%"
+    assert shown["text"][1:3] == ["—", "—"]
     assert shown["actions"][0] == "fedcba0;\\n\nabcdef1abc"
 
 
@@ -93,6 +94,10 @@ def test_large_counts_are_printed_in_scientific_notation() -> None:
 def test_published_scores_are_those_of_the_config_that_follows_the_source(track, config, key) -> None:
     score = tomllib.loads((ROOT / "bench" / "configs" / f"{config}.toml").read_text())["peer"][key]
     assert SOURCE_FIGURES[track].startswith(f"{score['right']:,} of {score['problems']:,},")
+
+
+def test_only_tracks_have_published_figures() -> None:
+    assert set(SOURCE_FIGURES) <= set(TRACKS)
 
 
 @pytest.mark.parametrize("track", ["modadd", "modsub", "moddiv"])

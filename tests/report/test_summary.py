@@ -227,3 +227,9 @@ def test_a_bound_is_not_rounded_to_100_percent() -> None:
         "99.9996 … 100.0000%",
         "99.9994 … 99.9999%",
     ]
+
+
+def test_the_measures_of_a_track_without_a_target_are_shown_once() -> None:
+    changes = {"has_target": False, "limits": {}, "measures": {"bits per byte": 4.14}, "targets": {}}
+    text = "\n".join(summary(example_run(outcome="missed", certificate=sampled_certificate(777, 0.5, **changes))))
+    assert text.count("bits per byte 4.14") == 1
