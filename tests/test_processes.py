@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from bench.processes import BATCH_VARIABLE, child_environment, json_lines, run_python
+from bench.processes import BATCH_VARIABLE, TEXT_VARIABLE, child_environment, json_lines, run_python
 
 SITE = """
 import atexit, sys
@@ -50,6 +50,14 @@ def test_bytes_that_are_not_utf_8_are_replaced():
 
 def test_a_child_does_not_wait_for_the_terminal():
     assert run_python(["-c", "import sys; print(repr(sys.stdin.read()))"]).stdout == "''\n"
+
+
+def test_a_child_in_another_folder_finds_the_text_that_the_environment_names(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(TEXT_VARIABLE, "book.txt")
+    assert child_environment()[TEXT_VARIABLE] == str(tmp_path / "book.txt")
+    monkeypatch.setenv(TEXT_VARIABLE, "")
+    assert child_environment()[TEXT_VARIABLE] == ""
 
 
 def test_a_child_process_does_not_inherit_the_variables_of_an_attempt(monkeypatch):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.attempt.certify import all_completions, certify
+from bench.attempt import certify as certify_module
+from bench.attempt.certify import all_completions, certify, mean_loss
 from bench.attempt.decoding import complete
-from data import TRACKS, Track, decode, encode, get_track
+from data import TRACKS, Batch, Track, decode, encode, get_track
 from tests.support.digits import is_held_out, longest_chain, pairs_of, rows_of
 from tests.support.models import random_model
 from tests.support.tracks import greedy
@@ -256,3 +257,29 @@ def test_decoding_computes_no_gradients() -> None:
     model = random_model(block_size=5)
     certify(lambda idx: model(idx)[:, -1], ADD1, CPU, SEED)
     assert all(weight.grad is None for weight in model.parameters())
+
+
+# -----------------------------------------------------------------------------
+# the mean loss of a batch
+
+
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_the_mean_loss_is_the_same_in_parts_of_any_size(has_mask: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, generator = random_model().eval().requires_grad_(False), torch.Generator().manual_seed(0)
+    texts = torch.randint(12, (9, 8), generator=generator)
+    mask = torch.rand(9, 7, generator=generator) < 0.4 if has_mask else torch.ones(9, 7, dtype=torch.bool)
+    mask[4:6] = False  # a part may have no target
+    losses = -model(texts[:, :-1]).double().log_softmax(-1).gather(-1, texts[:, 1:, None])[..., 0]
+    for part_tokens in (1, 20, 10_000):
+        monkeypatch.setattr(certify_module, "LOSS_BATCH_TOKENS", part_tokens)
+        found = mean_loss(model, Batch(texts[:, :-1], texts[:, 1:], mask))
+        assert found == pytest.approx(float(losses[mask].mean()), rel=1e-6)
+    whole = mean_loss(model, Batch(texts[:, :-1], texts[:, 1:]))
+    assert whole == pytest.approx(float(losses.mean()), rel=1e-6)
+
+
+def test_a_mean_loss_that_is_not_finite_is_none() -> None:
+    model = random_model().eval().requires_grad_(False)
+    model.token[0, 0] = torch.nan
+    batch = Batch(torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64))
+    assert mean_loss(model, batch) is None

@@ -243,3 +243,18 @@ def test_the_clocks_of_a_lost_attempt_are_not_compared():
         launcher.complete_run(launcher.Task(launcher.Contestant(Path(), (), left), 1, None), outer, left).machine
         == left.machine
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "fix"),
+    [
+        ({"control": "permute"}, "set control to none"),
+        ({"curves": True}, "set curves to false"),
+        ({"track_settings.bits_per_byte": 0.0}, "(track_settings.bits_per_byte) never ranks; set it above 0"),
+    ],
+)
+def test_settings_that_never_rank_are_refused_with_the_setting_to_change(settings, fix):
+    with pytest.raises(UsageError) as refused:
+        launcher.check_may_rank(example_run(settings=settings), "mine")
+    assert str(refused.value).startswith("mine: ")
+    assert str(refused.value).endswith(fix)

@@ -45,6 +45,24 @@ def test_the_summary_has_every_phase_and_the_total_in_seconds() -> None:
         assert f"{phase} {seconds:.2f} s" in text
 
 
+def test_a_track_without_a_target_shows_its_measures_and_says_so_in_one_sentence() -> None:
+    certificate = example_certificate(31, measures={"bits_per_byte": 1.25}, may_have_errors=True, has_target=False)
+    run = example_run(
+        track="text-0123",
+        outcome="missed",
+        certificate=certificate,
+        settings={"track": "text", "track_settings.bits_per_byte": 0.0},
+    )
+    lines = summary(run)
+    assert "missed  bits_per_byte 1.25; 31 errors in 1,000,000" in "\n".join(lines)
+    reason = "missed: this track has no target: its measures are the result, it is never solved and never ranks"
+    assert [line for line in lines if line.startswith("missed: ")] == [reason]
+    assert run.unranked_because == "trained on a track without a target (track_settings.bits_per_byte)"
+    assert not run.is_contest
+    solvable = run.model_copy(update={"settings": {"track": "text", "track_settings.bits_per_byte": 1.5}})
+    assert solvable.unranked_because is None
+
+
 def test_phases_that_were_not_reached_are_not_shown() -> None:
     unreached = example_seconds(train=None, certify=None, total=None)
     text = "\n".join(
