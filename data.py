@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> int:
     for set_name, problems in sets.items():
         if len(problems):
             examples = problems[np.linspace(0, len(problems) - 1, min(5, len(problems))).astype(int)]
-            texts = (decode(track, ids).replace("\n", "\\n") for ids in texts_of(track, examples))
+            texts = (track.decode_text(ids).replace("\n", "\\n") for ids in texts_of(track, examples))
             print(f"{track.name} {set_name:<11}{'  '.join(texts)}")
     return 0
 
