@@ -52,9 +52,10 @@ def attend_in_products(query: Tensor, key: Tensor, value: Tensor, attn_mask: Ten
 
     On a CPU in bfloat16 with few keys, torch's function is several times slower, and slower still in the backward pass.
     """
-    bias = attn_mask  # what is added to the scores
-    if attn_mask.dtype == torch.bool:
-        bias = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
+    if attn_mask.dtype != torch.bool:  # what is added to the scores, learned biases among it
+        scores = (query * query.size(-1) ** -0.5 @ key.mT).add_(attn_mask)
+        return F.dropout(scores.softmax(-1), dropout_p) @ value
+    bias = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
     if bias.dim() > 2:  # of each text
         bias = bias.expand(*query.shape[:2], -1, -1).flatten(0, 1)  # (B * nh, Q, T)
     queries, keys, values = (x.flatten(0, 1) for x in (query, key, value))  # (B * nh, Q or T, hs)

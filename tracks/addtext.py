@@ -166,6 +166,19 @@ class AddTextBatches(LineBatches):
         """Return the problems of pairs at positions (...,) that stand alone, (..., 3)."""
         return self.track.rows.to(numbers.device)[2 * numbers]
 
+    def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
+        """As in the base class; the shorter prompts come first, so that few texts are padded."""
+        problems = super().draw_distinct(count, generator)
+        return problems[problems[:, 2].sort(stable=True).indices]
+
+    def with_replayed(self, lines: Tensor, problems: Tensor) -> Tensor:
+        """Put each problem into a text, as the first line, or as the second one after its earlier line."""
+        earlier = self.alone(self.track.earlier.to(self.device)[self.track.number(problems) // 2])
+        problem = torch.cat([problems[..., :2], torch.zeros_like(problems[..., 2:])], -1)
+        is_after = problems[..., 2:] == 1
+        first, second = torch.where(is_after, earlier, problem), torch.where(is_after, problem, lines[..., 1, :])
+        return torch.cat([torch.stack([first, second], -2), lines[..., 2:, :]], -2)
+
     def draw_lines(self, num_texts: int, generator: torch.Generator) -> Tensor:
         training = self.track.training_pairs.to(self.device)
         shape = num_texts, self.lines_per_text

@@ -51,6 +51,10 @@ class LineBatches(ProblemBatches):
         """
         return is_whole
 
+    def with_replayed(self, lines: Tensor, problems: Tensor) -> Tensor:
+        """Return the lines (..., lines_per_text, W) of texts with problems (..., W) among them; here unchanged."""
+        return lines
+
     @property
     @abstractmethod
     def fixed_lines(self) -> Tensor:
@@ -72,10 +76,13 @@ class LineBatches(ProblemBatches):
     def draw(
         self, num_batches: int, batch_size: int, generator: torch.Generator, replayed: Tensor, share: float
     ) -> Batch:
-        """Draw texts; nothing is replayed."""
         if self.options.window:
             return drawn_windows(self.text, (num_batches, batch_size), self.options.window + 1, generator)
         lines = self.draw_lines(num_batches * batch_size, generator)
+        if len(replayed) and share:
+            by_batch = lines.view(num_batches, batch_size, *lines.shape[1:])[:, : round(batch_size * share)]  # a view
+            index = torch.randint(len(replayed), by_batch.shape[:2], generator=generator, device=self.device)
+            by_batch.copy_(self.with_replayed(by_batch, replayed[index]))
         ids, is_answer = self.line_tokens(lines)
         lengths = (ids != PADDING).sum(-1)
         cut = torch.rand(len(lines), generator=generator, device=self.device) * 2 - 1  # share of the first line

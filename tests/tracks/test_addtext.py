@@ -90,6 +90,19 @@ def test_the_loss_is_on_the_answers_of_whole_lines() -> None:
     assert 90 < num_cut < 160
 
 
+def test_hard_examples_are_replayed_after_their_earlier_lines() -> None:
+    track: Any = get_track("addtext")
+    replayed, batches = torch.tensor([[13, 29, 0], [13, 30, 1]]), cpu_batches(track)
+    batch = batches.draw(2, 40, torch.Generator().manual_seed(0), replayed, 0.5)
+    prompt = text(track, track.prompts(replayed[1]))
+    for step in range(2):
+        texts = [decode(track, ids) for ids in batch.tokens[step]]
+        cut = [line.startswith("13 + 29 = 42;\n") or "13 + 30 = 43" in line for line in texts]
+        assert sum(cut[:20]) >= 10
+        assert sum(cut[20:]) <= 2
+        assert any(line.startswith(prompt) for line in texts[:20])
+
+
 def test_evaluated_texts_are_padded_on_the_right() -> None:
     track: Any = get_track("addtext")
     batch = cpu_batches(track).batch(torch.tensor([[13, 29, 0], [100, 100, 0], [5, 5, 0]]))
