@@ -205,7 +205,9 @@ def test_the_peers_are_the_configs_with_a_table_of_their_own():
     report = {"report-1", "report-2", "report-3", "report-4", "report-4-bf16"}
     adders = {f"add2{name}-recipe" for name in ("", "-debug", "-bf16", "-scaler", "-accumulation", "-gpu")}
     words = {f"words{name}-recipe" for name in ("", "-67k", "-331k", "-506k")}
-    assert {each.config for each in PEERS} == report | adders | words | {
+    sums = {f"addtext{name}-recipe" for name in ("", "-331k", "-351k", "-1900k", "-1900k-dropout")}
+    actions = {f"actions{name}-recipe" for name in ("", "-232k", "-718k", "-942k", "-1500k", "-2000k")}
+    assert {each.config for each in PEERS} == report | adders | words | sums | actions | {
         *("later", "later-4", "mingpt", "moddiv-97-recipe"),
     }
 
