@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CHUNK = 2**16  # characters that are encoded together
+PARALLEL_CHUNKS = 16  # more need more memory
 # A text can be cut before it with no effect on its tokens: GPT-2's pattern ends one before the last of white space.
 CUT = re.compile(r"\n(?=\S)")
 
@@ -89,9 +90,11 @@ class BytePairTokenizer(TextTokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         text.encode()  # raises ValueError for half a character
-        parts = list(chunks(text))
-        encodings = self.tokenizer.encode_batch_fast(parts) if len(parts) > 1 else [self.tokenizer.encode(text)]
-        return np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in encodings])
+        parts, ids = list(chunks(text)), []
+        for start in range(0, len(parts), PARALLEL_CHUNKS):
+            encodings = self.tokenizer.encode_batch_fast(parts[start : start + PARALLEL_CHUNKS])
+            ids += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        return np.concatenate(ids)
 
     def decode(self, ids: Sequence[int]) -> bytes:
         return b"".join(self.bytes_of[i] for i in ids)

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from bench.attempt.certify import certify, mean_loss
+from bench.attempt.worker import SilentMonitor
+from bench.config import find_config, read_config
 from bench.storage import weights
 from data import Permuted, controlled, get_track, index_sets_sha256
+from model import Transformer
 from settings import Settings
 from tests.support.models import random_model
 from tests.support.tracks import CPU, cpu_batches, fresh
@@ -238,6 +241,54 @@ def test_other_tracks_have_no_tokenizer():
     track = get_track("add3")
     assert track.prepare() == {}
     assert (track.tokenizer_seconds, track.stored) == (None, "")
+
+
+# -----------------------------------------------------------------------------
+# training
+
+
+@pytest.mark.parametrize("settings", [{}, {"tokens": "bpe", "vocabulary": 270}])
+def test_a_model_learns_a_text_from_its_windows(book, settings):
+    from speedrun import Trainer
+
+    config: Any = {"track": "text", "track_settings": {"file": book, "context": 16, **settings}, "loss_on": "all"}
+    sizes: Any = {"n_embd": 32, "n_hidden": 32, "n_head": 2, "num_steps": 40, "batch_size": 16, "max_rounds": 1}
+    checks: Any = {"check_every": 40, "check_problems": 8, "evaluation_problems": 8, "muon_learning_rate": 0.05}
+    track = text_track(book, **settings)
+    trainer = Trainer(Settings(**config, **sizes, **checks, dropout=0.1, n_layer=2), track, CPU, torch.float32, 1)
+
+    def bits():
+        model = trainer.model.eval().requires_grad_(False)
+        return track.measures(None, functools.partial(mean_loss, model))["bits_per_byte"]
+
+    trainer.warm_up()
+    before = bits()
+    trainer.model.train().requires_grad_(True)
+    monitor: Any = SilentMonitor()
+    trainer.train(monitor)
+    assert trainer.steps == 40
+    assert bits() < 0.6 * before
+
+
+@pytest.mark.parametrize(
+    ("config", "published"),
+    [
+        ("text-recipe", 232_000),
+        ("text-331k-recipe", 331_000),
+        ("text-480k-bpe-recipe", 480_000),
+        ("text-1200k-recipe", 1_200_000),
+        ("text-2600k-bpe-recipe", 2_600_000),
+        ("text-3900k-bpe-recipe", 3_900_000),
+    ],
+)
+def test_the_recipes_have_the_sizes_of_the_log_s_models(config, published):
+    settings = Settings(**read_config(find_config(config, "cpu")[1], Settings))
+    shape = settings.model_config(len(settings.track_description.vocabulary), settings.track_description.prompt_length)
+    with torch.device("meta"):
+        model = Transformer(shape)
+    assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(published, rel=0.06)
+    assert (settings.adam_learning_rate, settings.decay_to, settings.decay_steps) == (1e-3, 0.01, 50_000)
+    assert settings.warmup_steps == 100
 
 
 # -----------------------------------------------------------------------------
