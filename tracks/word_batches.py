@@ -8,6 +8,7 @@ from torch import Tensor
 from tracks.base import PADDING, Batch
 from tracks.batches import ProblemBatches, drawn_windows, whole_texts
 from tracks.describe_words import NUM_WORDS
+from tracks.sampling import chunk_rows
 from tracks.tokenizer import encode
 from tracks.words import Words
 
@@ -38,7 +39,9 @@ class WordBatches(ProblemBatches):
     ) -> Batch:
         if self.options.window:
             return drawn_windows(self.text, (num_batches, batch_size), self.options.window + 1, generator)
-        return whole_texts(self.track.tokens(self.sampler.draw(num_batches, batch_size, generator)))
+        problems = self.sampler.draw(num_batches, batch_size, generator)
+        parts = problems.flatten(0, 1).split(chunk_rows(self.device))  # of few rows, which need little memory
+        return whole_texts(torch.cat([self.track.tokens(part) for part in parts]).view(num_batches, batch_size, -1))
 
     def batch(self, problems: Tensor, loss_on: str = "answer") -> Batch:
         """The loss is on the fourth word and its END, or on all words."""
