@@ -158,9 +158,10 @@ def parse_command_line(
         known = default_track_settings(track)
         kept = {key: value for key, value in values.get(TRACK_SETTINGS, {}).items() if key in known}
         before = {key: value for key, value in before.items() if not is_track_setting(key)}
+        resolved = known | kept
         with contextlib.suppress(KeyError, ValueError):  # tyro finds out what is wrong
-            kept |= resolve_track_settings(track, kept)
-        before |= flat_values({TRACK_SETTINGS: known | kept})
+            resolved = resolve_track_settings(track, kept)
+        before |= flat_values({TRACK_SETTINGS: resolved})
         # tyro checks them together with the track on the command line
         object.__setattr__(default, TRACK_SETTINGS, kept | read_track_settings(track, given))
     description = "\n\n".join(filter(None, (description.strip(), spelling_help(settings_type))))

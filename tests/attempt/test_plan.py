@@ -56,12 +56,15 @@ def test_a_text_is_planned_with_its_hash_and_that_of_its_merges_and_no_path(tmp_
     assert settings["track_settings.file"].startswith("sha256:")
     assert settings["track_settings.merges"][:8] == plan.track.name.rpartition("-")[2]
     assert "book" not in repr((settings, plan.overrides, plan.track.name))
-    assert set(plan.overrides) == {f"track_settings.{key}" for key in ("file", "tokens", "vocabulary")}
+    assert set(plan.overrides) == {f"track_settings.{key}" for key in ("file", "vocabulary")}
     assert plan.track.tokenizer_seconds > 0
     config = tmp_path / "again.toml"
     config.write_text(config_toml(settings))
     again = plan_of("--config", str(config))  # as `show --settings` writes it: the text was read by this process
     assert (again.config_hash, again.seed, again.track.name) == (plan.config_hash, plan.seed, plan.track.name)
+    in_bytes = plan_of("--config", "text", "track_settings.file=book.txt", "track_settings.tokens=bytes")
+    assert len(in_bytes.track.vocabulary) == 256
+    assert in_bytes.settings.track_settings["vocabulary"] == 0
     own = tmp_path / "own.toml"
     own.write_text('base = "text"\n[track_settings]\nfile = "book.txt"\ntokens = "bpe"\nvocabulary = 300\n')
     assert plan_of("--config", str(own)).overrides == {}
