@@ -56,7 +56,7 @@ class Transformer(nn.Module):
             build_block, build_norm = layers.RecipeBlock, layers.RecipeNorm
         self.bigrams = bigrams.Bigrams(config) if config.bigrams else None
         self.next_positions = orders.NextPositions(config) if config.any_order else None
-        self.blocks = nn.ModuleList(build_block(config, dtype) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(build_block(config.of_block(i), dtype) for i in range(config.n_layer))
         self.shared_dropout = (
             dropout.SharedDropout(config.shared_dropout, self.blocks) if config.shared_dropout else None
         )

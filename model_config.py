@@ -1,7 +1,7 @@
 """The shape of a transformer. Imports no torch, so that settings can be checked without it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ACTIVATIONS = ("gelu", "silu", "relu2", "gelu_tanh", "swiglu")
 NORMS = ("rms", "layer", "layer_gain")
@@ -41,7 +41,7 @@ class ModelConfig:
     norm_position: str = "pre"  # norm of a sublayer's input, or of its sum with the residual stream
     bias: str = "none"  # of the MLP, the head and norms with a gain (mlp), also of attention (all)
     position_encoding: str = "learned"  # embeddings, or rotary or relative positions in attention
-    attention_window: int = 0  # tokens that a token attends to, itself and those before it; 0: all
+    attention_window: int = 0  # tokens that a token attends to in the last block, see `of_block`; 0: all
     bigrams: bool = False  # whether pairs of neighbouring characters have embeddings and are predicted jointly
     shared_dropout: float = 0.0  # largest rate of units that are dropped in all layers, see `recipes.dropout`
     any_order: bool = False  # whether a character is embedded with the position of the one that comes next
@@ -80,6 +80,16 @@ class ModelConfig:
             raise ValueError(f"dropout must be in 0..1, below 1, got {self.dropout}")
         if not 0 <= self.shared_dropout <= 1:
             raise ValueError(f"shared_dropout must be in 0..1, got {self.shared_dropout}")
+
+    def of_block(self, index: int) -> "ModelConfig":
+        """The shape of the block `index`, from 0: attention windows grow with depth, in equal steps.
+
+        Lower layers that may choose attend to fewer tokens (Sukhbaatar et al., Adaptive Attention Span in Transformers,
+        2019). Of what a token sees through all layers, a shorter text then shows the whole.
+        """
+        if not self.attention_window:
+            return self
+        return replace(self, attention_window=math.ceil(self.attention_window * (index + 1) / self.n_layer))
 
     @property
     def is_gated(self) -> bool:

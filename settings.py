@@ -57,7 +57,9 @@ class Settings:
     bias: Literal["none", "mlp", "all"] = "none"
     # Embeddings, rotations of queries and keys, or a learned bias of the scores for each head and distance.
     position_encoding: Literal["learned", "rotary", "relative"] = "learned"
-    attention_window: int = 0  # Tokens that a token attends to with relative positions, itself included; 0: all.
+    # Tokens that a token attends to in the last block, itself included, with relative positions; the windows of the
+    # blocks before are shorter in equal steps; 0: all.
+    attention_window: int = 0
     bigrams: bool = False  # Whether pairs of neighbouring characters have embeddings and are predicted jointly.
     dropout: float = 0.0  # Dropout probability in training, 0..1, below 1.
     # Largest rate of the dropout that draws a rate for each text and drops the same units in all layers; 0: none.

@@ -159,6 +159,12 @@ def test_an_attention_window_ends_attention_at_a_distance() -> None:
     assert not torch.allclose(model(idx)[:, -1], model(idx[:, -3:])[:, -1], atol=1e-3)
 
 
+def test_attention_windows_grow_with_depth() -> None:
+    model: Any = random_model(position_encoding="relative", attention_window=8, n_layer=3, n_embd=8)
+    assert [block.attention.distance_bias.numel() // 2 for block in model.blocks] == [3, 6, 8]
+    assert model.config.attention_window == 8
+
+
 def test_swiglu_is_its_formula() -> None:
     mlp: Any = random_model(activation="swiglu", bias="mlp", norm="layer").blocks[0].mlp
     x = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
