@@ -16,12 +16,11 @@ def left_aligned(parts: Sequence[Tensor]) -> Tensor:
 
 def places_without_padding(is_token: Tensor) -> Tensor:
     """Return the place of each token in its row (..., n) without padding; n for padding."""
-    places = is_token.cumsum(-1) - 1
-    return torch.where(is_token, places, is_token.size(-1))
+    return (is_token.cumsum(-1) - 1).masked_fill_(~is_token, is_token.size(-1))
 
 
-def moved(values: Tensor, places: Tensor) -> Tensor:
-    """Move values (..., n) to places (..., n); those at place n are dropped, and empty places hold PADDING."""
+def moved(values: Tensor, places: Tensor, fill: int = PADDING) -> Tensor:
+    """Move values (..., n) to places (..., n); those at place n are dropped, and empty places hold `fill`."""
     n = values.size(-1)
-    rows = values.new_full((*values.shape[:-1], n + 1), PADDING)
+    rows = values.new_full((*values.shape[:-1], n + 1), fill)
     return rows.scatter_(-1, places, values)[..., :n]

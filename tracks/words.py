@@ -26,7 +26,7 @@ from tracks.describe_words import (
     VOWELS,
 )
 from tracks.hashing import hash_fraction
-from tracks.padding import left_aligned
+from tracks.padding import left_aligned, moved, places_without_padding
 from tracks.sampling import chunk_rows
 from tracks.word_rule import WORD_COLUMNS, draw_rows, draw_word, rows_of, word_fault, word_numbers
 
@@ -66,10 +66,11 @@ class Words(Track):
 
     def words(self, problems: Tensor) -> Tensor:
         """Map problems (..., 24) to the ids of their words (..., 4, 8): the letters, END, SEPARATOR, then PADDING."""
-        letters = torch.nn.functional.pad(problems.unflatten(-1, (WORD_COLUMNS, -1)), (0, 2), value=PADDING)
-        after = torch.arange(letters.size(-1), device=letters.device) - (letters != PADDING).sum(-1, keepdim=True)
-        end, separator = (self.description.vocabulary.index(token) for token in (END, SEPARATOR))
-        return letters.masked_fill(after == 0, end).masked_fill(after == 1, separator)
+        letters = problems.unflatten(-1, (WORD_COLUMNS, -1))
+        ends = letters.new_tensor([self.description.vocabulary.index(token) for token in (END, SEPARATOR)])
+        is_short = letters[..., 4:5] == PADDING
+        more, last = torch.where(is_short, ends, letters[..., 4:]), torch.where(is_short, PADDING, ends)
+        return torch.cat([letters[..., :4], more, last], -1)
 
     def prompts(self, problems: Tensor) -> Tensor:
         return left_aligned([self.words(problems)[..., :NUM_WORDS, :].flatten(-2)])
@@ -81,8 +82,9 @@ class Words(Track):
 
     def tokens(self, problems: Tensor) -> Tensor:
         """Map problems (..., 24) to the ids of their four words, with line breaks up to a common length, (..., 31)."""
-        ids = left_aligned([self.words(problems).flatten(-2)])[..., : self.prompt_length + self.answer_length]
-        return ids.masked_fill(ids == PADDING, self.description.vocabulary.index(SEPARATOR))
+        ids, separator = self.words(problems).flatten(-2), self.description.vocabulary.index(SEPARATOR)
+        places = places_without_padding(ids != PADDING)
+        return moved(ids, places, fill=separator)[..., : self.prompt_length + self.answer_length]
 
     def encode_prompt(self, text: str) -> list[int]:
         words = text.split(END + SEPARATOR)
@@ -116,16 +118,15 @@ class Words(Track):
 
     def split(self, problems: Tensor) -> Tensor:
         """Return the set of the first three words of problems (..., 18 or 24), (...,) int64."""
-        fractions = hash_fraction(word_numbers(problems)[..., :NUM_WORDS].unbind(-1))
-        bounds = torch.tensor([TEST_SHARE, TEST_SHARE + VALIDATION_SHARE], device=problems.device)
-        return TEST - torch.bucketize(fractions, bounds.double(), right=True)
+        return set_of(word_numbers(problems)[..., :NUM_WORDS])
 
     def is_heldout(self, problems: Tensor) -> Tensor:
         return self.split(problems) == TEST
 
     def is_training(self, problems: Tensor) -> Tensor:
         """Return which problems (..., 24) may train: no three words in a row belong to another set, (...,) bool."""
-        return (self.split(problems) == TRAINING) & (self.split(problems[..., MOST_LETTERS:]) == TRAINING)
+        numbers = word_numbers(problems)
+        return (set_of(numbers[..., :-1]) == TRAINING) & (set_of(numbers[..., 1:]) == TRAINING)
 
     def draw(self, is_member: Callable[[Tensor], Tensor], count: int, generator: torch.Generator) -> Tensor:
         """Draw problems by the rule, of those for which `is_member` is true, (count, 24) int8."""
@@ -225,6 +226,12 @@ class Words(Track):
         shares[: len(CONSONANTS)] = (first + second) / 8 + (first + second + third) / 12
         shares[len(CONSONANTS) : len(CONSONANTS + VOWELS)] = 0.5 / len(VOWELS)
         return shares
+
+
+def set_of(numbers: Tensor) -> Tensor:
+    """Return the set of three words, given their numbers (..., 3), (...,) int64."""
+    bounds = torch.tensor([TEST_SHARE, TEST_SHARE + VALIDATION_SHARE], dtype=torch.float64, device=numbers.device)
+    return TEST - torch.bucketize(hash_fraction(numbers.unbind(-1)), bounds, right=True)
 
 
 def invalid_bound(right: Tensor) -> float:
