@@ -156,7 +156,7 @@ class Prepared:
 
     def call(self, name: str, tokens: Tensor, T: int, query_start: int, *outputs: Tensor) -> None:
         """Call a function of the library that reads tokens (B, T or T + 1) and fills the outputs."""
-        if tokens.numel() and not 0 <= tokens.min() <= tokens.max() < self.kernel.vocab_size:
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.kernel.vocab_size:
             raise ValueError(f"a text holds a character that is not one of the vocabulary's {self.kernel.vocab_size}")
         tokens = tokens.to(torch.uint8).contiguous()
         inputs = ctypes.c_int64(len(tokens)), address(tokens), addresses(self.weights), address(self.table)

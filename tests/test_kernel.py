@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from bench.machine.cpu import has_avx512_bf16
 from curriculum import Curriculum
 from data import get_track
-from kernel import Optimizers
+from kernel import Optimizers, Prepared
 from model import Transformer
 from optim import AdamW, Muon, kernel_optimizers
 from settings import Settings
@@ -407,3 +407,16 @@ def test_texts_longer_than_the_model_are_refused() -> None:
 def test_other_models_are_refused(shape: dict) -> None:
     with pytest.raises(ValueError, match=r"kernel\.c supports only .*; this config has "):
         fitting_model(**shape).use_kernel(1)
+
+
+def test_the_largest_vocabulary_has_256_ids_also_in_bytes():
+    texts = torch.tensor([[0, 255]], dtype=torch.uint8)
+
+    def call(vocab_size: int) -> None:
+        kernel: Any = SimpleNamespace(vocab_size=vocab_size, call=lambda *arguments: None)
+        weights: Any = ()
+        Prepared(kernel, weights, torch.empty(1)).call("evaluate", texts, 1, 0)
+
+    call(256)
+    with pytest.raises(ValueError, match="not one of the vocabulary's 255"):
+        call(255)
