@@ -248,7 +248,10 @@ class ActionBatches(LineBatches):
         return is_whole & (has_line_before | ~copies_line_before(lines[..., -1]))
 
     def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
-        return self.track.draw_training(count, generator)
+        """Draw training problems as they are asked; those with few lines come first, so that few texts are padded."""
+        problems = self.track.draw_training(count, generator)
+        num_blank = (lines_of(problems)[..., 0] == PADDING).sum(1)
+        return problems[num_blank.sort(descending=True, stable=True).indices]
 
 
 def with_lines_before(lines: Tensor) -> Tensor:

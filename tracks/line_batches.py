@@ -14,9 +14,10 @@ from tracks.padding import left_aligned, moved, places_without_padding
 class LineBatches(ProblemBatches):
     """Texts of several lines, drawn anew for each step; or windows of one fixed text, by the setting `window`.
 
-    Each line is a problem of the track with its answer and a line break. Half of the texts begin with a line, the
-    others anywhere in one, and all end after `text_tokens` tokens, so that few positions are padding. All padding is
-    on the right, where no other token attends to it: attention needs no mask of each text.
+    Each line is a problem of the track with its answer and a line break. Half of the texts, and those that replay a
+    problem, begin with a line, the others anywhere in one, and all end after `text_tokens` tokens, so that few
+    positions are padding. All padding is on the right, where no other token attends to it: attention needs no mask of
+    each text.
     """
 
     lines_per_text: int
@@ -79,13 +80,15 @@ class LineBatches(ProblemBatches):
         if self.options.window:
             return drawn_windows(self.text, (num_batches, batch_size), self.options.window + 1, generator)
         lines = self.draw_lines(num_batches * batch_size, generator)
-        if len(replayed) and share:
-            by_batch = lines.view(num_batches, batch_size, *lines.shape[1:])[:, : round(batch_size * share)]  # a view
-            index = torch.randint(len(replayed), by_batch.shape[:2], generator=generator, device=self.device)
-            by_batch.copy_(self.with_replayed(by_batch, replayed[index]))
+        num_replayed = round(batch_size * share) if len(replayed) else 0
+        if num_replayed:
+            texts = lines.view(num_batches, batch_size, *lines.shape[1:])[:, :num_replayed]  # a view
+            index = torch.randint(len(replayed), texts.shape[:2], generator=generator, device=self.device)
+            texts.copy_(self.with_replayed(texts, replayed[index]))
         ids, is_answer = self.line_tokens(lines)
         lengths = (ids != PADDING).sum(-1)
         cut = torch.rand(len(lines), generator=generator, device=self.device) * 2 - 1  # share of the first line
+        cut.view(num_batches, batch_size)[:, :num_replayed] = 0
         first = (cut * lengths[:, 0]).long().clamp(min=0)[:, None]  # the token of the first line that begins the text
         if self.options.loss_on == "answer":
             starts = lengths.cumsum(1) - lengths

@@ -98,7 +98,7 @@ def test_hard_examples_are_replayed_after_their_earlier_lines() -> None:
     for step in range(2):
         texts = [decode(track, ids) for ids in batch.tokens[step]]
         cut = [line.startswith("13 + 29 = 42;\n") or "13 + 30 = 43" in line for line in texts]
-        assert sum(cut[:20]) >= 10
+        assert all(cut[:20])
         assert sum(cut[20:]) <= 2
         assert any(line.startswith(prompt) for line in texts[:20])
 
