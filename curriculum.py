@@ -13,13 +13,12 @@ from torch import Tensor
 
 from bench import attempt, distributed
 from data import Batch, Batches, Track, get_batches
+from memory_estimate import CPU_EVALUATION_BATCH, GPU_EVALUATION_BATCH, evaluation_batch_size
 from model import Transformer
 from settings import Settings
 
 SEARCH_BEAM = 128  # problems from which each iteration of the hard-example search starts
 MOST_TRAINING_PROBLEMS = 100_000  # of a training set that the setting `curves` evaluates wholly
-CPU_EVALUATION_BATCH = 2048  # problems; the activations should fit into the CPU's caches
-GPU_EVALUATION_BATCH = 32_768  # problems; a larger batch has less overhead
 
 
 class Evaluation(NamedTuple):
@@ -77,7 +76,11 @@ class Curriculum:
         self.settings, self.track, self.batches = settings, track, batches
         self.model, self.generator = model, generator
         self.device = device = generator.device
-        self.evaluation_batch_size = CPU_EVALUATION_BATCH if device.type == "cpu" else GPU_EVALUATION_BATCH
+        most = CPU_EVALUATION_BATCH if device.type == "cpu" else GPU_EVALUATION_BATCH
+        if model.kernel is None:
+            shape = batches.text_length - 1, model.dtype.itemsize
+            most = evaluation_batch_size(model.config, *shape, most, device.type)
+        self.evaluation_batch_size = most
         self.evaluation_batches = batches
         if settings.evaluation_uniform:
             self.evaluation_batches = get_batches(track, settings.batch_options._replace(level_share=0.0), device)
@@ -118,7 +121,7 @@ class Curriculum:
         results = [evaluate(self.batches.batch(part)) for part in parts]
         losses, wrong = (distributed.gather(torch.cat(each), len(problems)) for each in zip(*results, strict=True))
         if not self.track.has_one_answer:
-            wrong = ~attempt.decode_and_grade(self.model.answerer(), self.track, problems, self.generator)
+            wrong = ~attempt.decode_and_grade(self.model, self.track, problems, self.generator)
         self.model.train()
         return Evaluation(problems, losses, int(wrong.sum()))
 
@@ -206,8 +209,11 @@ class Curriculum:
             self.best.restore()
 
     def must_restart(self, evaluation: Evaluation) -> bool:
-        """Return whether a round ended with so many errors that training is unlikely to recover."""
-        return evaluation.num_errors > self.settings.start_over_above
+        """Return whether a round ended with so many errors that training is unlikely to recover.
+
+        A run that continues another one has no random weights to start over from.
+        """
+        return evaluation.num_errors > self.settings.start_over_above and not self.settings.init_from
 
     def start_next_round(self, evaluation: Evaluation) -> int:
         """Choose the hard examples of the next round; returns the step of the schedule at which it starts."""

@@ -24,7 +24,6 @@ from model_config import ModelConfig
 __all__ = ["ModelConfig", "Transformer"]  # imported from here by the harness
 
 NO_TARGET = -100  # in place of a target that has no loss
-LOOKUPS_PER_ROW = 8  # texts per V**2, from which on a pair table costs less than attention
 
 
 def masked_targets(targets: Tensor, loss_mask: Tensor | None, query_start: int) -> Tensor:
@@ -177,17 +176,10 @@ class Transformer(nn.Module):
     # the fast path: kernel.c or a pair table, else the plain forward pass
 
     def uses_pair_table(self, T: int, query_start: int = 0, num_texts: int | None = None) -> bool:
-        """Whether `forward_fast` reads attention from a pair table: one plain layer, no dropout, a table that fits.
-
-        With `num_texts`, the table must also pay for so many texts: a text looks up T of the T * V rows of a query.
-        """
-        config = self.config
-        if len(self.blocks) > 1 or not config.is_plain or (self.training and config.dropout):
+        """Whether `forward_fast` reads attention from a pair table; see `ModelConfig.uses_pair_table`."""
+        if self.training and self.config.dropout:
             return False
-        if num_texts is not None and config.vocab_size**2 > LOOKUPS_PER_ROW * num_texts:
-            return False
-        sizes = config.vocab_size, config.n_embd, config.n_head
-        return pair_table.table_bytes(T, query_start, *sizes, self.dtype) <= pair_table.MAX_TABLE_BYTES
+        return self.config.uses_pair_table(T, query_start, num_texts, self.dtype.itemsize)
 
     def prepare(self, T: int, query_start: int = 0, num_texts: int | None = None) -> Tensor | Prepared | None:
         """Compute the part of `forward_fast` that depends on the weights and T alone, to be shared by many batches.

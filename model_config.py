@@ -10,6 +10,8 @@ BIASES = ("none", "mlp", "all")
 POSITION_ENCODINGS = ("learned", "rotary", "relative")
 INITS = ("identity", "gpt2")
 MOST_BIGRAM_CHARACTERS = 64
+LOOKUPS_PER_ROW = 8  # texts per V**2, from which on a pair table costs less than attention
+MAX_TABLE_BYTES = 2**28  # 256 MiB; a larger table takes longer to build than it saves, and may not fit into memory
 
 
 def norm_epsilon(norm: str) -> float:
@@ -125,6 +127,50 @@ class ModelConfig:
             return None
         supported = ", ".join(dict.fromkeys(limit for limit, _ in unmet))
         return f"kernel.c supports only {supported}; this config has {', '.join(value for _, value in unmet)}"
+
+    @property
+    def num_matrix_parameters(self) -> int:
+        """The number of weights in the matrices of all blocks."""
+        mlp = (3 if self.is_gated else 2) * self.n_embd * self.n_hidden
+        return self.n_layer * (4 * self.n_embd**2 + mlp)
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of all weights, except biases and gains, which are few."""
+        positions = self.block_size * (int(self.position_encoding == "learned") + int(self.any_order))
+        rows = self.vocab_size * (1 if self.tied else 2) + positions
+        rows += self.bigrams * (self.vocab_size + 1) * self.vocab_size
+        return rows * self.n_embd + self.num_matrix_parameters
+
+    def forward_bytes(self, T: int, item_bytes: int, is_cached: bool = False) -> int:
+        """Estimate the memory of the forward pass without gradients for a text of T tokens, without logits, bytes.
+
+        Counts what exists at once in a block: the residual stream before and after attention, and either queries, keys
+        and values or the hidden layer before and after the activation. `item_bytes` is the size of a number in matrix
+        products. With `is_cached`, keys and values of all blocks are kept.
+        """
+        C = self.n_embd
+        hidden = (3 if self.is_gated else 2) * self.n_hidden + 2 * C
+        stream = 4 * C * (2 if self.is_plain else 4)  # layers of recipes keep more of it
+        scores = 2 * self.n_head * T * item_bytes if item_bytes < 4 else 5 * T  # or masks of padded texts
+        cached = 2 * C * self.n_layer * item_bytes if is_cached else 0
+        return T * (max(hidden, 5 * C) * item_bytes + stream + scores + cached)
+
+    def pair_table_bytes(self, T: int, query_start: int, item_bytes: int) -> int:
+        """The size of the tensor that `pair_table.pair_table` returns, bytes."""
+        rows = T * self.vocab_size
+        return (T - query_start) * self.vocab_size * rows * (self.n_embd + self.n_head) * item_bytes
+
+    def uses_pair_table(self, T: int, query_start: int, num_texts: int | None, item_bytes: int) -> bool:
+        """Whether attention is read from a pair table: one plain layer, and a table that fits.
+
+        With `num_texts`, the table must also pay for so many texts: a text looks up T of the T * V rows of a query.
+        """
+        if self.n_layer > 1 or not self.is_plain:
+            return False
+        if num_texts is not None and self.vocab_size**2 > LOOKUPS_PER_ROW * num_texts:
+            return False
+        return self.pair_table_bytes(T, query_start, item_bytes) <= MAX_TABLE_BYTES
 
     def kernel_constants(self, precision: str) -> dict[str, int | float]:
         """The constants for which kernel.c is compiled, for matrix products of factors in `precision`."""

@@ -15,13 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MAX_TABLE_BYTES = 2**28  # 256 MiB; a larger table takes longer to build than it saves, and may not fit into memory
-
-
-def table_bytes(T: int, query_start: int, vocab_size: int, n_embd: int, n_head: int, dtype: torch.dtype) -> int:
-    """Return the size of the tensor that `pair_table` returns, bytes."""
-    return (T - query_start) * vocab_size * T * vocab_size * (n_embd + n_head) * dtype.itemsize
-
 
 def pair_table(rows: Tensor, qkv: Tensor, n_head: int, query_start: int) -> Tensor:
     """Compute the terms of attention for every pair of a query's row and a key's row.

@@ -71,6 +71,11 @@ class Settings:
     # pseudo-random prefers neighbours of the latest token. Tracks whose texts have one length and all tokens a loss.
     order: Literal["left-to-right", "right-to-left", "alternating", "pseudo-random", "uniform"] = "left-to-right"
 
+    # Sets of initial weights to draw; training starts from the one with the lowest loss on a training batch.
+    initial_states: int = 1
+    # Run whose weights training starts from, with new optimizer state: a run id, RUN@STEP, a path to weights or latest;
+    # without one, training starts from random weights. Such a run is never ranked. The journal holds the sha256.
+    init_from: str = ""
     num_steps: int = 260  # Optimizer steps in a round.
     # Passes over all training problems in a round; above 0 it sets num_steps, which is then left out.
     num_epochs: float = 0.0
@@ -148,7 +153,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Raise ValueError for a value that no training run can have."""
         counts = "num_steps max_rounds batch_size micro_batches evaluation_problems replay_problems check_every"
-        others = "check_problems muon_iterations max_seconds"
+        others = "initial_states check_problems muon_iterations max_seconds"
         self.check(f"{counts} {others}", lambda value: 0 < value < 2**31, "above 0 and below 2**31")
         counts = "threads window resume_at start_over_above warmup_steps hard_search_steps checkpoint_every decay_steps"
         self.check(counts, lambda value: 0 <= value < 2**31, "in 0..2**31")
@@ -182,6 +187,7 @@ class Settings:
         self.check("level_share decay_to evaluation_max_error_rate", lambda value: 0 <= value <= 1, "in 0..1")
         shares = "replay_share muon_momentum adam_beta1 adam_beta2 grokfast_alpha"
         self.check(shares, lambda value: 0 <= value < 1, "in 0..1, below 1")
+        self.check_initial_states()
         vocab_size = len(self.track_description.vocabulary) if self.track in TRACKS else 1
         self.model_config(vocab_size, block_size=1)
 
@@ -190,6 +196,18 @@ class Settings:
         for name in names.split():
             if not is_valid(getattr(self, name)):
                 raise ValueError(f"{name} must be {requirement}, got {getattr(self, name)}")
+
+    def check_initial_states(self) -> None:
+        """Raise ValueError if the loss cannot tell initial states apart, or nothing is drawn."""
+        if self.initial_states == 1:
+            return
+        if self.init_from:
+            raise ValueError("initial_states: init_from draws no initial weights; set initial_states to 1")
+        if self.init == "identity" and not (self.tied or self.bigrams):
+            raise ValueError(
+                "initial_states: with init = identity the head is zero, and all initial states have the same loss; "
+                "set init to gpt2, or tied to true"
+            )
 
     def resolve_track_settings(self) -> None:
         """Add the defaults of the track to `track_settings`; raise ValueError for a setting that it cannot have."""
@@ -286,6 +304,12 @@ class Settings:
     def draw_steps(self) -> int:
         """The number of steps for which training texts are drawn at once."""
         return min(self.check_every, self.num_steps)
+
+    def memory_bytes(self, decoded_texts: int, processes: int = 1) -> int:
+        """Estimate the largest memory of a process's tensors; see `memory_estimate.peak_bytes`."""
+        from memory_estimate import peak_bytes
+
+        return peak_bytes(self, decoded_texts, processes)
 
     def model_config(self, vocab_size: int, block_size: int) -> ModelConfig:
         """Return the model's shape; raise ValueError when the sizes do not fit together."""

@@ -227,6 +227,7 @@ class Trainer:
         ):  # it uses torch's global generator, whose state the warm-up has changed
             torch.manual_seed(int(torch.randint(2**62, (), generator=self.weights_generator)) + distributed.rank())
         curriculum = Curriculum(self.settings, self.track, self.batches, self.model, self.generator)
+        self.choose_initial_state(curriculum, watch)
         first_step = 0
         for rounds_left in reversed(range(self.settings.max_rounds)):
             self.step_index.fill_(first_step)
@@ -236,6 +237,23 @@ class Trainer:
             first_step = curriculum.start_next_round(check.evaluation)
             if curriculum.must_restart(check.evaluation):
                 self.restart()
+                self.choose_initial_state(curriculum, watch)
+
+    def choose_initial_state(self, curriculum: Curriculum, watch: attempt.TrainingMonitor) -> None:
+        """Replace the initial weights by the best of `initial_states` sets, by their losses on a drawn batch."""
+        if self.settings.initial_states == 1:
+            return
+        from recipes.initial_states import keep_best_state
+
+        self.inputs.fill(curriculum.draw())
+        batch = self.inputs.of_step(torch.zeros_like(self.step_index))
+        loss = self.model.loss if self.inputs.is_fast else self.model.masked_loss
+
+        def batch_loss() -> float:
+            watch.tick()
+            return float(distributed.mean(loss(**batch, query_start=self.query_start)))
+
+        keep_best_state(self.model, self.weights_generator, self.settings.initial_states, batch_loss)
 
     def train_round(self, first_step: int, curriculum: Curriculum, watch: attempt.TrainingMonitor) -> CheckResult:
         """Take the steps of a round from `first_step` on; returns its last check."""

@@ -44,6 +44,8 @@ ADDED_SETTINGS: dict[str, bool | int | float | str] = {
     "order": "left-to-right",
     "window": 0,
     "evaluation_max_error_rate": 0.0,
+    "initial_states": 1,
+    "init_from": "",
     "num_epochs": 0.0,
     "sampling": "independent",
     "checkpoint": "last",

@@ -10,7 +10,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-import pair_table
 from layers import ACTIVATIONS, Norm, attend_in_products
 from model import Transformer
 from model_config import ModelConfig
@@ -475,8 +474,7 @@ def test_a_model_whose_pair_table_does_not_fit_uses_the_plain_pass(
 
 def test_an_answerer_uses_the_table_where_it_fits_and_the_plain_pass_where_it_does_not(monkeypatch) -> None:
     model, plain = random_model(), random_model()
-    sizes = 12, 16, 2, torch.float32
-    monkeypatch.setattr("pair_table.MAX_TABLE_BYTES", pair_table.table_bytes(6, 5, *sizes))
+    monkeypatch.setattr("model_config.MAX_TABLE_BYTES", model.config.pair_table_bytes(6, 5, item_bytes=4))
     assert [model.uses_pair_table(T, T - 1) for T in (5, 6, 7)] == [True, True, False]
     next_logits, idx = model.answerer(), random_ids(32, 11)
     for T in (5, 6, 7, 8, 11, 6, 9):

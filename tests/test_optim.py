@@ -285,3 +285,20 @@ def test_the_decay_can_end_before_or_after_the_last_step(decay: str) -> None:
     longer = learning_rate_schedule(150, 5, decay, 2.0, 0.1, 100)
     assert_close(longer[:100], whole)
     assert_close(longer[100:], torch.full((50,), 0.1))
+
+
+@pytest.mark.parametrize("decay", ["cosine", "power"])
+def test_a_decay_over_more_steps_than_are_taken_is_the_start_of_that_decay(decay: str) -> None:
+    """A rate that falls from 1e-3 to 1e-5 over 50,000 steps after 100 of warm-up, in a run of 600 steps."""
+    short = learning_rate_schedule(600, 100, decay, 1.0, 0.01, decay_steps=50_000).double()
+    assert len(short) == 600
+    long = learning_rate_schedule(50_000, 100, decay, 1.0, 0.01).double()
+    assert torch.equal(short, long[:600])
+    for step in (0, 49, 99, 100, 350, 599):
+        warmup = min(1.0, (step + 1) / 100)
+        if decay == "power":
+            remaining = 1 - step / 50_000
+        else:
+            remaining = (1 + math.cos(math.pi * max(0, step - 99) / (50_000 - 99))) / 2
+        assert float(short[step]) == pytest.approx(warmup * (0.01 + 0.99 * remaining), rel=1e-6)
+    assert float(long[-1]) == pytest.approx(0.01, rel=1e-2)

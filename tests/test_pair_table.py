@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pair_table import MAX_TABLE_BYTES, SumRows, attend, pair_table, table_bytes
+from model_config import MAX_TABLE_BYTES, ModelConfig
+from pair_table import SumRows, attend, pair_table
+
+
+def shape(vocab_size: int, n_embd: int, n_head: int) -> ModelConfig:
+    return ModelConfig(vocab_size, 64, 1, n_head, n_embd, 32, "gelu")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -15,15 +20,15 @@ def test_the_bytes_of_a_table_are_those_of_the_tensor(dtype: torch.dtype, query_
     rows = torch.randn(T, V, C, generator=generator).to(dtype)
     table = pair_table(rows, torch.randn(3, C, C, generator=generator), nh, query_start)
     assert table.dtype == dtype
-    assert table.numel() * table.element_size() == table_bytes(T, query_start, V, C, nh, dtype)
+    assert table.numel() * table.element_size() == shape(V, C, nh).pair_table_bytes(T, query_start, dtype.itemsize)
     first_query = table[0].view(V, T, V, -1)
     assert first_query[:, : query_start + 1].abs().sum() > 0
     assert not first_query[:, query_start + 1 :].any()  # later positions
 
 
 def test_a_text_of_bytes_does_not_fit_and_three_digit_addition_does() -> None:
-    assert table_bytes(64, 0, 256, 64, 4, torch.float32) == 64 * 256 * 64 * 256 * 17 * 4 * 4 > MAX_TABLE_BYTES
-    assert table_bytes(11, 7, 12, 64, 16, torch.float32) < MAX_TABLE_BYTES
+    assert shape(256, 64, 4).pair_table_bytes(64, 0, 4) == 64 * 256 * 64 * 256 * 17 * 4 * 4 > MAX_TABLE_BYTES
+    assert shape(12, 64, 16).pair_table_bytes(11, 7, 4) < MAX_TABLE_BYTES
 
 
 def test_attention_is_a_mean_of_the_values_weighted_by_the_softmax() -> None:

@@ -539,7 +539,8 @@ def test_a_loss_that_is_not_finite_ends_as_diverged(tmp_path, capsys):
     assert filed.checks[-1].loss is None
 
 
-def test_running_out_of_memory_ends_as_an_error(tmp_path, capsys):
+def test_running_out_of_memory_ends_as_an_error(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("bench.attempt.plan.check_memory", lambda estimate, free: None)  # which refuses it before
     options = ["--batch-size", "2000000000", "--n-embd", "16", "--n-head", "2"]  # more than any machine has
     status, _, errors = attempt_here(capsys, "--results", str(tmp_path), *options)
     (filed,), _ = Journal(tmp_path).read()

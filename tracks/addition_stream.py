@@ -37,7 +37,6 @@ class AdditionStream(Addition):
 
     def __init__(self, description: TrackDescription, digits: int, reverse: bool) -> None:
         super().__init__(description, digits, reverse)
-        self.block_size = 16
         self.token_map = TokenMap(TRACKS["add3"].vocabulary, self.vocabulary)
 
     def prompts(self, problems: Tensor) -> Tensor:

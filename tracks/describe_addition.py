@@ -38,6 +38,7 @@ ADDITION_STREAM = replace(
     num_problems=810_000,
     num_heldout=624_902,
     is_stream=True,
+    context=16,
 )
 
 

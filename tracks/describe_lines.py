@@ -23,6 +23,7 @@ ADDTEXT = TrackDescription(
     is_one_length=False,
     has_windows=True,
     context=CONTEXT,
+    training_tokens=40,
     form=f"two numbers up to {LARGEST_OPERAND}, alone or after a line such as '1 + 2 = 3;\\n'",
 )
 
@@ -43,6 +44,7 @@ ACTIONS = TrackDescription(
     is_one_length=False,
     has_windows=True,
     context=CONTEXT,
+    training_tokens=40,
     form="4 to 8 letters a..f and a digit, after lines of them with their results, in 60 characters",
     target="at least 99.5% right of 1,000 held-out prompts of each action, for both ways of asking",
 )

@@ -33,6 +33,7 @@ WORDS = TrackDescription(
     has_windows=True,
     has_validation_set=True,
     context=64,
+    training_tokens=30,
     form="three words, each ended by ; and a line break, of 4 or 6 different letters from bcdfghjk and aeiou in turn, "
     "which start with different letters",
     target=f"of {TEST_WORDS:,} sampled words 99% valid, lengths and letters within {MAX_DISTANCE} of the rule's",

@@ -40,6 +40,7 @@ class TrackDescription:
     has_orders: bool = False  # whether its texts can be generated in any order, as by the setting `order`
     has_windows: bool = False  # whether training texts can be windows of one long text, as by the setting `window`
     context: int = 0  # positions of the model; 0: as many as the longest prompt with its answer needs
+    training_tokens: int = 0  # T of the longest training text; 0: as many as the model has positions
     has_validation_set: bool = False  # whether the track names a validation set, if `splits` does not tell
     learns_prompts: bool = True  # whether prompts may have a loss, as by the setting `loss_on`
     has_target: bool = True  # whether the track can be solved; else its measures are the result, and it never ranks

@@ -77,7 +77,7 @@ class Answers(Replies):
 
     def __iter__(self) -> Iterator[str]:
         next_logits = self.model.answerer()
-        block_size = batch_size_for(self.track, self.device)
+        block_size = batch_size_for(self.track, self.device, self.model)
         for block, problems in zip(self.prompts.split(block_size), self.is_problem.split(block_size), strict=True):
             prompts = block[problems].to(self.device)
             completions = complete_all(next_logits, prompts, self.decoding, block_size, self.generator)

@@ -4,13 +4,17 @@ A wrong command line is refused at once, the C compiler starts to work beside th
 the import changes: the counters that show how busy the machine is, and the cores that this process may use.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
+from bench.attempt.memory import check_memory, estimate_memory_bytes
 from bench.attempt.request import CommandLine, read_command_line
 from bench.cli import with_option_names
 from bench.errors import UsageError
 from bench.machine.devices import may_have_cuda
+from bench.machine.memory import free_memory_bytes
 from bench.machine.noise import CounterReading, NoiseMonitor
 from bench.machine.policy import kernel_precisions
 
@@ -29,9 +33,19 @@ def prepare(settings_type: type, arguments: Sequence[str], description: str) -> 
             command_line = read_command_line(
                 settings_type, arguments, description, lambda name: "cpu" if name == "auto" else name
             )
+            check_memory_early(command_line.settings)
         except UsageError as problem:
             raise UsageError(with_option_names(str(problem), arguments)) from None
         start_compiler(command_line)
+
+
+def check_memory_early(settings: Any) -> None:
+    """Raises UnavailableHere: the memory is not enough on a CPU, whatever precision and kernel will be chosen."""
+    kernel = "torch" if settings.kernel == "torch" or settings.kernel_problem else "c"
+    precisions = ["float32", "bfloat16"] if settings.precision == "auto" else [settings.precision]
+    resolved = [dataclasses.replace(settings, device="cpu", precision=each, kernel=kernel) for each in precisions]
+    estimates = [estimate for each in resolved if (estimate := estimate_memory_bytes(each)) is not None]
+    check_memory(min(estimates, default=None), free_memory_bytes())
 
 
 def start_compiler(command_line: CommandLine) -> None:

@@ -12,20 +12,20 @@ from torch import Tensor
 
 from bench import distributed
 from bench.attempt.decoding import NextLogits, complete, complete_all
+from bench.attempt.memory import decoding_batch_size
 from bench.stats.descriptive import clopper_pearson_upper
 from bench.storage.schema import Certificate, Count
 from data import Batch, DecodedProblems, Decoding, Track
 from model import Transformer
 
-CPU_BATCH_TOKENS = 100_000  # the activations of so many tokens fit into the caches
 LOSS_BATCH_TOKENS = 16_384  # whose logits are in memory together
-GPU_BATCH_SIZE = 32_768  # problems; large batches hide the launch times of the kernels
 
 
-def batch_size_for(track: Track, device: torch.device) -> int:
-    """Number of problems to decode together."""
-    length = track.prompt_length + track.answer_length
-    return max(1, CPU_BATCH_TOKENS // length) if device.type == "cpu" else GPU_BATCH_SIZE
+def batch_size_for(track: Track, device: torch.device, model: Transformer | None = None) -> int:
+    """Number of problems to decode together; with `model`, so few that its activations fit into memory."""
+    config = None if model is None or model.kernel is not None else model.config
+    item_bytes = 4 if model is None else model.dtype.itemsize
+    return decoding_batch_size(track.description, device.type, config, item_bytes)
 
 
 def all_completions(
@@ -63,13 +63,13 @@ def all_completions(
     return gather(completions), gather(right)
 
 
-def decode_and_grade(next_logits: NextLogits, track: Track, problems: Tensor, generator: torch.Generator) -> Tensor:
+def decode_and_grade(model: Transformer, track: Track, problems: Tensor, generator: torch.Generator) -> Tensor:
     """Whether the completion of each of the problems (N, W) is right, (N,) bool on the generator's device.
 
     For the trainer's own evaluations: each of several processes decodes its share.
     """
     device = generator.device
-    inputs = next_logits, track, problems, device, batch_size_for(track, device)
+    inputs = model.answerer(), track, problems, device, batch_size_for(track, device, model)
     return all_completions(*inputs, report=lambda done: None, generator=generator)[1].to(device)
 
 

@@ -60,6 +60,8 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
 
             with device_turn(plan):  # although a probe is not an attempt
                 return print_answer(program, PROBES[plan.request.probe](plan, build))
+        if plan.memory_warning is not None and plan.batch is None and not plan.world.rank:
+            cli.print_progress(f"{program}: {plan.memory_warning}")
         if plan.request.attempts is not None:
             return run_batch(plan, plan.request.attempts, arguments)
         if plan.world.rank:

@@ -14,7 +14,7 @@ import torch
 
 from bench import distributed
 from bench.attempt import before_torch
-from bench.attempt.certify import certify, mean_loss
+from bench.attempt.certify import batch_size_for, certify, mean_loss
 from bench.attempt.filing import describe_filing
 from bench.attempt.interface import Build, Diverged, Pruned, Timeout, Trainer, TrainingMonitor
 from bench.attempt.plan import AttemptPlan, compiler_seconds
@@ -23,7 +23,6 @@ from bench.attempt.resources import device_turn, empty_compile_caches
 from bench.attempt.worker import gather_resource_use
 from bench.cli import ignore_interrupts, reject_unwritable
 from bench.clock import PHASES, Clock
-from bench.config import config_label
 from bench.entry import described, traceback_text
 from bench.errors import describe_os_error, is_out_of_memory
 from bench.machine.energy import EnergyMeter
@@ -66,7 +65,7 @@ class Attempt:
         self.noise_monitor, self.start = noise_monitor, start
         self.noise_before: Noise | None = None
         self.noise_during_train: Noise | None = None
-        label = f"{config_label(plan.config, plan.overrides)} seed {plan.seed}"
+        label = f"{lost.label} seed {plan.seed}"
         self.display = Display(label, max_seconds=plan.settings.max_seconds)
         send_check = clock.announce if lost.command == TUNE else None
         self.monitor = TrainingMonitor(clock, self.display, plan.settings.max_seconds, send_check)
@@ -152,6 +151,7 @@ class Attempt:
                 track,
                 plan.device,
                 plan.seed,
+                batch_size=batch_size_for(track, plan.device, model),
                 report=self.display.certified,
                 loss=functools.partial(mean_loss, model),
             )
@@ -273,7 +273,9 @@ def lost_run(plan: AttemptPlan) -> Run:
         "track": plan.track.name,
         "config": plan.config,
         "settings": plan.settings_dict,
+        "estimated_memory_bytes": plan.estimated_memory_bytes,
         "overrides": plan.overrides,
+        "init_from": None if plan.initial_weights is None else plan.initial_weights.run,
         "config_hash": plan.config_hash,
         "seed": plan.seed,
         "outcome": "lost",

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from bench.attempt.initial_weights import InitialWeights, check_fits, find_initial_weights
 from bench.attempt.interface import Build, Trainer
+from bench.attempt.memory import check_memory, estimate_memory_bytes
 from bench.attempt.request import Request, Settings, check_settings_only, read_command_line
 from bench.config import TRACK_SETTINGS, flat_settings
 from bench.distributed import World, read_world
@@ -17,9 +19,11 @@ from bench.machine.compilers import compiler_problem, torch_compile_problem
 from bench.machine.cpu import default_threads, usable_cores
 from bench.machine.device_lock import check_device_lock
 from bench.machine.devices import pick_device
+from bench.machine.memory import free_device_memory_bytes
 from bench.machine.policy import NO_KERNEL, Choice, CompileProblem, pick_precision_and_kernel
 from bench.processes import BATCH_VARIABLE
 from bench.provenance import config_hash, first_seed, source_sha256
+from bench.storage import weights
 from bench.storage.schema import Batch
 from data import Track, controlled, get_track
 
@@ -42,6 +46,9 @@ class AttemptPlan:
     batch: Batch | None  # to which this attempt belongs
     search: dict[str, Any] | None  # that found the config, with its cost
     world: World  # rank and number of the processes that train together
+    estimated_memory_bytes: int | None  # the peak of all processes; None for trainers of older records
+    memory_warning: str | None  # if the memory may not be enough
+    initial_weights: InitialWeights | None  # with the setting `init_from`
 
     @property
     def settings_dict(self) -> dict[str, Any]:
@@ -67,7 +74,10 @@ class AttemptPlan:
 
     def trainer(self, build: Build, seed: int | None = None) -> Trainer:
         """A trainer for this attempt, by default with its seed."""
-        return build(self.settings, self.track, self.device, self.dtype, self.seed if seed is None else seed)
+        trainer = build(self.settings, self.track, self.device, self.dtype, self.seed if seed is None else seed)
+        if self.initial_weights is not None:
+            weights.load_into(trainer.model, self.initial_weights.path)
+        return trainer
 
 
 def make_plan(
@@ -111,6 +121,16 @@ def make_plan(
     settings = dataclasses.replace(
         settings, device=device.type, precision=choice.precision, kernel=choice.kernel, threads=threads
     )
+    initial_weights = resolve_initial_weights(request, settings, settings_only)
+    overrides = command_line.overrides
+    if initial_weights is not None:
+        named = {"init_from": initial_weights.sha256}  # a run's name or a path can mean other weights elsewhere
+        settings = dataclasses.replace(settings, **named)
+        overrides = {**overrides, **{key: value for key, value in named.items() if key in overrides}}
+    memory = estimate_memory_bytes(settings, world.size)
+    sharing = 1 if device.type == "cuda" else world.local_size  # processes that share what is free
+    memory_here = None if memory is None else memory // world.size * sharing
+    memory_warning = check_memory(memory_here, free_device_memory_bytes(device))
     seed = request.seed
     try:
         track_settings = getattr(settings, TRACK_SETTINGS, {})  # trainers of older records have none
@@ -122,11 +142,13 @@ def make_plan(
         track = controlled(track, settings.control, seed)
     except ValueError as problem:
         raise UsageError(str(problem)) from None
+    if initial_weights is not None:
+        check_fits(initial_weights, settings, track)
     return AttemptPlan(
         request=request,
         settings=settings,
         config=command_line.config,
-        overrides=command_line.overrides,
+        overrides=overrides,
         track=track,
         device=device,
         dtype=getattr(torch, choice.precision),
@@ -135,7 +157,22 @@ def make_plan(
         batch=Batch.model_validate_json(os.environ[BATCH_VARIABLE]) if BATCH_VARIABLE in os.environ else None,
         search=command_line.search,
         world=world,
+        estimated_memory_bytes=memory,
+        memory_warning=memory_warning,
+        initial_weights=initial_weights,
     )
+
+
+def resolve_initial_weights(request: Request, settings: Any, settings_only: bool) -> InitialWeights | None:
+    """The weights of the setting `init_from`, if it is used; raises UsageError where there are none, or none can be."""
+    reference = getattr(settings, "init_from", "")  # trainers of older records have none
+    if not reference:
+        return None
+    if settings_only:
+        raise UsageError("init_from: only a single attempt or a batch can continue a run; leave it out")
+    if request.attempts is not None and reference == "latest":
+        raise UsageError("init_from: each attempt would continue the one before it; name the run in place of latest")
+    return find_initial_weights(reference, request.results)
 
 
 def check_temporary_folder() -> None:

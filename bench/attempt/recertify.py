@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from bench.attempt.certify import all_completions, certify, mean_loss
+from bench.attempt.certify import all_completions, batch_size_for, certify, mean_loss
 from bench.attempt.decoding import NextLogits
 from bench.processes import json_lines, last_error_line, run_python
 from bench.provenance import ROOT, copy_files, harness_files, source_files
@@ -125,7 +125,7 @@ def main(path: Path, seed: int, forward_pass: ForwardPass) -> int:
     device = torch.device("cpu")
     model, track = weights.load(path, device)
     next_logits: NextLogits = model.answerer()
-    batch_size = None
+    batch_size = batch_size_for(track, device, model)
     if forward_pass == "plain":
         next_logits, batch_size = plain_next_logits(model), PLAIN_BATCH_SIZE
     loss = functools.partial(mean_loss, model)

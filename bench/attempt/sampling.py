@@ -32,6 +32,6 @@ def sampled_scores(
         temperature, top_k, top_p = decoding
         sampled = track.decoding._replace(temperature=temperature, top_k=top_k, top_p=top_p)
         tokens = torch.Generator(device).manual_seed(seed)
-        inputs = model.answerer(), track, drawn, device, batch_size_for(track, device)
+        inputs = model.answerer(), track, drawn, device, batch_size_for(track, device, model)
         _, right = all_completions(*inputs, lambda done: None, tokens, sampled)
         yield decoding, len(drawn), int(right.sum())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import distributed
-from bench.attempt.certify import certify, mean_loss
+from bench.attempt.certify import batch_size_for, certify, mean_loss
 from bench.attempt.interface import Build
 from bench.attempt.plan import AttemptPlan
 from bench.attempt.resources import device_turn, empty_compile_caches
@@ -73,7 +73,8 @@ def run_worker(plan: AttemptPlan, build: Build) -> int:
                 path = Path(folder) / "weights.safetensors"
                 path.write_bytes(distributed.broadcast(None))
                 model, track = weights.load(path, plan.device)
-            certify(model.answerer(), track, plan.device, plan.seed, loss=functools.partial(mean_loss, model))
+            inputs = track, plan.device, plan.seed, batch_size_for(track, plan.device, model)
+            certify(model.answerer(), *inputs, loss=functools.partial(mean_loss, model))
             gather_resource_use(plan, joules, [f"process {plan.world.rank}: {reason}" for reason in reasons])
     except Exception as problem:
         line = (str(problem).splitlines() or [""])[0]

@@ -53,6 +53,9 @@ def find_target(name: str, results: Path, stack: contextlib.ExitStack) -> AuditT
         raise UsageError(f"{name} kept no weights ({run.outcome}): there is nothing to audit")
     if not run.is_regular:
         raise UsageError(f"{run.run_id} was made to test a trainer or a machine; there is nothing to audit")
+    if run.settings.get("init_from"):
+        first = run.init_from or "the run whose weights it had"
+        raise UsageError(f"{run.run_id} started from the weights of another run; audit {first}, which is a fresh start")
     weights = Path(name) if is_weights_path(name) else results / run.weights
     if not weights.is_file():
         raise UsageError(f"{run.run_id}: its weights are missing ({run.weights})")

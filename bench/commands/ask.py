@@ -41,7 +41,7 @@ class Arguments:
     """Problems, such as 123+456=; with --continue or --probabilities any texts of the run's vocabulary."""
     file: OptionalPathArgument = None
     """A file of problems, one a line, in place of PROBLEM."""
-    continue_: Annotated[int | None, tyro.conf.arg(name="continue", metavar="N")] = None
+    continue_: Annotated[int, tyro.conf.arg(name="continue", metavar="N")] = 0
     """Print the next N tokens of any text; nothing ends them. Beyond the context the model reads a sliding window. The
     track `text` does that by default, with 100 tokens."""
     probabilities: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -123,7 +123,7 @@ def check_options(arguments: Arguments) -> None:
         raise UsageError(f"--top-p {arguments.top_p:g}: must be above 0 and at most 1")
     if not arguments.temperature and (arguments.top_k or arguments.top_p < 1):
         raise UsageError("--top-k and --top-p choose among sampled tokens: add --temperature 1")
-    if arguments.continue_ is not None and not 1 <= arguments.continue_ <= MOST_TOKENS:
+    if not 0 <= arguments.continue_ <= MOST_TOKENS:
         raise UsageError(f"--continue {arguments.continue_}: must be from 1 to {MOST_TOKENS:,} tokens")
     if arguments.order and (arguments.probabilities or arguments.continue_):
         raise UsageError("--order is for blanks, which --probabilities and --continue do not fill: leave it out")

@@ -168,7 +168,9 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     versions = None if software is None else f"torch {software.torch}, Python {software.python}, {software.platform}"
     yield "software", value_text(versions)
     sizes = [size and size / 2**20 for size in (run.peak_memory_bytes, run.peak_device_memory_bytes)]
-    yield "peak memory", ", on the device ".join(value_text(size, ",.0f", "MiB") for size in sizes)
+    peaks = ", on the device ".join(value_text(size, ",.0f", "MiB") for size in sizes)
+    estimated = run.estimated_memory_bytes and run.estimated_memory_bytes / 2**20
+    yield "peak memory", f"{peaks}; estimated {value_text(estimated, ',.0f', 'MiB')}"
     yield "trained", f"{value_text(run.steps, ',')} steps, {value_text(run.examples, ',')} examples"
     if len(run.checks) > MOST_CHECKS:
         yield "checks", f"{len(run.checks):,} in the journal, of which {MOST_CHECKS} are below; --plot FILE draws all"

@@ -60,9 +60,13 @@ def check_may_rank(planned: Run, where: str) -> None:
     """Raises UsageError, which begins with `where`: attempts with these settings never rank, so none are compared."""
     reason, settings = planned.unranked_because, planned.settings
     if reason is not None:
-        fix = "control to none" if settings.get("control", "none") != "none" else "curves to false"
-        if lacks_target(settings):
+        fix = "curves to false"
+        if settings.get("control", "none") != "none":
+            fix = "control to none"
+        elif lacks_target(settings):
             fix = "it above 0"
+        elif settings.get("init_from"):
+            fix = 'init_from to ""'
         raise UsageError(f"{where}: a run that {reason} never ranks; set {fix}")
 
 

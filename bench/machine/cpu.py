@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import psutil
 
+from bench.machine.control_group import group_folders, read_words
 from bench.processes import CORES
 
 T = TypeVar("T")
@@ -61,17 +62,11 @@ def quota() -> float | None:
 
     Reads `cpu.max` of control groups version 2, of this group and those that contain it.
     """
-    own = value_or_none(lambda: Path("/proc/self/cgroup").read_text().split("0::/")[1].splitlines()[0])
-    if own is None:
-        return None
-    root = Path("/sys/fs/cgroup")
     limits = []
-    for folder in (root / own, *(root / own).parents):
-        words = (value_or_none((folder / "cpu.max").read_text) or "max").split()
+    for folder in group_folders():
+        words = read_words(folder / "cpu.max") or ["max"]
         if words[0] != "max":
             limits.append(int(words[0]) / int(words[1]))
-        if folder == root:
-            break
     return min(limits, default=None)
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of this process, on the host and on the device."""
+"""Peak memory of this process, and free memory, on the host and on the device."""
 
 import re
 import sys
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from bench.machine.control_group import group_folders, read_words
+
 if TYPE_CHECKING:
     import torch
 
 STATUS = Path("/proc/self/status")  # of Linux
+NO_LIMIT_FROM = 2**60  # bytes; version 1 writes a number near 2**63 where there is no limit
 
 
 def peak_memory_bytes() -> int:
@@ -33,3 +36,37 @@ def peak_device_memory_bytes(device: "torch.device") -> int | None:
     import torch
 
     return torch.cuda.max_memory_reserved(device)
+
+
+def free_memory_bytes() -> int:
+    """The memory that this process can still take: what the system has available, within its control groups' limits."""
+    return min([psutil.virtual_memory().available, *control_group_free_bytes()])
+
+
+def control_group_free_bytes() -> list[int]:
+    """What each control group of this process can still take; groups of version 1 and 2 that have a limit.
+
+    Pages of files that the system can drop are free.
+    """
+    free = []
+    for controller, limit_name, usage_name, droppable in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        for folder in group_folders(controller):
+            limit, usage = (read_words(folder / name) for name in (limit_name, usage_name))
+            if limit and usage and limit != ["max"] and int(limit[0]) < NO_LIMIT_FROM:
+                words = read_words(folder / "memory.stat")
+                counters = dict(zip(words[::2], words[1::2], strict=False))
+                used = int(usage[0]) - int(counters.get(droppable, 0))
+                free.append(max(0, int(limit[0]) - used))
+    return free
+
+
+def free_device_memory_bytes(device: "torch.device") -> int:
+    """The free memory of a GPU, or that of the host for other devices."""
+    if device.type != "cuda":
+        return free_memory_bytes()
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]

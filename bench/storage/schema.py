@@ -197,6 +197,7 @@ class Run(SchemaModel):
     config: str
     settings: SettingValues
     overrides: SettingValues | None = None  # settings that the command line changed; null: not known
+    init_from: str | None = None  # the run whose weights this one started from; the settings hold their sha256
     config_hash: str  # of the settings, without seed and paths
     seed: int
     outcome: Outcome
@@ -224,6 +225,7 @@ class Run(SchemaModel):
     reached: dict[str, FiniteFloat | None]  # target -> train seconds
     reached_steps: dict[str, int | None] | None = None  # such as `validation 95%` -> step of the first such check
     certificate: Certificate | None
+    estimated_memory_bytes: int | None = None  # of the peak before the attempt; on CUDA, of the device's
     peak_memory_bytes: int | None
     peak_device_memory_bytes: int | None
     energy_joules: FiniteFloat | None  # during `train`
@@ -250,8 +252,13 @@ class Run(SchemaModel):
 
     @property
     def label(self) -> str:
-        """The config, and the settings that the command line changed: `add3-cpu + batch_size=192`."""
-        return config_label(self.config, self.overrides)
+        """The config, and the settings that the command line changed: `add3-cpu + batch_size=192`.
+
+        A run that started from another one's weights names it, even if the config says so.
+        """
+        start = self.settings.get("init_from")
+        named = {"init_from": self.init_from or start} if start else {}
+        return config_label(self.config, {**(self.overrides or {}), **named})
 
     def batch_of(self, *commands: str) -> Batch | None:
         """The batch of this run if one of these commands started it."""
@@ -270,6 +277,8 @@ class Run(SchemaModel):
             return f"trained on an altered track (--control {control})"
         if lacks_target(self.settings):
             return "trained on a track without a target (track_settings.bits_per_byte)"
+        if self.settings.get("init_from"):
+            return "started from the weights of another run (init_from)"
         return "looked at the test problems during training" if self.settings.get("curves") else None
 
     @property

@@ -65,6 +65,25 @@ def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise ValueError(f"{path}: not a whole safetensors file ({problem})") from None
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors; raises ValueError if it cannot be read."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as problem:
+        raise ValueError(f"not a whole safetensors file ({problem})") from None
+
+
+def model_values(metadata: dict[str, str]) -> dict[str, Any]:
+    """The keyword arguments of the model's config; raises KeyError or ValueError for metadata of other projects."""
+    return dict(json.loads(metadata["model"]))
+
+
+def load_into(model: Transformer, path: Path) -> None:
+    """Copy the weights of a file into a model of the same shape, in place."""
+    model.load_state_dict(read_file(path)[1])
+
+
 def build_model(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[Transformer, Track]:
     """The model and the track that a file describes; raises various exceptions for metadata of other projects."""
     settings = json.loads(metadata["settings"])
@@ -76,7 +95,7 @@ def build_model(metadata: dict[str, str], state: dict[str, Tensor]) -> tuple[Tra
     if metadata["vocabulary"] != vocabulary_text(track.vocabulary):
         is_text = isinstance(track.vocabulary, str)
         track = Permuted(track, metadata["vocabulary"] if is_text else tuple(json.loads(metadata["vocabulary"])))
-    config = ModelConfig(**json.loads(metadata["model"]))
+    config = ModelConfig(**model_values(metadata))
     if (config.vocab_size, config.block_size) != (len(track.vocabulary), track.block_size):
         raise ValueError(f"a model of another shape than {track.name} needs")
     model = Transformer(config, getattr(torch, metadata["dtype"]))

@@ -221,7 +221,6 @@ def test_a_text_that_the_model_cannot_read_gets_one_line(results, capsys, option
 @pytest.mark.parametrize(
     "options",
     [
-        {"continue_": 0},
         {"continue_": -1},
         {"continue_": 10_000_000},
         {"probabilities": True, "continue_": 1},

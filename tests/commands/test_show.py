@@ -188,7 +188,7 @@ def test_a_long_run_says_how_many_checks_it_has_and_where_the_loss_was_stuck_and
     assert fact(text, "checks") == "3,000 in the journal, of which 20 are below; --plot FILE draws all"
     assert fact(text, "stuck") == "at a loss of 2.7 from step 10 to 30,000, 100% of the steps"
     assert fact(text, "spike") == "loss 2.7 to 3.5 at step 20,010, over at step 20,020"
-    assert fact(text, "peak memory") == "1,024 MiB, on the device —"
+    assert fact(text, "peak memory") == "1,024 MiB, on the device —; estimated —"
 
 
 def test_only_the_first_spikes_are_listed(capsys, tmp_path):

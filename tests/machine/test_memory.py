@@ -1,10 +1,13 @@
-"""Peak memory of this process and of the device."""
+"""Peak memory of this process and of the device, and free memory."""
 
 import mmap
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
+import pytest
 import torch
 
 from bench.machine import memory
@@ -39,3 +42,55 @@ def test_the_peak_device_memory_is_that_of_a_gpu_and_unknown_elsewhere(monkeypat
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 2**30)
     assert memory.peak_device_memory_bytes(torch.device("cuda", 0)) == 2**30
     assert memory.peak_device_memory_bytes(torch.device("cpu")) is None
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8 * GIB),
+        ({"proc": "0::/a\n", "a/memory.max": "max", "a/memory.current": f"{GIB}"}, 8 * GIB),
+        ({"proc": "0::/a\n", "a/memory.max": f"{3 * GIB}", "a/memory.current": f"{GIB}"}, 2 * GIB),
+        (
+            {
+                "proc": "0::/a\n",
+                "a/memory.max": f"{3 * GIB}",
+                "a/memory.current": f"{3 * GIB}",
+                "a/memory.stat": f"anon {2 * GIB}\ninactive_file {GIB}\n",
+            },
+            GIB,  # pages of files are dropped where memory is needed
+        ),
+        ({"proc": "0::/a/b\n", "a/memory.max": f"{GIB}", "a/memory.current": f"{2 * GIB}"}, 0),
+        (
+            {
+                "proc": "4:memory:/x\n0::/\n",
+                "memory/x/memory.limit_in_bytes": f"{5 * GIB}",
+                "memory/x/memory.usage_in_bytes": f"{2 * GIB}",
+                "memory/x/memory.stat": f"inactive_file 0\ntotal_inactive_file {GIB}\n",
+            },
+            4 * GIB,
+        ),
+        (
+            {
+                "proc": "4:memory:/x\n0::/\n",
+                "memory/memory.limit_in_bytes": "9223372036854771712",  # version 1 without a limit
+                "memory/memory.usage_in_bytes": f"{2 * GIB}",
+            },
+            8 * GIB,
+        ),
+    ],
+)
+def test_free_memory_is_within_the_limits_of_the_control_groups(files, expected, monkeypatch: pytest.MonkeyPatch):
+    texts = {Path("/proc/self/cgroup"): files.get("proc", "")}
+    texts |= {Path("/sys/fs/cgroup", name): text for name, text in files.items() if name != "proc"}
+
+    def read_text(path: Path) -> str:
+        if path not in texts:
+            raise FileNotFoundError(path)
+        return texts[path]
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * GIB))
+    assert memory.free_memory_bytes() == expected

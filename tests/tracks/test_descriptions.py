@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data import PADDING, TRACKS, describe_track, get_track
+from data import PADDING, TRACKS, BatchOptions, describe_track, get_batches, get_track
 from tests.support.examples import ROOT
 from tracks.actions import Actions
 from tracks.addition import Addition
@@ -85,3 +85,12 @@ def test_listing_the_tracks_imports_neither_torch_nor_numpy() -> None:
     code = "import sys, tracks.descriptions; print({'torch', 'numpy'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "name", ["add3", "add3-report", "add2-omnivault", "moddiv", "memorize", "addtext", "actions", "words"]
+)
+def test_a_description_knows_the_length_of_training_texts_without_the_track(name: str) -> None:
+    batches = get_batches(get_track(name), BatchOptions(), torch.device("cpu"))
+    description = describe_track(name)
+    assert (description.training_tokens or description.block_size) == batches.training_length - 1

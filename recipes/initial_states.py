@@ -1,0 +1,25 @@
+"""The best of several initial states, by the loss of a batch before the first step."""
+
+from collections.abc import Callable
+
+import torch
+
+from model import Transformer
+from recipes.checkpoints import BestCheckpoint
+
+
+@torch.no_grad()
+def keep_best_state(model: Transformer, generator: torch.Generator, num_states: int, loss: Callable[[], float]) -> None:
+    """Draw `num_states` - 1 more sets of initial weights, and leave the model with the set of the lowest loss.
+
+    The first set is the one that the model has. The others are drawn from `generator` as `Transformer.initialize`
+    draws. `loss` returns the model's loss, nats, without dropout; it may raise an exception to end training.
+    """
+    best = BestCheckpoint(model)
+    model.eval()
+    best.update(loss())
+    for _ in range(num_states - 1):
+        model.initialize(generator)
+        best.update(loss())
+    best.restore()
+    model.train()
