@@ -28,6 +28,7 @@ WORDS = TrackDescription(
     example_prompt="bidu;\nkefo;\ncuga;\n",
     example_answer="dafibe",
     has_one_answer=False,
+    is_sampled=True,
     is_one_length=False,
     has_uniform_texts=True,
     has_windows=True,

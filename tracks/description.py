@@ -35,6 +35,7 @@ class TrackDescription:
     example_prompt: str
     example_answer: str  # the right answer to `example_prompt`
     has_one_answer: bool = True  # whether each problem has exactly one right completion
+    is_sampled: bool = False  # whether the certificate samples completions, rather than decode greedily
     is_one_length: bool = True  # whether all problems have the same number of tokens
     has_uniform_texts: bool = False  # whether training texts have one length although problems have not
     has_orders: bool = False  # whether its texts can be generated in any order, as by the setting `order`

@@ -1,6 +1,7 @@
 """The checks of `bench audit`, one for each known way to cheat."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -87,7 +88,7 @@ def check_weights(audit: Audit) -> CheckResult:
         faults.append(f"claimed to be solved: {recertification.sentences[0]}")
     elif run.outcome == "solved" and not recertification.certificate.is_solved:
         faults.append(f"claimed to be solved: {verdict_text(recertification.certificate)}")
-    elif abs(errors - journalled) > max(MISS_TOLERANCE * journalled, MISS_TOLERANCE_ERRORS):
+    elif abs(errors - journalled) > errors_tolerance(run, journalled):
         faults.append(f"{errors_in_words(journalled)} were journalled")
     if recertification.parameters != run.parameters:
         faults.append(f"{run.parameters or 0:,} parameters were journalled")
@@ -100,6 +101,17 @@ def check_weights(audit: Audit) -> CheckResult:
         f"sha256 {digest[:12]}… as journalled; {certificate_text(recertification.certificate)} by the plain forward "
         f"pass; {recertification.parameters:,} parameters; with scrambled weights {scrambled:.1%} right",
     )
+
+
+def errors_tolerance(run: Run, journalled: int) -> float:
+    """The largest difference from the journalled errors that rounding explains.
+
+    Where completions are sampled, rounding draws some other tokens, so that the errors may differ as those of two
+    samples do: by three standard deviations.
+    """
+    tolerance = max(MISS_TOLERANCE * journalled, MISS_TOLERANCE_ERRORS)
+    is_sampled = describe_track(*track_of(run.settings)).is_sampled
+    return max(tolerance, 3 * math.sqrt(2 * journalled)) if is_sampled else tolerance
 
 
 def check_causality(audit: Audit) -> CheckResult:

@@ -339,6 +339,14 @@ def test_the_certificate_of_the_file_must_be_the_journalled_one(
     assert sentence is None or sentence in result.evidence
 
 
+@pytest.mark.parametrize(
+    ("track", "errors", "is_within"), [("add3", 44, False), ("words", 44, True), ("words", 67, False)]
+)
+def test_errors_of_sampled_completions_may_differ_as_two_samples_do(track: str, errors: int, is_within: bool) -> None:
+    run = example_run(settings={**example_run().settings, "track": track})
+    assert (abs(errors - 40) <= checks.errors_tolerance(run, 40)) == is_within
+
+
 def test_weights_that_cannot_be_certified_are_caught(weights_file, monkeypatch) -> None:
     def refuse(*_):
         raise UnusableWeights("not a whole file")

@@ -61,6 +61,7 @@ def test_a_description_says_what_the_track_is(name: str, settings: dict[str, Any
     assert track.decode_completion(answer) == description.example_answer
     assert len(answer) == description.answer_length
     assert description.has_one_answer == track.has_one_answer
+    assert description.is_sampled == (track.decoding.temperature > 0)
     assert track.grade(problem[None], torch.tensor([answer])).tolist() == [True]
     assert description.example_prompt + track.decode_completion(answer) == description.example_text
 
