@@ -66,7 +66,8 @@ def reference_runs(run: Run, runs: Sequence[Run], reference: str | None = None) 
 
     All of them have the settings and the source of the one that is nearest in time.
     """
-    near = [other for other in runs if are_of_a_session(run, other) and is_reference(other, reference)]
+    references = (other for other in runs if is_reference(other, reference))
+    near = [other for other in references if are_of_a_session(run, other)]
     if not near:
         return []
     nearest = min(near, key=lambda other: (time_between(run, other), other.started_at, other.run_id))
@@ -162,10 +163,11 @@ def track_section(peers: Sequence[Peer], runs: Sequence[Run]) -> dict[str, Any]:
         published = {PUBLISHED: None if score is None else score_errors_text(score)}
         cells = [run_cells(run, reference_runs(run, runs, peer.reference)) for run in runs_of_peer]
         rows += [{"config": peer.config} | each | published for each in cells or [{"`train`, s": "not run yet"}]]
-    unchanged = [(peer, [run for run in runs_of_peer if not changes(run)]) for peer, runs_of_peer in peer_runs]
+    changed = [(peer, [(run, ", ".join(changes(run))) for run in runs_of_peer]) for peer, runs_of_peer in peer_runs]
+    unchanged = [(peer, [run for run, text in runs_of_peer if not text]) for peer, runs_of_peer in changed]
     return {
         "table": table_of_known(rows),
-        "peers": [(peer, [(run, ", ".join(changes(run))) for run in runs_of_peer]) for peer, runs_of_peer in peer_runs],
+        "peers": changed,
         "losses": loss_table([(peer, runs_of_peer[-1] if runs_of_peer else None) for peer, runs_of_peer in unchanged]),
         "steps": "\n\n".join(filter(None, (steps_table(peer, runs_of_peer, runs) for peer, runs_of_peer in unchanged))),
     }

@@ -14,7 +14,7 @@ import pytest
 from bench.commands import export
 from bench.errors import UsageError
 from bench.storage.journal import Journal
-from bench.storage.schema import Batch, Gpu, Run
+from bench.storage.schema import Batch, Certificate, Gpu, Run
 from tests.support.examples import ROOT, example_run, example_seconds
 
 UNREACHED = example_seconds(train=None, certify=None, total=None)
@@ -204,13 +204,14 @@ def test_the_example_in_the_documentation_prints_a_median(tmp_path, monkeypatch,
 def test_the_documented_columns_exist():
     documentation = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")
     rows = documentation.partition("| column | meaning |")[2].partition("\n\n")[0].splitlines()[2:]
-    names = {column.name for column in export.columns_of(runs())}
+    names = {column.name for column in [*export.columns_of(runs()), export.notes_column(runs(), {})]}
     for row in rows:
         prefix = ""
         for name in re.findall(r"`([^`]+)`", row.split("|")[1]):
             prefix = prefix if name.startswith(".") else name.rpartition(".")[0]
             full_name = prefix + name if name.startswith(".") else name
             if full_name.endswith("…"):
-                assert full_name.removesuffix(".…") in Run.model_fields
+                *parent, field = full_name.removesuffix(".…").split(".")
+                assert field in (Certificate if parent == ["certificate"] else Run).model_fields
             elif full_name != "reached.sample80":  # not of every track
                 assert full_name in names | {"reached.heldout", "reached.99%", "reached.solved"}, full_name

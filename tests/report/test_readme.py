@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.config import config_names, find_config, merged_values, track_of
+from bench.config import find_config, merged_values, track_of
 from bench.provenance import ROOT
 from bench.report.main_track import MAIN_TRACK, record_lines
 from bench.report.readme import FIGURES, PAGE, SYSTEMS, fill_page, records_table, standing_table, standings
@@ -81,8 +81,6 @@ def test_each_source_system_has_one_row_of_its_fastest_class_and_other_tracks_ha
 def test_the_command_of_a_system_runs_its_track(system):
     *options, name = system.command.removeprefix("python speedrun.py").split() or ["add3"]
     assert options in ([], ["--config"])
-    if name == "sumeq" and name not in config_names():
-        pytest.skip("its config is to come")
     _, path = find_config(name, "cpu")
     assert describe_track(*track_of(merged_values(path))).name == system.track
 
