@@ -82,8 +82,11 @@ class Curriculum:
             most = evaluation_batch_size(model.config, *shape, most, device.type)
         self.evaluation_batch_size = most
         self.evaluation_batches = batches
+        self.uniform_batches = batches
+        if settings.evaluation_uniform or settings.level_until < 1:
+            self.uniform_batches = get_batches(track, settings.batch_options._replace(level_share=0.0), device)
         if settings.evaluation_uniform:
-            self.evaluation_batches = get_batches(track, settings.batch_options._replace(level_share=0.0), device)
+            self.evaluation_batches = self.uniform_batches
         self.samples: dict[str, Tensor] = {}
         if track.exhaustive and track.validation is None:  # the samples of other tracks are held-out problems
             self.samples = {name: problems.to(device) for name, problems in track.samples.items()}
@@ -101,10 +104,12 @@ class Curriculum:
 
             self.best = BestCheckpoint(model)
 
-    def draw(self) -> Batch:
-        """Draw the texts of the next `draw_steps` steps, (draw_steps, B, T)."""
+    def draw(self, step: int = 0) -> Batch:
+        """Draw the texts of the `draw_steps` steps from `step` of a round on, (draw_steps, B, T)."""
         steps, batch_size = self.settings.draw_steps, self.settings.batch_size
-        return self.batches.draw(steps, batch_size, self.generator, self.hard_examples, self.settings.replay_share)
+        has_levels = step < self.settings.level_until * self.settings.num_steps
+        batches = self.batches if has_levels else self.uniform_batches
+        return batches.draw(steps, batch_size, self.generator, self.hard_examples, self.settings.replay_share)
 
     @torch.no_grad()
     def evaluate(self, problems: Tensor) -> Evaluation:

@@ -68,8 +68,10 @@ class Settings:
     embedding_std: float = 0.12
 
     # Order in which the tokens of a training text are generated; alternating draws one of the first two for each text,
-    # pseudo-random prefers neighbours of the latest token. Tracks whose texts have one length and all tokens a loss.
-    order: Literal["left-to-right", "right-to-left", "alternating", "pseudo-random", "uniform"] = "left-to-right"
+    # pseudo-random prefers neighbours of the latest token, number-last moves one number to the end of the text.
+    order: Literal["left-to-right", "right-to-left", "alternating", "pseudo-random", "uniform", "number-last"] = (
+        "left-to-right"
+    )
 
     # Sets of initial weights to draw; training starts from the one with the lowest loss on a training batch.
     initial_states: int = 1
@@ -94,6 +96,8 @@ class Settings:
     window: int = 0
     # Share of the drawn problems that is spread evenly over the track's levels of difficulty, 0..1.
     level_share: float = 0.65
+    # Share of the steps of a round in which level_share applies, 0..1; later steps draw uniformly.
+    level_until: float = 1.0
     evaluation_problems: int = 100_000  # Training problems drawn for an end-of-round evaluation.
     # Whether to draw them uniformly, as for a test set, instead of by levels as for a batch.
     evaluation_uniform: bool = False
@@ -106,6 +110,9 @@ class Settings:
     replay_share: float = 0.25  # Share of each batch that replays hard examples, 0..1, below 1.
     # Characters that contribute to the loss: those of the answer, or all but the first of a text.
     loss_on: Literal["answer", "all"] = "answer"
+    # With loss_on = answer in another order than left-to-right, where the answer is the number that is completed last:
+    # the probability that the number before it has a loss, 0..1; for the others its square.
+    earlier_loss: float = 0.0
     # Stop after a round that passes its evaluation, at the first check that passes it (check), or at the first check
     # with at most 1% errors (99%).
     stop_at: Literal["evaluation", "check", "99%"] = "evaluation"
@@ -170,8 +177,6 @@ class Settings:
                 raise ValueError(f"loss_on: {self.track_description.name} has no loss on its prompt; set it to answer")
             if self.any_order and not self.track_description.has_orders:
                 raise ValueError(f"order: {track} is generated from left to right; set it to left-to-right")
-            if self.any_order and self.loss_on != "all":
-                raise ValueError(f"order: in the order {self.order} every token has a loss; set loss_on to all")
             if self.window:
                 self.check_window()
             if self.sampling == "epochs" and (is_stream or self.window or self.track_description.num_training is None):
@@ -184,7 +189,11 @@ class Settings:
                 raise ValueError(f"schedule_unit: {track} has no list of training problems; set it to step")
         if self.checkpoint_every % self.check_every:
             raise ValueError(f"checkpoint_every must be a multiple of check_every ({self.check_every})")
-        self.check("level_share decay_to evaluation_max_error_rate", lambda value: 0 <= value <= 1, "in 0..1")
+        self.check(
+            "level_share level_until earlier_loss decay_to evaluation_max_error_rate",
+            lambda value: 0 <= value <= 1,
+            "in 0..1",
+        )
         shares = "replay_share muon_momentum adam_beta1 adam_beta2 grokfast_alpha"
         self.check(shares, lambda value: 0 <= value < 1, "in 0..1, below 1")
         self.check_initial_states()
@@ -298,7 +307,7 @@ class Settings:
     @property
     def batch_options(self) -> BatchOptions:
         """The settings that the training batches depend on."""
-        return BatchOptions(self.level_share, self.loss_on, self.sampling, self.order, self.window)
+        return BatchOptions(self.level_share, self.loss_on, self.sampling, self.order, self.window, self.earlier_loss)
 
     @property
     def draw_steps(self) -> int:

@@ -261,7 +261,7 @@ class Trainer:
         while True:
             watch.tick()
             if step == first_step or step % settings.draw_steps == 0:
-                self.inputs.fill(curriculum.draw())
+                self.inputs.fill(curriculum.draw(step))
             until_check = min(settings.check_every - step % settings.check_every, settings.num_steps - step)
             count = min(watch.patience, until_check)
             self.take_steps(count)

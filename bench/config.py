@@ -41,6 +41,8 @@ ADDED_SETTINGS: dict[str, bool | int | float | str] = {
     "attention_window": 0,
     "bigrams": False,
     "shared_dropout": 0.0,
+    "level_until": 1.0,
+    "earlier_loss": 0.0,
     "order": "left-to-right",
     "window": 0,
     "evaluation_max_error_rate": 0.0,

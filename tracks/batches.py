@@ -36,6 +36,13 @@ class ProblemBatches(Batches):
     def draw(
         self, num_batches: int, batch_size: int, generator: torch.Generator, replayed: Tensor, share: float
     ) -> Batch:
+        problems = self.draw_problems(num_batches, batch_size, generator, replayed, share)
+        return self.batch(problems, self.options.loss_on)
+
+    def draw_problems(
+        self, num_batches: int, batch_size: int, generator: torch.Generator, replayed: Tensor, share: float
+    ) -> Tensor:
+        """Draw the problems (num_batches, batch_size, W) of `draw`."""
         num_replayed = 0
         if len(replayed):  # at least one problem of each batch is drawn
             num_replayed = min(round(batch_size * share), batch_size - 1)
@@ -44,7 +51,7 @@ class ProblemBatches(Batches):
             shape = num_batches, num_replayed
             index = torch.randint(len(replayed), shape, generator=generator, device=self.device)
             problems = torch.cat([problems, replayed[index]], 1)
-        return self.batch(problems, self.options.loss_on)
+        return problems
 
     def batch(self, problems: Tensor, loss_on: str = "answer") -> Batch:
         prompts, answers = self.track.prompts(problems), self.track.answers(problems)

@@ -27,6 +27,7 @@ def describe_sumeq(*, padded: bool = False) -> TrackDescription:
         has_one_answer=False,
         is_one_length=False,
         has_orders=True,
+        context=LONGEST_LINE + 2,
         form=f"two numbers from -{LARGEST} to {LARGEST}, "
         + ("each a sign and two digits, then ==" if padded else "with + or - between, then =="),
         target=f"99% of the completions of {TEST_PROMPTS:,} test prompts are true equalities (lower 95% bound)",

@@ -15,6 +15,7 @@ class BatchOptions(NamedTuple):
     sampling: str = "independent"
     order: str = "left-to-right"
     window: int = 0
+    earlier_loss: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from bench.stats.descriptive import clopper_pearson_upper
 from tracks.base import PADDING, Batch, DecodedProblems, Decoding, Track
-from tracks.batches import ListBatches, whole_texts
+from tracks.batches import ListBatches, list_sampler, whole_texts
 from tracks.describe_sumeq import LARGEST, LONGEST_LINE, NUMBERS, TEST_PROMPTS, TRAINING_LINES, VALIDATION_PROMPTS
 from tracks.description import TrackDescription
 from tracks.hashing import hash_fraction
 from tracks.orders import draw_orders, in_order
 from tracks.padding import left_aligned
+from tracks.sampling import ListSampler, Sampler
 
 PAD = 0  # token id, before and after each line
 TEXT_LENGTH = LONGEST_LINE + 2  # tokens
@@ -47,21 +48,29 @@ class Sumeq(Track):
     def __init__(self, description: TrackDescription, padded: bool) -> None:
         super().__init__(description)
         self.padded = padded
-        self.block_size = TEXT_LENGTH
 
     # -------------------------------------------------------------------------
     # text
 
+    @property
+    def second_texts(self) -> list[str]:
+        """The numbers from -LARGEST to LARGEST as the second number of a side."""
+        return [f"{number:{'+03d' if self.padded else '+d'}}" for number in range(-LARGEST, LARGEST + 1)]
+
+    @property
+    def first_texts(self) -> list[str]:
+        """The same numbers as the first number of a side."""
+        texts = self.second_texts
+        return texts if self.padded else [text.removeprefix("+") for text in texts]
+
     @cached_property
     def sides(self) -> Tensor:
         """The ids of each side, (NUMBERS ** 2, 6) int64, after which PADDING follows; see `side_number`."""
-        numbers = range(-LARGEST, LARGEST + 1)
-        second = [f"{number:{'+03d' if self.padded else '+d'}}" for number in numbers]
-        first = second if self.padded else [text.removeprefix("+") for text in second]
-        first_ids, second_ids = (
-            torch.tensor([self.ids_of(f"{text:<3}") for text in texts]) for texts in (first, second)
+        first, second = (
+            torch.tensor([self.ids_of(f"{text:<3}") for text in texts])
+            for texts in (self.first_texts, self.second_texts)
         )
-        return left_aligned([first_ids.repeat_interleave(NUMBERS, 0), second_ids.repeat(NUMBERS, 1)])
+        return left_aligned([first.repeat_interleave(NUMBERS, 0), second.repeat(NUMBERS, 1)])
 
     def ids_of(self, text: str) -> list[int]:
         """The ids of characters; PADDING for a blank."""
@@ -75,6 +84,16 @@ class Sumeq(Track):
         shape = left.shape[:-1]
         ids = left_aligned([pad.expand(*shape, -1), left, equals.expand(*shape, -1), right, pad.expand(*shape, -1)])
         return ids.where(ids != PADDING, PAD)
+
+    def parts(self, problems: Tensor) -> Tensor:
+        """Number the parts of lines (..., 16): 0 the first PAD, 1, 2, 4, 5 the numbers in text order, 3 ==, 6 PAD."""
+        first, second = (
+            torch.tensor([*map(len, texts)], device=problems.device) for texts in (self.first_texts, self.second_texts)
+        )
+        a, b, c, d = (problems[..., :4] + LARGEST).unbind(-1)
+        lengths = torch.zeros_like(a), first[a], second[b], torch.full_like(a, 2), first[c], second[d]
+        ends = torch.stack(lengths, -1).cumsum(-1)
+        return (torch.arange(TEXT_LENGTH, device=problems.device)[:, None] > ends[..., None, :]).sum(-1)
 
     def prompts(self, problems: Tensor) -> Tensor:
         ids = self.tokens(problems)[..., : self.prompt_length]
@@ -230,8 +249,39 @@ def first_prompts(lines: Tensor, shown: Tensor, count: int) -> Tensor:
     return lines[is_first][:count]
 
 
+NUMBER_PARTS = (1, 2, 4, 5)  # of `Sumeq.parts`
+PAD_PART = 6
+
+
+class LevelSampler(ListSampler):
+    """Draws a share of the lines evenly from three levels: 0, 1, and more of the four numbers end in the digit 0.
+
+    Where a number ends in 0, the last digits of fewer numbers depend on each other.
+    """
+
+    def __init__(self, rows: Tensor, device: torch.device, level_share: float) -> None:
+        super().__init__(rows, device)
+        self.level_share = level_share
+        levels = (self.rows[:, :4] % 10 == 0).sum(1).clamp(max=2)
+        self.by_level, self.counts = levels.argsort(stable=True), levels.bincount(minlength=3)
+
+    def draw_index(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        uniform = super().draw_index(shape, generator)
+        chance, place = torch.rand(2, *shape, generator=generator, device=self.device).unbind(0)
+        level = torch.randint(3, shape, generator=generator, device=self.device)
+        start = (self.counts.cumsum(0) - self.counts)[level]
+        index = self.by_level[start + (place * self.counts[level]).long()]
+        return torch.where(chance < self.level_share, index, uniform)
+
+
 class SumeqBatches(ListBatches):
     """Whole lines, in the order of the setting `order`. Evaluations are from left to right."""
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        if self.options.sampling == "independent" and self.options.level_share:
+            return LevelSampler(self.track.sets["train"], self.device, self.options.level_share)
+        return list_sampler(self.track.sets["train"], self.options.sampling, self.device)
 
     @property
     def is_uniform(self) -> bool:
@@ -239,12 +289,17 @@ class SumeqBatches(ListBatches):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        is_in_order = self.options.order == "left-to-right"
-        return ("targets", "loss_mask") if is_in_order else ("targets", "positions", "next_positions")
+        mask = ("loss_mask",) if self.options.loss_on == "answer" else ()
+        positions = () if self.options.order == "left-to-right" else ("positions", "next_positions")
+        return ("targets", *mask, *positions)
 
     @property
     def training_length(self) -> int:
         return TEXT_LENGTH
+
+    @property
+    def query_start(self) -> int:
+        return 0 if self.options.loss_on == "all" or self.options.order != "left-to-right" else self.answer_start
 
     @property
     def answer_start(self) -> int:
@@ -253,11 +308,18 @@ class SumeqBatches(ListBatches):
     def draw(
         self, num_batches: int, batch_size: int, generator: torch.Generator, replayed: Tensor, share: float
     ) -> Batch:
-        batch = super().draw(num_batches, batch_size, generator, replayed, share)
+        problems = self.draw_problems(num_batches, batch_size, generator, replayed, share)
         if self.options.order == "left-to-right":
+            return self.batch(problems, self.options.loss_on)
+        parts = self.track.parts(problems)
+        if self.options.order == "number-last":
+            order = draw_number_last(parts, generator)
+        else:
+            order = draw_orders(self.options.order, problems.shape[:-1], TEXT_LENGTH, generator)
+        batch = in_order(self.track.tokens(problems), order)
+        if self.options.loss_on == "all":
             return batch
-        texts = batch.whole_texts()
-        return in_order(texts, draw_orders(self.options.order, texts.shape[:-1], TEXT_LENGTH, generator))
+        return batch._replace(loss_mask=draw_loss_mask(parts, order, self.options.earlier_loss, generator))
 
     def batch(self, problems: Tensor, loss_on: str = "answer") -> Batch:
         """Return the texts of problems (..., 5) as a batch (..., 15) from left to right."""
@@ -268,3 +330,34 @@ class SumeqBatches(ListBatches):
         num_targets = (self.track.answers(problems) != PADDING).sum(-1, keepdim=True)
         place = torch.arange(1, TEXT_LENGTH, device=problems.device)  # of the targets
         return batch._replace(loss_mask=(place >= lengths) & (place < lengths + num_targets))
+
+
+def draw_number_last(parts: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw orders (..., 16): the positions of a text in ascending order, but for one of its numbers, which is last.
+
+    `parts` (..., 16) are those of `Sumeq.parts`. Each number is equally likely. If it is the last one of the text, PAD
+    follows it, and the order is from left to right.
+    """
+    drawn = torch.randint(4, (*parts.shape[:-1], 1), generator=generator, device=parts.device)
+    last = torch.tensor(NUMBER_PARTS, device=parts.device)[drawn]
+    is_last = (parts == last) | ((parts == PAD_PART) & (last == NUMBER_PARTS[-1]))
+    return is_last.long().sort(dim=-1, stable=True).indices
+
+
+def draw_loss_mask(parts: Tensor, order: Tensor, earlier_loss: float, generator: torch.Generator) -> Tensor:
+    """Draw which targets have a loss, (..., 15) bool in the order of generation (..., 16).
+
+    `parts` (..., 16) are those of `Sumeq.parts`, in text order. The number that is completed last has a loss, the one
+    before it with the probability `earlier_loss`, and everything else with its square. PAD belongs to the last number
+    of the text, and has a loss only at its first position.
+    """
+    place = torch.arange(TEXT_LENGTH, device=parts.device)
+    in_order = parts.gather(-1, order)
+    ends = torch.stack([(place * (in_order == part)).amax(-1) for part in NUMBER_PARTS], -1)  # (..., 4)
+    rank = ends.argsort(-1, descending=True).argsort(-1)  # 0: completed last
+    a, b, c, d = (earlier_loss ** rank.clamp(max=2).double()).unbind(-1)
+    rest = torch.full_like(a, earlier_loss**2)
+    chance = torch.stack([rest, a, b, rest, c, d, d], -1)  # of each part
+    has_loss = torch.rand(chance.shape, generator=generator, device=parts.device) < chance
+    is_later_pad = order > (parts < PAD_PART).sum(-1, keepdim=True)
+    return (has_loss.gather(-1, in_order) & ~is_later_pad)[..., 1:]

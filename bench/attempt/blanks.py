@@ -45,7 +45,8 @@ class Blanks(TextReplies):
         self, model: Transformer, track: Track, texts: Sequence[str], device: torch.device, order: str
     ) -> None:
         """`order` is one of the setting `order`, by default of training. With alternating orders, the blanks at the
-        beginning of a text are filled from right to left, others from left to right.
+        beginning of a text are filled from right to left, others from left to right; with the order number-last, all
+        from left to right.
 
         Raises UsageError for an order that the model was not trained for.
         """
@@ -70,7 +71,9 @@ class Blanks(TextReplies):
     def reply(self, ids: list[int]) -> str:
         length = len(ids) if self.model.config.any_order else max(i for i, token in enumerate(ids) if token < 0) + 1
         order = self.order
-        if order == "alternating":
+        if order == "number-last":
+            order = "left-to-right"
+        elif order == "alternating":
             order = "right-to-left" if ids[1] == PADDING else "left-to-right"
         positions = draw_orders(order, (), length, self.generator)
         text = torch.tensor(ids[:length], device=self.device)

@@ -21,7 +21,7 @@ from bench.streams import CONTROLS
 if TYPE_CHECKING:
     from bench.attempt.answers import Replies
 
-OrderName = Literal["left-to-right", "right-to-left", "alternating", "pseudo-random", "uniform"]
+OrderName = Literal["left-to-right", "right-to-left", "alternating", "pseudo-random", "uniform", "number-last"]
 MOST_TOKENS = 1_000_000  # of a continuation
 
 

@@ -304,8 +304,8 @@ def held_out_too(root: Path) -> None:
         root,
         """
         class Curriculum(Curriculum):
-            def draw(self):
-                batch = super().draw()
+            def draw(self, step):
+                batch = super().draw(step)
                 tokens = batch.whole_texts()
                 number = self.settings.batch_size // 4
                 shape = tokens.size(0), number, self.batches.track.problem_width

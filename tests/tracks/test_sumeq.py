@@ -323,3 +323,83 @@ def test_permuted_ids_write_the_same_lines_and_other_controls_do_not_apply() -> 
 
 def left_sides(track: Any, problems: Tensor) -> list[str]:
     return [text[: text.index("==") + 2] for text in texts_of(track, problems)]
+
+
+# -----------------------------------------------------------------------------
+# levels, the order number-last, and the loss of the number that is completed last
+
+
+def parts_of_text(text: str) -> list[int]:
+    """The part of each of 16 tokens, by Python's own search in the text."""
+    found = re.fullmatch(r"([+-]?\d+)([+-]\d+)(==)([+-]?\d+)([+-]\d+)", text)
+    assert found is not None
+    labels = [part for part, piece in enumerate(found.groups(), start=1) for _ in piece]
+    return [0, *labels, *[6] * (15 - len(labels))]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_parts_of_a_line_are_its_numbers_the_signs_of_equality_and_pads(padded: bool) -> None:
+    track: Any = get_track("sumeq", padded=padded)
+    problems = track.sets["train"][:300]
+    assert track.parts(problems).tolist() == [parts_of_text(text) for text in texts_of(track, problems)]
+    assert torch.equal(controlled(track, "permute", 7).parts(problems), track.parts(problems))
+
+
+def test_number_last_moves_one_number_behind_the_rest_of_the_text() -> None:
+    track: Any = get_track("sumeq")
+    batch = cpu_batches(track, order="number-last", loss_on="all").draw(
+        2, 600, torch.Generator().manual_seed(1), torch.empty(0, 5), 0.0
+    )
+    order = torch.cat([batch.positions, batch.next_positions[..., -1:]], -1).flatten(0, 1)
+    texts = torch.empty_like(batch.whole_texts()).flatten(0, 1).scatter(-1, order, batch.whole_texts().flatten(0, 1))
+    counts = dict.fromkeys((1, 2, 4, 5), 0)
+    for text, positions in zip(texts.tolist(), order.tolist(), strict=True):
+        parts = parts_of_text(decode(track, [i for i in text if i != PAD]))
+        last = parts[positions[-1]] if parts[positions[-1]] != 6 else 5
+        moved = [place for place in range(16) if parts[place] == last or (last == 5 and parts[place] == 6)]
+        assert positions == [place for place in range(16) if place not in moved] + moved
+        counts[last] += 1
+    assert all(abs(count - 300) < 75 for count in counts.values())
+
+
+@pytest.mark.parametrize("order", ["number-last", "uniform"])
+def test_the_number_that_is_completed_last_has_a_loss_and_earlier_ones_sometimes(order: str) -> None:
+    track: Any = get_track("sumeq")
+    batches = cpu_batches(track, order=order, loss_on="answer", earlier_loss=0.3)
+    assert "loss_mask" in batches.fields
+    batch = batches.draw(1, 2_000, torch.Generator().manual_seed(1), torch.empty(0, 5), 0.0)
+    fields = (batch.whole_texts()[0], batch.positions[0], batch.next_positions[0], batch.loss_mask[0])
+    seen: dict[int, list[bool]] = {0: [], 1: [], 2: []}
+    for text, positions, following, mask in zip(*(field.tolist() for field in fields), strict=True):
+        by_position = dict(zip([*positions, following[-1]], text, strict=True))
+        line = decode(track, [i for _, i in sorted(by_position.items()) if i != PAD])
+        parts = parts_of_text(line)
+        targets = [parts[position] for position in following]
+        completed = sorted((1, 2, 4, 5), key=lambda part: -max(i for i, other in enumerate(targets) if other == part))
+        for rank, part in enumerate(completed):
+            of_part = {has_loss for has_loss, other in zip(mask, targets, strict=True) if other == part}
+            assert len(of_part) == 1
+            seen[min(rank, 2)].append(of_part.pop())
+        pads = [
+            (has_loss, position) for has_loss, position in zip(mask, following, strict=True) if parts[position] == 6
+        ]
+        assert not any(has_loss for has_loss, position in pads if position > len(line) + 1)
+    assert all(seen[0])
+    assert sum(seen[1]) / len(seen[1]) == pytest.approx(0.3, abs=0.03)
+    assert sum(seen[2]) / len(seen[2]) == pytest.approx(0.09, abs=0.02)
+
+
+def test_levels_are_drawn_evenly_and_other_lines_uniformly() -> None:
+    track: Any = get_track("sumeq")
+
+    def level_shares(**options: Any) -> list[float]:
+        rows = cpu_batches(track, **options).sampler.draw(10, 2_000, torch.Generator().manual_seed(1)).flatten(0, 1)
+        levels = [min(2, sum(number % 10 == 0 for number in row[:4])) for row in rows.tolist()]
+        return [levels.count(level) / len(levels) for level in range(3)]
+
+    usual = level_shares()
+    assert level_shares(sampling="epochs", level_share=0.9) == pytest.approx(usual, abs=0.02)
+    assert level_shares(level_share=1.0) == pytest.approx([1 / 3] * 3, abs=0.02)
+    mixed = [0.6 / 3 + 0.4 * share for share in usual]
+    assert level_shares(level_share=0.6) == pytest.approx(mixed, abs=0.02)
+    assert usual[0] > 0.6
