@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from curriculum import Curriculum, Evaluation
+from curriculum import Curriculum, Evaluation, Split
 from data import decode, get_track
 from tests.support.small_trainer import (
     PEER,
@@ -273,3 +273,27 @@ def test_a_vocabulary_above_256_tokens_is_trained_on():
         before = float(trainer.model.loss(tokens, 3))
         trainer.restart()
         assert before < float(trainer.model.loss(tokens, 3))
+
+
+def test_levels_are_drawn_until_a_share_of_the_round():
+    settings = replace(SMALL, level_share=1.0, level_until=0.5, num_steps=100)
+    curriculum = curriculum_of(build(settings))
+    assert curriculum.uniform_batches.options.level_share == 0.0
+    drawn = []
+    for name in ("batches", "uniform_batches"):
+        getattr(curriculum, name).draw = lambda *arguments, name=name: drawn.append(name)
+    for step in (0, 40, 50, 90):
+        curriculum.draw(step)
+    assert drawn == ["batches", "batches", "uniform_batches", "uniform_batches"]
+    curriculum = curriculum_of(build(replace(settings, level_until=1.0)))
+    assert curriculum.uniform_batches is curriculum.batches
+
+
+def test_a_check_names_the_targets_of_the_validation_set_that_are_met(monkeypatch):
+    fake_evaluations(monkeypatch, 1, 1.0, 2.0)
+    curriculum = curriculum_of(build(SMALL))
+    monkeypatch.setattr(type(curriculum.track), "validation_targets", {"validation 90%": 0.9, "validation 98%": 0.98})
+    assert curriculum.check(is_end=False).reached == {"99%": False}
+    monkeypatch.setattr(curriculum, "evaluate_split", lambda problems: Split(100, 5, 1.0, 2.0))
+    reached = curriculum.check(is_end=False).reached
+    assert reached == {"99%": False, "validation 90%": True, "validation 98%": False}
