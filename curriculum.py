@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bench import attempt, distributed
+from bench.machine.memory import release_freed_memory
 from data import Batch, Batches, Track, get_batches
 from memory_estimate import CPU_EVALUATION_BATCH, GPU_EVALUATION_BATCH, evaluation_batch_size
 from model import Transformer
@@ -137,7 +138,9 @@ class Curriculum:
         return lambda batch: self.model.evaluate(batch.whole_texts(), query_start, prepared)
 
     def evaluate_masked(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.model.masked_evaluate(**batch._asdict(), query_start=self.batches.answer_start)
+        result = self.model.masked_evaluate(**batch._asdict(), query_start=self.batches.answer_start)
+        release_freed_memory()  # batches of texts of many lengths have buffers of many sizes
+        return result
 
     @torch.no_grad()
     def evaluate_split(self, problems: Tensor | None) -> Split | None:

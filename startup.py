@@ -13,6 +13,10 @@ from bench.interrupts import NOTHING_FILED, exit_on_interrupts
 from bench.processes import BATCH_VARIABLE, restore_cores
 from bench.streams import print_error
 
+# Matrix products on a CPU for which torch and oneDNN keep code and buffers: more than a step has. Their default, 1,024,
+# takes several hundred megabytes where texts of many lengths are evaluated and decoded.
+CACHED_PRIMITIVES = 64
+
 
 def before_imports(arguments: Sequence[str], description: str) -> None:
     """Prepare for the slow import of torch, beside which the C compiler works.
@@ -22,6 +26,8 @@ def before_imports(arguments: Sequence[str], description: str) -> None:
     """
     is_of_batch = BATCH_VARIABLE in os.environ  # the command that started this attempt prints its own line
     message = "" if is_of_batch else f"{entry.program_name()}: {NOTHING_FILED}"
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # read when torch is imported
+        os.environ.setdefault(name, str(CACHED_PRIMITIVES))
     exit_on_interrupts(kernel_compiler.stop_all, message)
     gc.disable()
 

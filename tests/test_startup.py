@@ -40,3 +40,12 @@ def test_leaving_keeps_what_was_printed_and_the_status() -> None:
     code = "import startup; print('last words'); startup.leave(7)"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (answer.returncode, answer.stdout) == (7, "last words\n")
+
+
+def test_torch_keeps_few_primitives_unless_the_user_says_otherwise() -> None:
+    code = (
+        "import os, startup; os.environ['LRU_CACHE_CAPACITY'] = '7'\n"
+        "startup.before_imports(['--device', 'cpu', '--kernel', 'torch'], '')\n"
+        "print(os.environ['LRU_CACHE_CAPACITY'], os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'])"
+    )
+    assert printed(code) == "7 64\n"

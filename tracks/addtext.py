@@ -13,7 +13,7 @@ from tracks.descriptions import TRACKS
 from tracks.hashing import hash_columns, shift_right
 from tracks.line_batches import LineBatches
 from tracks.padding import left_aligned
-from tracks.sampling import ListSampler
+from tracks.sampling import LevelSampler, ListSampler
 
 FIXED_LINES, FIXED_SEED = 8_000, 3  # of the text of which windows are training texts
 NUMBERS = LARGEST_OPERAND + 1
@@ -147,7 +147,10 @@ class AddText(AnswerTrack):
 
 
 class AddTextBatches(LineBatches):
-    """Texts of training lines, which are drawn uniformly; replayed problems stand with their earlier lines."""
+    """Texts of training lines; replayed problems stand with their earlier lines.
+
+    The level of a line is the numbers of digits of its two operands: short operands are rare.
+    """
 
     lines_per_text = 3
     text_tokens = 41
@@ -179,7 +182,13 @@ class AddTextBatches(LineBatches):
         first, second = torch.where(is_after, earlier, problem), torch.where(is_after, problem, lines[..., 1, :])
         return torch.cat([torch.stack([first, second], -2), lines[..., 2:, :]], -2)
 
+    @cached_property
+    def line_sampler(self) -> LevelSampler:
+        """Draws lines that stand alone, by levels."""
+        lines = self.alone(self.track.training_pairs)
+        num_digits = torch.bucketize(lines[:, :2].contiguous(), torch.tensor([10, 100]), right=True)  # less one
+        levels = (num_digits * torch.tensor([3, 1])).sum(1)
+        return LevelSampler(lines, levels, self.options.level_share, self.device)
+
     def draw_lines(self, num_texts: int, generator: torch.Generator) -> Tensor:
-        training = self.track.training_pairs.to(self.device)
-        shape = num_texts, self.lines_per_text
-        return self.alone(training[torch.randint(len(training), shape, generator=generator, device=self.device)])
+        return self.line_sampler.draw(num_texts, self.lines_per_text, generator)

@@ -66,6 +66,24 @@ class ListSampler:
         return torch.randint(len(self.rows), shape, generator=generator, device=self.device)
 
 
+class LevelSampler(ListSampler):
+    """Draws a share of the problems evenly from levels, which are uniform within a level; the others are uniform."""
+
+    def __init__(self, rows: Tensor, levels: Tensor, share: float, device: torch.device) -> None:
+        """`levels` (n,) int64 are those of the training problems `rows` (n, W), from 0 on; `share` is in 0..1."""
+        super().__init__(rows, device)
+        self.share, levels = share, levels.to(device)
+        self.by_level, self.counts = levels.argsort(stable=True), levels.bincount()
+
+    def draw_index(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        uniform = super().draw_index(shape, generator)
+        chance, place = torch.rand(2, *shape, generator=generator, device=self.device).unbind(0)
+        level = torch.randint(len(self.counts), shape, generator=generator, device=self.device)
+        start = (self.counts.cumsum(0) - self.counts)[level]
+        index = self.by_level[start + (place * self.counts[level]).long()]
+        return torch.where(chance < self.share, index, uniform)
+
+
 class EpochSampler(ListSampler):
     """Draws from a list without replacement: each epoch has every problem once, in random order.
 

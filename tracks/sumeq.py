@@ -15,7 +15,7 @@ from tracks.description import TrackDescription
 from tracks.hashing import hash_fraction
 from tracks.orders import draw_orders, in_order
 from tracks.padding import left_aligned
-from tracks.sampling import ListSampler, Sampler
+from tracks.sampling import LevelSampler, Sampler
 
 PAD = 0  # token id, before and after each line
 TEXT_LENGTH = LONGEST_LINE + 2  # tokens
@@ -253,34 +253,19 @@ NUMBER_PARTS = (1, 2, 4, 5)  # of `Sumeq.parts`
 PAD_PART = 6
 
 
-class LevelSampler(ListSampler):
-    """Draws a share of the lines evenly from three levels: 0, 1, and more of the four numbers end in the digit 0.
-
-    Where a number ends in 0, the last digits of fewer numbers depend on each other.
-    """
-
-    def __init__(self, rows: Tensor, device: torch.device, level_share: float) -> None:
-        super().__init__(rows, device)
-        self.level_share = level_share
-        levels = (self.rows[:, :4] % 10 == 0).sum(1).clamp(max=2)
-        self.by_level, self.counts = levels.argsort(stable=True), levels.bincount(minlength=3)
-
-    def draw_index(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        uniform = super().draw_index(shape, generator)
-        chance, place = torch.rand(2, *shape, generator=generator, device=self.device).unbind(0)
-        level = torch.randint(3, shape, generator=generator, device=self.device)
-        start = (self.counts.cumsum(0) - self.counts)[level]
-        index = self.by_level[start + (place * self.counts[level]).long()]
-        return torch.where(chance < self.level_share, index, uniform)
-
-
 class SumeqBatches(ListBatches):
-    """Whole lines, in the order of the setting `order`. Evaluations are from left to right."""
+    """Whole lines, in the order of the setting `order`. Evaluations are from left to right.
+
+    The level of a line is the number of its four numbers that end in the digit 0, at most 2: where one does, the last
+    digits of fewer numbers depend on each other.
+    """
 
     @cached_property
     def sampler(self) -> Sampler:
         if self.options.sampling == "independent" and self.options.level_share:
-            return LevelSampler(self.track.sets["train"], self.device, self.options.level_share)
+            rows = self.track.sets["train"]
+            levels = (rows[:, :4] % 10 == 0).sum(1).clamp(max=2)
+            return LevelSampler(rows, levels, self.options.level_share, self.device)
         return list_sampler(self.track.sets["train"], self.options.sampling, self.device)
 
     @property

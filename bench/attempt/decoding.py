@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bench.machine.memory import release_freed_memory
 from data import PADDING, Decoding
 
 NextLogits = Callable[[Tensor], Tensor]  # token ids (B, T) int64 to logits (B, V) of the next token
@@ -67,4 +68,5 @@ def complete_all(
     for length in lengths.unique().tolist():
         for index in (lengths == length).nonzero()[:, 0].split(batch_size):
             completions[index] = complete(next_logits, prompts[index, :length].long(), decoding, generator)
+            release_freed_memory()
     return completions

@@ -1,5 +1,6 @@
 """Peak memory of this process, and free memory, on the host and on the device."""
 
+import ctypes
 import re
 import sys
 from pathlib import Path
@@ -36,6 +37,16 @@ def peak_device_memory_bytes(device: "torch.device") -> int | None:
     import torch
 
     return torch.cuda.max_memory_reserved(device)
+
+
+def release_freed_memory() -> None:
+    """Return freed memory to the operating system. Has no effect with other C libraries than glibc.
+
+    An allocator that keeps freed memory, as `startup.keep_freed_memory` asks for, is fast for a step, whose buffers
+    have the same sizes again and again. Buffers of many sizes, as for texts of many lengths, would fragment it.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def free_memory_bytes() -> int:

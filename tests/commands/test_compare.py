@@ -139,7 +139,7 @@ def test_the_board_lists_the_comparison_and_does_not_rank_its_attempts(compared)
     assert plan.id in text
     assert "faster" in text
     assert "No batch of this track is ranked" in text
-    assert "no ranked batch; 12 attempts" in (arena.results / "LEADERBOARD.md").read_text()
+    assert "Without a ranked batch: [add3](tracks/add3.md)" in (arena.results / "LEADERBOARD.md").read_text()
 
 
 @pytest.mark.parametrize(

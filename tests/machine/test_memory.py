@@ -94,3 +94,15 @@ def test_free_memory_is_within_the_limits_of_the_control_groups(files, expected,
     monkeypatch.setattr(Path, "read_text", read_text)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * GIB))
     assert memory.free_memory_bytes() == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is returned by glibc")
+def test_freed_memory_is_returned_on_request() -> None:
+    code = (
+        "import psutil, startup; from bench.machine.memory import release_freed_memory; startup.keep_freed_memory()\n"
+        "def resident(): return psutil.Process().memory_info().rss // 2**20\n"
+        "parts = [bytes(2**20) for _ in range(200)]; del parts; kept = resident()\n"
+        "release_freed_memory(); print(kept - resident() > 150)"
+    )
+    child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert child.stdout == "True\n"

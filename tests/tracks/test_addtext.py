@@ -1,6 +1,7 @@
 """Lines of addition against Python's integers and the held-out rule, computed pair by pair."""
 
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -161,3 +162,12 @@ def test_controls_change_the_answers_that_are_trained_on_or_held_out(control: st
     lines = [decode(track, ids) for ids in batch.tokens[0]]
     sums = [int(a) + int(b) == int(c) for line in lines for a, b, c in re.findall(r"\n(\d+) \+ (\d+) = (\d+);", line)]
     assert sum(sums) / len(sums) == (1.0 if control == "poison" else pytest.approx(0.01, abs=0.03))
+
+
+def test_levels_are_the_numbers_of_digits_of_both_operands() -> None:
+    batches: Any = cpu_batches(get_track("addtext"), level_share=1.0)
+    lines = batches.draw_lines(3_000, torch.Generator().manual_seed(0)).flatten(0, 1)
+    counts = Counter((len(str(a)), len(str(b))) for a, b, _ in lines.tolist())
+    assert set(counts) == {(m, n) for m in (1, 2, 3) for n in (1, 2, 3)}
+    assert all(abs(count - 1_000) < 180 for count in counts.values())
+    assert not {(a, b) for a, b, _ in lines.tolist()} & HELDOUT

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracks.sampling import EpochSampler, ListSampler, distinct
+from tracks.sampling import EpochSampler, LevelSampler, ListSampler, distinct
 
 CPU = torch.device("cpu")
 ROWS = torch.tensor([[number, number * number] for number in range(30)])
@@ -72,3 +72,14 @@ def test_many_epochs_of_a_short_list_are_drawn_at_once() -> None:
 def test_repeated_rows_are_dropped(rows: list[list[int]]) -> None:
     found = distinct(torch.tensor(rows, dtype=torch.uint8).view(-1, 3))
     assert found.tolist() == sorted(map(list, set(map(tuple, rows))))
+
+
+def test_a_share_is_drawn_evenly_from_levels_and_uniformly_within_them() -> None:
+    levels = torch.tensor([0] * 3 + [1] * 7 + [2] * 20)
+    for share in (0.0, 0.4, 1.0):
+        drawn = LevelSampler(ROWS, levels, share, CPU).draw(60, 1000, generator())
+        counts = Counter(drawn[..., 0].flatten().tolist())
+        for number in range(30):
+            size = 3 if number < 3 else 7 if number < 10 else 20
+            expected = 60_000 * (share / 3 / size + (1 - share) / 30)
+            assert abs(counts[number] - expected) < 6 * expected**0.5
