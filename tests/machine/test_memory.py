@@ -101,7 +101,7 @@ def test_freed_memory_is_returned_on_request() -> None:
     code = (
         "import psutil, startup; from bench.machine.memory import release_freed_memory; startup.keep_freed_memory()\n"
         "def resident(): return psutil.Process().memory_info().rss // 2**20\n"
-        "parts = [bytes(2**20) for _ in range(200)]; del parts; kept = resident()\n"
+        "parts = [b'1' * 2**20 for _ in range(200)]; del parts; kept = resident()\n"
         "release_freed_memory(); print(kept - resident() > 150)"
     )
     child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
