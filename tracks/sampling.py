@@ -67,13 +67,15 @@ class ListSampler:
 
 
 class LevelSampler(ListSampler):
-    """Draws a share of the problems evenly from levels, which are uniform within a level; the others are uniform."""
+    """Draws a share of the problems evenly from levels, uniformly within a level; the others from the whole list."""
 
     def __init__(self, rows: Tensor, levels: Tensor, share: float, device: torch.device) -> None:
-        """`levels` (n,) int64 are those of the training problems `rows` (n, W), from 0 on; `share` is in 0..1."""
+        """`levels` (n,) int64 are those of the training problems `rows` (n, W), -1 for none; `share` is in 0..1."""
         super().__init__(rows, device)
         self.share, levels = share, levels.to(device)
-        self.by_level, self.counts = levels.argsort(stable=True), levels.bincount()
+        num_without = int((levels < 0).sum())
+        self.by_level = levels.argsort(stable=True)[num_without:]
+        self.counts = levels[levels >= 0].bincount()
 
     def draw_index(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         uniform = super().draw_index(shape, generator)

@@ -256,7 +256,7 @@ PAD_PART = 6
 class SumeqBatches(ListBatches):
     """Whole lines, in the order of the setting `order`. Evaluations are from left to right.
 
-    The level of a line is the number of its four numbers that end in the digit 0, at most 2: where one does, the last
+    The two levels are lines of which one number ends in the digit 0, and lines of which more do: there, the last
     digits of fewer numbers depend on each other.
     """
 
@@ -264,7 +264,7 @@ class SumeqBatches(ListBatches):
     def sampler(self) -> Sampler:
         if self.options.sampling == "independent" and self.options.level_share:
             rows = self.track.sets["train"]
-            levels = (rows[:, :4] % 10 == 0).sum(1).clamp(max=2)
+            levels = (rows[:, :4] % 10 == 0).sum(1).clamp(max=2) - 1
             return LevelSampler(rows, levels, self.options.level_share, self.device)
         return list_sampler(self.track.sets["train"], self.options.sampling, self.device)
 

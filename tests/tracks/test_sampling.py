@@ -75,11 +75,11 @@ def test_repeated_rows_are_dropped(rows: list[list[int]]) -> None:
 
 
 def test_a_share_is_drawn_evenly_from_levels_and_uniformly_within_them() -> None:
-    levels = torch.tensor([0] * 3 + [1] * 7 + [2] * 20)
+    levels = torch.tensor([0] * 3 + [1] * 7 + [-1] * 20)  # the last ones have no level
     for share in (0.0, 0.4, 1.0):
         drawn = LevelSampler(ROWS, levels, share, CPU).draw(60, 1000, generator())
         counts = Counter(drawn[..., 0].flatten().tolist())
         for number in range(30):
-            size = 3 if number < 3 else 7 if number < 10 else 20
-            expected = 60_000 * (share / 3 / size + (1 - share) / 30)
-            assert abs(counts[number] - expected) < 6 * expected**0.5
+            of_level = 1 / 2 / 3 if number < 3 else 1 / 2 / 7 if number < 10 else 0
+            expected = 60_000 * (share * of_level + (1 - share) / 30)
+            assert abs(counts[number] - expected) <= 6 * expected**0.5

@@ -399,7 +399,7 @@ def test_levels_are_drawn_evenly_and_other_lines_uniformly() -> None:
 
     usual = level_shares()
     assert level_shares(sampling="epochs", level_share=0.9) == pytest.approx(usual, abs=0.02)
-    assert level_shares(level_share=1.0) == pytest.approx([1 / 3] * 3, abs=0.02)
-    mixed = [0.6 / 3 + 0.4 * share for share in usual]
+    assert level_shares(level_share=1.0) == pytest.approx([0, 1 / 2, 1 / 2], abs=0.02)
+    mixed = [0.6 * even + 0.4 * share for even, share in zip([0, 1 / 2, 1 / 2], usual, strict=True)]
     assert level_shares(level_share=0.6) == pytest.approx(mixed, abs=0.02)
     assert usual[0] > 0.6
