@@ -124,7 +124,11 @@ class Curriculum:
         is_one_length = self.track.description.is_one_length
         evaluate = self.evaluate_whole_texts(len(problems)) if is_one_length else self.evaluate_masked
         parts = distributed.share(problems).split(self.evaluation_batch_size)
-        results = [evaluate(self.batches.batch(part)) for part in parts]
+        results = []
+        for part in parts:
+            results.append(evaluate(self.batches.batch(part)))
+            if len(parts) > 1 and not is_one_length:  # batches of other lengths have buffers of other sizes
+                release_freed_memory()
         losses, wrong = (distributed.gather(torch.cat(each), len(problems)) for each in zip(*results, strict=True))
         if not self.track.has_one_answer:
             wrong = ~attempt.decode_and_grade(self.model, self.track, problems, self.generator)
@@ -138,9 +142,7 @@ class Curriculum:
         return lambda batch: self.model.evaluate(batch.whole_texts(), query_start, prepared)
 
     def evaluate_masked(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        result = self.model.masked_evaluate(**batch._asdict(), query_start=self.batches.answer_start)
-        release_freed_memory()  # batches of texts of many lengths have buffers of many sizes
-        return result
+        return self.model.masked_evaluate(**batch._asdict(), query_start=self.batches.answer_start)
 
     @torch.no_grad()
     def evaluate_split(self, problems: Tensor | None) -> Split | None:
