@@ -151,10 +151,10 @@ class Transformer(nn.Module):
         """Return the residual stream (B, Q, C) after all blocks; the arguments are those of `forward`."""
         T, last = idx.size(1), len(self.blocks) - 1
         start = kv_caches[0][0].size(2) if kv_caches and kv_caches[0] else 0  # P
-        x = self.token[idx]  # (B, T, C)
+        x = F.embedding(idx, self.token)  # (B, T, C); the gradient of self.token[idx] is not deterministic on a CPU
         if self.config.position_encoding == "learned":
-            table = self.position
-            x = x + (table.narrow(0, start, T) if positions is None else table[positions[:, start:].clamp(0)])
+            index = None if positions is None else positions[:, start:].clamp(0)
+            x = x + (self.position.narrow(0, start, T) if index is None else F.embedding(index, self.position))
         if self.next_positions is not None:
             x = x + self.next_positions.embed(start, T, next_positions)
         if self.bigrams is not None:

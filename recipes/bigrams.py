@@ -39,7 +39,7 @@ class Bigrams(nn.Module):
             before = before.masked_fill(positions[:, -idx.size(1) :] == 0, self.nothing)
         if cache is not None:
             cache.append(idx[:, -1:])
-        return self.pair[before, idx]
+        return F.embedding(before * self.nothing + idx, self.pair.flatten(0, 1))
 
     def pair_logits(self, x: Tensor) -> Tensor:
         """Map the normed residual stream x (B, Q, C) to the float32 logits (B, Q, V, V) of the next two characters."""

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 from model_config import ModelConfig
@@ -26,4 +27,4 @@ class NextPositions(nn.Module):
         if next_positions is None:
             table = self.next_position
             return table[torch.arange(start + 1, start + T + 1, device=table.device).clamp(max=len(table) - 1)]
-        return self.next_position[next_positions[:, start:]]
+        return F.embedding(next_positions[:, start:], self.next_position)
