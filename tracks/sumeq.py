@@ -19,7 +19,6 @@ from tracks.sampling import LevelSampler, Sampler
 
 PAD = 0  # token id, before and after each line
 TEXT_LENGTH = LONGEST_LINE + 2  # tokens
-SHORTEST_PROMPT = 5  # characters, `0+0==`
 SOURCE_PROMPT = 7  # characters of a line that the source gave as a prompt
 DRAWN_LINES = {"train": TRAINING_LINES, "validation": 10_000, "heldout": 200_000}  # in the order of their seeds
 LOSS_LINES = 1_024  # test lines of the loss that is shown beside the verdict
@@ -283,12 +282,8 @@ class SumeqBatches(ListBatches):
         return TEXT_LENGTH
 
     @property
-    def query_start(self) -> int:
-        return 0 if self.options.loss_on == "all" or self.options.order != "left-to-right" else self.answer_start
-
-    @property
     def answer_start(self) -> int:
-        return SHORTEST_PROMPT
+        return SOURCE_PROMPT if self.track.padded else len("0+0==")
 
     def draw(
         self, num_batches: int, batch_size: int, generator: torch.Generator, replayed: Tensor, share: float
@@ -334,7 +329,7 @@ def draw_loss_mask(parts: Tensor, order: Tensor, earlier_loss: float, generator:
 
     `parts` (..., 16) are those of `Sumeq.parts`, in text order. The number that is completed last has a loss, the one
     before it with the probability `earlier_loss`, and everything else with its square. PAD belongs to the last number
-    of the text, and has a loss only at its first position.
+    of the text, and has a loss only at its first position. Targets before `Batches.query_start` have none.
     """
     place = torch.arange(TEXT_LENGTH, device=parts.device)
     in_order = parts.gather(-1, order)
