@@ -5,7 +5,7 @@ them, or is right with too large a loss, another round follows in which a share 
 them (after Loshchilov and Hutter, Online batch selection, 2015).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from bench import attempt, distributed
 from bench.machine.memory import release_freed_memory
 from data import Batch, Batches, Track, get_batches
-from memory_estimate import CPU_EVALUATION_BATCH, GPU_EVALUATION_BATCH, evaluation_batch_size
+from memory_estimate import CPU_EVALUATION_BATCH, DRAWN_TOKENS, GPU_EVALUATION_BATCH, evaluation_batch_size
 from model import Transformer
 from settings import Settings
 
@@ -78,10 +78,8 @@ class Curriculum:
         self.model, self.generator = model, generator
         self.device = device = generator.device
         most = CPU_EVALUATION_BATCH if device.type == "cpu" else GPU_EVALUATION_BATCH
-        if model.kernel is None:
-            shape = batches.text_length - 1, model.dtype.itemsize
-            most = evaluation_batch_size(model.config, *shape, most, device.type)
-        self.evaluation_batch_size = most
+        shape = batches.text_length - 1, model.dtype.itemsize
+        self.evaluation_batch_size = evaluation_batch_size(model.config, *shape, most, device.type)
         self.evaluation_batches = batches
         self.uniform_batches = batches
         if settings.evaluation_uniform or settings.level_until < 1:
@@ -105,12 +103,17 @@ class Curriculum:
 
             self.best = BestCheckpoint(model)
 
-    def draw(self, step: int = 0) -> Batch:
-        """Draw the texts of the `draw_steps` steps from `step` of a round on, (draw_steps, B, T)."""
-        steps, batch_size = self.settings.draw_steps, self.settings.batch_size
+    def draw(self, step: int = 0) -> Iterator[Batch]:
+        """Draw the texts of the `draw_steps` steps from `step` of a round on, in parts, (steps, B, T) each."""
+        num_steps, batch_size = self.settings.draw_steps, self.settings.batch_size
         has_levels = step < self.settings.level_until * self.settings.num_steps
         batches = self.batches if has_levels else self.uniform_batches
-        return batches.draw(steps, batch_size, self.generator, self.hard_examples, self.settings.replay_share)
+        part = num_steps
+        if batches.draws_parts:
+            part = max(1, DRAWN_TOKENS // (batch_size * batches.training_length))
+        for start in range(0, num_steps, part):
+            replayed = self.hard_examples, self.settings.replay_share
+            yield batches.draw(min(part, num_steps - start), batch_size, self.generator, *replayed)
 
     @torch.no_grad()
     def evaluate(self, problems: Tensor) -> Evaluation:

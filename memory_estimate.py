@@ -16,9 +16,12 @@ KERNEL_BYTES = 16 * 2**20  # tables and buffers of kernel.c
 CPU_EVALUATION_BATCH = 2048  # problems; the activations should fit into the CPU's caches
 GPU_EVALUATION_BATCH = 32_768  # problems; a larger batch has less overhead
 # An evaluation takes at most so much for its activations, if that is enough for one problem.
-CPU_EVALUATION_BYTES = 2**28
+CPU_EVALUATION_BYTES = 2**26
 GPU_EVALUATION_BYTES = 2**33
-DRAWN_BYTES = 32  # of a token while training texts are drawn
+MAX_SMALL_VOCABULARY = 256  # tokens; their ids in the inputs of a step fit into uint8, which kernel.c reads, else int32
+DRAWN_TOKENS = 2**20  # drawn together, of training texts that take much memory while they are drawn
+DRAWN_BYTES = 80  # of a token of these texts
+INDEX_BYTES = 8  # of a token of other texts while they are drawn
 
 
 def evaluation_batch_size(config: ModelConfig, T: int, item_bytes: int, most: int, device_type: str) -> int:
@@ -49,32 +52,35 @@ def peak_bytes(settings: Any, decoded_texts: int, processes: int = 1) -> int:
     weights, state = 4 * config.num_parameters, optimizer_bytes(settings, config)
     if settings.checkpoint == "best":
         state += weights
-    per_token = 2 if description.is_one_length and not settings.any_order else 20  # of the inputs of a step
-    inputs = settings.draw_steps * settings.batch_size * T * (per_token + DRAWN_BYTES)
+    is_one_length, is_on_kernel = description.is_one_length, settings.kernel == "c"
+    id_bytes, tokens = 1 if vocab_size <= MAX_SMALL_VOCABULARY else 4, settings.draw_steps * settings.batch_size * T
+    if is_one_length or description.has_uniform_texts or settings.window:
+        inputs, drawn = tokens * id_bytes, tokens * INDEX_BYTES
+    else:  # with targets, a mask, positions and next positions
+        inputs, drawn = tokens * (2 * id_bytes + 5), min(tokens, DRAWN_TOKENS) * DRAWN_BYTES
     if config.uses_pair_table(longest, longest - 1, decoded_texts, item_bytes):
         per_text = 8 * longest + 16 * (config.n_embd + config.n_hidden)
         decoded = decoded_texts * per_text + config.pair_table_bytes(longest, longest - 1, item_bytes)
     else:
         decoded = decoded_texts * config.forward_bytes(longest, item_bytes, is_cached=True)
-    decoding = weights + max(weights, decoded)
-    if settings.kernel == "c":
-        return 2 * weights + state + inputs + KERNEL_BYTES
+    decoding = weights + max(weights, 0 if is_on_kernel else decoded)
     texts = settings.batch_size // (processes * settings.micro_batches)
-    Q = T if settings.loss_on == "all" or settings.window else description.answer_length
+    Q = T if settings.loss_on == "all" or settings.window or not is_one_length else description.answer_length
     backward = backward_bytes(config, texts, T, Q, item_bytes)
     if config.uses_pair_table(T, T - Q, texts, item_bytes) and not config.dropout:  # with its gradient in float32
         rows = backward_bytes(config, texts, Q, Q, item_bytes)
         backward = min(backward, rows) + 3 * config.pair_table_bytes(T, T - Q, 4)
-    step = max(backward, update_bytes(settings, config))
-    if item_bytes < 4:
+    step = KERNEL_BYTES if is_on_kernel else max(backward, update_bytes(settings, config))
+    if item_bytes < 4 and not is_on_kernel:
         step += item_bytes * config.num_parameters  # weights rounded for matrix products
-    warm_up = weights + state  # copies of what a step changes
+    warm_up = weights + state + inputs  # copies of what a step changes
     gradients = weights * (2 if processes > 1 else 1)  # DistributedDataParallel averages them in buffers of its own
     most = CPU_EVALUATION_BATCH if settings.device == "cpu" else GPU_EVALUATION_BATCH
     evaluated = evaluation_batch_size(config, longest, item_bytes, most, settings.device)
-    evaluated = min(evaluated, max(settings.evaluation_problems, settings.check_problems))
-    evaluation = evaluated * text_bytes(config, longest, item_bytes)
-    return weights + state + inputs + max(warm_up + gradients + step, evaluation, decoding)
+    if not description.has_validation:  # all of a validation set is evaluated
+        evaluated = min(evaluated, max(settings.evaluation_problems, settings.check_problems))
+    evaluation = 0 if is_on_kernel and is_one_length else evaluated * text_bytes(config, longest, item_bytes)
+    return weights + state + inputs + max(warm_up + gradients + step, drawn, evaluation, decoding)
 
 
 def optimizer_bytes(settings: Any, config: ModelConfig) -> int:
@@ -114,7 +120,7 @@ def backward_bytes(config: ModelConfig, B: int, T: int, Q: int, item_bytes: int)
         key += 16 * C
     kept = B * T * (L - 1) * (key + query) + B * (T * key + Q * query)
     temporary = B * (T if L > 1 else Q) * (hidden + 4 * C) * item_bytes
-    logits = 4 * 4 * B * Q * V + 4 * B * Q * C
+    logits = 6 * 4 * B * Q * V + 4 * B * Q * C
     if config.bigrams:
         logits += 3 * 4 * B * Q * V * V
     return math.ceil(kept + max(temporary, logits / 2) + logits / 2)

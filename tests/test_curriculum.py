@@ -71,7 +71,8 @@ def test_however_much_is_replayed_a_drawn_problem_is_in_each_batch(monkeypatch):
     assert trainer.steps == SMALL.num_steps + 2
     curriculum = curriculum_of(trainer)
     curriculum.hard_examples = TRACK.sets["train"][:1]
-    problems = TRACK.problems(curriculum.draw().whole_texts().flatten(0, 1)[:, : TRACK.prompt_length])[0].view(3, 2, -1)
+    (batch,) = curriculum.draw()
+    problems = TRACK.problems(batch.whole_texts().flatten(0, 1)[:, : TRACK.prompt_length])[0].view(3, 2, -1)
     assert (problems[:, 1] == curriculum.hard_examples).all()
     assert not (problems[:, 0] == curriculum.hard_examples).all()
 
@@ -283,10 +284,18 @@ def test_levels_are_drawn_until_a_share_of_the_round():
     for name in ("batches", "uniform_batches"):
         getattr(curriculum, name).draw = lambda *arguments, name=name: drawn.append(name)
     for step in (0, 40, 50, 90):
-        curriculum.draw(step)
+        list(curriculum.draw(step))
     assert drawn == ["batches", "batches", "uniform_batches", "uniform_batches"]
     curriculum = curriculum_of(build(replace(settings, level_until=1.0)))
     assert curriculum.uniform_batches is curriculum.batches
+
+
+def test_texts_that_take_much_memory_are_drawn_in_parts_and_others_at_once(monkeypatch):
+    monkeypatch.setattr("curriculum.DRAWN_TOKENS", 100)
+    for name, batch_size, expected in (("addtext", 1, [2, 2, 1]), ("addtext", 8, [1] * 5), ("add2", 8, [5])):
+        settings = replace(SMALL, track=name, batch_size=batch_size, check_every=5)
+        curriculum = curriculum_of(build(settings, track=get_track(name)))
+        assert [len(part.tokens) for part in curriculum.draw()] == expected
 
 
 def test_a_check_names_the_targets_of_the_validation_set_that_are_met(monkeypatch):

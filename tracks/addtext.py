@@ -42,26 +42,27 @@ class AddText(AnswerTrack):
 
     @cached_property
     def numbers(self) -> Tensor:
-        """The digits of each number up to 200, (201, 3) int64, after which PADDING follows."""
+        """The digits of each number up to 200, (201, 3) int8, after which PADDING follows."""
         texts = [str(number).ljust(3) for number in range(2 * LARGEST_OPERAND + 1)]
-        return torch.tensor([[PADDING if digit == " " else int(digit) for digit in text] for text in texts])
+        ids = [[PADDING if digit == " " else int(digit) for digit in text] for text in texts]
+        return torch.tensor(ids, dtype=torch.int8)
 
     @cached_property
     def questions(self) -> Tensor:
-        """The ids of `a + b = ` for each pair, (10,201, 12) int64, after which PADDING follows."""
+        """The ids of `a + b = ` for each pair, (10,201, 12) int8, after which PADDING follows."""
         a, b = self.pairs.unbind(-1)
         plus, equals = (
-            torch.tensor([self.vocabulary.index(character) for character in text]).expand(len(a), -1)
+            self.numbers.new_tensor([self.vocabulary.index(character) for character in text]).expand(len(a), -1)
             for text in (" + ", " = ")
         )
         return left_aligned([self.numbers[a], plus, self.numbers[b], equals])
 
     @cached_property
     def prompt_table(self) -> Tensor:
-        """The ids of the prompts of all problems, (num_problems, 29) int64, after which PADDING follows."""
+        """The ids of the prompts of all problems, (num_problems, 29) int8, after which PADDING follows."""
         earlier = self.earlier
         sums = self.numbers[self.pairs[earlier].sum(-1)]
-        ends = torch.tensor([self.vocabulary.index(character) for character in ";\n"]).expand(len(earlier), -1)
+        ends = sums.new_tensor([self.vocabulary.index(character) for character in ";\n"]).expand(len(earlier), -1)
         after = left_aligned([self.questions[earlier], sums, ends, self.questions])
         alone = torch.nn.functional.pad(self.questions, (0, after.size(1) - self.questions.size(1)), value=PADDING)
         return torch.stack([alone, after], 1).flatten(0, 1)

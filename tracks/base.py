@@ -259,6 +259,9 @@ class AnswerTrack(Track):
 class Batches(ABC):
     """Makes the training batches of a track, on one device. It never returns a held-out problem."""
 
+    # Whether the texts of many steps are drawn in several parts, because they take much memory while they are drawn.
+    draws_parts = False
+
     def __init__(self, track: Any, options: BatchOptions, device: torch.device) -> None:
         """`track` is as built by `data.get_track`, possibly changed by a control; no problem of it is read yet."""
         self.track, self.options, self.device = track, options, device

@@ -43,6 +43,7 @@ ACTIONS = TrackDescription(
     example_answer="abc",
     is_one_length=False,
     has_windows=True,
+    num_test=20_000,
     context=CONTEXT,
     training_tokens=40,
     form="4 to 8 letters a..f and a digit, after lines of them with their results, in 60 characters",

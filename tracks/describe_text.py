@@ -10,6 +10,7 @@ TOKENS = ("bytes", "characters", "bpe")
 BYTES = 256
 DEFAULT_VOCABULARY, MAX_VOCABULARY = 1024, 65_536  # tokens of byte-pair encoding
 MAX_CONTEXT = 4096  # tokens
+TEST_PLACES = 1_000  # of the held-out part at which the next token is asked
 NO_TARGET = "no target: the bits per byte of its last tenth are measured"
 
 
@@ -65,6 +66,7 @@ def describe_text(
         example_prompt=example,
         example_answer="",
         has_windows=True,
+        num_test=TEST_PLACES,
         has_target=bool(bits_per_byte),
         form=f"a text of at most {context:,} tokens",
         target=f"at most {bits_per_byte:g} bits per byte on its last tenth" if bits_per_byte else NO_TARGET,

@@ -33,6 +33,7 @@ WORDS = TrackDescription(
     has_uniform_texts=True,
     has_windows=True,
     has_validation_set=True,
+    num_test=TEST_WORDS,
     context=64,
     training_tokens=30,
     form="three words, each ended by ; and a line break, of 4 or 6 different letters from bcdfghjk and aeiou in turn, "

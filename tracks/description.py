@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-TEST_PROBLEMS = 1_000_000  # size of a test set that is not exhaustive
+TEST_PROBLEMS = 1_000_000  # size of a test set that is not exhaustive, unless the track has another
 
 
 class BatchOptions(NamedTuple):
@@ -41,6 +41,7 @@ class TrackDescription:
     has_uniform_texts: bool = False  # whether training texts have one length although problems have not
     has_orders: bool = False  # whether its texts can be generated in any order, as by the setting `order`
     has_windows: bool = False  # whether training texts can be windows of one long text, as by the setting `window`
+    num_test: int = TEST_PROBLEMS  # largest number of problems of a test set that is not exhaustive
     context: int = 0  # positions of the model; 0: as many as the longest prompt with its answer needs
     training_tokens: int = 0  # T of the longest training text; 0: as many as the model has positions
     has_validation_set: bool = False  # whether the track names a validation set, if `splits` does not tell
@@ -74,6 +75,11 @@ class TrackDescription:
         return self.num_heldout if self.splits is None else self.splits().get("heldout", self.num_heldout)
 
     @property
+    def test_count(self) -> int:
+        """The number of problems of the test set."""
+        return self.num_problems if self.exhaustive else min(self.heldout_count, self.num_test)
+
+    @property
     def num_training(self) -> int | None:
         """The number of training problems; None if they are not listed."""
         if self.splits is not None:
@@ -87,7 +93,7 @@ class TrackDescription:
             return self.target
         if self.exhaustive:
             return f"0 errors in all {self.num_problems:,} problems"
-        return f"0 errors in {TEST_PROBLEMS:,} held-out problems"
+        return f"0 errors in {self.num_test:,} held-out problems"
 
 
 def check_choice(key: str, value: str, choices: Sequence[str]) -> None:

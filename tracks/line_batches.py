@@ -20,6 +20,7 @@ class LineBatches(ProblemBatches):
     each text.
     """
 
+    draws_parts = True
     lines_per_text: int
     text_tokens: int  # T + 1
 

@@ -64,9 +64,9 @@ class Sumeq(Track):
 
     @cached_property
     def sides(self) -> Tensor:
-        """The ids of each side, (NUMBERS ** 2, 6) int64, after which PADDING follows; see `side_number`."""
+        """The ids of each side, (NUMBERS ** 2, 6) int8, after which PADDING follows; see `side_number`."""
         first, second = (
-            torch.tensor([self.ids_of(f"{text:<3}") for text in texts])
+            torch.tensor([self.ids_of(f"{text:<3}") for text in texts], dtype=torch.int8)
             for texts in (self.first_texts, self.second_texts)
         )
         return left_aligned([first.repeat_interleave(NUMBERS, 0), second.repeat(NUMBERS, 1)])
@@ -258,6 +258,8 @@ class SumeqBatches(ListBatches):
     The two levels are lines of which one number ends in the digit 0, and lines of which more do: there, the last
     digits of fewer numbers depend on each other.
     """
+
+    draws_parts = True
 
     @cached_property
     def sampler(self) -> Sampler:

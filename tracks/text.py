@@ -11,11 +11,11 @@ from torch import Tensor
 
 from tracks.base import PADDING, AnswerTrack, Batch, Batches, DecodedProblems
 from tracks.batches import drawn_windows, whole_texts
+from tracks.describe_text import TEST_PLACES
 from tracks.description import TrackDescription
 from tracks.text_file import characters_of, load_text
 from tracks.text_tokenizers import ByteTokenizer, CharacterTokenizer, TextTokenizer, restored, train_byte_pairs
 
-TEST_PLACES = 1_000  # of the held-out part at which the next token is asked
 SAMPLE_PLACES = 1_000  # of each part, whose hash is journalled
 TRAINING, HELDOUT = 0, 1  # parts of the text
 SENTENCE_TOKENS = 16  # before an error, in the sentence about it

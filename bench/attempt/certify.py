@@ -13,12 +13,14 @@ from torch import Tensor
 from bench import distributed
 from bench.attempt.decoding import NextLogits, complete, complete_all
 from bench.attempt.memory import decoding_batch_size
+from bench.machine.memory import release_freed_memory
 from bench.stats.descriptive import clopper_pearson_upper
 from bench.storage.schema import Certificate, Count
 from data import Batch, DecodedProblems, Decoding, Track
 from model import Transformer
 
-LOSS_BATCH_TOKENS = 16_384  # whose logits are in memory together
+LOSS_BATCH_TOKENS, LOSS_BATCH_LOGITS = 16_384, 2**22  # whose loss is computed at once, at most
+MIXED_PROBLEMS = 2**14  # with prompts of many lengths: batches of one length are larger and fewer, which is faster
 
 
 def batch_size_for(track: Track, device: torch.device, model: Transformer | None = None) -> int:
@@ -45,12 +47,18 @@ def all_completions(
     completions, right = [], []
     decoding = track.decoding if decoding is None else decoding
     is_small = decoding.stop_token is None and len(track.vocabulary) <= 256
-    parts = distributed.share(problems).split(batch_size)
+    is_one_length = track.description.is_one_length
+    part_size = batch_size
+    if not (is_one_length or decoding.temperature):  # samples depend on the parts, and keep them
+        part_size = max(batch_size, MIXED_PROBLEMS)
+    parts = distributed.share(problems).split(part_size)
     for i, part in enumerate(parts):
         report(i / len(parts))
+        if len(part) > batch_size:  # batches of other lengths have buffers of other sizes
+            release_freed_memory()
         part = part.to(device)
         prompts = track.prompts(part)
-        if track.description.is_one_length:
+        if is_one_length:
             decoded = complete(next_logits, prompts.long(), decoding, generator)
         else:
             decoded = complete_all(next_logits, prompts, decoding, batch_size, generator)
@@ -79,7 +87,9 @@ def mean_loss(model: Transformer, batch: Batch) -> float | None:
 
     Parts of the batch are computed one after the other, so that memory does not grow with the batch.
     """
-    device, parts = next(model.parameters()).device, max(1, batch.tokens.numel() // LOSS_BATCH_TOKENS)
+    device = next(model.parameters()).device
+    together = min(LOSS_BATCH_TOKENS, max(1, LOSS_BATCH_LOGITS // model.config.vocab_size))  # tokens
+    parts = min(len(batch.tokens), max(1, batch.tokens.numel() // together))
     total, count = 0.0, 0
     fields = (None if field is None else field.tensor_split(parts) for field in batch)
     split = [[None] * parts if field is None else [part.to(device) for part in field] for field in fields]

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.machine.memory import release_freed_memory
 from data import PADDING, Decoding
 
 NextLogits = Callable[[Tensor], Tensor]  # token ids (B, T) int64 to logits (B, V) of the next token
@@ -65,8 +64,8 @@ def complete_all(
     """As `complete`, for prompts (N, P) of unequal lengths, after which PADDING follows; in batches of one length."""
     lengths = prompts.size(1) - (prompts == PADDING).sum(1)
     completions = prompts.new_empty((len(prompts), decoding.max_new_tokens), dtype=torch.int64)
-    for length in lengths.unique().tolist():
+    # The largest buffers come first: later ones fit into freed memory. A sample depends on the order, and keeps it.
+    for length in lengths.unique().sort(descending=not decoding.temperature).values.tolist():
         for index in (lengths == length).nonzero()[:, 0].split(batch_size):
             completions[index] = complete(next_logits, prompts[index, :length].long(), decoding, generator)
-            release_freed_memory()
     return completions

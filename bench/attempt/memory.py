@@ -3,11 +3,12 @@
 from typing import Any, Protocol
 
 from bench.errors import UnavailableHere
-from tracks.description import TEST_PROBLEMS, TrackDescription
+from tracks.description import TrackDescription
 
 # What the process takes beside the tensors: Python with torch and the harness, and torch's libraries once it computes.
 # Measured on Linux with torch 2.13 for CPUs.
 PROCESS_BYTES, COMPUTING_BYTES = 245 * 2**20, 45 * 2**20
+SHAPES_BYTES = 60 * 2**20  # what torch's libraries keep for matrix products of many shapes, if texts have many lengths
 COMPILER_BYTES = 250 * 2**20  # what torch.compile imports and keeps
 PROBLEM_BYTES = 40  # of a problem of the test set, beside its digits and its completion
 HEAP_FACTOR = 1.1  # of the tensors; the heap has gaps
@@ -15,7 +16,7 @@ HEAP_FACTOR = 1.1  # of the tensors; the heap has gaps
 CPU_BATCH_TOKENS = 100_000  # decoded together; the activations of a small model fit into the caches
 GPU_BATCH_SIZE = 32_768  # problems; large batches hide the launch times of the kernels
 # Decoding takes at most so much for its activations, if that is enough for one problem.
-CPU_BATCH_BYTES, GPU_BATCH_BYTES = 2**28, 2**33
+CPU_BATCH_BYTES, GPU_BATCH_BYTES = 2**26, 2**33
 
 ERROR_SHARE = 0.25  # of an estimate
 ADVICE = "lower batch_size, n_layer or n_embd, or raise micro_batches"
@@ -53,12 +54,13 @@ def estimate_memory_bytes(settings: Any, processes: int = 1) -> int | None:
     P, A = description.prompt_length, description.answer_length
     config = settings.model_config(len(description.vocabulary), description.block_size)
     item_bytes = 4 if settings.precision == "float32" else 2
-    problems = min(description.num_problems if description.exhaustive else description.heldout_count, TEST_PROBLEMS)
+    problems = description.test_count
     decoded = min(problems, decoding_batch_size(description, settings.device, config, item_bytes))
     tensors = settings.memory_bytes(decoded, processes)
     if settings.device == "cuda":
         return processes * int(tensors * HEAP_FACTOR)
     others = PROCESS_BYTES + (settings.kernel != "c") * COMPUTING_BYTES + settings.compile * COMPILER_BYTES
+    others += (not description.is_one_length) * SHAPES_BYTES
     return processes * int(others + tensors * HEAP_FACTOR + problems * (PROBLEM_BYTES + 3 * P + 2 * A))
 
 

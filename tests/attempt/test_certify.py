@@ -225,6 +225,25 @@ def test_the_certificate_does_not_depend_on_the_batch_size() -> None:
     assert certificates[0][0].errors > 0
 
 
+def test_prompts_of_many_lengths_are_decoded_in_full_batches_and_samples_in_those_of_the_caller() -> None:
+    track = get_track("addtext")
+    problems = track.test_set(SEED)[::41]
+    sizes: list[int] = []
+
+    def next_logits(idx: Tensor) -> Tensor:
+        sizes.append(len(idx))
+        return torch.zeros(len(idx), len(track.vocabulary))
+
+    def sampled(part: Tensor, generator: torch.Generator) -> Tensor:
+        decoding = track.decoding._replace(temperature=1.0)
+        return all_completions(next_logits, track, part, CPU, 100, lambda share: None, generator, decoding)[0]
+
+    all_completions(next_logits, track, problems, CPU, 100, lambda share: None)
+    assert max(sizes) == 100  # no 100 problems in a row have one length
+    whole, parts = (torch.Generator().manual_seed(SEED) for _ in range(2))
+    assert torch.equal(sampled(problems, whole), torch.cat([sampled(part, parts) for part in problems.split(100)]))
+
+
 def test_the_input_of_the_model_is_the_prompt_and_its_own_output() -> None:
     seen = []
     generator = torch.Generator().manual_seed(0)

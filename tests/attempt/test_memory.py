@@ -14,6 +14,7 @@ from bench.attempt.memory import (
     estimate_memory_bytes,
 )
 from bench.attempt.plan import make_plan
+from bench.config import find_config, read_config
 from bench.errors import UnavailableHere
 from settings import Settings
 from tracks.descriptions import describe_track
@@ -23,8 +24,8 @@ MIB = 2**20
 # Peaks measured on Linux with torch 2.13 for CPUs, 2 threads; `peak_memory_bytes` of runs with few steps, MiB.
 MEASURED = {
     ("--config", "add3", "--kernel", "torch", "--precision", "bfloat16"): 379,
-    ("--config", "moddiv-97-recipe"): 589,
-    ("--config", "add2-recipe"): 501,
+    ("--config", "moddiv-97-recipe"): 420,
+    ("--config", "add2-recipe"): 413,
     ("--config", "memorize"): 295,
 }
 WIDE: tuple[str, ...] = ("--config", "report-4", "--track", "add20", "--n-layer", "8", "--n-head", "10")
@@ -40,6 +41,22 @@ MEASURED |= {
 }
 
 
+# The same of configs of tracks of texts, in bfloat16 where the precision is auto; words on kernel.c.
+MEASURED_TEXTS = {
+    "actions": 490,
+    "actions-recipe": 454,
+    "actions-2000k-recipe": 668,
+    "addtext": 427,
+    "addtext-recipe": 387,
+    "addtext-1900k-dropout-recipe": 627,
+    "sumeq": 499,
+    "sumeq-padded": 471,
+    "sumeq-left-to-right": 447,
+    "words": 378,
+    "words-recipe": 420,
+}
+
+
 def plan_of(*arguments: str, free: int, monkeypatch: pytest.MonkeyPatch) -> plan.AttemptPlan:
     monkeypatch.setattr(plan, "free_device_memory_bytes", lambda device: free)
     return make_plan(Settings, ["--device", "cpu", *arguments], "")
@@ -52,6 +69,26 @@ def test_the_estimate_is_within_a_quarter_of_measured_peaks(
     estimated = plan_of(*arguments, free=2**50, monkeypatch=monkeypatch).estimated_memory_bytes
     assert estimated is not None
     assert abs(estimated / MIB / measured - 1) <= 0.25
+
+
+@pytest.mark.parametrize(("name", "measured"), MEASURED_TEXTS.items())
+def test_the_estimate_of_tracks_of_texts_is_within_a_quarter_of_measured_peaks(name: str, measured: int) -> None:
+    settings = Settings(**read_config(find_config(name, "cpu")[1], Settings, "cpu"))
+    precision = "bfloat16" if settings.precision == "auto" else settings.precision
+    resolved = replace(
+        settings, device="cpu", precision=precision, kernel="c" if settings.kernel == "auto" else "torch"
+    )
+    estimated = estimate_memory_bytes(resolved)
+    assert estimated is not None
+    assert abs(estimated / MIB / measured - 1) <= 0.25
+
+
+def test_texts_that_are_drawn_in_parts_take_little_more_memory_than_they_are_stored_in() -> None:
+    settings = Settings(track="sumeq", order="alternating", loss_on="all", kernel="torch", check_every=5_000)
+    few, many = (replace(settings, device="cpu", precision="float32", num_steps=steps) for steps in (1_000, 5_000))
+    tokens = 4_000 * settings.batch_size * 16
+    more = (estimate_memory_bytes(many) or 0) - (estimate_memory_bytes(few) or 0)
+    assert more == pytest.approx(2 * 7 * tokens, rel=0.2)  # with the copies of the warm-up
 
 
 def test_settings_of_older_trainers_have_no_estimate() -> None:
@@ -99,7 +136,7 @@ def test_what_certainly_does_not_fit_is_refused_before_torch_is_imported(
 
 def test_a_small_model_decodes_as_many_texts_as_ever_and_a_wide_one_as_many_as_fit() -> None:
     description = describe_track("add3")
-    small = Settings(n_embd=32, n_hidden=64, n_head=8).model_config(12, 11)
+    small = Settings(n_embd=16, n_hidden=32, n_head=4).model_config(12, 11)
     length = description.prompt_length + description.answer_length
     assert decoding_batch_size(description, "cpu", small) == CPU_BATCH_TOKENS // length
     assert decoding_batch_size(description, "cpu", None) == CPU_BATCH_TOKENS // length

@@ -13,6 +13,7 @@ from data import PADDING, TRACKS, BatchOptions, describe_track, get_batches, get
 from tests.support.examples import ROOT
 from tracks.actions import Actions
 from tracks.addition import Addition
+from tracks.description import TEST_PROBLEMS
 from tracks.sumeq import Sumeq
 from tracks.word_rule import rows_of
 from tracks.words import Words
@@ -52,6 +53,8 @@ def test_a_description_says_what_the_track_is(name: str, settings: dict[str, Any
         assert description.num_training == len(track.sets["train"])
         assert description.heldout_count == len(track.sets["heldout"])
     assert description.has_validation == (track.validation is not None)
+    if description.num_test < TEST_PROBLEMS:
+        assert description.test_count == len(track.test_set(0))
     for attribute in ATTRIBUTES:
         assert getattr(description, attribute) == getattr(track, attribute), attribute
     prompt = track.encode_prompts([description.example_prompt])[0].tolist()
