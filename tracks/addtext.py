@@ -154,7 +154,7 @@ class AddTextBatches(LineBatches):
     """
 
     lines_per_text = 3
-    text_tokens = 41
+    text_tokens = 33
 
     @cached_property
     def sampler(self) -> ListSampler:

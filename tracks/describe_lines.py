@@ -23,7 +23,7 @@ ADDTEXT = TrackDescription(
     is_one_length=False,
     has_windows=True,
     context=CONTEXT,
-    training_tokens=40,
+    training_tokens=32,
     form=f"two numbers up to {LARGEST_OPERAND}, alone or after a line such as '1 + 2 = 3;\\n'",
 )
 
