@@ -291,7 +291,7 @@ def test_levels_are_drawn_until_a_share_of_the_round():
 
 
 def test_texts_that_take_much_memory_are_drawn_in_parts_and_others_at_once(monkeypatch):
-    monkeypatch.setattr("curriculum.DRAWN_TOKENS", 100)
+    monkeypatch.setattr("curriculum.DRAWN_TOKENS", 80)
     for name, batch_size, expected in (("addtext", 1, [2, 2, 1]), ("addtext", 8, [1] * 5), ("add2", 8, [5])):
         settings = replace(SMALL, track=name, batch_size=batch_size, check_every=5)
         curriculum = curriculum_of(build(settings, track=get_track(name)))
