@@ -115,6 +115,7 @@ def main():
     mark = results / "started" / f"{line['run_id']}.json"
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.write_text(json.dumps(line))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     with open(results / "calls.txt", "a") as calls:
         calls.write(f"{line['run_id']}\n")
     time.sleep(behaviour["sleep"])
