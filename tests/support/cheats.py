@@ -305,12 +305,12 @@ def held_out_too(root: Path) -> None:
         """
         class Curriculum(Curriculum):
             def draw(self, step):
-                batch = super().draw(step)
+                [batch] = super().draw(step)
                 tokens = batch.whole_texts()
                 number = self.settings.batch_size // 4
                 shape = tokens.size(0), number, self.batches.track.problem_width
                 problems = torch.randint(10, shape, generator=self.generator, dtype=torch.uint8)
                 tokens[:, :number] = self.batches.track.tokens(problems)
-                return batch._replace(tokens=tokens[..., :-1], targets=tokens[..., 1:])
+                return [batch._replace(tokens=tokens[..., :-1], targets=tokens[..., 1:])]
         """,
     )
