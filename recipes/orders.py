@@ -25,6 +25,8 @@ class NextPositions(nn.Module):
         asks for itself.
         """
         if next_positions is None:
-            table = self.next_position
-            return table[torch.arange(start + 1, start + T + 1, device=table.device).clamp(max=len(table) - 1)]
-        return F.embedding(next_positions[:, start:], self.next_position)
+            last = len(self.next_position) - 1
+            index = torch.arange(start + 1, start + T + 1, device=self.next_position.device).clamp(max=last)
+        else:
+            index = next_positions[:, start:]
+        return F.embedding(index, self.next_position)
