@@ -150,7 +150,7 @@ class AddText(AnswerTrack):
 class AddTextBatches(LineBatches):
     """Texts of training lines; replayed problems stand with their earlier lines.
 
-    The level of a line is the numbers of digits of its two operands: short operands are rare.
+    Levels are which operands have one digit, and lines with the operand 100: both are rare.
     """
 
     lines_per_text = 3
@@ -187,8 +187,9 @@ class AddTextBatches(LineBatches):
     def line_sampler(self) -> LevelSampler:
         """Draws lines that stand alone, by levels."""
         lines = self.alone(self.track.training_pairs)
-        num_digits = torch.bucketize(lines[:, :2].contiguous(), torch.tensor([10, 100]), right=True)  # less one
-        levels = (num_digits * torch.tensor([3, 1])).sum(1)
+        operands = lines[:, :2]
+        levels = ((operands < 10) * torch.tensor([2, 1])).sum(1)
+        levels = levels.masked_fill((operands == LARGEST_OPERAND).any(1), 4)
         return LevelSampler(lines, levels, self.options.level_share, self.device)
 
     def draw_lines(self, num_texts: int, generator: torch.Generator) -> Tensor:

@@ -164,10 +164,10 @@ def test_controls_change_the_answers_that_are_trained_on_or_held_out(control: st
     assert sum(sums) / len(sums) == (1.0 if control == "poison" else pytest.approx(0.01, abs=0.03))
 
 
-def test_levels_are_the_numbers_of_digits_of_both_operands() -> None:
+def test_levels_are_which_operands_have_one_digit_and_lines_with_100() -> None:
     batches: Any = cpu_batches(get_track("addtext"), level_share=1.0)
-    lines = batches.draw_lines(3_000, torch.Generator().manual_seed(0)).flatten(0, 1)
-    counts = Counter((len(str(a)), len(str(b))) for a, b, _ in lines.tolist())
-    assert set(counts) == {(m, n) for m in (1, 2, 3) for n in (1, 2, 3)}
-    assert all(abs(count - 1_000) < 180 for count in counts.values())
+    lines = batches.draw_lines(2_000, torch.Generator().manual_seed(0)).flatten(0, 1)
+    counts = Counter("with 100" if 100 in (a, b) else (a < 10, b < 10) for a, b, _ in lines.tolist())
+    assert set(counts) == {"with 100", *((m, n) for m in (True, False) for n in (True, False))}
+    assert all(abs(count - 1_200) < 180 for count in counts.values())
     assert not {(a, b) for a, b, _ in lines.tolist()} & HELDOUT
