@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> int:
         return 2
     digests, sets = index_sets_sha256(track), track.sets
     if not track.exhaustive and track.description.splits is None:
-        print(f"{track.name} has {track.num_problems:.0e} problems; these are fixed samples of both sets:")
+        print(f"{track.name} has {track.num_problems:.0e} problems; these are fixed samples of the sets:")
     for set_name, problems in sets.items():
         print(f"{track.name} {set_name:<11}{len(problems):>9,} problems  sha256 {digests[set_name]}")
     for one, other in itertools.combinations(sets, 2):

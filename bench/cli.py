@@ -144,10 +144,12 @@ def flag_before(value: str, arguments: Sequence[str]) -> str | None:
 
 
 def option_names(schema: type) -> list[str]:
-    """The field names of a dataclass; a field that is a dataclass is replaced by the fields of that one."""
+    """The field names of the options of a dataclass; a field that is a dataclass is replaced by the options of that."""
     names = []
     for name, hint in typing.get_type_hints(schema, include_extras=True).items():
-        kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+        kind, *marks = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+        if tyro.conf.Positional in marks:
+            continue
         names += option_names(kind) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else [name]
     return names
 

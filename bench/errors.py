@@ -42,4 +42,4 @@ def nearest_hint(word: str, valid: Iterable[str], listing: str = "", similarity:
         return f"; the nearest is {close[0]!r}"
     if len(choices) > MOST_LISTED:
         return f"; {listing} lists all {len(choices)}" if listing else ""
-    return f"; there are {', '.join(choices)}"
+    return f"; there are {', '.join(choices)}" if choices else ""

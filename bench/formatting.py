@@ -301,7 +301,7 @@ def ask_command(run: str, prompt: str, options: Sequence[str] = ()) -> str:
 
     Double quotes hold the prompts of most tracks. A newline is written as `ask` reads it, in one line.
     """
-    prompt = prompt.replace("\n", r"\n")
+    prompt = prompt.replace(r"\n", r"\\n").replace("\n", r"\n")
     word = shlex.quote(prompt) if SPECIAL_IN_SHELL.search(prompt) else f'"{prompt}"'
     words = [run, word, *map(shlex.quote, options)]
     if prompt.startswith("-"):

@@ -54,6 +54,11 @@ class Whole:
     note: Annotated[str | None, tyro.conf.Suppress] = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Positional:
+    file: Annotated[str, tyro.conf.Positional]
+
+
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder in the place of bench/configs."""
@@ -404,6 +409,11 @@ def test_the_command_line_overrides_the_config() -> None:
 def test_an_unknown_option_is_refused_with_the_nearest_one() -> None:
     message = refused(parse_arguments, Settings, ["--batchsize", "8"], Settings())
     assert message == "--batchsize: unknown option; the nearest is '--batch-size'"
+
+
+def test_a_positional_argument_is_never_suggested_as_an_option() -> None:
+    message = refused(parse_arguments, Positional, ["x", "--fil", "8"])
+    assert message == "--fil: unknown option"
 
 
 def test_options_of_a_nested_dataclass_are_suggested() -> None:

@@ -177,13 +177,14 @@ def test_what_code_cannot_hold_is_escaped_instead(text):
 
 @pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
 @pytest.mark.parametrize(
-    "prompt", ["381+350=", "", "it's", '"quoted"', "$HOME `id` !!", "-x", "--results", "two\nlines", "back\\slash"]
+    "prompt",
+    ["381+350=", "", "it's", '"quoted"', "$HOME `id` !!", "-x", "--results", "two\nlines", "back\\slash", r"back\next"],
 )
 def test_the_command_that_asks_a_run_survives_a_shell(prompt):
     command = ask_command("some", prompt, ["--results", "a folder"])
     script = f"for word in {command}; do printf '%s\\0' \"$word\"; done"
     words = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
-    prompt = prompt.replace("\n", r"\n")  # as `ask` reads it
+    prompt = prompt.replace(r"\n", r"\\n").replace("\n", r"\n")  # as `ask` reads it
     assert words[:5] == ["python", "-m", "bench", "ask", "some"]
     assert sorted(words[5:]) == sorted(["--results", "a folder", prompt, *(["--"] if prompt.startswith("-") else [])])
     assert words[-2:] == ["--", prompt] or not prompt.startswith("-")

@@ -57,7 +57,7 @@ class Blanks(TextReplies):
 
     def encode(self, text: str) -> list[int] | str:
         if BLANK not in text:
-            return f"has no blank: write {BLANK} for each character to fill in"
+            return f"has no blank: write {BLANK} for each character to fill in, or ask problems in another command"
         try:
             ids = self.track.encode_blanks(text)
         except ValueError as problem:

@@ -8,12 +8,13 @@ from typing import Any
 from bench.errors import UsageError
 from bench.storage import weights
 from bench.storage.journal import Journal
-from bench.storage.results import find_run, find_weights, is_weights_path, weights_sha256
+from bench.storage.results import checkpoint_reference, find_run, find_weights, is_weights_path, weights_sha256
 from data import Track
 from model import ModelConfig
 
 SHA256 = re.compile(r"[0-9a-f]{64}")  # as settings in the journal name the weights
-FREE_TO_DIFFER = {"embedding_std", "init", "dropout"}  # of a model's config: they are no part of what weights mean
+# Of a model's config: they are no part of what weights mean.
+FREE_TO_DIFFER = {"embedding_std", "init", "dropout", "shared_dropout"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class InitialWeights:
     """The weights that a run starts from."""
 
     path: Path
-    run: str | None  # run id, or RUN@STEP; None if no run of the journal has these weights
+    run: str | None  # run id, or RUN@STEP; None if no run of the results has these weights
     sha256: str  # of the file
 
 
@@ -30,9 +31,9 @@ def find_initial_weights(reference: str, results: Path) -> InitialWeights:
     try:
         if SHA256.fullmatch(reference) or is_weights_path(reference):
             digest = reference if SHA256.fullmatch(reference) else weights_sha256(Path(reference).expanduser())
-            run = next((run.run_id for run in Journal(results).read()[0] if run.weights_sha256 == digest), None)
+            run = run_with_weights(digest, results)
             if run is None and not is_weights_path(reference):
-                raise UsageError(f"no run in {results} ended with weights of this sha256")
+                raise UsageError(f"no run in {results} has weights of this sha256; name a run, or the path of weights")
             path, _ = find_weights(reference if run is None or is_weights_path(reference) else run, results)
             return InitialWeights(path, run, digest)
         name, at, step = reference.partition("@")
@@ -41,6 +42,15 @@ def find_initial_weights(reference: str, results: Path) -> InitialWeights:
         return InitialWeights(path, run, weights_sha256(path))
     except UsageError as problem:
         raise UsageError(f"init_from: {problem}") from None
+
+
+def run_with_weights(digest: str, results: Path) -> str | None:
+    """The run that ended with weights of this sha256, or the RUN@STEP that has them; None if there is none."""
+    for run in Journal(results).read()[0]:
+        if run.weights_sha256 == digest:
+            return run.run_id
+    paths = sorted((results / "weights").glob("*-step-*.safetensors"))
+    return next((checkpoint_reference(path) for path in paths if weights_sha256(path) == digest), None)
 
 
 def check_fits(initial: InitialWeights, settings: Any, track: Track) -> None:
@@ -60,5 +70,6 @@ def check_fits(initial: InitialWeights, settings: Any, track: Track) -> None:
     here = dataclasses.asdict(settings.model_config(len(track.vocabulary), track.block_size))
     unlike = [key for key, value in there.items() if key not in FREE_TO_DIFFER and here.get(key, value) != value]
     if unlike:
-        values = ", ".join(f"{key} = {there[key]}" for key in unlike)
+        there |= {"any_order": f"the order {weights.training_order(initial.path)}"}
+        values = ", ".join(f"{key} = {there[key]}" for key in unlike).replace("any_order = ", "")
         raise UsageError(f"init_from: the model of {name} has {values}, unlike this config; give both the same shape")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,6 +80,8 @@ def main(arguments: Arguments) -> int:
     except (OSError, ValueError) as problem:
         raise UsageError(describe_os_error(problem) if isinstance(problem, OSError) else str(problem)) from None
 
+    seeds = itertools.count(arguments.seed)  # the prompt loop samples anew for each text
+
     def replies_to(texts: Sequence[str]) -> Replies:
         replies: Replies
         if arguments.probabilities:
@@ -91,7 +94,7 @@ def main(arguments: Arguments) -> int:
             replies = Continuations(model, track, texts, device, track.default_continuation)
         else:
             replies = Answers(model, track, texts, device)
-        replies.sample(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
+        replies.sample(arguments.temperature, arguments.top_k, arguments.top_p, next(seeds))
         return replies
 
     if is_prompt_loop:
@@ -99,9 +102,8 @@ def main(arguments: Arguments) -> int:
         return prompt_loop(replies_to)
     replies = replies_to(texts)
     print_faults(replies.faults(None if arguments.file is None else str(arguments.file)))
-    if not any(replies.is_accepted):
-        return EXIT_WRONG_REQUEST if texts else 0
-    print_progress(f"answers by {answering}")
+    if any(replies.is_accepted):
+        print_progress(f"answers by {answering}")
     has_one_text = len(texts) == 1 and arguments.file is None
     for reply in replies:
         sys.stdout.write(f"{shown(reply) if has_one_text else in_one_line(reply)}\n")
@@ -168,5 +170,5 @@ def read_lines(path: Path) -> Sequence[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as problem:
-        raise UsageError(f"{path}: {problem}") from None
+        raise UsageError(f"{path}: {problem}; convert it to UTF-8") from None
     return text.removesuffix("\n").split("\n") if text else []

@@ -84,6 +84,7 @@ def evaluate_comparison(plan: PairedPlan, runs: Sequence[Run]) -> Comparison:
     indices, seed = sorted(a.keys() & b.keys()), plan.seeds[0]
     pairs = pair_runs([a[index] for index in indices], [b[index] for index in indices], plan.clock)
     finished = len(indices) == plan.pairs
+    has_ratio = any(run.outcome == "solved" for index in indices for run in (a[index], b[index]))
     decision = verdict(pairs, seed) if finished else "not decided"
     return Comparison(
         plan=plan,
@@ -91,7 +92,7 @@ def evaluate_comparison(plan: PairedPlan, runs: Sequence[Run]) -> Comparison:
         b=list(b.values()),
         verdict=decision,
         p_value=swap_test(pairs, seed) if finished else None,
-        ratio=math.exp(log_ert_ratio(pairs)) if indices else math.nan,
+        ratio=math.exp(log_ert_ratio(pairs)) if has_ratio else math.nan,
         ratio_95=bounded_interval(ratio_interval(pairs, seed)) if indices else None,
         drift=drift(pairs) if indices else None,
         pairs_needed=pairs_needed(pairs, seed) if finished and decision == "not decided" else None,

@@ -114,7 +114,11 @@ def ranking_table(matrix: Matrix, axes: Sequence[str], ranked: Sequence[tuple[in
     rows = []
     for rank, result in ranked:
         labels = result.cell.labels()
-        row: list[object] = [rank_text(rank, result), *(markdown_code(labels[axis]) for axis in axes)]
+        has_rank = bool(matrix.steps or result.num_solved)  # the order of cells that never solved means nothing
+        row: list[object] = [
+            rank_text(rank if has_rank else None, result),
+            *(markdown_code(labels[axis]) for axis in axes),
+        ]
         row += [steps_text(result.step_spans(matrix.steps))] if matrix.steps else []
         row.append(f"{result.num_solved}/{len(result.runs)}" + ("" if result.finished else f" of {result.planned}"))
         row += [] if matrix.steps else [number(result.ert(matrix.clock), ".2f")]

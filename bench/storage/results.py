@@ -155,12 +155,18 @@ def checkpoint_path(run_id: str, step: int, results: Path) -> Path:
     return results / "weights" / f"{run_id}-step-{step:06}.safetensors"
 
 
+def checkpoint_reference(path: Path) -> str:
+    """The RUN@STEP of a file of `checkpoint_path`."""
+    run_id, _, step = path.stem.rpartition("-step-")
+    return f"{run_id}@{int(step)}"
+
+
 def find_checkpoint(reference: str, results: Path) -> tuple[Path, str]:
     """The weights file that `RUN@STEP` names, and in words which one it is; UsageError if there is none."""
     name, _, step = reference.rpartition("@")
     run = find_run(name, results)
     paths = (results / "weights").glob(f"{run.run_id}-step-*.safetensors")
-    saved = [int(path.stem.rpartition("-")[2]) for path in paths]
+    saved = [int(checkpoint_reference(path).rpartition("@")[2]) for path in paths]
     if not step.isdecimal():
         raise UsageError(f"{reference!r}: the step after @ must be a whole number")
     if int(step) not in saved:

@@ -61,6 +61,8 @@ def test_the_weights_of_a_step_can_be_continued(first: Run, tmp_path: Path) -> N
     run = lost_run(plan_of(tmp_path, "--init-from", "first@50"))
     assert run.init_from == "first@50"
     assert run.settings["init_from"] == weights_sha256(checkpoint_path("first", 50, tmp_path))
+    for reference in (str(checkpoint_path("first", 50, tmp_path)), run.settings["init_from"]):
+        assert lost_run(plan_of(tmp_path, "--init-from", reference)).init_from == "first@50"
     with pytest.raises(UsageError, match="init_from: there are no weights of step 51"):
         plan_of(tmp_path, "--init-from", "first@51")
 
@@ -93,7 +95,7 @@ def test_a_config_that_names_a_run_shows_it_in_the_label(first: Run, tmp_path: P
     [
         (("--init-from", "frist"), "init_from: there is no run with weights 'frist' in .*; the nearest is 'first'"),
         (("--init-from", "missing.safetensors"), "init_from: missing.safetensors: there is no such file"),
-        (("--init-from", "0" * 64), "init_from: no run in .* ended with weights of this sha256"),
+        (("--init-from", "0" * 64), "init_from: no run in .* has weights of this sha256"),
         (("--init-from", "first", "--n-embd", "64"), "the model of first has n_embd = 32, unlike this config; give"),
         (("--init-from", "first", "--n-layer", "2"), "the model of first has n_layer = 1, unlike"),
         (("--init-from", "first", "--norm", "layer"), "the model of first has norm = rms, unlike"),

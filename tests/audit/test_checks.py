@@ -218,6 +218,7 @@ def test_without_held_out_problems_only_the_others_are_counted() -> None:
     [
         (Seeds(initial=1.4, batches=0.9, rounding=1e-5), None),
         (Seeds(initial=1.4, batches=0.9, rounding=0.2), None),  # bfloat16
+        (Seeds(initial=1.4, batches=0.17, rounding=0.033), None),  # words
         (Seeds(initial=0.0, batches=0.9, rounding=1e-5), "give the same initial weights"),
         (Seeds(initial=1.4, batches=0.0, rounding=0.0), "draw the same batches"),
         (Seeds(initial=1.4, batches=0.2, rounding=0.2), "draw the same batches"),

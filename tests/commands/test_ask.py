@@ -104,10 +104,10 @@ def test_texts_that_are_no_problems_get_an_empty_line_and_a_message_and_the_othe
     assert answering == "answers by first (add3-cpu, solved)"
 
 
-def test_without_any_problem_nothing_is_printed_but_the_messages(results, capsys):
+def test_without_any_problem_each_text_gets_an_empty_line(results, capsys):
     assert ask.main(ask.Arguments(run="first", prompts=("1+1=",) * 30, results=results)) == 2
     output = capsys.readouterr()
-    assert (output.out, len(output.err.splitlines())) == ("", 21)
+    assert (output.out, len(output.err.splitlines())) == ("\n" * 30, 21)
     assert output.err.splitlines()[-1] == "bench: 10 more lines are no problems of add3"
 
 
@@ -215,7 +215,7 @@ def test_probabilities_are_those_of_the_softmax_with_the_likeliest_first(results
 def test_a_text_that_the_model_cannot_read_gets_one_line(results, capsys, options, text, message):
     assert ask.main(ask.Arguments(run="first", prompts=(text,), results=results, **options)) == 2
     output = capsys.readouterr()
-    assert (output.out, output.err) == ("", f"bench: {message}\n")
+    assert (output.out, output.err) == ("\n", f"bench: {message}\n")
 
 
 @pytest.mark.parametrize(
@@ -313,3 +313,9 @@ def test_the_prompt_loop_answers_until_an_empty_line_or_the_end(results, capsys,
     output = capsys.readouterr()
     assert output.out.split() == [naive_answer(1, "123+456="), naive_answer(1, "000+000=")]
     assert "'1+1=' is not a problem of add3" in output.err
+
+
+def test_the_prompt_loop_samples_anew_for_each_text(results, capsys, monkeypatch):
+    typed(monkeypatch, *["123+456="] * 8)
+    assert ask.main(ask.Arguments(run="first", temperature=1.0, results=results)) == 0
+    assert len(set(capsys.readouterr().out.split())) > 4

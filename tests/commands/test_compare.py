@@ -16,6 +16,7 @@ from bench.commands import board, compare, show
 from bench.errors import UsageError
 from bench.experiments import launcher
 from bench.experiments.comparison import description_lines, evaluate_comparison
+from bench.formatting import UNKNOWN
 from bench.storage.results import conclusions_file, paired_plans_file
 from tests.support.arena import arena_in
 
@@ -118,6 +119,13 @@ def test_missed_and_killed_attempts_count_against_their_side(arena, capsys):
     assert capsys.readouterr().out.splitlines()[-1] != "faster"
     run_compare(arena, "slow", "dying", pairs=6)
     assert capsys.readouterr().out.splitlines()[-1] == "faster"
+
+
+def test_where_neither_side_solved_there_is_no_ratio(arena, capsys):
+    arena.behave(fast={"train": 9.0, "solves": 0.0}, slow={"train": 12.0, "solves": 0.0})
+    run_compare(arena, pairs=1)
+    assert f"ERT of a to ERT of b by `train`: {UNKNOWN}\n" in capsys.readouterr().out
+    assert conclusions_file(arena.results).read()[0][0].ert_ratio is None
 
 
 def test_a_comparison_whose_output_nobody_reads_is_run_and_filed_to_its_end(arena):

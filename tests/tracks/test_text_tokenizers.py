@@ -42,6 +42,13 @@ def test_training_gives_the_same_merges_again_and_depends_on_the_text():
     assert train_byte_pairs(TEXT + "zzzzzz" * 500, 300).merges_sha256 != BYTE_PAIRS.merges_sha256
 
 
+@pytest.mark.parametrize("word", ["ACGT" * 2_501, "7" * 10_001, " " * 10_001, "-_" * 5_001])
+def test_a_word_that_would_take_hours_is_refused(word):
+    with pytest.raises(ValueError, match="a word of more than 10,000 characters"):
+        train_byte_pairs(f"{TEXT} {word} {TEXT}", 300)
+    assert train_byte_pairs(f"{TEXT} {word[:5_000]} {TEXT}", 300)
+
+
 def test_a_vocabulary_that_the_text_does_not_allow_is_refused_with_the_largest_one():
     with pytest.raises(ValueError, match=r"this text allows (\d+) tokens, 5,000 were asked for") as refused:
         train_byte_pairs(TEXT, 5000)
