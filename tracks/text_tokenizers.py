@@ -19,9 +19,9 @@ CHUNK = 2**16  # characters that are encoded together
 PARALLEL_CHUNKS = 16  # more need more memory
 # A text can be cut before it with no effect on its tokens: GPT-2's pattern ends one before the last of white space.
 CUT = re.compile(r"\n(?=\S)")
-MOST_LETTERS = 10_000  # of a word: training takes time in proportion to more than the square of the longest one
+LONGEST_WORD = 10_000  # characters; the time of training grows faster than its square
 WORD_KINDS = r"[^\W\d_]", r"\d", r"\s", r"(?:[^\w\s]|_)"  # as in GPT-2's pattern: letters, digits, white space, others
-TOO_LONG = re.compile("|".join(f"(?<!{kind}){kind}{{{MOST_LETTERS + 1}}}" for kind in WORD_KINDS))
+TOO_LONG = re.compile("|".join(f"(?<!{kind}){kind}{{{LONGEST_WORD + 1}}}" for kind in WORD_KINDS))
 
 
 class TextTokenizer(ABC):
@@ -113,10 +113,10 @@ def chunks(text: str) -> Iterator[str]:
 
 
 def train_byte_pairs(text: str, vocabulary: int) -> BytePairTokenizer:
-    """Train byte-pair encoding with so many tokens; raises ValueError if the text allows fewer, or has long words."""
+    """Train byte-pair encoding with so many tokens; raises ValueError if the text allows fewer, or a word is long."""
     if TOO_LONG.search(text):
         raise ValueError(
-            f"track_settings.tokens: this text has a word of more than {MOST_LETTERS:,} characters, for which bpe "
+            f"track_settings.tokens: this text has a word of more than {LONGEST_WORD:,} characters, for which bpe "
             "would take very long; set it to bytes or characters"
         )
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers

@@ -15,6 +15,7 @@ from model import ModelConfig
 SHA256 = re.compile(r"[0-9a-f]{64}")  # as settings in the journal name the weights
 # Of a model's config: they are no part of what weights mean.
 FREE_TO_DIFFER = {"embedding_std", "init", "dropout", "shared_dropout"}
+SETTING_OF = {"any_order": "order"}  # key of a model's config: the setting that it follows from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,7 @@ def check_fits(initial: InitialWeights, settings: Any, track: Track) -> None:
     here = dataclasses.asdict(settings.model_config(len(track.vocabulary), track.block_size))
     unlike = [key for key, value in there.items() if key not in FREE_TO_DIFFER and here.get(key, value) != value]
     if unlike:
-        there |= {"any_order": f"the order {weights.training_order(initial.path)}"}
-        values = ", ".join(f"{key} = {there[key]}" for key in unlike).replace("any_order = ", "")
+        if "any_order" in unlike:
+            there["order"] = weights.training_order(initial.path)
+        values = ", ".join(f"{key} = {there[key]}" for key in (SETTING_OF.get(key, key) for key in unlike))
         raise UsageError(f"init_from: the model of {name} has {values}, unlike this config; give both the same shape")

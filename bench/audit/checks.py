@@ -38,7 +38,7 @@ MIN_INITIAL_DISTANCE = 0.1
 MAX_ROUNDINGS = 10  # times the distance that one rounding error leads to
 MAX_ROUNDING_DISTANCE = 0.5  # of the movement in training
 # The same batches lead to no distance, or to that of a rounding error. Where a few lines tell much of the whole text,
-# as in `words`, other batches lead to no more than 4 times that.
+# as in `words`, other batches lead to only 4 or 5 times that.
 MAX_SAME_BATCHES = 2  # times the distance that one rounding error leads to
 
 Verdict = Literal["passed", "CAUGHT", "not carried out", "does not apply"]

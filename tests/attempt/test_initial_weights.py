@@ -115,6 +115,15 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(
         plan_of(tmp_path, *arguments)
 
 
+def test_weights_of_an_order_do_not_fit_a_model_from_left_to_right(tmp_path: Path) -> None:
+    shape = ("--track", "sumeq", "--kernel", "torch")
+    plan, path = plan_of(tmp_path, *shape, "--order", "uniform"), tmp_path / "uniform.safetensors"
+    weights.save(path, plan.trainer(speedrun.Trainer).model, plan.track, plan.settings_dict)
+    with pytest.raises(UsageError, match="has order = uniform, unlike this config"):
+        plan_of(tmp_path, *shape, "--init-from", str(path))
+    plan_of(tmp_path, *shape, "--order", "alternating", "--init-from", str(path))
+
+
 def test_a_file_that_holds_no_weights_is_refused(first: Run, tmp_path: Path) -> None:
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(UsageError, match=r"init_from: text.safetensors: these are not weights of this project"):
