@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption
 from bench.errors import UsageError, describe_os_error
+from bench.experiments.cold_start import measure_cold_start
 from bench.git import GitProblem, is_checkout, read_checkout
 from bench.machine.compilers import torch_compile_problem
 from bench.machine.cpu import quota, usable_cores
@@ -16,7 +17,7 @@ from bench.machine.devices import pick_device
 from bench.machine.hardware import hardware_record, machine_class, software_record
 from bench.processes import json_lines, last_error_line, run_python
 from bench.provenance import ROOT
-from bench.storage.machines import known_peak, machine_peaks_file
+from bench.storage.machines import cold_starts_file, known_peak, machine_peaks_file
 from bench.storage.schema import MachineUse
 from bench.streams import print_data
 
@@ -32,6 +33,8 @@ class Arguments:
     results: ResultsOption = DEFAULT_RESULTS
     measure: bool = False
     """Measure the peak of matrix products and the cost of an operation again, and keep them in the results folder."""
+    measure_cold: bool = False
+    """Time attempts with and without Python's files in the page cache, and keep the medians in the results folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Check:
 
 
 def main(arguments: Arguments) -> int:
+    if arguments.measure_cold:  # before torch is imported here, because mapped files stay in the page cache
+        cold_starts_file(arguments.results).append(measure_cold_start(arguments.device))
     device = pick_device(arguments.device)
     hardware, software = hardware_record(device), software_record()
     machine = probe_machine(device.type)
@@ -56,6 +61,7 @@ def main(arguments: Arguments) -> int:
 
         peak = measure_peak(name, device, getattr(torch, machine.precision), machine.threads)
         machine_peaks_file(arguments.results).append(peak)
+    cold_starts = [start for start in cold_starts_file(arguments.results).read()[0] if start.machine_class == name]
     has_kernel = machine.kernel == "c"
     checks = {
         "precision": Check(True, f"{machine.precision}: {machine.precision_reason}"),
@@ -78,6 +84,7 @@ def main(arguments: Arguments) -> int:
         f"({machine.kernel_reason})",
         "checks": {name: dataclasses.asdict(check) for name, check in checks.items()},
         "peak": None if peak is None else peak.model_dump(mode="json"),
+        "cold_start": cold_starts[-1].model_dump(mode="json") if cold_starts else None,
         "hardware": hardware.model_dump(),
         "software": software.model_dump(),
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import ClockName
+from bench.report.cold_starts import NOT_MEASURED, newest_cold_starts
 from bench.report.main_track import FIRST_OF_CLASS, record_lines
 from bench.report.negative import render_tried
 from bench.report.peers import render_peers
@@ -15,7 +16,15 @@ from bench.report.plots import Category, category_figures
 from bench.report.records_plot import history_figure
 from bench.report.render import render_template
 from bench.report.track_page import machine_order, page_path, render_track_page
-from bench.stats.ranking import CLOCKS, RANKED_FROM, describe_standing, group_batches, ranked_entries
+from bench.stats.ranking import (
+    CLOCKS,
+    RANKED_FROM,
+    decided_pairs,
+    describe_standing,
+    group_batches,
+    ranked_entries,
+    shared_ranks,
+)
 from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults, replace_file
 from bench.storage.records import RecordFolder
@@ -78,6 +87,8 @@ def render_leaderboard(results_data: FiledResults) -> str:
         record_lines=record_lines(results_data.records, "records"),
         history=history_figure(results_data.records),
         tracks=[track_section(track, machines, results_data) for track, machines in tracks.items()],
+        cold_starts=newest_cold_starts(results_data.cold_starts),
+        no_cold_start=NOT_MEASURED,
         faults=results_data.faults,
         ranked_from=RANKED_FROM,
         first_of_class=FIRST_OF_CLASS,
@@ -103,13 +114,15 @@ def track_section(track: str, machines: RunsByMachine, results_data: FiledResult
 
 
 def tables(category: Category, runs: Sequence[Run], results_data: FiledResults) -> dict[str, Any]:
-    """A category's ranking, with the yardsticks beside each entry, its records, newest first, and its figures."""
-    yardsticks = results_data.yardsticks
+    """A category's ranking, with rank and yardsticks beside each entry, its records, newest first, and its figures."""
+    yardsticks, entries = results_data.yardsticks, ranked_entries(runs, category.clock)
     folders = category_records(category, results_data.records)[::-1]
+    plans = [plan for plan in results_data.paired_plans if (plan.track, plan.machine_class, plan.clock) == category]
+    ranks = shared_ranks(entries, decided_pairs(plans, results_data.conclusions))
     return {
         "entries": [
-            (entry, [yardsticks[batch.id] for batch in entry.batches if batch.id in yardsticks])
-            for entry in ranked_entries(runs, category.clock)
+            (rank, entry, [yardsticks[batch.id] for batch in entry.batches if batch.id in yardsticks])
+            for rank, entry in zip(ranks, entries, strict=True)
         ],
         "won": [folder for folder in folders if folder.record.predecessor is not None],
         "first": [folder for folder in folders if folder.record.predecessor is None],
@@ -119,7 +132,7 @@ def tables(category: Category, runs: Sequence[Run], results_data: FiledResults) 
             for replay in folder.reproductions.read()[0]
             if not replay.reproduced
         ],
-        "figures": figures_of(category, runs, results_data.records),
+        "figures": category_figures(category, entries, [folder.record for folder in folders[::-1]]),
     }
 
 

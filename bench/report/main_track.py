@@ -1,4 +1,4 @@
-"""The main track's records of today, as the lines that state them, and its leading default config."""
+"""The main track's records of today, as the lines that state them, and its best default config."""
 
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -67,7 +67,7 @@ def evidence_text(folder: RecordFolder, records: str) -> str:
 
 
 def leading_default(runs: Sequence[Run], folders: Iterable[RecordFolder] = ()) -> Entry | None:
-    """The leading entry by `total` of the main track's default configs, on the machine class of today's record.
+    """The main track's default config with the best ERT by `total`, on the machine class of today's record.
 
     Without a record, the fastest over all machine classes; None when no default config is ranked.
     """

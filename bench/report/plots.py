@@ -3,10 +3,10 @@
 Each figure consists of its data as CSV, which `board --check` compares, and a picture of that data as SVG.
 """
 
-import bisect
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -52,13 +52,16 @@ class RecordPoint(NamedTuple):
 
 
 class SolvedRow(NamedTuple):
-    """How many attempts of an entry had solved the track by then; bounds of the pointwise 95% interval."""
+    """How many seeds of an entry had solved the track by then; bounds of the pointwise 95% interval.
+
+    A seed that ran several times counts as the share of its attempts.
+    """
 
     batches: str  # separated by spaces
     config: str
     seconds: float
-    solved: int
-    attempts: int
+    solved: float
+    seeds: int
     fraction: float
     low: float
     high: float
@@ -74,7 +77,7 @@ def category_figures(category: Category, entries: Sequence[Entry], records: Sequ
         figures.append(
             Figure(
                 file_stem(category, "solved"),
-                f"Share of attempts that solved {category.track}, against {category.clock} seconds",
+                f"Share of seeds that solved {category.track}, against {category.clock} seconds",
                 lambda: solved_rows(entries[:MOST_CURVES], category.clock),
                 lambda rows: solved_canvas(rows, category),
             )
@@ -111,13 +114,15 @@ def solved_rows(entries: Sequence[Entry], clock: ClockName) -> list[SolvedRow]:
     rows = []
     for entry in entries:
         names = " ".join(batch.id for batch in entry.batches), entry.runs[0].config
-        costs = attempt_costs(entry.runs, clock)
-        times = sorted(cost for cost, run in zip(costs, entry.runs, strict=True) if run.outcome == "solved")
-        for seconds in sorted({0.0, *times, max(costs)}):
-            solved = bisect.bisect_right(times, seconds)
-            low, high = wilson_interval(solved, len(costs))
-            fraction = solved / len(costs)
-            rows.append(SolvedRow(*names, seconds, solved, len(costs), fraction, low, high))
+        costs, counts = attempt_costs(entry.runs, clock), Counter(run.seed for run in entry.runs)
+        solving = [
+            (cost, 1 / counts[run.seed]) for cost, run in zip(costs, entry.runs, strict=True) if run.outcome == "solved"
+        ]
+        for seconds in sorted({0.0, *(cost for cost, _ in solving), max(costs)}):
+            solved = sum(share for cost, share in solving if cost <= seconds)
+            solved = round(solved) if math.isclose(solved, round(solved)) else solved
+            low, high = wilson_interval(solved, len(counts))
+            rows.append(SolvedRow(*names, seconds, solved, len(counts), solved / len(counts), low, high))
     return rows
 
 
@@ -142,19 +147,19 @@ def solved_canvas(rows: Sequence[SolvedRow], category: Category) -> Any:
     curves: dict[tuple[str, str], list[SolvedRow]] = {}
     for row in rows:
         curves.setdefault((row.batches, row.config), []).append(row)
-    title = f"{category.track}: attempts solved, by {category.clock} seconds"
+    title = f"{category.track}: seeds solved, by {category.clock} seconds"
     canvas, axes = new_canvas(title, category.machine_class, len(curves))
     left, _ = scale_axis(axes, "x", [row.seconds for row in rows], from_zero=False)
     handles: list[Any] = []
     labels: list[str] = []
     for points in curves.values():
         handles.append(draw_curve(axes, points, len(handles), len(curves), left))
-        labels.append(curve_label(points, len(handles)))
+        labels.append(curve_label(points))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set(
         ylim=(0, 1.02),
         xlabel=f"seconds on the {category.clock} clock ({axes.get_xscale()} scale)",
-        ylabel=f"share of attempts that solved {category.track}\n(shaded: 95% interval)",
+        ylabel=f"share of seeds that solved {category.track}\n(shaded: 95% interval)",
     )
     add_legend(canvas, handles, labels, handle_length=3.4)
     return canvas
@@ -179,11 +184,11 @@ def draw_curve(axes: Any, points: Sequence[SolvedRow], index: int, num_curves: i
     return line
 
 
-def curve_label(points: Sequence[SolvedRow], number: int) -> str:
+def curve_label(points: Sequence[SolvedRow]) -> str:
     last = points[-1]
     first, *others = last.batches.split()
     more = f" and {len(others)} more" if others else ""
-    return f"{number}. {short(last.config)}: {last.solved} of {last.attempts} solved, batch {short(first)}{more}"
+    return f"{short(last.config)}: {last.solved:g} of {last.seeds} seeds, batch {short(first)}{more}"
 
 
 def records_canvas(rows: Sequence[RecordPoint], category: Category) -> Any:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from bench.formatting import UNKNOWN, clean_text, markdown_table, number, ratio_text
+from bench.report.cold_starts import cold_sentence
 from bench.report.main_track import (
     FIRST_OF_CLASS,
     MAIN_TRACK,
@@ -19,13 +20,14 @@ from bench.report.main_track import (
     records_of_today,
     wait_sentence,
 )
+from bench.report.render import solved_text
 from bench.report.summary import show_summary
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import CLOCKS, Entry, describe_standing, ranked_entries
 from bench.storage.comparison_schema import Record
 from bench.storage.records import RecordFolder
 from bench.storage.results import FiledResults
-from bench.storage.schema import Run
+from bench.storage.schema import ColdStart, Run
 
 PAGE = "README.md"
 MARKED = re.compile(r"(<!-- figures: (?P<name>[a-z-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
@@ -50,7 +52,7 @@ SYSTEMS = (
 
 
 class Standing(NamedTuple):
-    """Where a track stands on a machine class by `total`: its record, or the leading entry of the newest source."""
+    """Where a track stands on a machine class by `total`: its record, or the best entry of the newest source."""
 
     track: str
     machine_class: str
@@ -85,7 +87,7 @@ def standings(runs: Sequence[Run], folders: Sequence[RecordFolder]) -> list[Stan
             first.machine_class_name,
             first.config,
             None,
-            f"{entry.num_solved}/{len(entry.runs)}",
+            solved_text(entry),
             clean_text(entry.runs),
             (expected_time_to_success(entry.runs, "train"), expected_time_to_success(entry.runs, "total")),
             first.started_at,
@@ -106,10 +108,13 @@ def standings(runs: Sequence[Run], folders: Sequence[RecordFolder]) -> list[Stan
     return sorted(found.values(), key=lambda standing: standing.order)
 
 
-def standing_table(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) -> str:
+def standing_table(
+    runs: Sequence[Run], folders: Sequence[RecordFolder] = (), cold_starts: Sequence[ColdStart] = ()
+) -> str:
     """Each source system with the command that runs its task here, and where its track stands by `total`.
 
-    A record has the figures of its own batch everywhere. Other tracks and machine classes are on the leaderboard.
+    A record has the figures of its own batch everywhere. Other tracks and machine classes are on the leaderboard. Below
+    the table stands what was warm.
     """
     first: dict[str, Standing] = {}
     for standing in standings(runs, folders):
@@ -121,7 +126,8 @@ def standing_table(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) ->
         *("source system", "one command", "processor", "solved", "clean"),
         *("ERT `train`, s", "ERT `total`, s", "date", "record"),
     )
-    return markdown_table(headings, rows, ("source system", "one command", "processor", "date", "record"))
+    table = markdown_table(headings, rows, ("source system", "one command", "processor", "date", "record"))
+    return f"{table}\n\n{cold_sentence(cold_starts)}"
 
 
 def standing_cells(standing: Standing | None) -> list[str]:
@@ -139,7 +145,7 @@ def standing_cells(standing: Standing | None) -> list[str]:
 
 
 def newest_leaders(runs: Sequence[Run]) -> list[Entry]:
-    """For each track and machine class the fastest ranked entry by `total` of the source that was ranked last."""
+    """For each track and machine class the entry with the best ERT by `total` of the source that was ranked last."""
     classes: dict[tuple[str, str | None], list[Entry]] = defaultdict(list)
     for entry in ranked_entries(runs, "total"):
         classes[entry.runs[0].track, entry.runs[0].machine.class_].append(entry)
@@ -184,13 +190,13 @@ def record_link(record: Record) -> str:
 
 
 def example_text(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) -> str:
-    """The terminal summary of an attempt by the leading default config, as of a single attempt."""
+    """The terminal summary of an attempt by the default config with the best ERT, as of a single attempt."""
     entry = leading_default(runs, folders)
     if entry is None:
         return "No ranked batch yet."
     console = Console(file=io.StringIO(), record=True, width=80, highlight=False, color_system=None)
     run = entry.runs[0].model_copy(update={"batch": None})
-    membership, _, _ = describe_standing(run, runs).partition(";")  # the leaders stand in the table
+    membership, _, _ = describe_standing(run, runs).partition(";")  # the best ERTs stand in the table
     show_summary(run, [], membership, console)
     lines = console.export_text().strip("\n").splitlines()
     return "\n".join(["```", *(line.rstrip() for line in lines), "```"])
@@ -198,7 +204,7 @@ def example_text(runs: Sequence[Run], folders: Sequence[RecordFolder] = ()) -> s
 
 FIGURES: dict[str, Callable[[FiledResults], str]] = {
     "record": lambda results_data: record_lines(results_data.records, "results/records"),
-    "standing": lambda results_data: standing_table(results_data.runs, results_data.records),
+    "standing": lambda results_data: standing_table(results_data.runs, results_data.records, results_data.cold_starts),
     "records": lambda results_data: records_table(results_data.records),
     "example": lambda results_data: example_text(results_data.runs, results_data.records),
     "wait": lambda results_data: wait_sentence(results_data.runs),

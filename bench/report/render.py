@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -36,13 +37,18 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def solved_text(entry: Entry) -> str:
-    is_whole = all(batch.finished for batch in entry.batches)
-    return f"{entry.num_solved}/{len(entry.runs)}" + ("" if is_whole else f" of {entry.num_planned} planned")
+    """`19.5/20` seeds; a number that is not whole is rounded down."""
+    return f"{math.floor(10 * entry.num_solved_seeds) / 10:g}/{entry.num_seeds}"
 
 
 def attempts_text(entry: Entry) -> str:
-    batches = "" if len(entry.batches) == 1 else f" in {len(entry.batches)} batches"
-    return f"{len(entry.runs)}{batches}"
+    """`20`, `20 seeds, 40 runs in 2 batches`, or `20 planned, 13 run`."""
+    num_seeds, num_runs = entry.num_seeds, len(entry.runs)
+    attempts = str(num_runs) if num_seeds == num_runs else f"{num_seeds} seeds, {num_runs} runs"
+    if not entry.finished:
+        seeds = "" if num_seeds == num_runs else f"{num_seeds} seeds, "
+        attempts = f"{seeds}{entry.num_planned} planned, {num_runs} run"
+    return attempts + ("" if len(entry.batches) == 1 else f" in {len(entry.batches)} batches")
 
 
 def merged_text(entry: Entry) -> str:

@@ -70,7 +70,7 @@ def launch_bound_seconds(run: Run) -> float | None:
     return run.steps * run.step_launches * run.launch_seconds
 
 
-def wilson_interval(num_solved: int, num_attempts: int) -> tuple[float, float]:
+def wilson_interval(num_solved: float, num_attempts: int) -> tuple[float, float]:
     """The 95% interval of a rate of which `num_solved` of `num_attempts` were observed (Wilson, 1927)."""
     if num_attempts == 0:
         return 0.0, 1.0

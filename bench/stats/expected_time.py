@@ -1,6 +1,7 @@
 """The seconds that an attempt is charged, and the expected time to success (ERT)."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from bench.clock import MAX_WARMUP_SECONDS, ClockName
@@ -33,6 +34,21 @@ def charged_seconds(run: Run, clock: ClockName) -> float | None:
 
 
 def expected_time_to_success(runs: Sequence[Run], clock: ClockName) -> float:
-    """ERT in seconds: all costs over the number of successes, infinite without one (Hansen et al., COCO, 2009)."""
-    num_solved = sum(run.outcome == "solved" for run in runs)
-    return sum(attempt_costs(runs, clock)) / num_solved if num_solved else math.inf
+    """ERT in seconds: all costs over the number of successes, infinite without one (Hansen et al., COCO, 2009).
+
+    Each seed has one vote. A seed that ran several times costs the mean of its attempts, and its success is the share
+    of them that solved the track: such attempts differ by the noise of the machine alone.
+    """
+    counts = Counter(run.seed for run in runs)
+    most = max(counts.values(), default=1)
+    weights = [most / counts[run.seed] for run in runs]  # exactly 1 where all seeds ran equally often
+    successes = sum(weight for run, weight in zip(runs, weights, strict=True) if run.outcome == "solved")
+    costs = sum(weight * cost for weight, cost in zip(weights, attempt_costs(runs, clock), strict=True))
+    return costs / successes if successes else math.inf
+
+
+def count_solved_seeds(runs: Sequence[Run]) -> float:
+    """The number of seeds that solved the track; a seed that ran several times counts as the share that solved."""
+    counts = Counter(run.seed for run in runs)
+    solved = Counter(run.seed for run in runs if run.outcome == "solved")
+    return sum(number / counts[seed] for seed, number in solved.items())

@@ -1,12 +1,13 @@
-"""Ranking: batches of attempts grouped into entries of the board, and the best entry of each machine class."""
+"""Ranking: batches of attempts grouped into entries of the board, their ranks, the best entry of a machine class."""
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence, Set
 
 from bench.clock import ClockName
 from bench.config import settings_key
-from bench.stats.expected_time import expected_time_to_success
+from bench.stats.expected_time import count_solved_seeds, expected_time_to_success
+from bench.storage.comparison_schema import Conclusion, PairedPlan, Side
 from bench.storage.schema import Run
 
 RANKED_FROM = 10  # attempts in a batch
@@ -28,7 +29,8 @@ class RunBatch:
 
     @property
     def ranked(self) -> bool:
-        return self.finished and len(self.runs) >= RANKED_FROM and self.unranked_because is None
+        num_seeds = len({run.seed for run in self.runs})
+        return self.finished and num_seeds >= RANKED_FROM and self.unranked_because is None
 
     @property
     def unranked_because(self) -> str | None:
@@ -40,7 +42,7 @@ class RunBatch:
 class Entry:
     """An entry of the board: all batches of one config, source and machine class.
 
-    Unfinished batches count as well, so that repeating a batch until it is lucky does not pay.
+    Unfinished batches count as well, so that repeating a batch until it is lucky does not pay. Each seed has one vote.
     """
 
     batches: tuple[RunBatch, ...]  # in file order
@@ -48,6 +50,10 @@ class Entry:
     @property
     def id(self) -> str:
         return self.batches[0].id
+
+    @property
+    def contestant(self) -> Hashable:
+        return contestant_key(self.runs[0], self.runs[0].machine.class_)
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -63,12 +69,21 @@ class Entry:
         return sum(batch.planned for batch in self.batches)
 
     @property
+    def finished(self) -> bool:
+        return all(batch.finished for batch in self.batches)
+
+    @property
     def ranked(self) -> bool:
         return any(batch.ranked for batch in self.batches)
 
     @property
-    def num_solved(self) -> int:
-        return sum(run.outcome == "solved" for run in self.runs)
+    def num_seeds(self) -> int:
+        return len({run.seed for run in self.runs})
+
+    @property
+    def num_solved_seeds(self) -> float:
+        """See `count_solved_seeds`."""
+        return count_solved_seeds(self.runs)
 
     def values(self, read: Callable[[Run], float | None]) -> list[float]:
         """The values of `read` for all runs, without None."""
@@ -95,27 +110,60 @@ def group_entries(batches: Iterable[RunBatch]) -> list[Entry]:
     """The entries of the board, in the order of their first batches."""
     groups: dict[Hashable, list[RunBatch]] = defaultdict(list)
     for batch in batches:
-        groups[contestant_key(batch.runs[0])].append(batch)
+        groups[contestant_key(batch.runs[0], batch.runs[0].machine.class_)].append(batch)
     return [Entry(tuple(group)) for group in groups.values()]
 
 
 def ranked_entries(runs: Iterable[Run], clock: ClockName) -> list[Entry]:
-    """The ranked entries of the board, the best one first."""
+    """The entries of the board that have a rank, by ERT; for their ranks see `shared_ranks`."""
     entries = group_entries(group_batches(runs))
     return sorted((entry for entry in entries if entry.ranked), key=lambda entry: entry.order(clock))
 
 
+def decided_pairs(plans: Iterable[PairedPlan], conclusions: Iterable[Conclusion]) -> set[tuple[Hashable, Hashable]]:
+    """The pairs of contestants, the faster one first, that finished comparisons by one clock have told apart.
+
+    Pairs about which two comparisons contradict each other are left out.
+    """
+    verdicts = {conclusion.id: conclusion.verdict for conclusion in conclusions}
+    pairs: set[tuple[Hashable, Hashable]] = set()
+    for plan in plans:
+        verdict = verdicts.get(plan.id, "not decided")
+        if plan.b is not None and verdict != "not decided":
+            a, b = (contestant_key(side, plan.machine_class) for side in (plan.a, plan.b))
+            pairs.add((a, b) if verdict == "faster" else (b, a))
+    return {(faster, slower) for faster, slower in pairs if (slower, faster) not in pairs}
+
+
+def shared_ranks(entries: Sequence[Entry], decided: Set[tuple[Hashable, Hashable]]) -> list[int]:
+    """The ranks of the entries of one table, which are sorted by ERT.
+
+    An entry has the rank of the one above it, unless it was found slower than an entry of that rank: then the next rank
+    begins with it. Entries that solved nothing come after all others.
+    """
+    ranks: list[int] = []
+    same_rank: list[Entry] = []  # the entries so far of the last rank
+    for entry in entries:
+        found_slower = any((above.contestant, entry.contestant) in decided for above in same_rank)
+        solved_nothing = not entry.num_solved_seeds and any(above.num_solved_seeds for above in same_rank)
+        if found_slower or solved_nothing:
+            same_rank = []
+        ranks.append(ranks[-1] + (not same_rank) if ranks else 1)
+        same_rank.append(entry)
+    return ranks
+
+
 def leaders(runs: Sequence[Run], clock: ClockName) -> list[Entry]:
-    """The best ranked entry of each track and machine class."""
+    """The ranked entry with the best ERT of each track and machine class."""
     best: dict[tuple[str, str | None], Entry] = {}
     for entry in ranked_entries(runs, clock):
-        if entry.num_solved:
+        if entry.num_solved_seeds:
             best.setdefault((entry.runs[0].track, entry.runs[0].machine.class_), entry)
     return list(best.values())
 
 
 def describe_standing(run: Run, runs: Sequence[Run]) -> str:
-    """The batch of a run and the leaders of its track and machine class, in one line."""
+    """The batch of a run and the best ERTs of its track and machine class, in one line."""
     same = [other for other in runs if (other.track, other.machine.class_) == (run.track, run.machine.class_)]
     best = {clock: leaders(same, clock) for clock in CLOCKS}
     if run.unranked_because is not None:
@@ -125,11 +173,11 @@ def describe_standing(run: Run, runs: Sequence[Run]) -> str:
         membership = f"attempt {run.batch.index + 1} of {run.batch.planned} of the batch {run.batch.id}"
     if not best["train"]:
         return f"{membership}; no ranked batch of {run.track} on this machine class yet"
-    leads = "; ".join(
-        f"{clock}: {first.runs[0].label} leads with ERT {expected_time_to_success(first.runs, clock):.2f} s"
+    best_texts = "; ".join(
+        f"best ERT by {clock}: {expected_time_to_success(first.runs, clock):.2f} s, {first.runs[0].label}"
         for clock, (first, *_) in best.items()
     )
-    return f"{membership}; {leads}"
+    return f"{membership}; {best_texts}"
 
 
 def current_runs(runs: Iterable[Run]) -> list[Run]:
@@ -144,7 +192,7 @@ def current_runs(runs: Iterable[Run]) -> list[Run]:
     others: dict[Hashable, list[Run]] = defaultdict(list)
     for run in contest:
         if (run.track, run.config) not in with_entry:
-            others[run.config, contestant_key(run)].append(run)
+            others[run.config, contestant_key(run, run.machine.class_)].append(run)
     latest: dict[tuple[str, str], Sequence[Run]] = {}
     for group in sorted([*groups, *others.values()], key=lambda group: max(run.started_at for run in group)):
         latest[group[0].track, group[0].config] = group
@@ -152,6 +200,6 @@ def current_runs(runs: Iterable[Run]) -> list[Run]:
     return [run for run in contest if run.run_id in ids]
 
 
-def contestant_key(run: Run) -> Hashable:
+def contestant_key(contestant: Run | Side, machine_class: str | None) -> Hashable:
     """What the attempts of one entry have in common: equal settings, source and machine class."""
-    return settings_key(run.settings), run.source_sha256, run.machine.class_
+    return settings_key(contestant.settings), contestant.source_sha256, machine_class

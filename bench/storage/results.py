@@ -11,8 +11,9 @@ from bench.provenance import ROOT
 from bench.storage.comparison_schema import Conclusion, PairedPlan
 from bench.storage.journal import Journal
 from bench.storage.jsonl import JsonLines, print_faults
+from bench.storage.machines import cold_starts_file
 from bench.storage.records import RecordFolder, find_record, is_record, read_records
-from bench.storage.schema import YARDSTICK, Note, Run
+from bench.storage.schema import YARDSTICK, ColdStart, Note, Run
 
 SAME_RUN = 0.7  # similarity of a mistyped run id, whose date and config are those of many runs
 
@@ -58,6 +59,7 @@ class FiledResults:
     records: Sequence[RecordFolder] = ()
     paired_plans: Sequence[PairedPlan] = ()
     conclusions: Sequence[Conclusion] = ()
+    cold_starts: Sequence[ColdStart] = ()
 
     @functools.cached_property
     def yardsticks(self) -> dict[str, Run]:
@@ -71,8 +73,9 @@ def read_results(results: Path) -> FiledResults:
     records, record_faults = read_records(results)
     paired_plans, plan_faults = paired_plans_file(results).read()
     conclusions, conclusion_faults = conclusions_file(results).read()
-    faults = [*faults, *record_faults, *plan_faults, *conclusion_faults]
-    return FiledResults(runs, faults, records, paired_plans, conclusions)
+    cold_starts, cold_start_faults = cold_starts_file(results).read()
+    faults = [*faults, *record_faults, *plan_faults, *conclusion_faults, *cold_start_faults]
+    return FiledResults(runs, faults, records, paired_plans, conclusions, cold_starts)
 
 
 def is_weights_path(reference: str) -> bool:

@@ -312,6 +312,25 @@ class MachinePeak(SchemaModel):
     measured_at: datetime
 
 
+class ColdStart(SchemaModel):
+    """What an attempt takes without Python's files in the page cache, a line of `cold_starts.jsonl`.
+
+    The values are medians. The newest line of a machine class is valid.
+    """
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    machine_class: str
+    config: str
+    source_sha256: str
+    attempts: int = Field(ge=1)  # of each kind, cold and warm in turn
+    clean: NonNegativeInt  # attempts of both kinds on a quiet machine
+    cold_total_seconds: FiniteFloat  # of `total`, with the files of Python and its packages not in the page cache
+    warm_total_seconds: FiniteFloat  # with them in it
+    cold_read_bytes: NonNegativeInt  # that the attempt read from disk
+    warm_read_bytes: NonNegativeInt
+    measured_at: datetime
+
+
 class DecodingScore(SchemaModel):
     """The number of right answers of a model by one way of decoding."""
 

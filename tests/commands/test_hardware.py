@@ -13,7 +13,9 @@ from bench.errors import UsageError
 from bench.machine import device_lock, hardware
 from bench.machine.cpu import usable_cores
 from bench.storage.machines import machine_peaks_file
+from bench.storage.results import read_results
 from bench.storage.schema import MachineUse
+from tests.support.examples import example_cold_start
 
 CPU = torch.device("cpu")
 
@@ -70,6 +72,18 @@ def test_the_peak_is_measured_on_request_and_kept(printed: Any, tmp_path: Path) 
     assert measured["precision"] == "float32"
     assert printed()["peak"] == measured
     assert len(machine_peaks_file(tmp_path).read()[0]) == 1
+
+
+def test_a_cold_start_is_measured_on_request_and_kept(printed: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    record = printed()
+    assert record["cold_start"] is None
+    measured = [example_cold_start(machine_class=record["class"], cold_total_seconds=seconds) for seconds in (9.0, 4.0)]
+    answers = iter([*measured, example_cold_start(machine_class="Another CPU")])
+    monkeypatch.setattr(command, "measure_cold_start", lambda device: next(answers))
+    for start in measured:
+        assert printed(measure_cold=True)["cold_start"] == start.model_dump(mode="json")
+    assert printed(measure_cold=True)["cold_start"] == measured[-1].model_dump(mode="json")
+    assert [start.cold_total_seconds for start in read_results(tmp_path).cold_starts] == [9.0, 4.0, 4.0]
 
 
 def test_the_command_refuses_a_missing_device(monkeypatch) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,16 @@ from bench.report.track_page import update_page
 from bench.storage.journal import Journal
 from bench.storage.results import FiledResults, read_results
 from bench.storage.schema import Machine
-from tests.support.examples import ROOT, batch_runs, example_record, example_run, example_seconds
+from tests.support.examples import (
+    ROOT,
+    batch_runs,
+    example_agenda,
+    example_cold_start,
+    example_conclusion,
+    example_record,
+    example_run,
+    example_seconds,
+)
 
 MOST_BYTES = 1_500  # of the project's own leaderboard for each of its tables
 
@@ -41,13 +51,31 @@ def test_batches_are_ranked_by_expected_time_to_success():
     rows = table(render(fast_but_unsure + slow_and_sure), "train")
     assert [(row[0], row[1], row[2], row[3]) for row in rows] == [
         ("1", "sure", "10.00", "10/10"),
-        ("2", "unsure", "12.00", "5/10"),
+        ("1", "unsure", "12.00", "5/10"),
     ]
+
+
+def test_rows_that_no_comparison_has_told_apart_share_a_rank():
+    plan = example_agenda(clock="train")
+    sides: Any = [{"settings": side.settings, "source_sha256": side.source_sha256} for side in (plan.a, plan.b)]
+    runs = [*batch_runs("a", [1.0] * 10, **sides[0]), *batch_runs("b", [2.0] * 10, **sides[1])]
+
+    def ranks(*verdicts):
+        conclusions = [example_conclusion(plan, verdict) for verdict in verdicts]
+        text = render(runs, paired_plans=[plan], conclusions=conclusions)
+        return [[(row[0], row[1]) for row in table(text, clock)] for clock in ("train", "total")]
+
+    shared = [("1", "a"), ("1", "b")]
+    assert ranks() == ranks("not decided") == ranks("slower") == [shared, shared]
+    assert ranks("faster") == [[("1", "a"), ("2", "b")], shared], "the comparison was by train"
+    slower = plan.model_copy(update={"machine_class": "Another CPU"})
+    text = render(runs, paired_plans=[slower], conclusions=[example_conclusion(plan, "faster")])
+    assert [row[0] for row in table(text, "train")] == ["1", "1"]
 
 
 def test_the_two_clocks_are_ranked_apart():
     runs = batch_runs("a", [10.0] * 10) + [
-        example_run(batch=run.batch, config="b", seconds=example_seconds(train=9.0, total=30.0))
+        example_run(batch=run.batch, config="b", seed=run.seed, seconds=example_seconds(train=9.0, total=30.0))
         for run in batch_runs("b", [9.0] * 10)
     ]
     text = render(runs)
@@ -94,15 +122,45 @@ def test_a_machine_class_without_a_ranked_batch_has_no_section():
 
 def test_every_row_leads_to_its_attempts_on_the_page_of_the_track():
     runs = [run for name in ("a", "b") for run in batch_runs(name, [1.0] * 10, config_hash="one")]
-    assert table(render(runs), "train")[0][-1] == "[20 in 2 batches](tracks/add3.md#a)"
+    assert table(render(runs), "train")[0][-1] == "[10 seeds, 20 runs in 2 batches](tracks/add3.md#a)"
     assert table(render(runs[:10]), "train")[0][-1] == "[10](tracks/add3.md#a)"
+
+
+def test_repeated_seeds_and_batches_that_were_broken_off_are_told():
+    def solved_and_attempts(*batches):
+        (row,) = table(render([run for batch in batches for run in batch]), "train")
+        return row[3], row[-1].partition("]")[0].removeprefix("[")
+
+    one: Any = {"config_hash": "one"}
+    whole = batch_runs("whole", [1.0] * 10, **one)
+    again = batch_runs("again", [1.0] * 3, outcome=lambda i: "missed" if i else "solved", **one)
+    cut = batch_runs("cut", [1.0] * 3, planned=20, **one)
+    other = [run.model_copy(update={"seed": 100 + i}) for i, run in enumerate(cut)]
+    assert solved_and_attempts(whole) == ("10/10", "10")
+    assert solved_and_attempts(whole, again) == ("9/10", "10 seeds, 13 runs in 2 batches")
+    assert solved_and_attempts(whole, again[:2]) == ("9.5/10", "10 seeds, 13 planned, 12 run in 2 batches")
+    assert solved_and_attempts(whole, cut) == ("10/10", "10 seeds, 30 planned, 13 run in 2 batches")
+    assert solved_and_attempts(whole, other) == ("13/13", "30 planned, 13 run in 2 batches")
+
+
+def test_what_was_warm_and_the_newest_cold_start_of_each_class_are_told():
+    text = render([])
+    assert "- `total` is **warm**: " in text
+    assert "No cold start has been measured yet." in text
+    starts = [example_cold_start(cold_total_seconds=seconds) for seconds in (9.0, 4.0)]
+    text = render([], cold_starts=[*starts, example_cold_start(machine_class="Another CPU", cold_total_seconds=7.0)])
+    assert "measured yet" not in text
+    assert re.findall(r"add3-cpu takes (.*) s, not (.*) s, on (.*) \((.*)\)", text) == [
+        (seconds, "1.50", name, "medians of 3 attempts each, 5/6 clean; 200 and 0 MiB read from disk; 2026-01-31")
+        for seconds, name in (("4.00", "Example CPU, 2 cores"), ("7.00", "Another CPU"))
+    ]
 
 
 def test_the_index_has_tracks_with_a_ranked_batch_first_the_others_in_order_of_their_digits():
     singles = [example_run(run_id=name, batch=None, track=name) for name in ("add10", "add2", "add4-reversed")]
     text = render([*singles, *batch_runs("a", [1.0] * 10)])
     assert re.findall(r"^- (.*\(tracks/add.*)$", text, re.MULTILINE) == [
-        "[add3](#add3): fastest a, ERT 6.00 s by `total`; 10 attempts in batches, 10 solved "
+        "[add3](#add3): best ERT by `total` 6.00 s, a; 10 attempts in batches, 10 solved "
         "([all attempts](tracks/add3.md))",
         "Without a ranked batch: [add2](tracks/add2.md), [add4-reversed](tracks/add4-reversed.md), "
         "[add10](tracks/add10.md)",
@@ -208,7 +266,7 @@ def test_a_single_attempt_updates_the_page_of_its_track_alone_and_as_a_full_rend
     single = example_run(run_id="2-newer", batch=None, started_at=older.started_at + timedelta(seconds=9))
     journal.append(single)
     standing = update_page(results, single)
-    assert "a leads with ERT 1.00 s" in standing
+    assert "best ERT by train: 1.00 s, a" in standing
     pages = {path: path.read_text("utf-8") for path in results.rglob("*.md")}
     assert "newer" in pages[results / "tracks" / "add3.md"]
     assert "Other CPU" in pages[results / "tracks" / "add3.md"]

@@ -8,30 +8,11 @@ import pytest
 
 from bench.formatting import escape_markdown
 from bench.report.negative import render_tried
-from bench.storage.comparison_schema import Conclusion
 from bench.storage.results import FiledResults, paired_plans_file
 from tests.support.examples import example_agenda as agenda
+from tests.support.examples import example_conclusion as conclusion
 from tests.support.examples import example_record
 from tests.support.examples import example_side as side
-
-
-def conclusion(of, verdict="slower", solved=(10, 10), **changes):
-    yielded = [
-        {"attempts": 10, "solved": count, "clean": 10, "ert_train_seconds": 20.0, "ert_total_seconds": 27.0}
-        for count in solved
-    ]
-    values = {
-        "id": of.id,
-        "verdict": verdict,
-        "p_value": 0.0123,
-        "ert_ratio": 1.25,
-        "ert_ratio_95": (1.1, 1.4),
-        "drift": None,
-        "pairs_needed": None,
-        "a": yielded[0],
-        "b": yielded[1],
-    }
-    return Conclusion(**values | changes)
 
 
 def page(*tried, records=()):

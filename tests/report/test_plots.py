@@ -32,6 +32,7 @@ def batch_of(name, trains, solved=lambda i: True, **changes):
                 seconds=example_seconds(train=train),
                 outcome="solved" if solved(i) else "missed",
                 config=name,
+                seed=i,
                 **{"settings": {"track": "add3", "variant": changes.get("config_hash", name)}} | changes,
             )
             for i, train in enumerate(trains)
@@ -62,7 +63,7 @@ def records(*erts, **changes):
         max_size=30,
     )
 )
-def test_the_curve_counts_the_solved_among_all_attempts_at_every_moment(attempts):
+def test_the_curve_counts_the_solved_among_all_seeds_at_every_moment(attempts):
     batch = batch_of("a", [seconds for seconds, _ in attempts], lambda i: attempts[i][1])
     rows = plots.solved_rows(group_entries([batch]), "train")
     assert rows[0].seconds == 0.0
@@ -70,11 +71,23 @@ def test_the_curve_counts_the_solved_among_all_attempts_at_every_moment(attempts
     assert [row.seconds for row in rows] == sorted({row.seconds for row in rows})
     for row in rows:
         assert row.solved == sum(solved and seconds <= row.seconds for seconds, solved in attempts)
-        assert row.attempts == len(attempts)
-        assert row.fraction == row.solved / row.attempts
+        assert row.seeds == len(attempts)
+        assert row.fraction == row.solved / row.seeds
         assert 0 <= row.low <= row.fraction <= row.high <= 1
     moments = {seconds for seconds, solved in attempts if solved}
     assert moments <= {row.seconds for row in rows}
+
+
+def test_a_seed_that_ran_several_times_counts_as_the_share_of_its_attempts():
+    batches = [batch_of(name, [1.0, 2.0], lambda i: True, config_hash="one") for name in ("a", "b")]
+    batches.append(batch_of("c", [3.0], lambda i: False, config_hash="one"))
+    rows = plots.solved_rows(group_entries(batches), "train")
+    assert [(row.seconds, row.solved, row.seeds) for row in rows] == [
+        (0.0, 0, 2),
+        (1.0, pytest.approx(2 / 3), 2),
+        (2.0, pytest.approx(5 / 3), 2),
+        (3.0, pytest.approx(5 / 3), 2),
+    ]
 
 
 def test_the_band_is_wilsons():
@@ -153,10 +166,10 @@ def test_a_category_without_an_entry_or_record_has_no_figure():
     entries = group_entries([batch_of("a", [1.0] * 10, lambda i: i > 0)])
     shown = plots.category_figures(CATEGORY, entries, records(2.0))
     assert [figure.name for figure in shown] == [plots.file_stem(CATEGORY, kind) for kind in ("solved", "records")]
-    assert shown[0].alt == "Share of attempts that solved add3, against train seconds"
+    assert shown[0].alt == "Share of seeds that solved add3, against train seconds"
     assert shown[1].alt == "Records of add3 by train over time"
     header, first, *_ = shown[0].csv().splitlines()
-    assert header == "batches,config,seconds,solved,attempts,fraction,low,high"
+    assert header == "batches,config,seconds,solved,seeds,fraction,low,high"
     assert first.startswith("batch-a,a,0.000000,0,10,")
     assert shown[1].csv().startswith("name,date,ert_seconds,low_seconds,high_seconds,solved,attempts\nrecord-0,")
 
@@ -232,8 +245,8 @@ def test_the_legend_says_how_many_solved_of_how_many():
     rows = plots.solved_rows(group_entries(batches), "train")
     with plot_style.style():
         read = texts(plots.solved_canvas(rows, CATEGORY))
-    assert "1. a: 7 of 10 solved, batch batch-a" in read
-    assert "2. b: 12 of 12 solved, batch batch-b" in read
+    assert "a: 7 of 10 seeds, batch batch-a" in read
+    assert "b: 12 of 12 seeds, batch batch-b" in read
 
 
 def test_a_long_history_names_its_latest_records():
@@ -258,7 +271,7 @@ def test_a_curve_of_several_batches_says_so():
     batches = [batch_of(name, [5.0] * 10, config_hash="one") for name in ("a", "b", "c")]
     with plot_style.style():
         read = texts(plots.solved_canvas(plots.solved_rows(group_entries(batches), "train"), CATEGORY))
-    assert "1. a: 30 of 30 solved, batch batch-a and 2 more" in read
+    assert "a: 10 of 10 seeds, batch batch-a and 2 more" in read
 
 
 def test_eight_curves_differ_in_colour_and_in_dashes():

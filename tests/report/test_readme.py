@@ -8,7 +8,7 @@ from bench.report.main_track import MAIN_TRACK, record_lines
 from bench.report.readme import FIGURES, PAGE, SYSTEMS, fill_page, records_table, standing_table, standings
 from bench.storage.results import FiledResults
 from bench.storage.schema import Machine
-from tests.support.examples import batch_runs, example_record
+from tests.support.examples import batch_runs, example_cold_start, example_record
 from tracks.descriptions import describe_track
 
 
@@ -22,10 +22,10 @@ def on(machine_class):
 
 def test_the_text_between_markers_is_made_anew_and_the_rest_is_left():
     results_data = FiledResults(batch_runs("a", [1.0] * 10, machine=on("Example CPU")))
-    filled = fill_page(page("standing", "old\n"), results_data)
+    filled = fill_page(page("standing", "former\n"), results_data)
     assert filled.startswith("before\n<!-- figures: standing -->\n| source system |")
     assert filled.endswith("<!-- end of figures -->\nafter\n")
-    assert "old" not in filled
+    assert "former" not in filled
     assert (
         "| three-digit speedrun | `python speedrun.py` | Example CPU | 10/10 | 10/10 | 1.00 | 6.00 | 2026-01-31 | — |"
         in filled
@@ -52,7 +52,8 @@ def test_the_example_is_of_the_default_config_even_where_another_one_leads():
 
 
 def standing_rows(runs):
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in standing_table(runs).splitlines()[2:]]
+    lines = [line for line in standing_table(runs).splitlines()[2:] if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def test_the_leader_of_each_machine_class_is_one_of_its_newest_source():
@@ -75,6 +76,28 @@ def test_each_source_system_has_one_row_of_its_fastest_class_and_other_tracks_ha
     assert [row[0] for row in rows] == [system.name for system in SYSTEMS]
     assert [row[2:4] for row in rows[:3]] == [["CPU 5", "10/10"], ["CPU 4", "10/10"], ["CPU 3", "10/10"]]
     assert all(row[2:] == ["—"] * 7 for row in rows[3:])
+
+
+def test_seeds_count_once_and_only_what_was_measured_is_clean():
+    runs = [
+        run.model_copy(update={"machine": Machine(class_="CPU", clean=clean, reasons=[])})
+        for name in ("a", "b")
+        for run, clean in zip(batch_runs(name, [1.0] * 10, config_hash="one"), [True] * 8 + [None, False], strict=True)
+    ]
+    assert standing_rows(runs)[0][3:5] == ["10/10", "16/20"]
+    unknown = [run.model_copy(update={"machine": Machine(class_="CPU", clean=None, reasons=[])}) for run in runs]
+    assert standing_rows(unknown)[0][4] == "—"
+
+
+def test_below_the_table_stands_what_was_warm():
+    runs = batch_runs("a", [1.0] * 10)
+    assert standing_table(runs).endswith(
+        "\n\n`total` is warm: torch is in the page cache. No cold start has been measured yet."
+    )
+    older = example_cold_start(cold_total_seconds=9.0, measured_at="2025-01-31T00:00:00Z")
+    assert standing_table(runs, cold_starts=[example_cold_start(), older]).endswith(
+        " Cold, `add3-cpu` takes 4.00 s, not 1.50 s (Example CPU)."
+    )
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -54,8 +54,11 @@ def test_small_and_unfinished_batches_are_named_as_without_a_rank():
     runs = [*batch_runs("small", [1.0] * 9), *batch_runs("unfinished", [1.0] * 10, planned=11)]
     part = render(runs).split("### Batches without a rank")[1].split("\n###")[0]
     assert "| small | 1.00 | 6.00 | 9/9 |" in part
-    assert "| unfinished | 1.00 | 6.00 | 10/10 of 11 planned |" in part
+    assert "| unfinished | 1.00 | 6.00 | 10/10 |" in part
     assert "[9](#small)" in part
+    assert "[11 planned, 10 run](#unfinished)" in part
+    assert "\nBatch small:\n" in render(runs)
+    assert "\nBatch unfinished, 11 planned, 10 run:\n" in render(runs)
     assert "No batch of this track is ranked" in render(runs)
 
 

@@ -1,18 +1,19 @@
 """Charged seconds and expected time to success, against values by hand."""
 
 import math
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.stats.expected_time import attempt_costs, expected_time_to_success
+from bench.stats.expected_time import attempt_costs, count_solved_seeds, expected_time_to_success
 from bench.storage.schema import Run
 from tests.support.examples import example_run, example_seconds
 
 
-def attempt(outcome: str, train: float | None, total: float | None = None) -> Run:
-    return example_run(outcome=outcome, seconds=example_seconds(train=train, total=total))
+def attempt(outcome: str, train: float | None, total: float | None = None, seed: int = 7) -> Run:
+    return example_run(outcome=outcome, seed=seed, seconds=example_seconds(train=train, total=total))
 
 
 seconds = st.floats(0.0, 1e4)
@@ -98,3 +99,53 @@ def test_turning_a_success_into_a_miss_never_improves_the_expected_time(runs: li
 def test_the_expected_time_does_not_depend_on_the_order_of_the_attempts(runs: list[Run]) -> None:
     forward, backward = expected_time_to_success(runs, "train"), expected_time_to_success(runs[::-1], "train")
     assert forward == pytest.approx(backward, rel=1e-12)
+
+
+# -----------------------------------------------------------------------------
+# one seed, one vote
+
+
+def with_seeds(*attempts: tuple[int, str, float]) -> list[Run]:
+    return [attempt(outcome, train, seed=seed) for seed, outcome, train in attempts]
+
+
+def test_a_seed_that_ran_several_times_counts_with_the_mean_of_its_attempts() -> None:
+    runs = with_seeds((1, "solved", 10.0), (2, "solved", 30.0), (2, "missed", 50.0), (3, "missed", 20.0))
+    assert expected_time_to_success(runs, "train") == (10 + 40 + 20) / (1 + 1 / 2)
+    assert count_solved_seeds(runs) == 1.5
+
+
+seeded = st.lists(
+    st.tuples(st.integers(1, 4), st.sampled_from(["solved", "missed"]), st.integers(0, 1000).map(float)), max_size=12
+)
+
+
+@given(seeded)
+def test_the_expected_time_is_that_of_the_means_of_the_seeds(attempts: list[tuple[int, str, float]]) -> None:
+    runs = with_seeds(*attempts)
+    costs, solved = Fraction(0), Fraction(0)
+    for seed in {seed for seed, _, _ in attempts}:
+        own = [(outcome, Fraction(train)) for other, outcome, train in attempts if other == seed]
+        costs += Fraction(sum(train for _, train in own)) / len(own)
+        solved += Fraction(sum(outcome == "solved" for outcome, _ in own), len(own))
+    assert count_solved_seeds(runs) == pytest.approx(float(solved))
+    expected = float(costs / solved) if solved else math.inf
+    assert expected_time_to_success(runs, "train") == pytest.approx(expected, rel=1e-12)
+
+
+@given(seeded, st.integers(2, 3))
+def test_repeating_all_attempts_as_they_were_changes_nothing(
+    attempts: list[tuple[int, str, float]], times: int
+) -> None:
+    runs = with_seeds(*attempts)
+    assert expected_time_to_success(runs * times, "train") == pytest.approx(expected_time_to_success(runs, "train"))
+    assert count_solved_seeds(runs * times) == count_solved_seeds(runs)
+
+
+@given(seeded)
+def test_repeating_a_seed_moves_no_more_than_its_own_vote(attempts: list[tuple[int, str, float]]) -> None:
+    """Whatever the repeats, the other seeds keep their part of the costs and of the successes."""
+    others = with_seeds((8, "solved", 10.0), (9, "solved", 10.0))
+    runs = [*others, *(run.model_copy(update={"seed": 1}) for run in with_seeds(*attempts))]
+    assert 2 <= count_solved_seeds(runs) <= 3
+    assert 20 / 3 <= expected_time_to_success(runs, "train") <= (20 + 1000) / 2

@@ -1,11 +1,14 @@
-"""Batches, entries and leaders of hand-written runs."""
+"""Batches, entries, ranks and best entries of hand-written runs."""
 
+import functools
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.stats import ranking
-from tests.support.examples import batch_runs, example_run
+from tests.support.examples import batch_runs, example_agenda, example_conclusion, example_run
 
 
 def test_runs_are_ordered_by_index_and_batches_as_in_the_file():
@@ -49,7 +52,8 @@ def test_repeated_batches_are_ranked_by_all_of_their_attempts():
     (entry,) = ranking.group_entries(ranking.group_batches([*lucky, *unlucky, *cut]))
     assert entry.ranked
     assert [batch.id for batch in entry.batches] == ["first", "second", "third"]
-    assert (entry.num_solved, len(entry.runs), entry.num_planned) == (20, 24, 40)
+    assert (entry.num_seeds, len(entry.runs), entry.num_planned) == (10, 24, 40)
+    assert entry.num_solved_seeds == pytest.approx(6 + 4 * 2 / 3)
     rival = batch_runs("rival", [2.5] * 10)
     assert [first.id for first in ranking.leaders([*lucky, *rival], "train")] == ["first"]
     assert [first.id for first in ranking.leaders([*lucky, *unlucky, *cut, *rival], "train")] == ["rival"]
@@ -62,14 +66,99 @@ def test_many_batches_that_are_too_small_are_not_ranked():
     assert not entry.ranked
 
 
+def test_a_batch_ranks_by_its_number_of_seeds():
+    runs = [run.model_copy(update={"seed": 7 + i % 9}) for i, run in enumerate(batch_runs("a", [1.0] * 12))]
+    (entry,) = ranking.group_entries(ranking.group_batches(runs))
+    assert (entry.num_seeds, entry.num_solved_seeds, entry.ranked) == (9, 9, False)
+
+
+def entries_of(*names: str, **changes: Any) -> list[ranking.Entry]:
+    """Ranked entries in this order of their ERTs."""
+    runs = [run for i, name in enumerate(names) for run in batch_runs(name, [1.0 + i] * 10, **changes)]
+    return ranking.ranked_entries(runs, "train")
+
+
+def decided(entries: list[ranking.Entry], *pairs: tuple[int, int]) -> set[Any]:
+    """The decided pairs of these entries, the faster one first."""
+    return {(entries[faster].contestant, entries[slower].contestant) for faster, slower in pairs}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "ranks"),
+    [
+        ([], [1, 1, 1, 1]),
+        ([(0, 1)], [1, 2, 2, 2]),
+        ([(0, 3)], [1, 1, 1, 2]),
+        ([(0, 2), (1, 3)], [1, 1, 2, 2]),
+        ([(0, 1), (1, 2), (2, 3)], [1, 2, 3, 4]),
+        ([(0, 1), (0, 2), (0, 3)], [1, 2, 2, 2]),
+        ([(3, 0)], [1, 1, 1, 1]),
+    ],
+)
+def test_a_new_rank_begins_with_the_first_entry_that_was_found_slower_than_one_of_the_rank_above(pairs, ranks):
+    entries = entries_of("a", "b", "c", "d")
+    assert ranking.shared_ranks(entries, decided(entries, *pairs)) == ranks
+
+
+@functools.cache
+def six_entries() -> list[ranking.Entry]:
+    return entries_of(*"abcdef")
+
+
+@given(st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5))))
+def test_a_rank_holds_no_two_entries_that_were_told_apart_and_no_step_is_without_a_comparison(pairs):
+    entries = six_entries()
+    ranks = ranking.shared_ranks(entries, decided(entries, *pairs))
+    assert ranks[0] == 1
+    for slower in range(1, 6):
+        above = [faster for faster in range(slower) if (faster, slower) in pairs]
+        assert all(ranks[faster] < ranks[slower] for faster in above)
+        step = ranks[slower] - ranks[slower - 1]
+        assert step == any(ranks[faster] == ranks[slower - 1] for faster in above)
+
+
+def test_entries_that_solved_nothing_share_the_last_rank():
+    runs = [
+        *batch_runs("good", [9.0] * 10),
+        *batch_runs("a", [1.0] * 10, outcome=lambda i: "missed"),
+        *batch_runs("b", [1.0] * 10, outcome=lambda i: "missed"),
+    ]
+    entries = ranking.ranked_entries(runs, "train")
+    assert [entry.id for entry in entries] == ["good", "a", "b"]
+    assert ranking.shared_ranks(entries, set()) == [1, 2, 2]
+
+
+def test_finished_comparisons_tell_their_contestants_apart_unless_they_contradict_each_other():
+    plans = [example_agenda(day) for day in (1, 2, 3)]
+    plan, *_ = plans
+    key_a, key_b = (ranking.contestant_key(side, "Example CPU") for side in (plan.a, plan.b))
+
+    def pairs(*verdicts: str) -> set[Any]:
+        conclusions = [example_conclusion(plan, verdict) for plan, verdict in zip(plans, verdicts, strict=False)]
+        return ranking.decided_pairs([*plans, example_agenda(4, b=None)], conclusions)
+
+    assert pairs() == set()
+    assert pairs("not decided") == set()
+    assert pairs("faster", "not decided", "faster") == {(key_a, key_b)}
+    assert pairs("slower") == {(key_b, key_a)}
+    assert pairs("faster", "not decided", "slower") == set()
+
+
+def test_an_entry_is_the_contestant_of_a_comparison_with_equal_settings_source_and_machine_class():
+    side = example_agenda().a
+    same: Any = {"settings": side.settings | {"muon_iterations": 3.0}, "source_sha256": side.source_sha256}
+    (entry,) = entries_of("a", **same)
+    assert entry.contestant == ranking.contestant_key(side, "Example CPU")
+    assert entry.contestant != ranking.contestant_key(side, "Another CPU")
+
+
 def test_the_standing_of_an_attempt_is_one_line():
     runs = batch_runs("a", [1.0] * 10)
     single = example_run(run_id="single", batch=None)
     assert "not ranked" in ranking.describe_standing(single, [single])
     assert "no ranked batch" in ranking.describe_standing(single, [single])
     line = ranking.describe_standing(single, [*runs, single])
-    assert "train: a leads with ERT 1.00 s" in line
-    assert "total: a leads with ERT 6.00 s" in line
+    assert line.endswith("; best ERT by train: 1.00 s, a; best ERT by total: 6.00 s, a")
     assert "\n" not in line
 
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.storage.comparison_schema import PairedPlan, Record, Reproduction, Side
+from bench.storage.comparison_schema import Conclusion, PairedPlan, Record, Reproduction, Side
 from bench.storage.records import RecordFolder
-from bench.storage.schema import Batch, Check, Hardware, Run, Software
+from bench.storage.schema import Batch, Check, ColdStart, Hardware, Run, Software
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,7 +93,8 @@ def batch_runs(
 ) -> list[Run]:
     """A batch with these seconds of `train`, each with 5 s more in total; `outcome` is asked for each index.
 
-    Batches of unlike names are those of unlike contestants, unless `changes` gives them one `config_hash`.
+    Every batch has the same seeds in a row. Batches of unlike names are those of unlike contestants, unless `changes`
+    gives them one `config_hash`.
     """
     config_hash = changes.setdefault("config_hash", name)
     changes.setdefault("settings", {"track": "add3", "variant": config_hash})
@@ -104,6 +105,7 @@ def batch_runs(
             seconds=example_seconds(train=train, total=train + 5),
             outcome=outcome(i),
             config=name,
+            seed=7 + i,
             **changes,
         )
         for i, train in enumerate(trains)
@@ -225,3 +227,41 @@ def example_agenda(day: int = 1, **changes: Any) -> PairedPlan:
         "started_at": datetime(2026, 1, day, tzinfo=UTC),
     }
     return PairedPlan(**values | changes)
+
+
+def example_conclusion(
+    of: PairedPlan, verdict: str = "slower", solved: tuple[int, int] = (10, 10), **changes: Any
+) -> Conclusion:
+    """The result of a comparison of ten pairs, with the number of solved attempts of side a and side b."""
+    sides = [
+        {"attempts": 10, "solved": count, "clean": 10, "ert_train_seconds": 20.0, "ert_total_seconds": 27.0}
+        for count in solved
+    ]
+    values: dict[str, Any] = {
+        "id": of.id,
+        "verdict": verdict,
+        "p_value": 0.0123,
+        "ert_ratio": 1.25,
+        "ert_ratio_95": (1.1, 1.4),
+        "drift": None,
+        "pairs_needed": None,
+        "a": sides[0],
+        "b": sides[1],
+    }
+    return Conclusion(**values | changes)
+
+
+def example_cold_start(**changes: Any) -> ColdStart:
+    values: dict[str, Any] = {
+        "machine_class": "Example CPU, 2 cores",
+        "config": "add3-cpu",
+        "source_sha256": "a" * 64,
+        "attempts": 3,
+        "clean": 5,
+        "cold_total_seconds": 4.0,
+        "warm_total_seconds": 1.5,
+        "cold_read_bytes": 200 * 2**20,
+        "warm_read_bytes": 0,
+        "measured_at": datetime(2026, 1, 31, tzinfo=UTC),
+    }
+    return ColdStart(**values | changes)
