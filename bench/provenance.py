@@ -80,7 +80,7 @@ def harness_sha256(root: Path = ROOT) -> str:
 
 
 def first_seed(*parts: str) -> int:
-    """The first 31 bits of the sha256 of `parts`, so that nobody can choose a seed; for a batch, of its two hashes."""
+    """The first 31 bits of the sha256 of `parts`: the default seed of a single attempt, from its two hashes."""
     return int.from_bytes(hashlib.sha256("".join(parts).encode()).digest()[:4]) >> 1
 
 

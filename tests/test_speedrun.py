@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import speedrun
 from bench import __main__ as commands
 from bench.storage.journal import Journal
+from bench.storage.results import paired_plans_file
 from curriculum import Curriculum
 from data import get_track
 from tests.support.attempts import attempt_here
@@ -550,7 +551,7 @@ def test_running_out_of_memory_ends_as_an_error(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_batch_runs_every_attempt_in_a_process_of_its_own_with_seeds_in_a_row(tmp_path):
+def test_a_batch_runs_every_attempt_in_a_process_of_its_own_with_the_seeds_of_its_plan(tmp_path):
     status, _, errors = run("--results", str(tmp_path), "--attempts", "2", *SHORT)
     (yardstick, *runs), _ = Journal(tmp_path).read()
     assert (status, len(runs)) == (1, 2), errors
@@ -559,5 +560,8 @@ def test_a_batch_runs_every_attempt_in_a_process_of_its_own_with_seeds_in_a_row(
     assert [filed.batch.index for filed in runs] == [0, 1]
     assert {filed.batch.planned for filed in runs} == {2}
     assert len({filed.batch.id for filed in runs}) == 1
-    assert runs[1].seed == runs[0].seed + 1
+    (plan,), faults = paired_plans_file(tmp_path).read()
+    assert faults == []
+    assert [filed.seed for filed in runs] == plan.seeds
+    assert (plan.id, plan.command, plan.pairs, plan.b) == (runs[0].batch.id, "speedrun", 2, None)
     assert runs[0].config_hash == runs[1].config_hash

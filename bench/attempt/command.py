@@ -25,7 +25,7 @@ from bench.interrupts import NOTHING_FILED
 from bench.processes import BATCH_VARIABLE, PIPE_VARIABLE
 from bench.storage.journal import Journal
 from bench.storage.results import runs_for_estimates
-from bench.storage.schema import Batch, Run, SchemaModel, new_id
+from bench.storage.schema import Run, SchemaModel
 from bench.streams import lost_output, print_data, print_error
 
 
@@ -120,25 +120,36 @@ def print_plans(settings_type: type, description: str) -> None:
 def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) -> int:
     """Run the yardstick and a batch of attempts, each in its own process; all are filed. Returns the exit status.
 
-    `plan` is the first attempt's, the others differ in the seed; `arguments` is the command line of the batch.
+    The attempts differ from `plan` in their seeds; `arguments` is the command line of the batch.
     """
+    # Imported here, because a single attempt does without them.
+    from bench.experiments.paired_plan import Experiment, participant, plan_experiment
     from bench.report import leaderboard
     from bench.stats.ranking import RANKED_FROM
 
-    journal, batch_id = Journal(plan.request.results), new_id(plan.config)
-    with cli.reject_unwritable(plan.request.results):
-        journal.recover()
-        with journal.lock():
-            pass
+    journal = Journal(plan.request.results)
     _, without_attempts = cli.split_option(arguments, "--attempts")
     _, without_batch = cli.split_option(without_attempts, "--results")
     # With --json this process prints the runs, because it completes them.
     attempt_arguments = tuple(argument for argument in without_batch if argument != "--json")
     contestant = Contestant(Path(sys.argv[0]), attempt_arguments, lost_run(plan))
-    tasks = [yardstick_task(contestant.script, plan.device.type, batch_id)]
-    for index in range(num_attempts):
-        batch = Batch(id=batch_id, command="speedrun", planned=num_attempts, index=index)
-        tasks.append(Task(contestant, (plan.seed + index) % 2**31, batch))
+    experiment = Experiment(
+        "speedrun",
+        participant(contestant, plan.config, None),
+        None,
+        None,
+        num_attempts,
+        is_finished=lambda plan, runs: True,
+        results=journal.results,
+    )
+    with cli.reject_unwritable(journal.results):
+        journal.recover()
+        with journal.lock():
+            pass
+        batch_plan, _ = plan_experiment(experiment)  # which draws the seeds
+    batch_id = batch_plan.id
+    attempts = [Task(contestant, seed, batch_plan.batch(index, "a")) for index, seed in enumerate(batch_plan.seeds)]
+    tasks = [yardstick_task(contestant.script, plan.device.type, batch_id), *attempts]
     runs: list[Run] = []
 
     def on_filed(run: Run) -> None:

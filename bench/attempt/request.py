@@ -72,7 +72,7 @@ class Request:
     seed: int | None = None
     """Seed of all random numbers; by default the first 31 bits of sha256(config_hash + source_sha256)."""
     attempts: int | None = None
-    """Run a batch of this many attempts, each in its own process; their seeds are derived from config and source."""
+    """Run a batch of this many attempts, each in its own process; their seeds are drawn when it begins."""
     results: PathArgument = ROOT / "results"
     """Folder of the journal, the board and the weights."""
     journal: bool = True
@@ -213,6 +213,6 @@ def check_request(request: Request) -> None:
     if not 1 <= request.attempts <= MAX_ATTEMPTS:
         raise UsageError(f"--attempts {request.attempts}: a batch has 1 to {MAX_ATTEMPTS:,} attempts")
     if request.seed is not None:
-        raise UsageError("--seed: the seeds of a batch are derived from config and source; leave the option out")
+        raise UsageError("--seed: nobody chooses the seeds of a batch, they are drawn at random; leave the option out")
     if not request.journal:
         raise UsageError("--no-journal: every attempt of a batch is journalled; leave the option out")

@@ -15,7 +15,6 @@ from bench.errors import UsageError
 from bench.experiments.comparison import conclude_comparison, is_concluded, show_comparison
 from bench.experiments.launcher import check_may_rank
 from bench.experiments.paired_plan import Experiment, Participant, resolve_side
-from bench.provenance import first_seed
 from bench.report import leaderboard
 
 MAX_PAIRS = 10_000
@@ -33,7 +32,7 @@ class Arguments:
     b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
     """The config or record that A is compared with."""
     pairs: int = 10
-    """Pairs of attempts. Fewer than 6 cannot decide; 6 decide only when nearly all favour one side."""
+    """Pairs of attempts. Fewer than 6 cannot decide; 6 decide only when all favour one side."""
     clock: ClockName = "train"
     """The clock that decides."""
     why: WhyOption = None
@@ -62,14 +61,12 @@ def main(arguments: Arguments) -> int:
                 raise UsageError(f"{arguments.a} and {arguments.b} cannot be compared: their {what}s differ")
         if contestant_key(a) == contestant_key(b):
             print_progress("both sides are the same config and source: the comparison shows only the noise of the test")
-        hashes = [digest for side, _ in (a, b) for digest in (side.config_hash, side.source_sha256)]
         experiment = Experiment(
             "compare",
             a,
             b,
             arguments.clock,
             arguments.pairs,
-            first_seed=lambda number: first_seed(*hashes, str(number)),
             is_finished=lambda plan, runs: is_concluded(plan, results),
             results=results,
             why=why,

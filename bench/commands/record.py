@@ -33,14 +33,15 @@ from bench.experiments.comparison import (
     Comparison,
     conclude_comparison,
     evaluate_comparison,
+    filed_conclusion,
     show_comparison,
     summarize_batch,
 )
 from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, prepare_each
 from bench.experiments.launcher import SCRIPT, Refusal, check_may_rank
-from bench.experiments.paired_plan import Experiment, resolve_side, runs_by_side
+from bench.experiments.paired_plan import Experiment, resolve_side
+from bench.experiments.paired_runs import runs_by_side
 from bench.formatting import batch_line
-from bench.provenance import first_seed
 from bench.report import leaderboard
 from bench.report.main_track import FIRST_OF_CLASS
 from bench.report.readme import PAGE
@@ -61,7 +62,8 @@ class Arguments:
     """Run a batch of a config in pairs with the standing record, and file it as the new record when it is faster.
 
     Without a standing record on this machine class, the batch runs alone: it is the first of its class, and compared
-    with nothing. An interrupted batch resumes when the same command is run again. Commit the files that are listed at
+    with nothing. What is unclear counts against the config: a pair is run again only when the standing record's attempt
+    was disturbed. An interrupted batch resumes when the same command is run again. Commit the files that are listed at
     the end; docs/RULES.md and CONTRIBUTING.md say what makes a record and where to send it.
     """
 
@@ -75,7 +77,8 @@ class Arguments:
     name: TextArgument = None
     """End of the name of the record's folder; by default the config and the clock."""
     noisy: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Continue when the machine is not quiet; the record says so."""
+    """Begin on a machine that is not quiet, and let attempts of the standing record count that were disturbed; the
+    record says so."""
     device: DeviceOption = "auto"
     engine: EngineOption = "local"
     address: AddressOption = None
@@ -161,10 +164,10 @@ def record_on(executor: Executor, arguments: Arguments) -> int:
             opponent,
             arguments.clock,
             arguments.pairs,
-            first_seed=lambda number: first_seed(planned.config_hash, planned.source_sha256),
             is_finished=lambda plan, runs: is_finished(plan, runs, results),
             results=results,
             why=arguments.why,
+            noisy=arguments.noisy,
             executor=executor,
         )
         plan, runs = run_paired_experiment(experiment)
@@ -185,7 +188,7 @@ def decide(
     results = arguments.results
     batch_runs, _ = runs_by_side(plan, runs)
     comparison = None if standing is None else conclude_comparison(plan, runs, results)
-    refusal = reason_against(batch_runs, comparison, arguments.noisy)
+    refusal = reason_against(batch_runs, comparison)
     if refusal is not None:
         leaderboard.refresh(results)
         if comparison is not None:
@@ -194,7 +197,7 @@ def decide(
         print_line(f"no record: {refusal}")
         return 1
     solved = [run for run in batch_runs if run.outcome == "solved"]
-    solved.sort(key=lambda run: getattr(run.seconds, plan.clock))
+    solved.sort(key=lambda run: getattr(run.seconds, arguments.clock))
     median = solved[(len(solved) - 1) // 2]  # the lower of the two for an even number
     record = make_record(arguments, plan, batch_runs, median, comparison, standing)
     assert median.weights is not None  # a solved attempt keeps its weights, except in a matrix or a search
@@ -218,14 +221,19 @@ def decide(
 
 
 def is_finished(plan: PairedPlan, runs: Sequence[Run], results: Path) -> bool:
-    """Whether a complete batch is filed as a record, or cannot become one even with `--noisy`."""
+    """Whether a complete batch is filed as a record, or its comparison is concluded and it is none."""
     if any(record_folder.record.batch == plan.id for record_folder in read_records(results)[0]):
         return True
-    comparison = None if plan.b is None else evaluate_comparison(plan, runs)
-    return reason_against(runs_by_side(plan, runs)[0], comparison, noisy=True) is not None
+    comparison = None
+    if plan.b is not None:
+        conclusion = filed_conclusion(plan, results)
+        if conclusion is None:
+            return False
+        comparison = evaluate_comparison(plan, runs, conclusion)
+    return reason_against(runs_by_side(plan, runs)[0], comparison) is not None
 
 
-def reason_against(batch_runs: Sequence[Run], comparison: Comparison | None, noisy: bool) -> str | None:
+def reason_against(batch_runs: Sequence[Run], comparison: Comparison | None) -> str | None:
     """Why a batch is not a record; None when it is one."""
     if not any(run.outcome == "solved" for run in batch_runs):
         return "no attempt solved the track"
@@ -233,11 +241,8 @@ def reason_against(batch_runs: Sequence[Run], comparison: Comparison | None, noi
         if not any(run.outcome == "solved" for run in comparison.b):
             return "the standing record solved nothing here; see its messages in the journal"
         if comparison.verdict != "faster":
-            return f"the verdict against the standing record is: {comparison.verdict}"
-    unclean = sum(run.machine.clean is not True for run in batch_runs)
-    if unclean and not noisy:
-        share = f"{unclean} of {len(batch_runs)} attempts"
-        return f"{share} ran on a machine that was not quiet; --noisy files the record nevertheless"
+            level = f"comparison number {comparison.plan.number}, level {comparison.level:.2g}"
+            return f"the verdict against the standing record is: {comparison.verdict} ({level})"
     return None
 
 
@@ -266,6 +271,8 @@ def make_record(
         ert_ratio=None if comparison is None else comparison.ratio,
         ert_ratio_95=None if comparison is None else comparison.ratio_95,
         p_value=None if comparison is None else comparison.p_value,
+        level=None if comparison is None else comparison.level,
+        number=None if comparison is None else plan.number,
         noisy=any(run.machine.clean is not True for run in batch_runs),
         median_run=median.run_id,
     )

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,8 @@ from bench.commands.options import DEFAULT_RESULTS, ResultsOption
 from bench.commands.paired_experiment import run_paired_experiment
 from bench.errors import UsageError
 from bench.experiments.comparison import bounded_interval, summarize_batch
-from bench.experiments.paired_plan import Experiment, resolve_side, runs_by_side
+from bench.experiments.paired_plan import Experiment, resolve_side
+from bench.experiments.paired_runs import runs_by_side
 from bench.formatting import ratio_text, verdict_text
 from bench.provenance import harness_sha256
 from bench.stats.descriptive import solve_rates_agree
@@ -61,7 +61,6 @@ def main(arguments: Arguments) -> int:
             None,
             record.clock,
             arguments.attempts,
-            first_seed=lambda number: random.SystemRandom().randrange(2**31),
             is_finished=lambda plan, runs: any(line.batch == plan.id for line in reproductions.read()[0]),
             results=results,
         )

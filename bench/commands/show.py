@@ -127,9 +127,10 @@ def show_plan(plan: PairedPlan, arguments: Arguments) -> None:
         raise UsageError("--json: a comparison is not in the journal; its line is in comparisons.jsonl")
     if arguments.settings:
         raise UsageError("--settings: a comparison has two sides; name one of its runs")
-    from bench.experiments.comparison import evaluate_comparison, show_comparison  # imports NumPy
+    from bench.experiments.comparison import evaluate_comparison, filed_conclusion, show_comparison  # imports NumPy
 
-    comparison = evaluate_comparison(plan, Journal(arguments.results).read()[0])
+    conclusion = filed_conclusion(plan, arguments.results)
+    comparison = evaluate_comparison(plan, Journal(arguments.results).read()[0], conclusion)
     show_comparison(comparison)
     print(comparison.verdict)
 

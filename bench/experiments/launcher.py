@@ -17,12 +17,13 @@ A command and an attempt communicate by this protocol. Snapshots of old records 
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def yardstick_task(
 
 
 def run_tasks(
-    tasks: Sequence[Task],
+    tasks: Iterable[Task],
     journal: Journal,
     on_filed: Callable[[Run], None],
     run_task: Callable[[Task, Journal], tuple[Run, bool]] | None = None,
@@ -144,7 +145,7 @@ def run_tasks(
     """Run the attempts that the journal does not hold yet, one after the other, and file each.
 
     Args:
-        tasks: of one batch, or of batches with the same id.
+        tasks: of one batch, or of batches with the same id; each is taken when the one before it has been filed.
         on_filed: called with each run, including those that the journal already held.
         run_task: runs one attempt; `run_attempt` by default.
 
@@ -152,10 +153,11 @@ def run_tasks(
         KeyboardInterrupt: this process was interrupted; the current attempt is filed first, if it had begun.
         UsageError: another process is running the same batch.
     """
-    runs = []
-    with supervised(journal, tasks[0].batch.id):
+    runs, remaining = [], iter(tasks)
+    first = next(remaining)
+    with supervised(journal, first.batch.id):
         filed_runs = {run.batch: run for run in journal.read()[0] if run.batch is not None}
-        for task in tasks:
+        for task in itertools.chain([first], remaining):
             # The attempt may have gone on after its command was killed.
             run = filed_runs.get(task.batch) or journal.collect(task.batch, functools.partial(complete_run, task, None))
             interrupted = False

@@ -1,14 +1,16 @@
 """Paired plans: attempts of one contestant, or of two in pairs, that a command writes down before it runs them.
 
-`agenda.jsonl` has a line for each `compare`, `record` and `replay`. The line fixes the number of attempts, their seeds
-and their order. So an interrupted command can be resumed, and an abandoned one stays visible.
+`agenda.jsonl` has a line for each `compare`, `record` and `replay`, and for each batch of `speedrun.py`. The line fixes
+the number of attempts, their seeds, and the level of the test. So an interrupted command can be resumed, and an
+abandoned one stays visible.
 """
 
 import contextlib
 import dataclasses
+import itertools
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from datetime import UTC, datetime
 from operator import attrgetter
 from pathlib import Path
@@ -20,14 +22,15 @@ from bench.config import config_names, is_toml_file, settings_key
 from bench.errors import UsageError, nearest_hint
 from bench.experiments.executors import Executor, ExecutorLost
 from bench.experiments.launcher import SCRIPT, Contestant, NotBegun, Task, run_tasks, yardstick_task
+from bench.experiments.paired_runs import DISTURBED, PairedRuns, paired_runs
 from bench.formatting import attempt_line, expected_text, interrupted_line, yardstick_line
+from bench.stats.levels import LEVEL, fewest_pairs, record_level
 from bench.storage.comparison_schema import PairedPlan, Side
 from bench.storage.journal import Journal
 from bench.storage.records import find_record, is_record, record_names, unpack_source
 from bench.storage.results import paired_plans_file, runs_for_estimates
-from bench.storage.schema import Run, SideName, new_id
+from bench.storage.schema import Batch, Run, SideName, new_id
 
-SIDES: tuple[SideName, ...] = ("a", "b")
 THIS_MACHINE = Executor()
 
 
@@ -42,15 +45,15 @@ class Participant(NamedTuple):
 class Experiment:
     """What a command asks for: attempts of one contestant, or of two in pairs."""
 
-    command: Literal["compare", "record", "replay"]
+    command: Literal["speedrun", "compare", "record", "replay"]
     a: Participant
     b: Participant | None  # the opponent, if any
-    clock: ClockName
+    clock: ClockName | None
     pairs: int
-    first_seed: Callable[[int], int]  # from the number in the series to the seed of the first pair; the others follow
     is_finished: Callable[[PairedPlan, Sequence[Run]], bool]  # whether a plan with all attempts needs nothing more
     results: Path
     why: str | None = None  # one line about what is tried and why
+    noisy: bool | None = None  # of a record: attempts count although the machine was not quiet
     executor: Executor = THIS_MACHINE
 
 
@@ -121,35 +124,59 @@ def normalize_why(text: str | None) -> str | None:
 def plan_experiment(experiment: Experiment) -> tuple[PairedPlan, bool]:
     """File a plan for an experiment, or find its unfinished one; also returns whether the plan is resumed.
 
-    An unfinished plan keeps the `why` with which it was filed; another number of pairs is a UsageError.
+    An unfinished plan keeps the `why` and the `noisy` with which it was filed; another number of pairs is a UsageError,
+    and so is a new plan that cannot reach its level. A batch of `speedrun.py` is never resumed.
     """
     file, identity = paired_plans_file(experiment.results), attrgetter("command", "clock", "machine_class", "a", "b")
     with file.lock():
         filed_plans, _ = file.read()
-        runs, _ = Journal(experiment.results).read()
         plan = new_plan(experiment, filed_plans)
-        latest = next((filed for filed in reversed(filed_plans) if identity(filed) == identity(plan)), None)
+        latest = None
+        if experiment.command != "speedrun":
+            latest = next((filed for filed in reversed(filed_plans) if identity(filed) == identity(plan)), None)
         if latest is not None:
-            num_runs, num_attempts = sum(map(len, runs_by_side(latest, runs))), len(latest.batches())
-            if num_runs < num_attempts or not experiment.is_finished(latest, runs):
-                if latest.pairs != plan.pairs:
-                    raise UsageError(
-                        f"{latest.id} of the same contestants was planned with {latest.pairs} and is not finished "
-                        f"({num_runs} of {num_attempts} attempts); finish it with that number first"
-                    )
-                if plan.why is not None and plan.why != latest.why:
-                    filed_why = "no --why" if latest.why is None else f"--why {latest.why!r}"
-                    print_progress(f"{latest.id} was filed with {filed_why}, which is kept")
+            runs, _ = Journal(experiment.results).read()
+            filed_runs = paired_runs(latest, runs)
+            if not filed_runs.is_complete or not experiment.is_finished(latest, runs):
+                check_same_request(latest, plan, filed_runs)
                 return latest, True
+        check_level(plan)
         file.append(plan)
     return plan, False
 
 
+def check_same_request(latest: PairedPlan, plan: PairedPlan, filed_runs: PairedRuns) -> None:
+    """Raises UsageError: the unfinished plan has another number of pairs. Tells what it keeps of its own request."""
+    if latest.pairs != plan.pairs:
+        raise UsageError(
+            f"{latest.id} of the same contestants was planned with {latest.pairs} and is not finished "
+            f"({filed_runs.num_runs} of {filed_runs.num_attempts} attempts); finish it with that number first"
+        )
+    if plan.why is not None and plan.why != latest.why:
+        filed_why = "no --why" if latest.why is None else f"--why {latest.why!r}"
+        print_progress(f"{latest.id} was filed with {filed_why}, which is kept")
+    if plan.noisy != latest.noisy and latest.noisy is not None:
+        print_progress(f"{latest.id} was filed {'with' if latest.noisy else 'without'} --noisy, which is kept")
+
+
+def check_level(plan: PairedPlan) -> None:
+    """Raises UsageError, which names the pairs needed: a record whose pairs cannot reach its level."""
+    if plan.command != "record" or plan.b is None or plan.level is None:
+        return
+    needed = fewest_pairs(plan.level)
+    if plan.pairs < needed:
+        raise UsageError(
+            f"--pairs {plan.pairs}: as comparison number {plan.number} against {plan.b.name} this record has the level "
+            f"{plan.level:.2g}, which fewer than {needed} pairs cannot reach; add --pairs {needed}"
+        )
+
+
 def new_plan(experiment: Experiment, filed_plans: Sequence[PairedPlan]) -> PairedPlan:
     command, pairs, planned = experiment.command, experiment.pairs, experiment.a.contestant.planned
-    if planned.machine.class_ is None:
+    if planned.machine.class_ is None and command != "speedrun":
         raise UsageError(f"{command}: the machine class is unknown, because the CPU could not be identified")
-    generator = random.SystemRandom()
+    has_challenger = command == "record" and experiment.b is not None
+    seeds = draw_seeds(pairs + (pairs // 2 if has_challenger else 0))
     plan = PairedPlan(
         id=new_id(planned.config),
         command=command,
@@ -157,18 +184,24 @@ def new_plan(experiment: Experiment, filed_plans: Sequence[PairedPlan]) -> Paire
         track=planned.track,
         clock=experiment.clock,
         device=planned.device,
-        machine_class=planned.machine.class_,
+        machine_class=planned.machine_class_name,
         pairs=pairs,
-        seeds=[],
-        first=[SIDES[0] if experiment.b is None else generator.choice(SIDES) for _ in range(pairs)],
+        seeds=seeds[:pairs],
+        spare_seeds=seeds[pairs:] if has_challenger else None,
+        noisy=experiment.noisy,
         a=experiment.a.side,
         b=None if experiment.b is None else experiment.b.side,
         started_at=datetime.now(UTC),
         why=experiment.why,
     )
     number = 1 + sum(filed.series() == plan.series() for filed in filed_plans)
-    seeds = [(experiment.first_seed(number) + index) % 2**31 for index in range(pairs)]
-    return plan.model_copy(update={"number": number, "seeds": seeds})
+    level = None if plan.b is None else record_level(number) if has_challenger else LEVEL
+    return plan.model_copy(update={"number": number, "level": level})
+
+
+def draw_seeds(number: int) -> list[int]:
+    """Distinct seeds of 31 bits from the system's randomness, so that nobody can choose or foresee them."""
+    return random.SystemRandom().sample(range(2**31), number)
 
 
 # -----------------------------------------------------------------------------
@@ -180,23 +213,36 @@ def run_experiment(plan: PairedPlan, resumed: bool, experiment: Experiment) -> N
 
     Attempts are left after KeyboardInterrupt and ExecutorLost. A UsageError: another process is running the plan.
     """
-    executor, a, b = experiment.executor, experiment.a, experiment.b or experiment.a  # or: no batch is of side b
-    tasks = [
-        Task((b if batch.side == "b" else a).contestant, plan.seeds[batch.index], batch) for batch in plan.batches()
-    ]
+    executor, journal = experiment.executor, Journal(experiment.results)
+    contestants: dict[SideName, Contestant] = {"a": experiment.a.contestant}
+    if experiment.b is not None:
+        contestants["b"] = experiment.b.contestant
     yardstick = yardstick_task(SCRIPT, plan.device, plan.id, executor.resolve)
-    runs, _ = Journal(experiment.results).read()
-    filed = {run.batch for run in runs}
-    pending = [task for task in (yardstick, *tasks) if task.batch not in filed]
-    planned = [task.contestant.planned for task in pending]
+    runs, _ = journal.read()
+    filed, before = {run.batch for run in runs if run.batch is not None}, paired_runs(plan, runs)
+    planned = [
+        contestants[side].planned
+        for index in range(before.num_pairs)
+        for side in before.sides
+        if plan.batch(index, side) not in filed
+    ]
+    num_left, has_yardstick = len(planned), yardstick.batch in filed
+    planned += [] if has_yardstick else [yardstick.contestant.planned]
     expected = expected_text(runs_for_estimates(experiment.results, planned), planned)
-    num_left = len(pending) - (yardstick in pending)
     remaining = f", {num_left} left" if resumed else ""
     print_progress(
-        f"{'resuming' if resumed else 'beginning'} {plan.id}: {len(tasks)} attempts{remaining}"
-        f"{' and the yardstick' if yardstick in pending else ''}, {expected}"
+        f"{'resuming' if resumed else 'beginning'} {plan.id}: {before.num_attempts} attempts{remaining}"
+        f"{'' if has_yardstick else ' and the yardstick'}, {expected}"
     )
     done: list[Run] = []
+
+    def tasks() -> Iterator[Task]:
+        yield yardstick
+        for index in itertools.count():
+            if index == paired_runs(plan, done).num_pairs:  # a pair that is run again is one more
+                return
+            for side in order_of_sides(plan, index, filed, journal):
+                yield Task(contestants[side], plan.seed(index), plan.batch(index, side))
 
     def print_run(run: Run) -> None:
         batch = run.batch_of(plan.command)
@@ -204,8 +250,13 @@ def run_experiment(plan: PairedPlan, resumed: bool, experiment: Experiment) -> N
             print_progress(yardstick_line(run))
             return
         done.append(run)
+        so_far = paired_runs(plan, done)
         side = f"pair {batch.index + 1}{batch.side}  " if plan.b is not None else ""
-        print_progress(f"{len(done)}/{len(tasks)}  {side}{attempt_line(run)}")
+        print_progress(f"{len(done)}/{so_far.num_attempts}  {side}{attempt_line(run)}")
+        if batch.index in so_far.repeated:
+            is_last = so_far.repeated.index(batch.index) >= len(so_far.spare_seeds)
+            follows = "no seed is left to run it again" if is_last else "it is run again with another seed"
+            print_progress(f"pair {batch.index + 1} does not count, {DISTURBED}; {follows}")
 
     def run_task(task: Task, journal: Journal) -> tuple[Run, bool]:
         if executor.is_lost:
@@ -213,23 +264,35 @@ def run_experiment(plan: PairedPlan, resumed: bool, experiment: Experiment) -> N
         return executor.run_attempt(task, journal, quietly=False)
 
     try:
-        run_tasks([yardstick, *tasks], Journal(experiment.results), print_run, run_task)
+        run_tasks(tasks(), journal, print_run, run_task)
     except KeyboardInterrupt as interrupt:
         if done and done[-1].outcome in ("interrupted", "lost") and not isinstance(interrupt, NotBegun):
-            print_progress(interrupted_line(len(done), done, plan.clock))
-        print_progress(f"interrupted after {len(done)} of {len(tasks)} attempts; run the same command again to resume")
+            is_opponent = plan.spare_seeds is not None and done[-1].batch is not None and done[-1].batch.side == "b"
+            if is_opponent:
+                print_progress(
+                    "the opponent's attempt was interrupted: its pair is run again if the challenger solves it"
+                )
+            else:
+                print_progress(interrupted_line(len(done), done, plan.clock or "train"))
+        num_attempts = paired_runs(plan, done).num_attempts
+        print_progress(
+            f"interrupted after {len(done)} of {num_attempts} attempts; run the same command again to resume"
+        )
         raise
 
 
-def runs_by_pair(plan: PairedPlan, runs: Sequence[Run]) -> tuple[dict[int, Run], dict[int, Run]]:
-    """The runs of side a and of side b, by the index of their pair, in its order."""
-    by_batch = {run.batch: run for run in runs if run.batch is not None and run.batch.id == plan.id}
-    batches = [batch for batch in sorted(plan.batches(), key=lambda batch: batch.index) if batch in by_batch]
-    a, b = ({batch.index: by_batch[batch] for batch in batches if batch.side == side} for side in SIDES)
-    return a, b
+def order_of_sides(plan: PairedPlan, index: int, filed: Set[Batch], journal: Journal) -> list[SideName]:
+    """The sides of a pair in the order in which they run; drawn now, so that nobody can know it before.
 
-
-def runs_by_side(plan: PairedPlan, runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """The runs of side a and of side b, in the order of their pairs."""
-    a, b = runs_by_pair(plan, runs)
-    return list(a.values()), list(b.values())
+    A side whose attempt has begun comes first, so that a pair that was broken off is finished. Older plans hold the
+    order of each pair.
+    """
+    if plan.b is None:
+        return ["a"]
+    sides: list[SideName] = ["a", "b"]
+    if plan.first is not None:
+        first = plan.first[index]
+        return sorted(sides, key=lambda side: side != first)
+    random.SystemRandom().shuffle(sides)
+    begun = filed | {run.batch for _, run in journal.read_marks() if run.batch is not None}
+    return sorted(sides, key=lambda side: plan.batch(index, side) not in begun)

@@ -62,7 +62,7 @@ def sections(comparisons: Sequence[Tried]) -> dict[tuple[str, str], list[Tried]]
     """The comparisons by track and clock, tracks in numerical order; within a section the order stays."""
     grouped: dict[tuple[str, str], list[Tried]] = defaultdict(list)
     for tried in comparisons:
-        grouped[tried.plan.track, tried.plan.clock].append(tried)
+        grouped[tried.plan.track, tried.plan.clock or ""].append(tried)
 
     def order(key: tuple[str, str]) -> list[tuple[str, int]]:
         return [(word, int(digits or 0)) for word, digits in re.findall(r"(\D+)(\d*)", " ".join(key))]

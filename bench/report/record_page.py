@@ -4,11 +4,11 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.experiments.paired_plan import runs_by_side
+from bench.experiments.paired_runs import runs_by_side
 from bench.formatting import UNKNOWN, ask_command, changed_settings, middle
 from bench.report.render import render_template
 from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
-from bench.storage.comparison_schema import PairedPlan, Record
+from bench.storage.comparison_schema import Conclusion, PairedPlan, Record
 from bench.storage.records import RecordFolder
 from bench.storage.results import FiledResults
 from bench.storage.schema import Run
@@ -20,6 +20,7 @@ def record_pages(results_data: FiledResults, example_prompt: Callable[[Record], 
     `example_prompt` returns a problem of a record's track, for the command that asks its model.
     """
     plans = {plan.id: plan for plan in results_data.paired_plans}
+    conclusions = {conclusion.id: conclusion for conclusion in results_data.conclusions}
     folders = {folder.record.name: folder for folder in results_data.records}
     pages = {}
     for folder in results_data.records:
@@ -29,7 +30,7 @@ def record_pages(results_data: FiledResults, example_prompt: Callable[[Record], 
             runs, _ = runs_by_side(plan, results_data.runs)
             yardstick = results_data.yardsticks.get(plan.id)
             pages[folder.folder / "README.md"] = render_record_page(
-                folder, predecessor, plan, runs, yardstick, example_prompt(record)
+                folder, predecessor, plan, conclusions.get(plan.id), runs, yardstick, example_prompt(record)
             )
     return pages
 
@@ -38,6 +39,7 @@ def render_record_page(
     record_folder: RecordFolder,
     predecessor: RecordFolder | None,
     plan: PairedPlan,
+    conclusion: Conclusion | None,
     runs: Sequence[Run],
     yardstick: Run | None,
     example_prompt: str,
@@ -46,6 +48,7 @@ def render_record_page(
 
     Args:
         predecessor: the record that this one beat; None for the first of its board.
+        conclusion: of the comparison with it.
         runs: the attempts of the record's batch.
         yardstick: the run of the frozen config beside the batch.
         example_prompt: a problem of the track.
@@ -62,6 +65,7 @@ def render_record_page(
         "record",
         record=record,
         plan=plan,
+        conclusion=conclusion,
         runs=runs,
         replays=record_folder.reproductions.read()[0],
         medians=medians_text(runs),

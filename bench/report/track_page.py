@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.experiments.paired_runs import PairedRuns, paired_runs
 from bench.formatting import commit_text, markdown_label, number, outcome_text
 from bench.report.peers import is_on_page
 from bench.stats.expected_time import expected_time_to_success
@@ -73,24 +74,17 @@ def render_track_page(track: str, machines: Mapping[str, Sequence[Run]], results
 
 def comparisons(
     track: str, machine_class: str, runs: Sequence[Run], results_data: FiledResults
-) -> list[tuple[PairedPlan, Conclusion | None, int | None]]:
+) -> list[tuple[PairedPlan, Conclusion | None, PairedRuns | None]]:
     """The comparisons of one track on one machine class, newest first.
 
-    Each is a plan, its conclusion (None if it is not finished), and then the number of attempts so far.
+    Each is a plan, its conclusion (None if it is not finished), and then its attempts so far.
     """
     conclusions = {conclusion.id: conclusion for conclusion in results_data.conclusions}
     return [
-        (plan, conclusions.get(plan.id), None if plan.id in conclusions else count_attempts(plan, runs))
+        (plan, conclusions.get(plan.id), None if plan.id in conclusions else paired_runs(plan, runs))
         for plan in reversed(results_data.paired_plans)
         if plan.b is not None and (plan.track, plan.machine_class) == (track, machine_class)
     ]
-
-
-def count_attempts(plan: PairedPlan, runs: Sequence[Run]) -> int:
-    """The number of attempts that both sides of a comparison have made."""
-    from bench.experiments.paired_plan import runs_by_side  # imported on use, because it takes time
-
-    return sum(map(len, runs_by_side(plan, runs)))
 
 
 def single_row(run: Run) -> str:

@@ -25,7 +25,7 @@ class RunBatch:
 
     @property
     def finished(self) -> bool:
-        return len(self.runs) == self.planned
+        return len(self.runs) >= self.planned  # more in a record, of which some pairs were run again
 
     @property
     def ranked(self) -> bool:
@@ -99,7 +99,7 @@ def group_batches(runs: Iterable[Run]) -> list[RunBatch]:
     groups: dict[tuple[str, int, str, str, str | None], dict[int, Run]] = defaultdict(dict)
     for run in runs:
         batch = run.batch_of(*RANKED_COMMANDS)
-        # Side b of a record's pairs runs with the seeds of side a, not with those derived from its own hashes.
+        # Side b of a record's pairs has no fixed number of attempts: those that were disturbed are run again.
         if batch is not None and batch.side != "b":
             key = (batch.id, batch.planned, run.config_hash, run.source_sha256, run.machine.class_)
             groups[key].setdefault(batch.index, run)

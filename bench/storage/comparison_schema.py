@@ -4,7 +4,7 @@ import math
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, NonNegativeInt
 
 from bench.clock import ClockName
 from bench.storage.schema import SCHEMA, Batch, Interval, SchemaModel, SettingValues, SideName
@@ -51,6 +51,8 @@ class Record(SchemaModel):
     ert_ratio: FiniteFloat | None  # ERT over that of the predecessor in the same pairs, on the record's clock
     ert_ratio_95: Interval | None
     p_value: FiniteFloat | None
+    level: FiniteFloat | None = None  # that the p-value had to reach; null: 0.05, or no predecessor
+    number: int | None = None  # of its comparison in the series against the predecessor; null: see the plan
     noisy: bool  # filed although the machine was not quiet all the time
     median_run: str  # id of the run whose weights are filed
     weights_sha256: str
@@ -99,34 +101,40 @@ class Side(SchemaModel):
 
 
 class PairedPlan(SchemaModel):
-    """A comparison, or a batch without an opponent, fixed before its first attempt; a line of `agenda.jsonl`."""
+    """A comparison, or a batch without an opponent, fixed before its first attempt; a line of `agenda.jsonl`.
+
+    Seeds are drawn from the system's randomness. In older plans they follow from the hashes of settings and source.
+    """
 
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     id: str  # of the batch
-    command: Literal["compare", "record", "replay"]
+    command: Literal["speedrun", "compare", "record", "replay"]
     number: int = Field(ge=1)  # in the series of comparisons with this opponent on this board
     track: str
-    clock: ClockName
+    clock: ClockName | None  # that decides; null: a batch of speedrun.py, which both clocks rank
     device: str
     machine_class: str
     pairs: int = Field(ge=1)  # attempts, if there is no opponent
     seeds: list[int]  # one for each pair
-    first: list[SideName]  # the side that runs first, for each pair
+    spare_seeds: list[int] | None = None  # of a record with an opponent: for pairs that are run again, in order
+    first: list[SideName] | None = None  # the side that runs first in each pair; null: drawn when the pair begins
+    level: FiniteFloat | None = None  # of the test; null: 0.05, or no opponent
+    noisy: bool | None = None  # of a record: attempts count although the machine was not quiet; null: not told
     a: Side
     b: Side | None  # the opponent, if any
     started_at: datetime
     why: str | None = None  # what side a changes and why, in one line
 
-    def batches(self) -> list[Batch]:
-        """The `batch` values of all attempts, in the order in which they run."""
-        batches = []
-        for index, first in enumerate(self.first):
-            second: SideName = "b" if first == "a" else "a"
-            for side in [first] if self.b is None else [first, second]:
-                batches.append(Batch(id=self.id, command=self.command, planned=self.pairs, index=index, side=side))
-        return batches
+    def batch(self, index: int, side: SideName) -> Batch:
+        """The `batch` value of an attempt; those of speedrun.py have no side."""
+        named = None if self.command == "speedrun" else side
+        return Batch(id=self.id, command=self.command, planned=self.pairs, index=index, side=named)
 
-    def series(self) -> tuple[str, ClockName, str, tuple[str, str] | None]:
+    def seed(self, index: int) -> int:
+        """The seed of a pair; the indices of pairs that are run again follow those of the planned ones."""
+        return [*self.seeds, *(self.spare_seeds or ())][index]
+
+    def series(self) -> tuple[str, ClockName | None, str, tuple[str, str] | None]:
         """The key of a series of comparisons: the board (track, clock, machine class) and the opponent's hashes."""
         opponent = None if self.b is None else (self.b.config_hash, self.b.source_sha256)
         return self.track, self.clock, self.machine_class, opponent
@@ -138,9 +146,16 @@ class Conclusion(SchemaModel):
     id: str  # of the paired plan
     verdict: Verdict  # about side a, on the plan's clock
     p_value: FiniteFloat
+    level: FiniteFloat | None = None  # of the test; null: 0.05
+    number: int | None = None  # in the series of comparisons with this opponent; null: see the plan
+    reason: str | None = None  # why it is not decided, beside the p-value
+    repeated: NonNegativeInt | None = None  # pairs that do not count, because the opponent was disturbed
+    # Attempts of a and of b that count with fewer seconds in the ratio, because a step of theirs took unusually long.
+    # Null: there was no such limit, and the statistic of the test was the log ratio of the ERTs.
+    capped: tuple[NonNegativeInt, NonNegativeInt] | None = None
     ert_ratio: FiniteFloat | None  # ERT of a over that of b; null if one of them never solved
     ert_ratio_95: Interval | None
     drift: FiniteFloat | None
     pairs_needed: int | None
-    a: BatchSummary
+    a: BatchSummary  # of the pairs that count
     b: BatchSummary

@@ -1,13 +1,19 @@
-"""The command line of an attempt: the edges that it announces to the command that started it."""
+"""The command line of an attempt: the edges that it announces, and the plan of a batch."""
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 from bench.attempt import command
+from bench.attempt.plan import make_plan
+from bench.experiments.launcher import Contestant, Task
 from bench.processes import PIPE_VARIABLE
+from bench.storage.results import paired_plans_file
+from bench.storage.schema import Batch
 from bench.streams import lenient
+from settings import Settings
 from tests.support.examples import example_run
 
 
@@ -42,3 +48,32 @@ def test_a_plan_that_is_cut_off_by_a_full_disk_is_an_error_and_one_that_nobody_r
             assert command.print_answer("speedrun.py", example_run()) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "speedrun.py: standard output is incomplete: No space left on device"
+
+
+def test_a_batch_files_its_plan_with_drawn_seeds_before_its_first_attempt(tmp_path, monkeypatch, capsys):
+    options = ["--device", "cpu", "--kernel", "torch", "--attempts", "3", "--results", str(tmp_path)]
+    plan, begun = make_plan(Settings, options, ""), []
+
+    def run_tasks(tasks, journal, on_filed):
+        begun.append((tasks, paired_plans_file(journal.results).read()[0]))
+        raise KeyboardInterrupt
+
+    def yardstick_task(script, device, batch_id):
+        batch = Batch(id=batch_id, command="yardstick", planned=1, index=0)
+        return Task(Contestant(Path(script), (), example_run()), 0, batch)
+
+    monkeypatch.setattr(command, "run_tasks", run_tasks)
+    monkeypatch.setattr(command, "yardstick_task", yardstick_task)
+    for _ in range(2):
+        assert command.run_batch(plan, 3, options) == 130
+    (first, (filed,)), (second, (_, again)) = begun
+    for (yardstick, *tasks), batch_plan in ((first, filed), (second, again)):
+        assert (batch_plan.command, batch_plan.clock, batch_plan.b, batch_plan.level) == ("speedrun", None, None, None)
+        assert yardstick.batch.id == batch_plan.id
+        assert [task.seed for task in tasks] == batch_plan.seeds
+        assert [task.batch.index for task in tasks] == [0, 1, 2]
+        assert {(task.batch.id, task.batch.planned, task.batch.side) for task in tasks} == {(batch_plan.id, 3, None)}
+    assert filed.id != again.id, "a batch that was broken off is not continued"
+    assert not set(filed.seeds) & set(again.seeds)
+    assert plan.seed not in filed.seeds
+    assert "0 of 3 attempts were started" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from bench.attempt.recertify import Recertification, UnusableWeights
 from bench.commands import replay
 from bench.errors import UsageError
 from bench.storage.records import read_records
+from bench.storage.results import paired_plans_file
 from bench.storage.schema import Certificate
 from tests.support.examples import example_certificate, example_run
 
@@ -53,6 +54,7 @@ def test_a_replay_runs_the_snapshot_with_fresh_seeds_and_files_a_reproduction(ar
     assert len(replay_runs) == 4
     assert {run.source_sha256 for run in replay_runs} == {record_folder.record.source_sha256}
     assert not seeds & {run.seed for run in replay_runs}
+    assert [run.seed for run in replay_runs] == paired_plans_file(arena.results).read()[0][-1].seeds
     assert "reached on 1 machine class" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,17 @@ def test_an_entry_tells_what_was_tried_and_what_it_came_to():
     ]
     assert entries(faster) == []
     assert "None yet." in faster
+
+
+def test_an_entry_tells_the_number_the_level_the_caps_and_why_nothing_was_decided():
+    unclear = agenda()
+    told: dict[str, Any] = {"level": 0.05 / 6, "number": 2, "capped": (1, 0), "reason": "6 pairs do not count"}
+    others, _ = page((unclear, conclusion(unclear, "not decided", **told)))
+    assert entries(others)[0][2:4] == [
+        "not decided: ERT ratio 1.250 [1.100, 1.400] (1 and 0 attempts capped), p = 0.0123 (number 2, level 0.0083), "
+        "10 pairs, solved 10/10 against 10/10",
+        "not decided, because 6 pairs do not count",
+    ]
 
 
 def test_what_is_not_decided_is_not_faster():

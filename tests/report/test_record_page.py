@@ -42,7 +42,7 @@ def test_a_track_without_held_out_problems_has_no_held_out_errors(folder):
     certificate = example_certificate(problems=1, heldout_problems=0, heldout_errors=0)
     plan = example_agenda(id=folder.record.batch)
     runs = batch_runs(plan.id, [1.0], command="compare", certificate=certificate)
-    runs = [run.model_copy(update={"batch": plan.batches()[0]}) for run in runs]
+    runs = [run.model_copy(update={"batch": plan.batch(0, "a")}) for run in runs]
     results = FiledResults(runs, records=[folder], paired_plans=[plan])
     text = record_pages(results, lambda record: "")[folder.folder / "README.md"]
     assert "| 7 | solved | 0 | — | 700 |" in text

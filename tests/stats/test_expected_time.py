@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.stats.expected_time import attempt_costs, count_solved_seeds, expected_time_to_success
+from bench.stats.expected_time import (
+    attempt_costs,
+    challenger_costs,
+    cost_caps,
+    count_solved_seeds,
+    expected_time_to_success,
+)
 from bench.storage.schema import Run
 from tests.support.examples import example_run, example_seconds
 
@@ -149,3 +155,40 @@ def test_repeating_a_seed_moves_no_more_than_its_own_vote(attempts: list[tuple[i
     runs = [*others, *(run.model_copy(update={"seed": 1}) for run in with_seeds(*attempts))]
     assert 2 <= count_solved_seeds(runs) <= 3
     assert 20 / 3 <= expected_time_to_success(runs, "train") <= (20 + 1000) / 2
+
+
+# -----------------------------------------------------------------------------
+# in comparisons
+
+
+def test_a_challenger_s_unclear_attempts_are_charged_the_larger_limit_of_both_sides() -> None:
+    kinds = ("solved", "missed", "lost", "interrupted", "error", "timeout")
+    runs = [attempt(outcome, 20.0).model_copy(update={"settings": {"max_seconds": 50.0}}) for outcome in kinds]
+    opponents = [attempt("solved", 20.0).model_copy(update={"settings": {"max_seconds": 80.0}})]
+    assert challenger_costs(runs, opponents, "train") == [20.0, 20.0, 80.0, 80.0, 80.0, 20.0]
+    slower = [attempt("solved", 300.0)]
+    assert challenger_costs(runs, slower, "train")[2:5] == [300.0, 300.0, 300.0]
+    assert challenger_costs([], [], "train") == []
+
+
+def side(*trains: float, steps: int = 100, outcome: str = "solved", other: float = 5.0) -> list[Run]:
+    """Attempts of these seconds of `train` and `other` seconds beside it."""
+    return [
+        example_run(outcome=outcome, steps=steps, seconds=example_seconds(train=train, total=train + other))
+        for train in trains
+    ]
+
+
+def test_a_solved_attempt_is_capped_at_three_times_the_usual_seconds_for_its_steps() -> None:
+    """The usual ones are 10 s for 100 steps; the third attempt trained for twice as many."""
+    runs = [*side(10.0, 10.0), *side(20.0, steps=200), *side(200.0)]
+    assert cost_caps(runs, "train") == [30.0, 30.0, 60.0, 30.0]
+    assert cost_caps(runs, "total") == [45.0, 45.0, 75.0, 45.0]
+
+
+def test_misses_and_attempts_of_unknown_steps_have_no_cap() -> None:
+    runs = [*side(10.0, 10.0), *side(200.0, outcome="missed"), *side(10.0)]
+    runs[-1] = runs[-1].model_copy(update={"steps": None})
+    assert cost_caps(runs, "train") == [30.0, 30.0, math.inf, math.inf]
+    assert cost_caps([attempt("lost", None)], "train") == [math.inf]
+    assert cost_caps([], "total") == []

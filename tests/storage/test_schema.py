@@ -3,6 +3,7 @@
 import json
 import math
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from bench.storage import schema
 from bench.storage.comparison_schema import Record
+from bench.storage.results import conclusions_file, paired_plans_file
 from bench.storage.schema import Batch, Machine, Run, new_id
 from tests.support.examples import (
     HARDWARE,
@@ -253,11 +255,20 @@ def test_the_expected_time_of_a_record_is_that_of_its_clock_and_infinite_if_noth
     assert Record.model_validate_json(record.model_dump_json()) == record
 
 
-def test_a_paired_plan_lists_the_attempts_of_each_pair_in_its_order() -> None:
-    plan = example_agenda(pairs=2, seeds=[1, 2], first=["b", "a"])
-    assert [(batch.index, batch.side) for batch in plan.batches()] == [(0, "b"), (0, "a"), (1, "a"), (1, "b")]
-    alone = plan.model_copy(update={"b": None, "first": ["a", "a"]})
-    assert [(batch.index, batch.side) for batch in alone.batches()] == [(0, "a"), (1, "a")]
+def test_a_paired_plan_names_the_attempts_and_the_seed_of_each_pair() -> None:
+    plan = example_agenda(pairs=2, seeds=[7, 8], spare_seeds=[9])
+    assert plan.batch(1, "b") == Batch(id=plan.id, command="compare", planned=2, index=1, side="b")
+    assert [plan.seed(index) for index in range(3)] == [7, 8, 9]
+    batch = plan.model_copy(update={"command": "speedrun"})
+    assert batch.batch(0, "a").side is None
+
+
+def test_plans_and_conclusions_from_before_there_were_levels_still_read() -> None:
+    results = Path(__file__).parents[2] / "results"
+    for reader in (paired_plans_file(results), conclusions_file(results)):
+        lines, faults = reader.read()
+        assert faults == []
+        assert [line for line in lines if line.level is None]
 
 
 @pytest.mark.parametrize(
