@@ -1,10 +1,11 @@
 """What a trainer trains on and when it stops: batches, checks, end-of-round evaluations and hard examples.
 
 Training proceeds in rounds. A round ends with an evaluation on many training problems. While the model errs on one of
-them, or is right with too large a loss, another round follows in which a share of each batch replays the hardest of
+them, or is right by too small a margin, another round follows in which a share of each batch replays the hardest of
 them (after Loshchilov and Hutter, Online batch selection, 2015).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -27,7 +28,8 @@ class Evaluation(NamedTuple):
 
     problems: Tensor  # (N, W)
     losses: Tensor  # (N,) float32, the largest loss of a character in each answer, nats
-    num_errors: int  # problems whose completion, decoded as by the certificate, is wrong
+    num_errors: int  # problems whose completion is wrong
+    smallest_margin: float = math.inf  # of a right answer's logits over the largest other one; inf if many are right
 
     @property
     def is_99_percent(self) -> bool:
@@ -37,7 +39,8 @@ class Evaluation(NamedTuple):
     def joined(self, other: "Evaluation") -> "Evaluation":
         """Return both evaluations as one; a problem in both is counted twice."""
         problems, losses = torch.cat([self.problems, other.problems]), torch.cat([self.losses, other.losses])
-        return Evaluation(problems, losses, self.num_errors + other.num_errors)
+        margin = min(self.smallest_margin, other.smallest_margin)
+        return Evaluation(problems, losses, self.num_errors + other.num_errors, margin)
 
     def hardest(self, count: int) -> Tensor:
         """Return the `count` problems with the largest losses, or all if there are fewer, (M, W)."""
@@ -50,7 +53,7 @@ class Split(NamedTuple):
     problems: int
     errors: int
     loss: float  # mean over the tokens with a target, nats
-    max_loss: float  # largest loss of a token of an answer, nats
+    smallest_margin: float  # see `Evaluation`
 
 
 class CheckResult(NamedTuple):
@@ -132,11 +135,14 @@ class Curriculum:
             results.append(evaluate(self.batches.batch(part)))
             if len(parts) > 1 and not is_one_length:  # batches of other lengths have buffers of other sizes
                 release_freed_memory()
-        losses, wrong = (distributed.gather(torch.cat(each), len(problems)) for each in zip(*results, strict=True))
-        if not self.track.has_one_answer:
-            wrong = ~attempt.decode_and_grade(self.model, self.track, problems, self.generator)
+        losses, margins = (distributed.gather(torch.cat(each), len(problems)) for each in zip(*results, strict=True))
+        if self.track.has_one_answer:
+            num_errors, smallest_margin = int((margins <= 0).sum()), float(margins.amin())
+        else:
+            right = attempt.decode_and_grade(self.model, self.track, problems, self.generator)
+            num_errors, smallest_margin = int((~right).sum()), math.inf
         self.model.train()
-        return Evaluation(problems, losses, int(wrong.sum()))
+        return Evaluation(problems, losses, num_errors, smallest_margin)
 
     def evaluate_whole_texts(self, num_texts: int) -> Callable[[Batch], tuple[Tensor, Tensor]]:
         """Return a function that evaluates texts of one length; it shares what depends on the weights alone."""
@@ -166,7 +172,7 @@ class Curriculum:
                 count += num_targets
             self.model.train()
             loss = total / count
-        return Split(len(problems), evaluation.num_errors, loss, float(evaluation.losses.amax()))
+        return Split(len(problems), evaluation.num_errors, loss, evaluation.smallest_margin)
 
     def check(self, is_end: bool) -> CheckResult:
         """Evaluate the model on drawn training problems, and on all validation problems.
@@ -207,11 +213,11 @@ class Curriculum:
         if self.settings.stop_at == "99%":
             return evaluation.is_99_percent
         rate = self.settings.evaluation_max_error_rate
-        max_loss, is_right = float(evaluation.losses.amax()), evaluation.num_errors <= rate * len(evaluation.problems)
+        margin, is_right = evaluation.smallest_margin, evaluation.num_errors <= rate * len(evaluation.problems)
         if validation is not None:
-            max_loss = max(max_loss, validation.max_loss)
+            margin = min(margin, validation.smallest_margin)
             is_right = is_right and validation.errors <= rate * validation.problems
-        return is_right and (max_loss <= self.settings.evaluation_max_loss or not self.track.has_one_answer)
+        return is_right and (rate > 0 or margin >= self.settings.evaluation_min_margin)
 
     def finish(self, last_check: CheckResult) -> None:
         """Select the weights that training ends with, by the setting `checkpoint`.

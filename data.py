@@ -9,8 +9,6 @@ if __name__ == "__main__":
 
     prepare_process()
 
-import functools
-import hashlib
 import itertools
 import pkgutil
 import sys
@@ -21,9 +19,11 @@ import torch
 from torch import Tensor
 
 from bench.errors import nearest_hint
-from tracks.base import PADDING, Batch, Batches, DecodedProblems, Decoding, Track
+from tracks.base import PADDING, Batch, DecodedProblems, Decoding, Track
+from tracks.batches.base import Batches
 from tracks.controls import ControlNotApplicable, Permuted, check_control, controlled
 from tracks.descriptions import TRACKS, BatchOptions, describe_track, read_track_settings
+from tracks.registry import get_track, index_sets_sha256
 from tracks.tokenizer import decode, encode
 
 __all__ = [
@@ -44,50 +44,20 @@ __all__ = [
     "encode",
     "get_batches",
     "get_track",
+    "index_sets_sha256",
 ]
 
 # The version of the interface between tracks and trainers. It is raised with each change that older trainers cannot
 # follow. 1: a problem is a number. 2: a problem is a row of digits. 3: samplers have `nearby`. 4: a track is two
-# classes: `Track` asks and grades, `Batches` makes what is trained on.
-INTERFACE = 4
-
-
-def get_track(name: str, stored: str = "", /, **settings: bool | int | float | str) -> Track:
-    """Build a track; later calls with the same settings return the same object.
-
-    `stored` is what weights keep of a track, `Track.stored`. Raises KeyError for a name that TRACKS lacks, ValueError
-    for settings that the track cannot have.
-    """
-    return build_track(name, tuple(sorted(settings.items())), stored)
-
-
-@functools.cache
-def build_track(name: str, settings: tuple[tuple[str, bool | int | float | str], ...], stored: str = "") -> Track:
-    description = describe_track(name, dict(settings))
-    parameters = {**description.parameters, **({"stored": stored} if stored else {})}
-    track: Track = pkgutil.resolve_name(description.implementation)(description, **parameters)
-    return track
+# classes: `Track` asks and grades, `Batches` makes what is trained on. 5: the track to learn, whose ids are permuted,
+# and the seed are arguments of `train`.
+INTERFACE = 5
 
 
 def get_batches(track: Track, options: BatchOptions, device: torch.device) -> Batches:
     """Return what makes the training batches of a track; it reads no problem before the first batch."""
     batches: Batches = pkgutil.resolve_name(track.description.batches)(track, options, device)
     return batches
-
-
-def index_sets_sha256(track: Any) -> dict[str, str]:
-    """Return the sha256 of the training set and of the held-out set.
-
-    For an exhaustive track, the hash of the problems' numbers in ascending order, as little-endian int64. For other
-    tracks, the hash of the rows of a fixed sample of each set. What the numbers do not tell, such as the text to
-    memorize, follows in the hashed bytes.
-    """
-
-    def content(problems: Tensor) -> bytes:
-        rows = track.number(problems).numpy().astype("<i8") if track.exhaustive else problems.numpy()
-        return bytes(rows.tobytes() + track.data)
-
-    return {name: hashlib.sha256(content(problems)).hexdigest() for name, problems in track.sets.items()}
 
 
 def main(arguments: list[str]) -> int:

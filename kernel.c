@@ -8,6 +8,7 @@
 // s * NH + h of a row is channel s of head h, so that attention computes on vectors of heads. Matrices are row-major.
 // The suffix _t means transposed; the prefix d_ means the gradient of the loss.
 
+#include <float.h>
 #include <math.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -438,11 +439,11 @@ static void sort_queries(int T, int query_start, int64_t B, const uint8_t *texts
 
 // Forward pass and, with `sums`, backward pass of B texts of `stride` characters, with B * Q < 2**31. If `all_logits`
 // is given, it receives the logits (B, Q, VP) and nothing else is computed. Otherwise returns the sum of the losses of
-// the next characters, stores the loss and the error of each in `losses` and `wrong` (B, Q) if given, and adds the
+// the next characters, stores the loss and the margin of each in `losses` and `margins` (B, Q) if given, and adds the
 // gradients of `weight` times the sum to `sums` if given. The thread computes each count-th tile.
 static double process_texts(const Thread *thread, int T, int query_start, int64_t B, const uint8_t *texts, int stride,
                             float weight, const Weights *weights, const Table *table, float *all_logits, float *losses,
-                            uint8_t *wrong, const Sums *sums) {
+                            float *margins, const Sums *sums) {
     const int Q = T - query_start, R = T * V;
     // buffers of one tile; those of wide models would not fit on a thread's stack
     static _Thread_local _Alignas(LINE) float x[TILE * C], normed[TILE * C], normed_2[TILE * C], y[TILE * C];
@@ -492,10 +493,11 @@ static double process_texts(const Thread *thread, int T, int query_start, int64_
             float *z = logits + i * VP, maximum = z[0], total = 0;
             const int target = queries[i].text[queries[i].last + 1];
             for (int v = 1; v < V; v++) maximum = fmaxf(maximum, z[v]);
-            if (wrong) {  // greedy decoding selects the first of equal maxima
-                int predicted = 0;
-                while (predicted < V - 1 && z[predicted] < maximum) predicted++;
-                wrong[tile_order[i]] = predicted != target;
+            if (margins) {
+                float other = -FLT_MAX;  // infinity is undefined with -ffast-math
+                for (int v = 0; v < V; v++)
+                    if (v != target) other = fmaxf(other, z[v]);
+                margins[tile_order[i]] = z[target] - other;
             }
             const float target_logit = z[target] - maximum;
             for (int v = 0; v < VP; v++) {
@@ -667,12 +669,12 @@ void logits(int number, int count, int T, int query_start, int64_t B, const uint
                   NULL);
 }
 
-// Compute the loss (B, Q) of each next character of texts (B, T + 1), and whether greedy decoding would be wrong.
+// Compute the loss (B, Q) of each next character of texts (B, T + 1), and its logit less the largest other one.
 void evaluate(int number, int count, int T, int query_start, int64_t B, const uint8_t *texts, const Weights *weights,
-             uintptr_t table, float *losses, uint8_t *wrong) {
+             uintptr_t table, float *losses, float *margins) {
     const Table filled = table_at(&table, T);
     process_texts(&(Thread){number, count, NULL}, T, query_start, B, texts, T + 1, 0, weights, &filled, NULL, losses,
-                  wrong, NULL);
+                  margins, NULL);
 }
 
 // Take one step on each batch of texts (steps, B, T + 1), with learning rates `factors` (steps,) times the peak.

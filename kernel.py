@@ -144,15 +144,15 @@ class Prepared:
         return logits[..., :V]
 
     def evaluate(self, tokens: Tensor, query_start: int) -> tuple[Tensor, Tensor]:
-        """Return the loss of each predicted character of tokens (B, T + 1), and whether greedy decoding is wrong.
+        """Return the loss of each predicted character of tokens (B, T + 1), nats, and its margin, (B, Q) float32 each.
 
-        The losses (B, Q) are float32, nats; the errors (B, Q) are bool.
+        The margin is the character's logit less the largest other one.
         """
         T = tokens.size(1) - 1
         losses = torch.empty(len(tokens), T - query_start)
-        wrong = torch.empty_like(losses, dtype=torch.bool)
-        self.call("evaluate", tokens, T, query_start, losses, wrong)
-        return losses, wrong
+        margins = torch.empty_like(losses)
+        self.call("evaluate", tokens, T, query_start, losses, margins)
+        return losses, margins
 
     def call(self, name: str, tokens: Tensor, T: int, query_start: int, *outputs: Tensor) -> None:
         """Call a function of the library that reads tokens (B, T or T + 1) and fills the outputs."""

@@ -186,10 +186,10 @@ def run_on_one_text(library: Any, constants: Constants) -> str | None:
     weights = [(ctypes.c_float * size)() for size in sizes]
     addresses = (ctypes.c_void_p * len(weights))(*map(ctypes.addressof, weights))
     table, losses = (ctypes.c_float * library.table_size(T))(), (ctypes.c_float * T)()
-    text, wrong, barrier = (ctypes.c_uint8 * (T + 1))(), (ctypes.c_uint8 * T)(), (ctypes.c_int * 3)()
+    text, margins, barrier = (ctypes.c_uint8 * (T + 1))(), (ctypes.c_float * T)(), (ctypes.c_int * 3)()
     table_address = ctypes.c_void_p(ctypes.addressof(table))
     library.prepare(0, 1, barrier, T, addresses, table_address)
-    library.evaluate(0, 1, T, 0, ctypes.c_int64(1), text, addresses, table_address, losses, wrong)
+    library.evaluate(0, 1, T, 0, ctypes.c_int64(1), text, addresses, table_address, losses, margins)
     if any(not math.isclose(loss, math.log(V), rel_tol=1e-3, abs_tol=1e-3) for loss in losses):
         return f"the compiled kernel computes wrong results: a loss of {losses[0]:.4f} in place of {math.log(V):.4f}"
     return None

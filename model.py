@@ -32,6 +32,13 @@ def masked_targets(targets: Tensor, loss_mask: Tensor | None, query_start: int) 
     return targets if loss_mask is None else targets.masked_fill(~loss_mask[:, query_start:], NO_TARGET)
 
 
+def target_margins(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the logits (B, Q, V) of the targets (B, Q) less the largest other ones, (B, Q); inf without a target."""
+    index = targets.clamp(min=0)[..., None]
+    others = logits.scatter(-1, index, -torch.inf).amax(-1)
+    return (logits.gather(-1, index)[..., 0] - others).masked_fill(targets == NO_TARGET, torch.inf)
+
+
 class Transformer(nn.Module):
     """Maps token ids to logits.
 
@@ -89,8 +96,10 @@ class Transformer(nn.Module):
         return self.token, self.position, attention.qkv, attention.out, mlp.up, mlp.down, self.head_weight
 
     @torch.no_grad()
-    def initialize(self, generator: torch.Generator) -> None:
-        """Draw every weight from `generator` (on the CPU) according to its role and shape.
+    def initialize(self, normal: Callable[[str, torch.Size], Tensor]) -> None:
+        """Set every weight to normal numbers, with a standard deviation by its role and shape.
+
+        `normal` returns standard normal numbers for the weight of a name, on any device.
 
         With "identity", matrices that read the residual stream preserve its scale; matrices that write to it, and the
         head, are zero, so that every block starts as the identity (Zhang et al., Fixup, 2019). With "gpt2", all have
@@ -117,7 +126,7 @@ class Transformer(nn.Module):
                     continue
                 case _:
                     raise ValueError(f"no rule initialises the parameter {name}")
-            weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+            weight.copy_(normal(name, weight.shape) * std) if std else weight.zero_()
 
     def forward(
         self,
@@ -232,19 +241,19 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Evaluate tokens (B, T + 1) at positions after `query_start`, given the right characters before each.
 
-        Returns the largest loss of a character of each text, nats, (B,) float32, and whether greedy decoding would make
-        an error in it, (B,) bool.
+        Returns the largest loss of a character of each text, nats, and the smallest margin, (B,) float32 each. The
+        margin is the right logit less the largest other one; greedy decoding is right where it is above 0.
         """
         prepared = self.prepare(tokens.size(1) - 1, query_start, len(tokens)) if prepared is None else prepared
         if isinstance(prepared, Prepared):
-            losses, wrong = prepared.evaluate(tokens, query_start)
+            losses, margins = prepared.evaluate(tokens, query_start)
         else:
             tokens = tokens.long()
             inputs, targets = tokens[:, :-1], tokens[:, query_start + 1 :]
             is_fast = prepared is not None
             logits = self.forward_fast(inputs, query_start, prepared) if is_fast else self(inputs, query_start)
-            losses, wrong = F.cross_entropy(logits.mT, targets, reduction="none"), logits.argmax(-1) != targets
-        return losses.amax(1), wrong.any(1)
+            losses, margins = F.cross_entropy(logits.mT, targets, reduction="none"), target_margins(logits, targets)
+        return losses.amax(1), margins.amin(1)
 
     def masked_loss(
         self,
@@ -277,12 +286,11 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         next_positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `evaluate`, of the targets that have a loss; see `masked_loss`. Without any, 0 and False."""
+        """As `evaluate`, of the targets that have a loss; see `masked_loss`. Without any, 0 and infinity."""
         targets = masked_targets(targets, loss_mask, query_start)
         logits = self(tokens.long(), query_start, None, positions, next_positions)
         losses = F.cross_entropy(logits.mT, targets, reduction="none", ignore_index=NO_TARGET)
-        wrong = (logits.argmax(-1) != targets) & (targets != NO_TARGET)
-        return losses.amax(1), wrong.any(1)
+        return losses.amax(1), target_margins(logits, targets).amin(1)
 
     def answerer(self) -> Callable[..., Tensor]:
         """Return a function from ids (B, T) int64 to the float32 logits (B, V) of the next character, for decoding.

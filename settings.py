@@ -38,7 +38,7 @@ class Settings:
     threads: int = 0  # Number of CPU threads; 0 selects the number of cores.
     max_seconds: float = 600.0  # Limit of the phase `train`, seconds.
     # Alteration of the track by which `bench audit` tests the trainer; such a run is never ranked.
-    control: Literal["none", "permute", "shuffle", "poison"] = "none"
+    control: Literal["none", "shuffle", "poison"] = "none"
 
     # Number of transformer blocks; torch computes more than one, several times slower than kernel.c computes one.
     n_layer: int = 1
@@ -102,8 +102,9 @@ class Settings:
     # Whether to draw them uniformly, as for a test set, instead of by levels as for a batch.
     evaluation_uniform: bool = False
     hard_search_steps: int = 0  # Iterations of the hard-example search at the end of a round; 0 disables it.
-    evaluation_max_loss: float = 0.1  # An evaluation is passed with no error and no character's loss above this, nats.
-    # Largest share of errors with which an evaluation passes, 0..1; where several answers are right, no loss counts.
+    # An evaluation is passed with no error, and no right answer whose logit exceeds the largest other one by less.
+    evaluation_min_margin: float = 2.0
+    # Largest share of errors with which an evaluation passes, 0..1; above 0, margins do not count.
     evaluation_max_error_rate: float = 0.0
     # Number of hard examples kept for replay: those with the largest losses in the end-of-round evaluation.
     replay_problems: int = 2048
@@ -165,7 +166,7 @@ class Settings:
         counts = "threads window resume_at start_over_above warmup_steps hard_search_steps checkpoint_every decay_steps"
         self.check(counts, lambda value: 0 <= value < 2**31, "in 0..2**31")
         rates = "muon_learning_rate muon_weight_decay adam_learning_rate adam_weight_decay"
-        others = "decay_power evaluation_max_loss clip_norm num_epochs adam_epsilon grokfast_lambda max_row_norm"
+        others = "decay_power evaluation_min_margin clip_norm num_epochs adam_epsilon grokfast_lambda max_row_norm"
         self.check(f"{rates} {others}", lambda value: 0 <= value < float("inf"), "finite and at least 0")
         self.shared_among(processes=1)
         if self.track in TRACKS:

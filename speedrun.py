@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
     startup.before_imports(sys.argv[1:], __doc__)
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -30,6 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench import attempt, distributed
 from bench.clock import Clock
+from bench.judge.initial_weights import standard_normal
 from curriculum import CheckResult, Curriculum
 from data import Track, get_batches
 from inputs import StepInputs
@@ -57,7 +59,8 @@ class Trainer:
     A step neither synchronises with the device nor moves its tensors, so that it can be captured as a CUDA graph.
     """
 
-    def __init__(self, settings: Settings, track: Track, device: torch.device, dtype: torch.dtype, seed: int) -> None:
+    def __init__(self, settings: Settings, track: Track, device: torch.device, dtype: torch.dtype) -> None:
+        """`track` tells the shapes; `train` gets the one to learn, with other ids."""
         self.settings, self.track, self.device = settings, track, device
         self.steps = self.examples = 0
         if device.type == "cpu":
@@ -67,13 +70,10 @@ class Trainer:
         self.batches = get_batches(track, settings.batch_options, device)
         self.query_start = self.batches.query_start  # first position with a loss
         self.model = Transformer(settings.model_config(len(track.vocabulary), track.block_size), dtype)
-        self.weights_generator = torch.Generator().manual_seed(seed)
-        self.model.initialize(self.weights_generator)
         self.model.to(device)
 
         # inputs and outputs of a step, all at fixed addresses
-        batch_seed = int(torch.randint(2**62, (), generator=self.weights_generator))
-        self.generator = torch.Generator(device).manual_seed(batch_seed)
+        self.generator = torch.Generator(device)
         self.inputs = StepInputs(settings, self.batches)
         self.step_index = torch.zeros(1, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), device=device)
@@ -100,11 +100,6 @@ class Trainer:
         self.part_weight = torch.full((), 1 / settings.micro_batches, device=device)
         self.take_step = self.step
         self.take_steps = self.take_each_step
-
-    def state(self) -> list[Tensor]:
-        """Return every tensor that a step changes and that later steps depend on."""
-        optimizers = *self.muon.state(), *self.adam.state(), *self.update.state()
-        return [*self.model.parameters(), *optimizers, self.step_index, self.loss, *self.inputs.tensors.values()]
 
     # -------------------------------------------------------------------------
     # steps
@@ -177,10 +172,9 @@ class Trainer:
     # warm-up
 
     def warm_up(self) -> None:
-        """Compile, capture and take steps on random tokens, then restore the state."""
-        saved = [tensor.clone() for tensor in self.state()]
-        generator = torch.Generator().manual_seed(0)
-        self.inputs.randomize(generator)
+        """Compile, capture and take steps on random tokens; `begin` leaves nothing of them."""
+        self.model.initialize(lambda name, shape: torch.ones(shape))
+        self.inputs.randomize(torch.Generator().manual_seed(0))
         if self.settings.compile:
             self.model_loss = torch.compile(self.model_loss, dynamic=False)
         if distributed.size() > 1:
@@ -197,9 +191,6 @@ class Trainer:
                 self.model.evaluate(self.inputs.tensors["tokens"][0], self.batches.answer_start)
         else:
             self.take_steps(1)
-        with torch.no_grad():
-            for tensor, value in zip(self.state(), saved, strict=True):
-                tensor.copy_(value)
 
     def capture(self) -> None:
         """Capture the step as a CUDA graph, whose replay costs one launch.
@@ -220,12 +211,32 @@ class Trainer:
     # -------------------------------------------------------------------------
     # training
 
-    def train(self, watch: attempt.TrainingMonitor) -> None:
+    def begin(self, start: attempt.Start) -> None:
+        """Set everything that depends on the seed and on the ids of the track."""
+        self.track, self.seed, self.num_draws = start.track, start.seed, 0
+        self.batches = get_batches(self.track, self.settings.batch_options, self.device)
+        self.generator.manual_seed(self.seed)
+        torch.manual_seed(self.seed + distributed.rank())  # for dropout
+        self.restart()
+        if start.weights is not None:
+            self.model.load_state_dict(start.weights)
+
+    def draw_weights(self) -> None:
+        """Replace the weights by new random ones, by the law of initial weights."""
+        self.model.initialize(functools.partial(standard_normal, self.seed, self.num_draws))
+        self.num_draws += 1
+
+    def restart(self) -> None:
+        """Draw new random weights and reset the optimizers, all in place."""
+        self.draw_weights()
+        for tensor in (*self.muon.state(), *self.adam.state()):
+            tensor.zero_()
+        self.update.reset()
+
+    def train(self, watch: attempt.TrainingMonitor, start: attempt.Start) -> None:
         """Train in rounds until an end-of-round evaluation passes, or `max_rounds` is reached."""
-        if (
-            self.settings.dropout or self.settings.shared_dropout
-        ):  # it uses torch's global generator, whose state the warm-up has changed
-            torch.manual_seed(int(torch.randint(2**62, (), generator=self.weights_generator)) + distributed.rank())
+        self.begin(start)
+        watch.initialized(self.model)
         curriculum = Curriculum(self.settings, self.track, self.batches, self.model, self.generator)
         self.choose_initial_state(curriculum, watch)
         first_step = 0
@@ -253,7 +264,7 @@ class Trainer:
             watch.tick()
             return float(distributed.mean(loss(**batch, query_start=self.query_start)))
 
-        keep_best_state(self.model, self.weights_generator, self.settings.initial_states, batch_loss)
+        keep_best_state(self.model, self.draw_weights, self.settings.initial_states, batch_loss)
 
     def train_round(self, first_step: int, curriculum: Curriculum, watch: attempt.TrainingMonitor) -> CheckResult:
         """Take the steps of a round from `first_step` on; returns its last check."""
@@ -281,13 +292,6 @@ class Trainer:
             watch.check(self.steps, loss, errors, check.reached, settings.num_steps - step, asked, norm, **splits)
             if is_end or (settings.stop_at != "evaluation" and curriculum.may_stop(check)):
                 return check
-
-    def restart(self) -> None:
-        """Draw new random weights and reset the optimizers, all in place."""
-        self.model.initialize(self.weights_generator)
-        for tensor in (*self.muon.state(), *self.adam.state()):
-            tensor.zero_()
-        self.update.reset()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The clock of one attempt: named phases on a monotonic clock that begins with the process.
 
-The attempt announces each edge of a phase. A command that started the attempt timestamps these announcements on a
-clock of its own, the outer clock (bench.experiments.outer_clock): less exact, but out of the attempt's reach.
+A judge has such a clock of its own for each attempt that it starts, whose process begins with it.
 """
 
 import os
@@ -50,7 +49,7 @@ class Clock:
         """`now` is a monotonic time in seconds."""
         self.now = now
         self.synchronize: Callable[[], None] = lambda: None  # set as soon as the device is known
-        self.announce: Callable[[str], None] = lambda edge: None  # reports an edge to the outer clock
+        self.announce: Callable[[str], None] = lambda edge: None  # called with the name of each edge
         seconds_since_start, self.resolution_seconds = age()
         self.started = self.edge = now() - seconds_since_start
         self.phase: str | None = "import"

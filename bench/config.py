@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import re
 import tomllib
 import typing
@@ -31,6 +32,7 @@ RENAMED_SETTINGS = {
     "drill_share": "replay_share",
 }
 RENAMED_VALUES = {"stop_at": {"survey": "evaluation"}}
+REMOVED_SETTINGS = {"evaluation_max_loss"}  # present names of settings that trainers no longer have
 # Settings that trainers did not have before 2026-11-29, each with the value that trains as those trainers did. Settings
 # with this value are equal to settings without the key: no config changes its hash by a setting that it does not use.
 # A new setting of the trainer is entered here, with the value that changes nothing.
@@ -177,6 +179,20 @@ def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     return renamed(settings, RENAMED_SETTINGS, RENAMED_VALUES)
 
 
+def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a trainer of today takes them.
+
+    Before 2026-11-30 training stopped by the largest loss of an answer, `evaluation_max_loss`. An answer with at most
+    this loss has at least a certain margin, which takes its place.
+    """
+    named = current_names(settings)
+    loss = named.pop("evaluation_max_loss", None)
+    if loss is not None:
+        margin = round(-math.log(math.expm1(loss)), 2) if 0 < loss < math.log(2) else 0.0
+        named.setdefault("evaluation_min_margin", margin)
+    return named
+
+
 def former_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings under their first names, over which config hashes are taken."""
     names = {new: old for old, new in RENAMED_SETTINGS.items()}
@@ -195,7 +211,9 @@ def renamed(
 
 def knows_current_names(schema: type) -> bool:
     """Whether a trainer's settings have the present names; those of older records have the former ones."""
-    return {field.name for field in dataclasses.fields(schema)}.issuperset(RENAMED_SETTINGS.values())
+    return {field.name for field in dataclasses.fields(schema)}.issuperset(
+        {*RENAMED_SETTINGS.values()} - REMOVED_SETTINGS
+    )
 
 
 def read_config(path: Path, schema: type, device_type: str = "cpu") -> dict[str, Any]:
@@ -229,7 +247,15 @@ def with_current_names(values: dict[str, Any], path: Path) -> dict[str, Any]:
     for former, present in RENAMED_SETTINGS.items():
         if former in values and present in values:
             raise UsageError(f"{path}: {former} is the former name of {present}, which is set too; keep {present}")
-    return current_names(values)
+    check_loss_limit(values, path)
+    return current_settings(values)
+
+
+def check_loss_limit(values: Mapping[str, Any], path: Path) -> None:
+    """Raises UsageError: the former limit of the loss is no number."""
+    loss = current_names(values).get("evaluation_max_loss", 0.0)
+    if isinstance(loss, bool) or not isinstance(loss, (int, float)):
+        raise UsageError(f"{path}: evaluation_max_loss must be a number, got {loss!r}")
 
 
 def merged_values(
@@ -356,7 +382,7 @@ def settings_key(settings: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
     It is the same for former and present names, for 600 and 600.0, for 0.0 and -0.0, and whether or not the settings in
     ADDED_SETTINGS are given with their values there.
     """
-    return frozenset(without_added_defaults(current_names(settings)).items())
+    return frozenset(without_added_defaults(current_settings(settings)).items())
 
 
 def setting_text(value: bool | int | float | str | None) -> str:

@@ -68,19 +68,24 @@ def last_error_line(stderr: str) -> str:
 
 
 def start_python(
-    arguments: Sequence[str], variables: dict[str, str], descriptors: Sequence[int] = (), quietly: bool = False
+    arguments: Sequence[str],
+    variables: dict[str, str],
+    descriptors: Sequence[int] = (),
+    quietly: bool = False,
+    is_clean: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start this Python interpreter in a child process that shares the display of this one, unless `quietly`.
 
     Args:
         variables: added to its environment.
         descriptors: file descriptors that it inherits.
+        is_clean: its environment is `variables` alone.
     """
     restore_cores()
     output = subprocess.DEVNULL if quietly else None
     return subprocess.Popen(
         [sys.executable, *arguments],
-        env=child_environment(**variables),
+        env=variables if is_clean else child_environment(**variables),
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
         stdout=output,

@@ -25,22 +25,35 @@ def config_hash(settings: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-# Folder -> suffixes of the files in it that decide what an attempt does. Configs are covered by the config hash.
-SOURCE = {"": (".py", ".c"), "tracks": (".py",), "recipes": (".py",)}
-HARNESS = {"bench": (".py", ".jinja")}
+# Folder -> suffixes of the files in and below it that decide what an attempt does, without those of the other side.
+# Configs are covered by the config hash. The judge's part of the tracks belongs to the harness.
+Kinds = Mapping[str, tuple[str, ...]]
+SOURCE: Kinds = {"": (".py", ".c"), "tracks/batches": (".py",), "recipes": (".py",)}
+HARNESS: Kinds = {"bench": (".py", ".jinja"), "tracks": (".py",)}
+# Snapshots without the folder tracks/batches are older than the judge; there, all tracks belonged to the contestant.
+FORMER_SOURCE: Kinds = {"": (".py", ".c"), "tracks": (".py",), "recipes": (".py",)}
+FORMER_HARNESS: Kinds = {"bench": (".py", ".jinja")}
+
+
+def kinds(root: Path) -> tuple[Kinds, Kinds]:
+    """The files of contestant and harness in a source tree."""
+    return (SOURCE, HARNESS) if (root / "tracks" / "batches").is_dir() else (FORMER_SOURCE, FORMER_HARNESS)
 
 
 def source_files(root: Path = ROOT) -> list[Path]:
-    """The files of the contestant: the trainer and all project modules that it imports from outside `bench/`."""
-    return files_of(SOURCE, root)
+    """The files of the contestant: the trainer and all project modules that it alone needs."""
+    source, _ = kinds(root)
+    return files_of(source, root)
 
 
 def harness_files(root: Path = ROOT) -> list[Path]:
-    """The code and templates in `bench/`."""
-    return files_of(HARNESS, root)
+    """The code and templates in `bench/`, and the judge's part of the tracks."""
+    source, harness = kinds(root)
+    theirs = set(files_of(source, root))
+    return [path for path in files_of(harness, root) if path not in theirs]
 
 
-def files_of(kinds: Mapping[str, tuple[str, ...]], root: Path) -> list[Path]:
+def files_of(kinds: Kinds, root: Path) -> list[Path]:
     return [
         path
         for folder, suffixes in kinds.items()
@@ -51,7 +64,7 @@ def files_of(kinds: Mapping[str, tuple[str, ...]], root: Path) -> list[Path]:
 
 def is_source(path: str) -> bool:
     """Whether a path relative to the root names a file of contestant or harness, even one that has been deleted."""
-    return path.endswith((SOURCE | HARNESS).get(path.split("/")[0] if "/" in path else "", ()))
+    return path.endswith({**SOURCE, **HARNESS}.get(path.split("/")[0] if "/" in path else "", ()))
 
 
 def copy_files(paths: Iterable[Path], root: Path, folder: Path) -> None:

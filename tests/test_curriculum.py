@@ -45,7 +45,7 @@ def test_after_few_errors_the_next_round_resumes_and_replays_the_hardest_of_the_
     settings = replace(SMALL, max_rounds=2, replay_share=0.5)
     evaluations = record_evaluations(monkeypatch)
     batches = batches_of(build(settings))
-    problems, losses, _ = next(each for each in evaluations if len(each.problems) > SMALL.check_problems)
+    problems, losses, *_ = next(each for each in evaluations if len(each.problems) > SMALL.check_problems)
     assert 400 < len(problems) <= 500
     assert len(batches) == SMALL.num_steps + 2
     hardest = set(TRACK.number(problems[losses.topk(20).indices]).tolist())
@@ -194,10 +194,10 @@ def test_hard_example_search_finds_the_hardest_problem_without_drawing_it(monkey
 # decisions
 
 
-@pytest.mark.parametrize(("errors", "loss", "stops"), [(0, 0.1, True), (0, 0.2, False), (1, 0.1, False)])
-def test_training_stops_after_an_evaluation_without_an_error_or_a_large_loss(errors, loss, stops, monkeypatch):
-    fake_evaluations(monkeypatch, errors, 0.0, loss)
-    trainer = build(replace(SMALL, max_rounds=2, evaluation_max_loss=0.12))
+@pytest.mark.parametrize(("errors", "margin", "stops"), [(0, 1.6, True), (0, 1.4, False), (1, 1.6, False)])
+def test_training_stops_after_an_evaluation_without_an_error_or_a_small_margin(errors, margin, stops, monkeypatch):
+    fake_evaluations(monkeypatch, errors, 0.0, 0.1, margin)
+    trainer = build(replace(SMALL, max_rounds=2, evaluation_min_margin=1.5))
     trainer.train(Monitor())
     assert trainer.steps == SMALL.num_steps + (0 if stops else 2)
 

@@ -34,7 +34,7 @@ def test_the_version_of_the_interface_is_a_literal_that_audits_can_read() -> Non
     assert all(hasattr(data, name) for name in ("Batch", "Batches", "Track", "TRACKS", "get_batches"))
     assert TRACKS.get("add3").is_stream is False
     assert TRACKS.get("add0") is None
-    assert re.search(r"^INTERFACE = 4$", (ROOT / "data.py").read_text(), re.MULTILINE)
+    assert re.search(r"^INTERFACE = 5$", (ROOT / "data.py").read_text(), re.MULTILINE)
 
 
 # -----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from bench.attempt.certify import all_completions
+from bench.attempt.completions import all_completions
 from bench.commands import ask, board
 from bench.storage import weights
 from bench.storage.journal import Journal

@@ -17,8 +17,8 @@ from kernel import Optimizers, Prepared
 from model import Transformer
 from optim import AdamW, Muon, kernel_optimizers
 from settings import Settings
-from speedrun import Trainer
 from tests.support.models import random_model
+from tests.support.small_trainer import SeededTrainer
 
 CPU = torch.device("cpu")
 SHAPES = [
@@ -126,23 +126,23 @@ def test_an_evaluation_finds_what_the_plain_model_finds(shape: dict, threads: in
     texts = random_texts(301, 12, model.config.vocab_size)
     for first in (0, 7):
         model.kernel = None
-        losses, wrong = model.evaluate(texts, first)
+        losses, margins = model.evaluate(texts, first)
         model.use_kernel(threads)
-        found_losses, found_wrong = model.evaluate(texts.to(torch.uint8), first)
+        found_losses, found_margins = model.evaluate(texts.to(torch.uint8), first)
         assert_close(found_losses, losses, rtol=1e-4, atol=1e-5)
-        assert torch.equal(found_wrong, wrong)
-        assert 0 < wrong.sum() <= 301
+        assert_close(found_margins, margins, rtol=1e-4, atol=1e-5)
+        assert 0 < (margins <= 0).sum() <= 301
 
 
 @needs_compiler
-def test_of_characters_that_are_as_likely_the_first_is_written() -> None:
+def test_characters_that_are_as_likely_have_no_margin() -> None:
     model, texts = fitting_model(), random_texts(301, 12)
     with torch.no_grad():
         model.head.zero_()
     plain = model.evaluate(texts[:, :6], 4)[1]
     model.use_kernel(1)
     assert torch.equal(model.evaluate(texts[:, :6], 4)[1], plain)
-    assert torch.equal(plain, texts[:, 5] != 0)
+    assert not plain.any()
 
 
 @needs_compiler
@@ -306,13 +306,13 @@ def test_it_trains_in_bfloat16() -> None:
 # training
 
 
-def trained(name: Any, tied: bool, counts: list[int], dtype: torch.dtype = torch.float32) -> Trainer:
+def trained(name: Any, tied: bool, counts: list[int], dtype: torch.dtype = torch.float32) -> SeededTrainer:
     """Steps of a trainer, so many together, on drawn problems."""
     sizes: dict[str, Any] = {"n_head": 4, "n_embd": 32, "n_hidden": 48, "tied": tied}
     rates: dict[str, Any] = {"muon_learning_rate": 0.02, "adam_learning_rate": 0.005}
     settings = Settings(kernel=name, threads=2, num_steps=20, warmup_steps=3, batch_size=64, **sizes, **rates)
     track = get_track("add3")
-    trainer = Trainer(settings, track, CPU, dtype, seed=1)
+    trainer = SeededTrainer(settings, track, CPU, dtype, seed=1)
     threads = torch.get_num_threads()
     trainer.warm_up()
     torch.set_num_threads(threads)

@@ -98,6 +98,6 @@ def test_a_command_that_only_reads_imports_neither_torch_nor_scipy(arguments, tm
 def test_the_hardware_record_is_json_and_the_trainer_says_how_it_uses_the_machine(capsys):
     assert commands.main(["hardware", "--device", "cpu"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert set(shown) == {"class", "precision", "checks", "peak", "hardware", "software"}
+    assert set(shown) == {"class", "precision", "checks", "peak", "cold_start", "hardware", "software"}
     assert shown["hardware"]["cores"] >= 1
     assert re.fullmatch(r"(bfloat16|float32) \(.+\), kernel (c|torch) \(.+\)", shown["precision"])

@@ -11,7 +11,7 @@ from memory_estimate import CPU_EVALUATION_BYTES, backward_bytes, evaluation_bat
 from model import Transformer
 from model_config import ModelConfig
 from settings import Settings
-from speedrun import Trainer
+from tests.support.small_trainer import SeededTrainer
 
 WIDE = Settings(
     track="add20",
@@ -60,7 +60,7 @@ def test_the_activations_of_a_step_are_those_that_torch_keeps_for_the_backward_p
     changes: dict, has_all_losses: bool
 ) -> None:
     settings = replace(WIDE, **{"loss_on": "all", "norm": "layer"} | changes)
-    trainer = Trainer(settings, get_track("add20"), torch.device("cpu"), torch.float32, 0)
+    trainer = SeededTrainer(settings, get_track("add20"), torch.device("cpu"), torch.float32, 0)
     weights = {weight.untyped_storage().data_ptr() for weight in trainer.model.parameters()}
     kept: dict[int, int] = {}
 

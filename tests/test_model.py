@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from layers import ACTIVATIONS, Norm, attend_in_products
 from model import Transformer
 from model_config import ModelConfig
-from tests.support.models import example_settings, random_model
+from tests.support.models import example_settings, normal_numbers, random_model
 
 SHAPES = [
     {"n_layer": 1},
@@ -319,7 +319,7 @@ def test_the_parameters_are_those_that_can_be_counted_by_hand(n_layer: int, n_he
 
 def initialized(seed: int, **changes) -> dict[str, Tensor]:
     model = Transformer(ModelConfig(**example_settings(**changes)))
-    model.initialize(torch.Generator().manual_seed(seed))
+    model.initialize(normal_numbers(seed))
     return model.state_dict()
 
 
@@ -436,7 +436,7 @@ def test_dropout_falls_on_embeddings_attention_and_what_the_blocks_add(monkeypat
 
 def test_an_untrained_model_prefers_no_character() -> None:
     model = Transformer(ModelConfig(**example_settings()))
-    model.initialize(torch.Generator().manual_seed(0))
+    model.initialize(normal_numbers(0))
     assert not model(random_ids(4, 11)).any()
 
 
@@ -444,7 +444,7 @@ def test_a_parameter_without_an_initialisation_rule_is_an_error() -> None:
     model = Transformer(ModelConfig(**example_settings()))
     model.blocks[0].scale = torch.nn.Parameter(torch.ones(16))
     with pytest.raises(ValueError, match=r"no rule initialises the parameter blocks\.0\.scale"):
-        model.initialize(torch.Generator().manual_seed(0))
+        model.initialize(normal_numbers(0))
 
 
 # -----------------------------------------------------------------------------

@@ -75,12 +75,12 @@ def test_a_padded_batch_has_the_loss_and_the_gradients_of_its_texts_one_by_one(
 def test_a_padded_batch_is_evaluated_as_its_texts_one_by_one(side: str, has_positions: bool) -> None:
     batch, model = Batch(side), random_model(n_layer=2)
     positions = batch.positions if has_positions else None
-    losses, wrong = model.masked_evaluate(batch.tokens, batch.targets, batch.loss_mask, 0, positions)
+    losses, margins = model.masked_evaluate(batch.tokens, batch.targets, batch.loss_mask, 0, positions)
     rows = range(len(LENGTHS))
     assert_close(losses, torch.stack([batch.alone(model, row).max() for row in rows]), rtol=1e-4, atol=1e-5)
-    assert wrong.tolist() == [batch.wrong_alone(model, row) for row in rows]
+    assert (margins <= 0).tolist() == [batch.wrong_alone(model, row) for row in rows]
     batch.targets[batch.loss_mask] = model(batch.tokens, positions=positions).argmax(-1)[batch.loss_mask]
-    assert not model.masked_evaluate(batch.tokens, batch.targets, batch.loss_mask, 0, positions)[1].any()
+    assert (model.masked_evaluate(batch.tokens, batch.targets, batch.loss_mask, 0, positions)[1] > 0).all()
 
 
 def test_without_a_mask_every_target_counts() -> None:
@@ -96,9 +96,9 @@ def test_a_text_of_padding_alone_is_finite_and_has_no_gradient() -> None:
     batch.positions[1], batch.loss_mask[1] = -1, False
     model.masked_loss(batch.tokens, batch.targets, batch.loss_mask, 0, batch.positions).backward()
     assert all(weight.grad.isfinite().all() for weight in model.parameters())
-    losses, wrong = model.masked_evaluate(batch.tokens, batch.targets, batch.loss_mask, 0, batch.positions)
+    losses, margins = model.masked_evaluate(batch.tokens, batch.targets, batch.loss_mask, 0, batch.positions)
     assert losses.isfinite().all()
-    assert (losses[1], wrong[1]) == (0, False)
+    assert (losses[1], margins[1]) == (0, torch.inf)
 
 
 def test_positions_are_those_of_the_tokens_wherever_the_text_stands() -> None:

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from bench.commands.record import RESOLVED_BY_MACHINE
 from bench.commands.tracks import default_config
-from bench.config import current_names, find_config, flat_settings, read_config, track_of
+from bench.config import current_settings, find_config, flat_settings, read_config, track_of
 from bench.storage.records import read_records
 from bench.storage.results import weights_sha256
 from bench.storage.samplings import samplings_file
@@ -50,9 +50,13 @@ def test_constraints_are_exact_versions_within_the_ranges():
 
 
 # From the bottom up: a package imports only from those before it. Modules directly in bench/ are `base`, save two.
-LAYERS = ("base", "storage", "machine", "stats", "formatting", "experiments", "report", "attempt", "audit", "commands")
+LAYERS = (
+    *("base", "storage", "machine", "stats", "judge", "formatting", "experiments", "report", "attempt", "audit"),
+    "commands",
+)
 MOST_LEVELS = 9
-MAY_IMPORT_THE_TRAINER = {"storage", "attempt", "audit", "commands"}  # its model and its tracks, for certificates
+MAY_IMPORT_THE_TRAINER = {"storage", "attempt", "audit", "commands"}  # its model, and what draws batches
+MAY_IMPORT_TRACKS = {*MAY_IMPORT_THE_TRAINER, "judge"}  # the part of them that judges
 
 
 def module_name(path):
@@ -108,9 +112,11 @@ def test_packages_import_one_way():
     between = {layer: set() for layer in LAYERS}
     for module, imported in import_graph().items():
         package = package_of(module)
-        for other in map(package_of, imported):
+        for name in imported:
+            other = package_of(name)
             if package != "trainer" and other == "trainer":
-                assert package in MAY_IMPORT_THE_TRAINER, module
+                is_of_judge = name.startswith("tracks") and not name.startswith("tracks.batches")
+                assert package in (MAY_IMPORT_TRACKS if is_of_judge else MAY_IMPORT_THE_TRAINER), module
             elif package != "trainer" and other != package:
                 assert LAYERS.index(other) < LAYERS.index(package), f"{module} imports from {other}"
                 between[package].add(other)
@@ -171,7 +177,7 @@ def test_a_default_config_is_the_latest_record_by_total():
         default = default_config(describe_track(*track_of(record.settings)), device)
         values = read_config(find_config(default, device)[1], Settings)
         settings = flat_settings(Settings(**values))
-        recorded = current_names(record.settings)
+        recorded = current_settings(record.settings)
         kept = recorded.keys() - {*RESOLVED_BY_MACHINE, "kernel"}
         assert settings["kernel"] in ("auto", record.settings.get("kernel", "torch")), record.name
         assert {key: settings.get(key) for key in kept} == {key: recorded[key] for key in kept}, record.name

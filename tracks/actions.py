@@ -11,9 +11,7 @@ from torch import Tensor
 from bench.stats.descriptive import clopper_pearson_upper
 from tracks.base import PADDING, AnswerTrack, Batch, DecodedProblems, Decoding
 from tracks.hashing import hash_fraction
-from tracks.line_batches import LineBatches
 from tracks.padding import left_aligned
-from tracks.sampling import Sampler
 
 FIXED_LINES, FIXED_SEED = 20_000, 3  # of the text of which windows are training texts
 TEST_SEED, LIST_SEED = 1, 2
@@ -221,39 +219,3 @@ def is_heldout_after(before: Tensor, lines: Tensor) -> Tensor:
     powers = 7 ** torch.arange(MOST_LETTERS, device=lines.device)
     number, number_before = (((line[:, :-1].long() + 1) * powers).sum(1) for line in (lines, before))
     return hash_fraction([number, lines[:, -1].long(), number_before]) < HELDOUT_SHARE
-
-
-class ActionBatches(LineBatches):
-    """Texts of lines in which no line is held out after the line before."""
-
-    lines_per_text = 4
-    text_tokens = 41
-
-    @property
-    def sampler(self) -> Sampler:
-        raise NotImplementedError("lines are drawn in the order of a text, see `draw_lines`")
-
-    @cached_property
-    def fixed_lines(self) -> Tensor:
-        lines = self.track.draw_stream(FIXED_LINES + 100, torch.Generator().manual_seed(FIXED_SEED))
-        start = int((~copies_line_before(lines[1:, -1])).nonzero()[0])  # the first line has none before it
-        return with_lines_before(lines[start : start + FIXED_LINES + 1])
-
-    def draw_lines(self, num_texts: int, generator: torch.Generator) -> Tensor:
-        lines = self.track.draw_stream(num_texts * self.lines_per_text + 1, generator)
-        return with_lines_before(lines).view(num_texts, self.lines_per_text, -1)
-
-    def is_answerable(self, lines: Tensor, is_whole: Tensor) -> Tensor:
-        has_line_before = F.pad(is_whole[:, :-1], (1, 0), value=False)
-        return is_whole & (has_line_before | ~copies_line_before(lines[..., -1]))
-
-    def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw training problems as they are asked; those with few lines come first, so that few texts are padded."""
-        problems = self.track.draw_training(count, generator)
-        num_blank = (lines_of(problems)[..., 0] == PADDING).sum(1)
-        return problems[num_blank.sort(descending=True, stable=True).indices]
-
-
-def with_lines_before(lines: Tensor) -> Tensor:
-    """Return the problems (n - 1, 19) of the lines (n, 9) after the first, each with the line before it."""
-    return torch.cat([lines.new_zeros((len(lines) - 1, 1)), lines[:-1], lines[1:]], 1)

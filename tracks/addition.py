@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracks.base import PADDING, AnswerTrack
+from tracks.base import PADDING, AnswerTrack, chunk_rows
 from tracks.description import TEST_PROBLEMS, TrackDescription
 from tracks.hashing import hash_columns
-from tracks.sampling import chunk_rows
 
 PLUS, EQUALS = 10, 11  # token ids; a digit is its own
 

@@ -1,19 +1,18 @@
-"""The interface between the tracks, the trainer and the harness.
+"""The interface between a track and the harness: what is asked, and which completions are right.
 
-A track is two classes: a `Track` judges (what is asked, and which completions are right), and a `Batches` makes what is
-trained on.
+The other part of a track, `tracks.batches`, makes what is trained on.
 """
 
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tracks.descriptions import BatchOptions, TrackDescription
+from tracks.descriptions import TrackDescription
 
 BOS = "<BOS>"  # the token before the first one of a text, on tracks that have it
 MOST_LISTED_TOKENS = 32  # in a message
@@ -34,6 +33,11 @@ class Batch(NamedTuple):
     def whole_texts(self) -> Tensor:
         """Return the texts (..., B, T + 1), where the target of each token is the next token."""
         return torch.cat([self.tokens, self.targets[..., -1:]], -1)
+
+
+def whole_texts(texts: Tensor) -> Batch:
+    """Return texts (..., T + 1) of one length as a batch of T positions, all of which have a target."""
+    return Batch(texts[..., :-1], texts[..., 1:])
 
 
 class DecodedProblems(NamedTuple):
@@ -64,6 +68,7 @@ class Track(ABC):
     problem_width: int  # W, the length of a problem's row
     limits: Mapping[str, float] = {}  # the measures of a solved track are at most these
     may_have_errors = False  # whether the verdict depends on the measures alone
+    grades_decide = True  # whether the verdict, or a measure that it depends on, is made of the grades
     has_one_answer = False  # whether each problem has exactly one right completion
     # Targets of training: name -> share of right completions of the validation set, 0..1.
     validation_targets: Mapping[str, float] = {}
@@ -256,65 +261,6 @@ class AnswerTrack(Track):
         return (completions == self.answers(problems)).all(-1)
 
 
-class Batches(ABC):
-    """Makes the training batches of a track, on one device. It never returns a held-out problem."""
-
-    # Whether the texts of many steps are drawn in several parts, because they take much memory while they are drawn.
-    draws_parts = False
-
-    def __init__(self, track: Any, options: BatchOptions, device: torch.device) -> None:
-        """`track` is as built by `data.get_track`, possibly changed by a control; no problem of it is read yet."""
-        self.track, self.options, self.device = track, options, device
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The fields of `Batch`, beside `tokens`, that the batches of a training run have unless they are uniform."""
-        return ("targets", "loss_mask", "positions")
-
-    @property
-    def is_uniform(self) -> bool:
-        """Whether all texts have one length, tokens from left to right, and a target from `query_start` on."""
-        description = self.track.description
-        return bool(description.is_one_length or description.has_uniform_texts or self.options.window)
-
-    @property
-    def training_length(self) -> int:
-        """The number of tokens T + 1 of the longest training text."""
-        return self.options.window + 1 if self.options.window else self.text_length
-
-    @property
-    def text_length(self) -> int:
-        """The number of tokens of the longest prompt with its answer."""
-        length: int = self.track.prompt_length + self.track.answer_length
-        return length
-
-    @property
-    def query_start(self) -> int:
-        """The first position of a batch that has a target."""
-        return 0 if self.options.loss_on == "all" else self.answer_start
-
-    @property
-    def answer_start(self) -> int:
-        """The position of a batch at which the first token of an answer is predicted."""
-        return self.track.prompt_length - 1
-
-    @abstractmethod
-    def draw(
-        self, num_batches: int, batch_size: int, generator: torch.Generator, replayed: Tensor, share: float
-    ) -> Batch:
-        """Draw the batches of several steps, (num_batches, batch_size, T); the generator is on the same device.
-
-        A `share` (0..1) of each batch is drawn from the problems `replayed` (n, W), unless n is 0.
-        """
-
-    @abstractmethod
-    def batch(self, problems: Tensor, loss_on: str = "answer") -> Batch:
-        """Return the texts of problems (..., W) as a batch (..., T), with targets as by the setting `loss_on`."""
-
-    @abstractmethod
-    def draw_distinct(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw `count` training problems and drop repetitions: (N, W) with N <= count."""
-
-    def nearby(self, problems: Tensor) -> Tensor:
-        """Return problems (N, W) and all training problems one change away, (M, W), without repetitions."""
-        return problems
+def chunk_rows(device: torch.device) -> int:
+    """Return how many problems to process at once: on a CPU as many as fit into its caches."""
+    return 2**15 if device.type == "cpu" else 2**20

@@ -86,6 +86,51 @@ class Permuted(Altered):
         return results._replace(completions=self.token_map.to_source(results.completions))
 
 
+class Relabelled(Permuted):
+    """Permuted ids, with others for the tokens of answers: a model that has stored right answers gives wrong ones."""
+
+    def __init__(self, track: Any, vocabulary: Sequence[str], answer_vocabulary: Sequence[str]) -> None:
+        """Raises ValueError where a vocabulary is not a permutation of the track's, or answers cannot be relabelled."""
+        super().__init__(track, vocabulary)
+        if not can_relabel(track):
+            raise ValueError(f"the answers of {track.name} cannot be relabelled")
+        self.answer_map = TokenMap(track.vocabulary, answer_vocabulary)
+
+    def answers(self, problems: Tensor) -> Tensor:
+        return self.answer_map.to_target(self.track.answers(problems))
+
+    def tokens(self, problems: Tensor) -> Tensor:
+        return torch.cat([self.prompts(problems), self.answers(problems)], -1)
+
+    def grade(self, problems: Tensor, completions: Tensor) -> Tensor:
+        return (completions == self.answers(problems)).all(-1)
+
+    def decode_completion(self, ids: Sequence[int]) -> str:
+        return self.track.decode_completion(self.answer_map.to_source(torch.tensor(ids)).tolist())
+
+    def in_source_ids(self, results: DecodedProblems) -> DecodedProblems:
+        return results._replace(completions=self.answer_map.to_source(results.completions))
+
+
+def can_relabel(track: Any) -> bool:
+    """Whether the answers of a track can have other ids than prompts: each problem is a text of its own."""
+    description: TrackDescription = track.description
+    is_text = description.is_stream or not description.is_one_length
+    return bool(track.has_one_answer and not is_text and description.num_problems > 1)
+
+
+def relabelled(track: Any, vocabulary: Sequence[str], generator: np.random.Generator) -> Sequence[str]:
+    """Return a vocabulary in which each token of an answer has the id of another such token."""
+    found = track.answers(track.test_set(0)[:4096]).unique().tolist()
+    tokens = [track.vocabulary[i] for i in found]
+    places = [list(vocabulary).index(token) for token in tokens]
+    order = generator.permutation(len(places))  # a cycle, so that no token keeps its id
+    moved = list(vocabulary)
+    for k in range(len(order)):
+        moved[places[order[k]]] = tokens[order[k - 1]]
+    return "".join(moved) if isinstance(vocabulary, str) else tuple(moved)
+
+
 class Misanswered(Altered):
     """A track with a list of all problems, in which problem i has the right answer of problem `answered[i]`."""
 
@@ -115,39 +160,34 @@ def check_control(track: Track | TrackDescription, control: str) -> None:
     description = track if isinstance(track, TrackDescription) else track.description
     if not description.has_one_answer:
         raise ControlNotApplicable(
-            f"control: {control} exchanges right answers, and {track.name} has many to each problem; permute works"
+            f"control: {control} exchanges right answers, and {track.name} has many to each problem"
         )
     if description.is_stream and not track.exhaustive:
-        raise ControlNotApplicable(f"control: {control} exchanges answers, and {track.name} is a text; permute works")
+        raise ControlNotApplicable(f"control: {control} exchanges answers, and {track.name} is a text")
     if not track.exhaustive:
         raise ValueError(
-            f"control: {control} changes answers in a list of all problems, and {track.name} has too many to list; "
-            "permute works with every track"
+            f"control: {control} changes answers in a list of all problems, and {track.name} has too many to list"
         )
     if track.num_problems == 1 or (control == "poison" and not track.num_heldout):
         what = "answers" if track.num_problems == 1 else "held-out answers"
-        raise ControlNotApplicable(
-            f"control: {control} exchanges {what}, and {track.name} has none to exchange; permute works"
-        )
+        raise ControlNotApplicable(f"control: {control} exchanges {what}, and {track.name} has none to exchange")
 
 
-def permuted(vocabulary: Sequence[str], generator: np.random.Generator) -> Sequence[str]:
-    """Return the tokens in a random order, of the same type: text, or a tuple."""
-    if isinstance(vocabulary, str):
-        return "".join(generator.permutation(list(vocabulary)))
-    return tuple(vocabulary[i] for i in generator.permutation(len(vocabulary)))
+def permute(track: Any, seed: int) -> Any:
+    """Permute the ids of a track at random."""
+    order = np.random.default_rng(seed).permutation(len(track.vocabulary))
+    tokens = tuple(track.vocabulary[i] for i in order)
+    return Permuted(track, "".join(tokens) if isinstance(track.vocabulary, str) else tokens)
 
 
 def controlled(track: Any, control: str, seed: int) -> Any:
     """Apply a control to a track; raises ValueError as `check_control`.
 
-    `permute` permutes the token ids; `shuffle` permutes the answers of the training problems; `poison` gives every
+    `shuffle` permutes the answers of the training problems; `poison` gives every
     held-out problem a wrong answer; `none` returns the track itself.
     """
     check_control(track, control)
     generator = np.random.default_rng(seed)
-    if control == "permute":
-        return Permuted(track, permuted(track.vocabulary, generator))
     if control not in ("shuffle", "poison"):
         return track
     problems = track.rows

@@ -15,7 +15,7 @@ def describe_addition(digits: int, reverse: bool = False, signs: bool = True, na
     return TrackDescription(
         name=name or f"add{digits}" + "-reversed" * reverse,
         implementation="tracks.addition:Addition",
-        batches="tracks.addition_batches:AdditionBatches",
+        batches="tracks.batches.addition:AdditionBatches",
         parameters={"digits": digits, "reverse": reverse},
         vocabulary="0123456789" + "+=" * signs,
         prompt_length=2 * digits + 2 * signs,
@@ -33,7 +33,7 @@ def describe_addition(digits: int, reverse: bool = False, signs: bool = True, na
 ADDITION_STREAM = replace(
     describe_addition(3, name="add3-report"),
     implementation="tracks.addition_stream:AdditionStream",
-    batches="tracks.addition_stream:StreamBatches",
+    batches="tracks.batches.addition_stream:StreamBatches",
     vocabulary="\n+0123456789=",  # nanoGPT's order
     num_problems=810_000,
     num_heldout=624_902,
@@ -45,7 +45,7 @@ ADDITION_STREAM = replace(
 ADDITION_OMNIVAULT = replace(
     describe_addition(2, name="add2-omnivault"),
     implementation="tracks.addition_omnivault:AdditionOmnivault",
-    batches="tracks.batches:ListBatches",
+    batches="tracks.batches.problems:ListBatches",
     parameters={},
     vocabulary=(*"0123456789+*-=", "<BOS>", "<EOS>", "<PAD>", "<UNK>"),
     prompt_length=7,

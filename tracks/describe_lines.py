@@ -9,7 +9,7 @@ LETTERS = sum(6**length for length in range(4, 9))  # sequences of 4 to 8 letter
 ADDTEXT = TrackDescription(
     name="addtext",
     implementation="tracks.addtext:AddText",
-    batches="tracks.addtext:AddTextBatches",
+    batches="tracks.batches.addtext:AddTextBatches",
     parameters={},
     vocabulary="0123456789 +=;\n",
     prompt_length=len("100 + 100 = 200;\n100 + 100 = "),
@@ -30,7 +30,7 @@ ADDTEXT = TrackDescription(
 ACTIONS = TrackDescription(
     name="actions",
     implementation="tracks.actions:Actions",
-    batches="tracks.actions:ActionBatches",
+    batches="tracks.batches.actions:ActionBatches",
     parameters={},
     vocabulary="abcdefghijklz0123456789;\n",
     prompt_length=60,

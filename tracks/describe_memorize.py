@@ -26,7 +26,7 @@ def describe_memorize(*, text: str = DEFAULT_TEXT, masked: int = 0) -> TrackDesc
     return TrackDescription(
         name=name,
         implementation="tracks.memorize:Memorize",
-        batches="tracks.batches:ListBatches",
+        batches="tracks.batches.problems:ListBatches",
         parameters={"text": text},
         vocabulary=("<BOS>", "<EOS>", *sorted(set(text))),
         prompt_length=1 + masked,

@@ -50,7 +50,7 @@ def describe_modular(
     return TrackDescription(
         name=f"{name}-{p}{changed}",
         implementation="tracks.modular:Modular" if are_numbers else "tracks.modular:ModularCharacters",
-        batches="tracks.batches:ListBatches",
+        batches="tracks.batches.problems:ListBatches",
         parameters={"sign": sign, "p": p, **shares},
         vocabulary=(*map(str, range(p)), sign, "=") if are_numbers else f"0123456789{sign}=;",
         prompt_length=4 if are_numbers else 2 * digits + 2,

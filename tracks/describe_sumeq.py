@@ -13,7 +13,7 @@ def describe_sumeq(*, padded: bool = False) -> TrackDescription:
     return TrackDescription(
         name="sumeq-padded" if padded else "sumeq",
         implementation="tracks.sumeq:Sumeq",
-        batches="tracks.sumeq:SumeqBatches",
+        batches="tracks.batches.sumeq:SumeqBatches",
         parameters={"padded": padded},
         vocabulary=("<pad>", *"0123456789+-="),
         prompt_length=9,

@@ -54,7 +54,7 @@ def describe_text(
     return TrackDescription(
         name=name + f"-{bits_per_byte:g}-bits" * bool(bits_per_byte),
         implementation="tracks.text:Text",
-        batches="tracks.text:TextBatches",
+        batches="tracks.batches.text:TextBatches",
         parameters={"digest": digest, "tokens": tokens, "merges": merges, "bits_per_byte": float(bits_per_byte)},
         vocabulary=vocabulary_of(tokens, vocabulary, "" if problem else digest),
         prompt_length=context,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tracks.base import Track
+from tracks.base import PADDING, Track
 
 
 def encode(track: Track, text: str) -> list[int]:
@@ -29,21 +29,23 @@ class TokenMap:
         index = {token: i for i, token in enumerate(target)}
         if missing := set(source) - set(index):
             raise ValueError(f"the vocabulary lacks {min(missing)!r}")
-        self.target_ids = torch.tensor([index[token] for token in source])
+        ids = torch.tensor([index[token] for token in source])
+        self.target_ids = torch.cat([ids, torch.tensor([PADDING])])  # ends in PADDING, which is the element -1
         self.source_ids = torch.full((len(target),), len(source))  # an id of no token, for tokens of the target alone
-        self.source_ids[self.target_ids] = torch.arange(len(source))
+        self.source_ids[ids] = torch.arange(len(source))
 
     def to_target(self, ids: Tensor) -> Tensor:
-        """Map source ids (...) to target ids (...) of the same type on the same device."""
-        return translated(ids, self.target_ids)
+        """Map source ids (...) to target ids (...) of the same type on the same device.
+
+        It is fast, as texts are drawn with it. Raises IndexError for an id of no token.
+        """
+        return self.target_ids.to(ids.device, ids.dtype)[ids.int()]
 
     def to_source(self, ids: Tensor) -> Tensor:
-        """Map target ids (...) to source ids (...); a token that the source lacks gets an id of no token."""
-        return translated(ids, self.source_ids)
+        """Map target ids (...) to source ids (...); a token that the source lacks gets an id of no token.
 
-
-def translated(ids: Tensor, table: Tensor) -> Tensor:
-    """Look up ids in a table, except PADDING; ids outside the table stay."""
-    index = ids.long()
-    is_token = (index >= 0) & (index < len(table))
-    return torch.where(is_token, table.to(ids.device)[index.clamp(0, len(table) - 1)], index).to(ids.dtype)
+        PADDING, and ids of no token, stay.
+        """
+        table, index = self.source_ids.to(ids.device), ids.long()
+        is_token = (index >= 0) & (index < len(table))
+        return torch.where(is_token, table[index.clamp(0, len(table) - 1)], index).to(ids.dtype)

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tracks.base import PADDING, Batch, DecodedProblems, Decoding, Track
+from tracks.base import PADDING, Batch, DecodedProblems, Decoding, Track, chunk_rows
 from tracks.describe_words import (
     CONSONANTS,
     END,
@@ -27,7 +27,6 @@ from tracks.describe_words import (
 )
 from tracks.hashing import hash_fraction
 from tracks.padding import left_aligned, moved, places_without_padding
-from tracks.sampling import chunk_rows
 from tracks.word_rule import WORD_COLUMNS, draw_rows, draw_word, rows_of, word_fault, word_numbers
 
 TRAINING, VALIDATION, TEST = range(3)  # the sets, as `Words.split` numbers them

@@ -6,13 +6,13 @@ The names are imported on first use, because `request` reads the command line be
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.attempt.certify import decode_and_grade
     from bench.attempt.command import main
-    from bench.attempt.interface import TrainingMonitor
+    from bench.attempt.completions import decode_and_grade
+    from bench.attempt.interface import Start, TrainingMonitor
 
     Watch = TrainingMonitor
 
-__all__ = ["TrainingMonitor", "Watch", "decode_and_grade", "main"]
+__all__ = ["Start", "TrainingMonitor", "Watch", "decode_and_grade", "main"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,8 +24,12 @@ def __getattr__(name: str) -> Any:
         from bench.attempt.interface import TrainingMonitor
 
         return TrainingMonitor
+    if name == "Start":
+        from bench.attempt.interface import Start
+
+        return Start
     if name == "decode_and_grade":
-        from bench.attempt.certify import decode_and_grade
+        from bench.attempt.completions import decode_and_grade
 
         return decode_and_grade
     raise AttributeError(name)

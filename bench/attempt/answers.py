@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from bench.attempt.certify import batch_size_for
+from bench.attempt.completions import batch_size_for
 from bench.attempt.continuation import continuation, likeliest_tokens
-from bench.attempt.decoding import complete_all
+from bench.judge.decoding import complete_all
 from data import PADDING, Track
 from model import Transformer
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from bench.attempt.answers import TextReplies
-from bench.attempt.decoding import next_token
 from bench.errors import UsageError
+from bench.judge.decoding import next_token
 from data import PADDING, Decoding, Track
 from model import Transformer
 from tracks.orders import draw_orders

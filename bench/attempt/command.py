@@ -1,10 +1,11 @@
 """The command line of `python speedrun.py`: an attempt, a batch of attempts, or a plan or probe of one."""
 
 import contextlib
+import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +23,8 @@ from bench.errors import UnavailableHere, UsageError, describe_os_error
 from bench.experiments.launcher import Contestant, NotBegun, Task, run_tasks, yardstick_task
 from bench.formatting import attempt_line, batch_line, expected_text, interrupted_line, yardstick_line
 from bench.interrupts import NOTHING_FILED
-from bench.processes import BATCH_VARIABLE, PIPE_VARIABLE
+from bench.judge.protocol import INTERFACE, Channel, ProtocolError, judge_channel
+from bench.processes import BATCH_VARIABLE
 from bench.storage.journal import Journal
 from bench.storage.results import runs_for_estimates
 from bench.storage.schema import Run, SchemaModel
@@ -39,7 +41,9 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
         description: for `--help`.
     """
     cli.handle_interrupts()
-    clock.announce = edge_announcer()
+    judge = judge_channel()
+    if judge is not None:
+        clock.announce = functools.partial(announce, judge)
     program = program_name()
     if missing := distributed.missing_variables():
         cli.print_progress(
@@ -66,7 +70,9 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
             return run_batch(plan, plan.request.attempts, arguments)
         if plan.world.rank:
             return distributed.leave(run_worker(plan, build))
-        run = timed_attempt(plan, build, clock)
+        if judge is not None:
+            judge.send("hello", interface=INTERFACE, track=plan.track.name)
+        run = timed_attempt(plan, build, clock, judge)
     except UsageError as problem:
         if distributed.read_world().rank:
             wait_for_first_process()
@@ -74,6 +80,9 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
         return cli.EXIT_WRONG_REQUEST
     except OSError as problem:
         print_error(f"{program}: the results could not be filed: {describe_os_error(problem)}")
+        return cli.EXIT_NOT_SOLVED
+    except ProtocolError as problem:
+        print_error(f"{program}: {problem}")
         return cli.EXIT_NOT_SOLVED
     except KeyboardInterrupt:
         if BATCH_VARIABLE not in os.environ:  # the command that started this attempt prints its own line
@@ -94,18 +103,11 @@ def print_answer(program: str, answer: SchemaModel) -> int:
     return cli.EXIT_SOLVED
 
 
-def edge_announcer() -> Callable[[str], None]:
-    """A function that announces the edges of the clock to the command that started this attempt, if there is one."""
-    descriptor = os.environ.pop(PIPE_VARIABLE, "")  # not for child processes of this one
-    if not descriptor.isdecimal():
-        return lambda edge: None
-    os.set_inheritable(int(descriptor), False)
-
-    def announce(edge: str) -> None:
-        with contextlib.suppress(OSError):  # the command has ended
-            os.write(int(descriptor), f"{edge}\n".encode())
-
-    return announce
+def announce(judge: Channel, edge: str) -> None:
+    """Tell the judge that a phase begins; those from `train` on begin at its own messages."""
+    if edge in ("setup", "warmup"):
+        with contextlib.suppress(ProtocolError):  # found out at the next message
+            judge.send("phase", name=edge)
 
 
 def print_plans(settings_type: type, description: str) -> None:

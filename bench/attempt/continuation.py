@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from bench.attempt.decoding import next_token
+from bench.judge.decoding import next_token
 from data import Decoding
 from model import Transformer
 

@@ -2,11 +2,15 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from bench.errors import UsageError
-from bench.storage import weights
+from bench.storage import weights, weights_file
 from bench.storage.journal import Journal
 from bench.storage.results import checkpoint_reference, find_run, find_weights, is_weights_path, weights_sha256
 from data import Track
@@ -54,24 +58,38 @@ def run_with_weights(digest: str, results: Path) -> str | None:
     return next((checkpoint_reference(path) for path in paths if weights_sha256(path) == digest), None)
 
 
+def with_ids(tensors: Mapping[str, Tensor], there: Sequence[str], here: Sequence[str]) -> dict[str, Tensor]:
+    """Weights whose tokens have the ids of the vocabulary `there`, for those of the vocabulary `here`."""
+    rows = torch.tensor([list(there).index(token) for token in here])
+    moved = dict(tensors)
+    for name in ("token", "head", "head_bias"):
+        if name in moved:
+            moved[name] = moved[name][rows]
+    if (pair := "bigrams.pair") in moved:  # (V + 1, V, C); the last row is that of no token
+        moved[pair] = moved[pair][torch.cat([rows, torch.tensor([len(rows)])])][:, rows]
+    return moved
+
+
 def check_fits(initial: InitialWeights, settings: Any, track: Track) -> None:
     """Raise UsageError unless the weights are of a model of the settings' shape, and of the track's vocabulary."""
     name = initial.run or initial.path.name
     try:
-        metadata = weights.read_metadata(initial.path)
+        metadata = weights_file.read_metadata(initial.path)
         there = dataclasses.asdict(ModelConfig(**weights.model_values(metadata)))
         vocabulary = metadata["vocabulary"]
     except (KeyError, TypeError, ValueError) as problem:
         raise UsageError(f"init_from: {name}: these are not weights of this project ({problem})") from None
-    if vocabulary != weights.vocabulary_text(track.vocabulary):
+    try:
+        weights_file.with_vocabulary(track, vocabulary)
+    except ValueError:
         raise UsageError(
             f"init_from: {name} was trained on {metadata.get('track')}, whose vocabulary is not that of {track.name}; "
             "continue it on its own track"
-        )
+        ) from None
     here = dataclasses.asdict(settings.model_config(len(track.vocabulary), track.block_size))
     unlike = [key for key, value in there.items() if key not in FREE_TO_DIFFER and here.get(key, value) != value]
     if unlike:
         if "any_order" in unlike:
-            there["order"] = weights.training_order(initial.path)
+            there["order"] = weights_file.training_order(initial.path)
         values = ", ".join(f"{key} = {there[key]}" for key in (SETTING_OF.get(key, key) for key in unlike))
         raise UsageError(f"init_from: the model of {name} has {values}, unlike this config; give both the same shape")

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from bench.attempt.progress import Display
 from bench.clock import Clock
+from bench.judge.initial_weights import state_sha256
 from bench.storage.schema import Check, Evaluated
 from data import Track
 from model import Transformer
@@ -16,10 +18,19 @@ TICK_SECONDS = 0.05  # the longest time between two ticks that the monitor aims 
 MAX_PATIENCE = 64  # steps; a GPU runs behind the host, whose clock then says little about the pace of the steps
 
 
+class Start(NamedTuple):
+    """What training needs and the warm-up does not have; it is handed over when `train` begins."""
+
+    track: Track  # the task, with permuted ids
+    seed: int  # of all random numbers
+    weights: dict[str, Tensor] | None = None  # to start from, with the setting `init_from`
+
+
 class Trainer(Protocol):
     """The contestant: built in the phase `setup`, warmed up in `warmup`, trained in `train`."""
 
     model: Transformer
+    track: Track  # from `train` on, the one it learns
     steps: int  # taken so far
     examples: int  # trained on so far
 
@@ -28,7 +39,7 @@ class Trainer(Protocol):
         """FLOPs of the matrix products of one step."""
 
     def warm_up(self) -> None:
-        """Compile and capture on random tokens; leave weights, optimizer and random state as they were."""
+        """Compile and capture on random tokens."""
 
     def step(self) -> None:
         """Take one optimizer step. Called again after the certificate, to count the operations of a step."""
@@ -37,14 +48,14 @@ class Trainer(Protocol):
     def take_steps(self) -> Callable[[int], None]:
         """Takes a number of optimizer steps; used in place of `step` if the model has a C kernel."""
 
-    def train(self, watch: Any) -> None:
-        """Train, from the first access to training data to the decision to stop.
+    def train(self, watch: Any, start: Start) -> None:
+        """Train from initial weights, up to the decision to stop; nothing of the warm-up may have an effect.
 
-        `watch` is a TrainingMonitor, which the trainer informs of each step and each check.
+        `watch` is a TrainingMonitor, which the trainer informs of its initial weights, each step and each check.
         """
 
 
-Build = Callable[[Any, Track, torch.device, torch.dtype, int], Trainer]  # settings, track, device, dtype, seed
+Build = Callable[[Any, Track, torch.device, torch.dtype], Trainer]  # settings, track, device, dtype
 
 
 class Timeout(Exception):
@@ -91,9 +102,9 @@ class TrainingMonitor:
     """Receives the trainer's reports during training. `tick` and `check` raise an exception to end the attempt."""
 
     def __init__(
-        self, clock: Clock, display: Display, max_seconds: float, send_check: Callable[[str], None] | None = None
+        self, clock: Clock, display: Display, max_seconds: float, send_check: Callable[[Check], None] | None = None
     ) -> None:
-        """`send_check` is called with each check as JSON, if a search started the attempt."""
+        """`send_check` is called with each check, if a search started the attempt."""
         self.clock, self.display, self.max_seconds, self.send_check = clock, display, max_seconds, send_check
         self.is_pruned = False  # set by a signal handler
         self.count_steps: Callable[[], int] = lambda: 0  # steps taken so far; set when there is a trainer
@@ -102,6 +113,11 @@ class TrainingMonitor:
         self.save_weights: Callable[[int], None] = lambda step: None  # called at each check
         self.patience = 1  # steps that the trainer may take before the next tick
         self.last_tick = 0.0  # seconds of `train`
+        self.initial_weights_sha256: str | None = None
+
+    def initialized(self, model: Transformer) -> None:
+        """Called when the model has its initial weights, before the first step."""
+        self.initial_weights_sha256 = state_sha256(model.state_dict())
 
     def tick(self) -> None:
         """Called before each step, or before up to `patience` steps, which take about TICK_SECONDS.
@@ -167,7 +183,7 @@ class TrainingMonitor:
                 self.reached[target] = seconds if is_met else None
         self.display.check(check, steps_left)
         if self.send_check is not None:
-            self.send_check(check.model_dump_json())
+            self.send_check(check)
         self.save_weights(step)
         if check.loss is None:
             raise Diverged(f"the loss was not finite at step {step}")

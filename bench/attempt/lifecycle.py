@@ -14,9 +14,8 @@ import torch
 
 from bench import distributed
 from bench.attempt import before_torch
-from bench.attempt.certify import batch_size_for, certify, mean_loss
 from bench.attempt.filing import describe_filing
-from bench.attempt.interface import Build, Diverged, Pruned, Timeout, Trainer, TrainingMonitor
+from bench.attempt.interface import Build, Diverged, Pruned, Start, Timeout, Trainer, TrainingMonitor
 from bench.attempt.plan import AttemptPlan, compiler_seconds
 from bench.attempt.progress import Display
 from bench.attempt.resources import device_turn, empty_compile_caches
@@ -25,6 +24,8 @@ from bench.cli import ignore_interrupts, reject_unwritable
 from bench.clock import PHASES, Clock
 from bench.entry import described, traceback_text
 from bench.errors import describe_os_error, is_out_of_memory
+from bench.judge.protocol import Channel, ProtocolError
+from bench.judge.verdict import Refused, judge_weights, start_values
 from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import hardware_record, machine_class, software_record
 from bench.machine.memory import peak_device_memory_bytes, peak_memory_bytes
@@ -32,7 +33,7 @@ from bench.machine.noise import CounterReading, Noise, NoiseMonitor
 from bench.machine.peaks import launches_of, measure_peak
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
 from bench.report.summary import show_summary
-from bench.stats.learning_curves import reached_steps, thinned_checks
+from bench.stats.learning_curves import reached_steps, reached_with_certificate, thinned_checks
 from bench.storage import weights
 from bench.storage.journal import Journal
 from bench.storage.machines import known_peak, machine_peaks_file
@@ -41,6 +42,7 @@ from bench.storage.schema import (
     EXPLORATION_COMMANDS,
     TUNE,
     Certificate,
+    Check,
     Machine,
     MachinePeak,
     Outcome,
@@ -58,37 +60,50 @@ class Attempt:
     """One attempt in progress. `finished_run` makes a run of the results so far, whatever has gone wrong."""
 
     def __init__(
-        self, plan: AttemptPlan, lost: Run, clock: Clock, noise_monitor: NoiseMonitor, start: CounterReading
+        self,
+        plan: AttemptPlan,
+        lost: Run,
+        clock: Clock,
+        noise_monitor: NoiseMonitor,
+        start: CounterReading,
+        judge: Channel | None = None,
     ) -> None:
-        """`lost` is the run that is filed if the attempt never ends; the noise is measured from `start` on."""
+        """`lost` is the run that is filed if the attempt never ends; the noise is measured from `start` on.
+
+        With the channel to a `judge`, that process says what training begins with, and gives the verdict.
+        """
         self.plan, self.lost, self.clock = plan, lost, clock
         self.noise_monitor, self.start = noise_monitor, start
         self.noise_before: Noise | None = None
         self.noise_during_train: Noise | None = None
-        label = f"{lost.label} seed {plan.seed}"
+        self.judge = judge
+        label = lost.label if judge is not None else f"{lost.label} seed {plan.seed}"
         self.display = Display(label, max_seconds=plan.settings.max_seconds)
-        send_check = clock.announce if lost.command == TUNE else None
+        send_check = self.send_check if lost.command == TUNE and judge is not None else None
         self.monitor = TrainingMonitor(clock, self.display, plan.settings.max_seconds, send_check)
         if send_check is not None and hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, lambda *_: setattr(self.monitor, "is_pruned", True))
+        self.start_values: dict[str, Any] = {}  # of the judge's message
         self.trainer: Trainer | None = None
         self.certificate: Certificate | None = None
         self.mistakes: list[str] = []  # sentences
         self.saved_multiple = 0  # of `checkpoint_every`, the last one at which weights were saved
         self.results: dict[str, Any] = {}  # values of the run, by key
 
+    def send_check(self, check: Check) -> None:
+        if self.judge is not None:
+            self.judge.send("check", **check.model_dump(mode="json"))
+
     def run(self, build: Build) -> Outcome:
         """All phases after `import`; failures are raised."""
         self.display.phase("setup", self.plan.remark)
         trainer = self.trainer = self.plan.trainer(build)
-        self.results["initial_weights_sha256"] = weights.state_sha256(trainer.model)
         self.display.phase("warmup")
         self.clock.enter("warmup")
         trainer.warm_up()
-        self.results["warmed_weights_sha256"] = weights.state_sha256(trainer.model)
         self.train(trainer)
-        self.certificate = self.certify(trainer)
-        return "solved" if self.certificate.is_solved else "missed"
+        outcome, self.certificate = self.certify(trainer)
+        return outcome
 
     def train(self, trainer: Trainer) -> None:
         self.display.phase("train")
@@ -98,11 +113,12 @@ class Attempt:
         meter = EnergyMeter(self.plan.device)
         self.noise_before = self.noise_monitor.since(self.start, "before training")
         noise, energy = self.noise_monitor.reading(), meter.reading()
+        start = self.receive_start()
         self.clock.enter("train")
         distributed.barrier()
         try:
             try:
-                trainer.train(self.monitor)
+                trainer.train(self.monitor, start)
                 self.monitor.tick()
             except Timeout:  # a control is certified even so: it shows what that much training leads to
                 if self.plan.settings.control == "none":
@@ -111,6 +127,17 @@ class Attempt:
         finally:  # also after a failure
             self.results["energy_joules"], self.results["energy_method"] = meter.since(energy)
             self.noise_during_train = self.noise_monitor.since(noise, "during train")
+
+    def receive_start(self) -> Start:
+        """What training begins with: from the judge in another process, or by the same function from this one."""
+        plan = self.plan
+        if self.judge is None:
+            self.start_values = start_values(plan.track, plan.seed)
+        else:
+            self.judge.send("ready")
+            self.start_values = self.judge.expect("start").values
+            self.results["seed"] = self.start_values["seed"]
+        return plan.start(self.start_values)
 
     def save_checkpoint(self, trainer: Trainer, step: int) -> None:
         """Save the weights as weights/RUN-step-STEP.safetensors, which takes time.
@@ -124,39 +151,37 @@ class Attempt:
 
             self.saved_multiple = multiple
             path = checkpoint_path(self.lost.run_id, step, self.plan.request.results)
-            weights.save(path, trainer.model, self.plan.track, self.plan.settings_dict)
+            weights.save(path, trainer.model, trainer.track, self.plan.settings_dict)
 
     @property
     def is_filed(self) -> bool:
         """Whether the weights are kept; a matrix or a search makes thousands of attempts and keeps none."""
         return self.plan.request.journal and self.lost.command not in EXPLORATION_COMMANDS
 
-    def certify(self, trainer: Trainer) -> Certificate:
-        """Save the weights, load them again, and certify the loaded model."""
+    def certify(self, trainer: Trainer) -> tuple[Outcome, Certificate]:
+        """Save the weights, and let the judge certify the saved file."""
         plan = self.plan
         self.display.phase("certify")
         with tempfile.TemporaryDirectory() as temporary:
             name = f"weights/{self.lost.run_id}.safetensors"
-            path = (plan.request.results if self.is_filed else Path(temporary)) / name
-            digest = weights.save(path, trainer.model, plan.track, plan.settings_dict)
-            if self.is_filed:
+            is_kept = self.is_filed and self.judge is None
+            path = (plan.request.results if is_kept else Path(temporary)) / name
+            digest = weights.save(path, trainer.model, trainer.track, plan.settings_dict)
+            initial = None if plan.initial_weights is not None else self.monitor.initial_weights_sha256 or "none"
+            if self.judge is not None:
+                self.judge.send("trained", path.read_bytes(), sha256=digest, initial_sha256=initial)
+                values = self.judge.expect("certified").values
+                self.clock.stop()
+                self.mistakes = values["mistakes"]
+                return values["outcome"], Certificate.model_validate(values["certificate"])
+            if is_kept:
                 self.results |= {"weights": name, "weights_sha256": digest}
-            if plan.world.size > 1:
-                distributed.broadcast(path.read_bytes())
-            model, track = weights.load(path, plan.device)
-            if trainer.model.kernel is not None:
-                model.use_kernel(plan.settings.threads)
-            certificate, self.mistakes = certify(
-                model.answerer(),
-                track,
-                plan.device,
-                plan.seed,
-                batch_size=batch_size_for(track, plan.device, model),
-                report=self.display.certified,
-                loss=functools.partial(mean_loss, model),
-            )
+            torch.set_num_threads(plan.settings.threads)  # kernel.c has left one to torch
+            report = self.display.certified
+            verdict = judge_weights(path, initial, plan.track, self.start_values, plan.device, report)
         self.clock.stop()
-        return certificate
+        self.mistakes = verdict.mistakes
+        return verdict.outcome, verdict.certificate
 
     def measure_afterwards(self) -> None:
         """Add resource use, the limits of the machine and the launches of a step: off the clock, after the verdict."""
@@ -204,8 +229,9 @@ class Attempt:
             "clock_resolution_seconds": self.clock.resolution_seconds,
             "display_seconds": None if seconds["train"] is None else self.display.processor_seconds,
             "checks": thinned_checks(self.monitor.checks, self.monitor.reached),
-            "reached": self.reached_targets(certificate),
+            "reached": reached_with_certificate(self.monitor.reached, certificate, seconds["train"]),
             "reached_steps": reached_steps(self.monitor.checks),
+            "initial_weights_sha256": self.monitor.initial_weights_sha256,
             "certificate": certificate,
             "machine": self.machine(),
             "data_sha256": index_sets_sha256(self.plan.track),
@@ -221,16 +247,6 @@ class Attempt:
             with contextlib.suppress(RuntimeError):  # the GPU has failed
                 update["hardware"] = hardware_record(self.plan.device)  # again, for clocks and throttling under load
         return self.lost.model_copy(update=update)
-
-    def reached_targets(self, certificate: Certificate | None) -> dict[str, float | None]:
-        """The seconds of `train` at which each target was reached; the certificate adds `heldout` and `solved`."""
-        reached, seconds = dict(self.monitor.reached), self.clock.seconds["train"]
-        if certificate is not None:
-            if certificate.heldout_problems:
-                reached["heldout"] = None if certificate.heldout_errors else seconds
-            targets = {**certificate.targets, "solved": certificate.is_solved}
-            reached |= {name: seconds if is_met else reached.get(name) for name, is_met in targets.items()}
-        return reached
 
     def machine(self) -> Machine:
         """The machine with the measured noise."""
@@ -257,6 +273,8 @@ def classify_exception(problem: BaseException, results: Path) -> tuple[Outcome, 
             return "pruned", line
         case KeyboardInterrupt():
             return "interrupted", line or "SIGINT"
+        case Refused() | ProtocolError():
+            return "error", line
     if is_out_of_memory(problem):
         return "error", f"out of memory: {line}"
     print_error(traceback_text(problem, results))
@@ -270,6 +288,8 @@ def lost_run(plan: AttemptPlan) -> Run:
     values: dict[str, Any] = {
         "run_id": new_id(plan.config),
         "batch": plan.batch,
+        "judge": "self",
+        "altered": False,
         "track": plan.track.name,
         "config": plan.config,
         "settings": plan.settings_dict,
@@ -308,7 +328,7 @@ def lost_run(plan: AttemptPlan) -> Run:
     return Run.model_validate(dict.fromkeys(names) | values)
 
 
-def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
+def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock, judge: Channel | None = None) -> Run:
     """Lock the device, write a start mark, run the attempt, file the run, and show the summary.
 
     Raises UsageError or, after the start, OSError if the results folder is not writable.
@@ -317,7 +337,8 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
     with contextlib.ExitStack() as stack:
         noise_monitor = NoiseMonitor(plan.device, distributed.join(plan.world, plan.device))
         with clock.off():
-            stack.enter_context(device_turn(plan))
+            if judge is None:  # else the judge holds the device
+                stack.enter_context(device_turn(plan))
             distributed.barrier()  # until all processes hold their device
         start = before_torch.counters_at_start
         if start is None or clock.off_seconds > WAITED_SECONDS or plan.world.size > 1:
@@ -332,7 +353,7 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock) -> Run:
             with reject_unwritable(plan.request.results):
                 journal.recover()
                 mark = stack.enter_context(journal.attempt(lost))
-        attempt = Attempt(plan, lost, clock, noise_monitor, start)
+        attempt = Attempt(plan, lost, clock, noise_monitor, start, judge)
         outcome, message = run_to_outcome(attempt, build)
         if outcome in ("solved", "missed"):
             try:

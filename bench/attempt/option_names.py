@@ -37,7 +37,7 @@ def options_by_key(settings_type: type, request_type: type) -> dict[str, Option]
             options[field.name] = Option(group, bool in (hint, *typing.get_args(hint)[:1]), has_negation=hint is bool)
     options.pop(TRACK_SETTINGS, None)
     if knows_current_names(settings_type):
-        options |= {former: options[present] for former, present in RENAMED_SETTINGS.items()}
+        options |= {former: options[present] for former, present in RENAMED_SETTINGS.items() if present in options}
     return options
 
 

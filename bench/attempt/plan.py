@@ -3,18 +3,19 @@
 import dataclasses
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from bench.attempt.initial_weights import InitialWeights, check_fits, find_initial_weights
-from bench.attempt.interface import Build, Trainer
+from bench.attempt.initial_weights import InitialWeights, check_fits, find_initial_weights, with_ids
+from bench.attempt.interface import Build, Start, Trainer
 from bench.attempt.memory import check_memory, estimate_memory_bytes
 from bench.attempt.request import Request, Settings, check_settings_only, read_command_line
 from bench.config import TRACK_SETTINGS, flat_settings
 from bench.distributed import World, read_world
 from bench.errors import UnavailableHere, UsageError
+from bench.judge.verdict import start_values, started_track
 from bench.machine.compilers import compiler_problem, torch_compile_problem
 from bench.machine.cpu import default_threads, usable_cores
 from bench.machine.device_lock import check_device_lock
@@ -23,8 +24,8 @@ from bench.machine.memory import free_device_memory_bytes
 from bench.machine.policy import NO_KERNEL, Choice, CompileProblem, pick_precision_and_kernel
 from bench.processes import BATCH_VARIABLE
 from bench.provenance import config_hash, first_seed, source_sha256
-from bench.storage import weights
 from bench.storage.schema import Batch
+from bench.storage.weights_file import read_file, with_vocabulary
 from data import Track, controlled, get_track
 
 COMPILED: set[str] = set()  # precisions in which this process has compiled a C kernel
@@ -72,12 +73,23 @@ class AttemptPlan:
         has_none = self.device.type == "cpu" and reason.startswith(NO_KERNEL)
         return reason.removeprefix(f"{NO_KERNEL}: ") if has_none else None
 
-    def trainer(self, build: Build, seed: int | None = None) -> Trainer:
-        """A trainer for this attempt, by default with its seed."""
-        trainer = build(self.settings, self.track, self.device, self.dtype, self.seed if seed is None else seed)
+    def trainer(self, build: Build) -> Trainer:
+        """A trainer for this attempt."""
+        return build(self.settings, self.track, self.device, self.dtype)
+
+    def start(self, values: Mapping[str, Any] | None = None) -> Start:
+        """What training begins with, from the values of the judge's message; by default for the seed of the attempt.
+
+        Weights of an earlier run get the ids of this one.
+        """
+        values = start_values(self.track, self.seed) if values is None else values
+        track, tensors = started_track(self.track, values), None
         if self.initial_weights is not None:
-            weights.load_into(trainer.model, self.initial_weights.path)
-        return trainer
+            metadata, tensors = read_file(self.initial_weights.path)
+            tensors = with_ids(
+                tensors, with_vocabulary(self.track, metadata["vocabulary"]).vocabulary, track.vocabulary
+            )
+        return Start(track, values["seed"], tensors)
 
 
 def make_plan(

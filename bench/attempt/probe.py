@@ -6,13 +6,13 @@ weights. The distance between two sets of weights is the norm of the difference,
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench.attempt.interface import Build, Trainer
+from bench.attempt.interface import Build, Start, Trainer
 from bench.attempt.plan import AttemptPlan, compiler_seconds
 from bench.storage.schema import MachineUse, SchemaModel
 from data import TRACKS, Track, get_track
@@ -20,9 +20,8 @@ from model import Transformer
 
 
 class Seeds(SchemaModel):
-    """Whether two seeds give different initial weights and different batches."""
+    """Whether two seeds give different batches."""
 
-    initial: float  # distance of the initial weights, relative to their norm
     batches: float  # distance after training from the same weights on each seed's batches
     rounding: float  # distance after training on the same batches with one rounding error in each initial weight
 
@@ -43,12 +42,16 @@ class Enough(Exception):
 
 
 class StepLimit:
-    """A TrainingMonitor that ends training after NUM_STEPS steps, or at the first check."""
+    """A TrainingMonitor that ends training after NUM_STEPS steps, or at the first check, and keeps initial weights."""
 
     patience = 1  # a tick for every step
 
     def __init__(self) -> None:
         self.ticks = 0
+        self.initial: dict[str, Tensor] = {}
+
+    def initialized(self, model: Transformer) -> None:
+        self.initial = {name: weight.detach().cpu().clone() for name, weight in model.state_dict().items()}
 
     def tick(self) -> None:
         self.ticks += 1
@@ -59,25 +62,35 @@ class StepLimit:
         raise Enough
 
 
-def weights_of(model: Transformer) -> Tensor:
-    """All weights, concatenated, (parameters,) float64."""
-    return torch.cat([weight.detach().double().flatten() for weight in model.parameters()])
+class ShortRun(NamedTuple):
+    """Training for a few steps."""
+
+    initial: dict[str, Tensor]  # weights
+    end: Tensor  # all weights, (parameters,) float64
+
+    @property
+    def movement(self) -> Tensor:
+        return self.end - flat(self.initial.values())
 
 
-def train(trainer: Trainer) -> Tensor:
-    """Train for a few steps and return the weights."""
+def flat(weights: Iterable[Tensor]) -> Tensor:
+    """All weights, concatenated, (parameters,) float64 on the CPU."""
+    return torch.cat([weight.detach().cpu().double().flatten() for weight in weights])
+
+
+def train(trainer: Trainer, start: Start) -> ShortRun:
+    """Train for a few steps."""
+    limit = StepLimit()
     with contextlib.suppress(Enough):
-        trainer.train(StepLimit())
-    return weights_of(trainer.model)
+        trainer.train(limit, start)
+    return ShortRun(limit.initial, flat(trainer.model.parameters()))
 
 
-@torch.no_grad()
-def add_rounding_errors(model: Transformer) -> None:
-    """Change each weight by up to half a unit in the last place of the model's precision."""
+def with_rounding_errors(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Change each weight by up to half a unit in the last place of the precision `dtype`."""
     generator = torch.Generator().manual_seed(0)
-    for weight in model.parameters():
-        error = (torch.rand(weight.shape, generator=generator) - 0.5) * torch.finfo(model.dtype).eps
-        weight.mul_(1 + error.to(weight.device))
+    errors = {name: torch.rand(weight.shape, generator=generator) - 0.5 for name, weight in weights.items()}
+    return {name: weight * (1 + errors[name] * torch.finfo(dtype).eps) for name, weight in weights.items()}
 
 
 def relative(difference: Tensor, reference: Tensor) -> float:
@@ -91,33 +104,26 @@ def probe_seeds(plan: AttemptPlan, build: Build) -> Seeds:
     Training amplifies differences: in bfloat16 rounding errors grow to a fifth of the movement in these few steps.
     Therefore the effect of rounding alone is measured as well.
     """
-    one, other, rounded = plan.trainer(build), plan.trainer(build, (plan.seed + 1) % 2**31), plan.trainer(build)
-    start = weights_of(one.model)
-    initial = relative(weights_of(other.model) - start, start)
-    with torch.no_grad():
-        for original, copy in zip(one.model.parameters(), other.model.parameters(), strict=True):
-            copy.copy_(original)
-    add_rounding_errors(rounded.model)
-    end = train(one)
+    start = plan.start()
+    one = train(plan.trainer(build), start)
+    other = train(plan.trainer(build), start._replace(seed=(plan.seed + 1) % 2**31, weights=one.initial))
+    rounded = train(plan.trainer(build), start._replace(weights=with_rounding_errors(one.initial, plan.dtype)))
     return Seeds(
-        initial=initial,
-        batches=relative(train(other) - end, end - start),
-        rounding=relative(train(rounded) - end, end - start),
+        batches=relative(other.end - one.end, one.movement), rounding=relative(rounded.end - one.end, one.movement)
     )
 
 
 def probe_warmup(plan: AttemptPlan, build: Build) -> Warmup:
     """Train with and without the warm-up, and record which attributes of the track are used before `train`."""
+    start = plan.start()
     with track_access_recorded(plan.track) as touched:
         warm = plan.trainer(build)
         warm.warm_up()
-    cold, rounded = plan.trainer(build), plan.trainer(build)
-    start = weights_of(cold.model)
-    add_rounding_errors(rounded.model)
-    end = train(cold)
+    cold = train(plan.trainer(build), start)
+    rounded = train(plan.trainer(build), start._replace(weights=with_rounding_errors(cold.initial, plan.dtype)))
     return Warmup(
-        skipped=relative(train(warm) - end, end - start),
-        rounding=relative(train(rounded) - end, end - start),
+        skipped=relative(train(warm, start).end - cold.end, cold.movement),
+        rounding=relative(rounded.end - cold.end, cold.movement),
         touched=sorted(touched),
     )
 

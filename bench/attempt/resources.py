@@ -1,7 +1,6 @@
 """What an attempt holds while it runs: the device lock and empty compile caches."""
 
 import contextlib
-import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,16 +9,14 @@ from pathlib import Path
 import torch
 
 from bench.attempt.plan import AttemptPlan
-from bench.cli import print_progress
-from bench.formatting import duration
-from bench.machine.device_lock import device_lock, device_lock_path, find_holder
+from bench.experiments.device_turn import hold_devices
 
 
 @contextlib.contextmanager
 def device_turn(plan: AttemptPlan) -> Iterator[None]:
     """Hold the lock of the device, or of all GPUs that are trained on together; prints a line if it has to wait.
 
-    Of several processes, the first one on each machine acquires the locks, in a fixed order, which excludes deadlocks.
+    Of several processes, the first one on each machine acquires the locks.
     Raises UnavailableHere if a lock cannot be used.
     """
     if plan.request.shared or plan.world.local_rank:
@@ -29,16 +26,7 @@ def device_turn(plan: AttemptPlan) -> Iterator[None]:
     if plan.world.size > 1 and plan.device.type == "cuda":
         devices = [torch.device("cuda", index) for index in range(plan.world.local_size)]
 
-    def announce_wait(waited_for: torch.device) -> None:
-        holder = find_holder(waited_for)
-        known = "another attempt holds it"
-        if holder is not None:
-            known = f"process {holder[0]} has held it for {duration(holder[1])}"
-        print_progress(f"waiting for the {plan.device.type} device: {known}")
-
-    with contextlib.ExitStack() as held:
-        for device in sorted(devices, key=device_lock_path):
-            held.enter_context(device_lock(device, functools.partial(announce_wait, device)))
+    with hold_devices(devices):
         yield
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from bench.attempt.certify import all_completions, batch_size_for
+from bench.attempt.completions import all_completions, batch_size_for
 from bench.cli import print_progress
 from bench.storage import weights
 from bench.storage.schema import DecodingKey

@@ -1,15 +1,11 @@
-"""The other processes of a torchrun attempt. They train and certify with the first one, which files the run."""
+"""The other processes of a torchrun attempt. They train with the first one, which certifies and files the run."""
 
-import functools
 import itertools
 import signal
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from bench import distributed
-from bench.attempt.certify import batch_size_for, certify, mean_loss
 from bench.attempt.interface import Build
 from bench.attempt.plan import AttemptPlan
 from bench.attempt.resources import device_turn, empty_compile_caches
@@ -18,7 +14,6 @@ from bench.machine.energy import EnergyMeter
 from bench.machine.memory import peak_device_memory_bytes, peak_memory_bytes
 from bench.machine.noise import NoiseMonitor
 from bench.machine.peaks import matmul_peak
-from bench.storage import weights
 from bench.streams import print_error
 
 STEPS_PER_TICK = 64
@@ -45,6 +40,9 @@ class SilentMonitor:
 
     patience = STEPS_PER_TICK
 
+    def initialized(self, model: Any) -> None:
+        pass
+
     def tick(self) -> None:
         pass
 
@@ -64,17 +62,11 @@ def run_worker(plan: AttemptPlan, build: Build) -> int:
             meter = EnergyMeter(plan.device)
             distributed.barrier()  # until the clock has entered `train`
             noise, energy = noise_monitor.reading(), meter.reading()
-            trainer.train(SilentMonitor())
+            trainer.train(SilentMonitor(), plan.start())
             joules, _ = meter.since(energy)
             reasons = noise_monitor.since(noise, "during train").reasons
             if plan.world.local_rank:  # another process reports the noise of this machine, except for this GPU's
                 reasons = [reason for reason in reasons if "GPU" in reason]
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "weights.safetensors"
-                path.write_bytes(distributed.broadcast(None))
-                model, track = weights.load(path, plan.device)
-            inputs = track, plan.device, plan.seed, batch_size_for(track, plan.device, model)
-            certify(model.answerer(), *inputs, loss=functools.partial(mean_loss, model))
             gather_resource_use(plan, joules, [f"process {plan.world.rank}: {reason}" for reason in reasons])
     except Exception as problem:
         line = (str(problem).splitlines() or [""])[0]

@@ -1,27 +1,27 @@
 """An audit in progress: the attempts, probes and recertification of one target, whose results the checks share."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from bench.attempt.recertify import Recertification, assemble, recertify
-from bench.audit.target import NUM_PERMUTATIONS, AuditTarget, track_interface
+from bench.audit.target import AuditTarget, track_interface
 from bench.cli import print_progress
 from bench.config import config_toml, settings_key, track_of
 from bench.errors import UsageError
 from bench.experiments.launcher import Contestant, Task, resolve_contestant, run_tasks
 from bench.formatting import attempt_line
+from bench.judge.recertify import Recertification, recertify
 from bench.processes import json_lines, last_error_line, run_python
-from bench.provenance import config_hash, first_seed
+from bench.provenance import ROOT, config_hash, copy_files, first_seed, harness_files, source_files
 from bench.storage.journal import Journal
 from bench.storage.records import find_record_of_source, unpack_source
 from bench.storage.schema import AUDIT, Batch, Run, SchemaModel, new_id
 from data import INTERFACE, ControlNotApplicable, check_control
 from tracks.descriptions import describe_track
 
-MAX_ATTEMPTS = 2 * NUM_PERMUTATIONS + 5  # of one audit
+MAX_ATTEMPTS = 5  # of one audit
 MIN_LIMIT_SECONDS = 1.0  # for `train` of an attempt whose limit is a share of the run's
 ProbeT = TypeVar("ProbeT", bound=SchemaModel)
 
@@ -32,6 +32,23 @@ class CheckSkipped(Exception):
 
 class CheckNotApplicable(CheckSkipped):
     """A check that does not apply to the track of the target; the message says why."""
+
+
+def assemble(contestant: Path, folder: Path) -> None:
+    """Copy the current harness and the contestant's source into an empty folder.
+
+    A contestant that is older than the judge gets the current `data.py` and `tracks/`, too.
+    """
+
+    def is_track(path: Path, root: Path) -> bool:
+        return path.relative_to(root).parts[0] in ("data.py", "tracks")
+
+    copy_files(harness_files(), ROOT, folder)
+    theirs = source_files(contestant)
+    if not (contestant / "tracks" / "batches").is_dir():
+        theirs = [path for path in theirs if not is_track(path, contestant)]
+        copy_files([path for path in source_files() if is_track(path, ROOT)], ROOT, folder)
+    copy_files(theirs, contestant, folder)
 
 
 class Audit:
@@ -82,11 +99,12 @@ class Audit:
         """A seed derived from the run's config and source, different for each purpose."""
         return first_seed(self.target.run.config_hash, self.target.run.source_sha256, purpose)
 
-    def attempt(self, control: str, seed: int, time_share: float | None = None) -> Run:
+    def attempt(self, control: str, seed: int, time_share: float | None = None, relabelling: int | None = None) -> Run:
         """Run one attempt of the contestant; its outcome may be any.
 
         Args:
             control: see `data.controlled`.
+            relabelling: a secret seed by which the judge gives answers other ids than prompts.
             time_share: limits `train` to this share of the run's seconds; by default the config's limit holds.
 
         Raises:
@@ -99,9 +117,9 @@ class Audit:
         changed = contestant.planned.settings | settings
         planned = contestant.planned.model_copy(update={"settings": changed, "config_hash": config_hash(changed)})
         batch = Batch(id=self.batch_id, command=AUDIT, planned=MAX_ATTEMPTS, index=len(self.runs))
-        task = Task(dataclasses.replace(contestant, planned=planned), seed, batch, tuple(options))
+        task = Task(dataclasses.replace(contestant, planned=planned), seed, batch, tuple(options), relabelling)
         (run,) = run_tasks([task], Journal(self.results), lambda run: None)
-        print_progress(f"  {control}  {attempt_line(run)}")
+        print_progress(f"  {control if relabelling is None else 'relabelled'}  {attempt_line(run)}")
         self.runs.append(run)
         return run
 
@@ -122,21 +140,6 @@ class Audit:
             raise CheckSkipped("the training time of the run is unknown")
         return {"control": control, "max_seconds": max(MIN_LIMIT_SECONDS, round(time_share * train_seconds, 3))}
 
-    def count_solved(
-        self, control: str, seeds: Sequence[int], verdict: Callable[[int], bool | None]
-    ) -> tuple[int, int]:
-        """Run attempts, one per seed, until the verdict on the final number of solved ones is certain.
-
-        Returns the number of attempts that solved the track, and the number that were run.
-        """
-        num_solved = 0
-        for num_attempts, seed in enumerate(seeds, start=1):
-            num_solved += self.attempt(control, seed).outcome == "solved"
-            verdicts = {verdict(num_solved + further) for further in range(len(seeds) - num_attempts + 1)}
-            if verdicts in ({True}, {False}):
-                break
-        return num_solved, num_attempts
-
     def probe(self, name: str, result_type: type[ProbeT]) -> ProbeT:
         """The result of a probe of the contestant; see `bench.attempt.probe`. CheckSkipped if there is no valid one."""
         contestant = self.contestant
@@ -151,5 +154,5 @@ class Audit:
 
     @cached_property
     def recertification(self) -> Recertification:
-        """The weights, certified by the plain forward pass; raises UnusableWeights if that is impossible."""
-        return recertify(self.target.source, self.target.weights, self.target.run.seed, "plain")
+        """The weights, certified again in another process; raises UnusableWeights if that is impossible."""
+        return recertify(self.target.weights, self.target.run.seed)

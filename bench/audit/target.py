@@ -17,8 +17,6 @@ from bench.storage.records import RecordFolder, find_record, is_record, record_n
 from bench.storage.results import find_run, is_weights_path
 from bench.storage.schema import Run
 
-NUM_PERMUTATIONS, MUST_SOLVE = 5, 3  # attempts with the vocabulary's ids permuted
-
 
 @dataclasses.dataclass(frozen=True)
 class AuditTarget:
@@ -28,7 +26,6 @@ class AuditTarget:
     run: Run  # the median attempt of a record
     weights: Path
     weights_sha256: str
-    solve_rate: float | None  # of its batch, 0..1; None if the batch has fewer than NUM_PERMUTATIONS attempts
     source: Path  # root of the contestant's source tree
     record_folder: RecordFolder | None = None  # of a record
 
@@ -59,7 +56,7 @@ def find_target(name: str, results: Path, stack: contextlib.ExitStack) -> AuditT
     weights = Path(name) if is_weights_path(name) else results / run.weights
     if not weights.is_file():
         raise UsageError(f"{run.run_id}: its weights are missing ({run.weights})")
-    return AuditTarget(run.run_id, run, weights, run.weights_sha256, solve_rate(run, runs), find_source(run, folder))
+    return AuditTarget(run.run_id, run, weights, run.weights_sha256, find_source(run, folder))
 
 
 def record_target(record_folder: RecordFolder, runs: Sequence[Run], folder: Path) -> AuditTarget:
@@ -73,7 +70,6 @@ def record_target(record_folder: RecordFolder, runs: Sequence[Run], folder: Path
         run=run,
         weights=record_folder.weights,
         weights_sha256=record.weights_sha256,
-        solve_rate=record.result.solved / record.result.attempts,
         source=unpack_source(record_folder, folder).parent,
         record_folder=record_folder,
     )
@@ -91,15 +87,6 @@ def find_run_with_weights(name: str, runs: Sequence[Run], results: Path) -> Run:
     names = {"latest", *(run.run_id for run in candidates), *record_names(results)}
     hint = nearest_hint(name, names, "`python -m bench export`")
     raise UsageError(f"there is no run or record {name!r} in {results}{hint}")
-
-
-def solve_rate(run: Run, runs: Sequence[Run]) -> float | None:
-    """The share of the run's batch that solved the track, 0..1; None if the batch is too small."""
-    if run.batch is None:
-        return None
-    batch = run.batch.model_copy(update={"index": 0})
-    outcomes = [other.outcome for other in runs if other.batch and other.batch.model_copy(update={"index": 0}) == batch]
-    return outcomes.count("solved") / len(outcomes) if len(outcomes) >= NUM_PERMUTATIONS else None
 
 
 def find_source(run: Run, folder: Path, root: Path = ROOT) -> Path:

@@ -69,14 +69,14 @@ def main(arguments: Arguments) -> int:
     check_options(arguments)
     from bench.attempt.answers import Answers, Continuations, Likeliest, Replies  # imports torch, which takes a second
     from bench.attempt.blanks import BLANK, Blanks
-    from bench.storage import weights
+    from bench.storage import weights, weights_file
 
     device = pick_device(arguments.device)
     try:
         path, answering = find_weights(arguments.run, arguments.results)
         texts = arguments.prompts if arguments.file is None else read_lines(arguments.file)
         model, track = weights.load(path, device)
-        order = arguments.order or weights.training_order(path)
+        order = arguments.order or weights_file.training_order(path)
     except (OSError, ValueError) as problem:
         raise UsageError(describe_os_error(problem) if isinstance(problem, OSError) else str(problem)) from None
 

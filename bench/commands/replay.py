@@ -33,7 +33,7 @@ from bench.streams import print_line
 class Arguments:
     """Unpack a record's snapshot into a temporary folder, run it with fresh seeds, and file the reproduction.
 
-    The outer clock and the certificate are the current ones. The speed is reported and decides nothing, because it
+    Clock and certificate are the judge's. The speed is reported and decides nothing, because it
     depends on the machine.
     """
 
@@ -66,8 +66,8 @@ def main(arguments: Arguments) -> int:
         )
         plan, runs = run_paired_experiment(experiment)
         replay_runs, _ = runs_by_side(plan, runs)
-        source, solved = participant.contestant.script.parent, [run for run in replay_runs if run.outcome == "solved"]
-        problems = [certificate_problem(source, run, results) for run in solved]
+        solved = [run for run in replay_runs if run.outcome == "solved"]
+        problems = [certificate_problem(run, results) for run in solved]
     if record_folder.results.resolve() != results.resolve():
         runs += Journal(record_folder.results).read()[0]
     reproduction = make_reproduction(record_folder, plan, replay_runs, runs, problems)
@@ -84,15 +84,15 @@ def reproductions_file(record_folder: RecordFolder, results: Path) -> JsonLines[
     return JsonLines(results / "reproductions.jsonl", Reproduction)
 
 
-def certificate_problem(source: Path, run: Run, results: Path) -> str | None:
+def certificate_problem(run: Run, results: Path) -> str | None:
     """Certify a solved attempt again: why the certificate does not confirm it, or None when it does."""
-    from bench.attempt.recertify import UnusableWeights, recertify  # imports torch, which takes a second
+    from bench.judge.recertify import UnusableWeights, recertify  # imports torch, which takes a second
 
     print_progress(f"certifying {run.run_id} again")
     if run.weights is None:
         return f"{run.run_id}: it kept no weights"
     try:
-        certificate = recertify(source, results / run.weights, run.seed, "fast").certificate
+        certificate = recertify(results / run.weights, run.seed).certificate
     except UnusableWeights as problem:
         return str(problem)
     return None if certificate.is_solved else f"{run.run_id}: {verdict_text(certificate)} by today's certificate"

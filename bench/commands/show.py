@@ -190,8 +190,12 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     yield "energy", value_text(run.energy_joules, ",.1f", "J") + counter
     yield "weights", value_text(run.weights)
     yield "weights hash", value_text(run.weights_sha256)
+    certificate = run.certificate
+    if certificate is not None and certificate.asked_again is not None:
+        smallest = value_text(certificate.smallest_margin, ".4g")
+        yield "margins", f"smallest {smallest}; {certificate.asked_again:,} problems also in float64"
+    yield "judge", value_text(run.judge)
     yield "initial hash", value_text(run.initial_weights_sha256)
-    yield "warm-up hash", value_text(run.warmed_weights_sha256)
     if run.note is not None:
         yield "note", run.note
 

@@ -1,15 +1,16 @@
-"""Starts attempts as processes, times them with the outer clock, and files a run for each.
+"""Starts attempts as processes, judges them or times them from outside, and files a run for each.
 
 A command and an attempt communicate by this protocol. Snapshots of old records use it, so it must not change:
 
-- `SCRIPT ARGUMENTS --seed N --results DIR` runs an attempt.
+- `SCRIPT ARGUMENTS --results DIR` runs an attempt; snapshots older than the judge also get `--seed N`.
 - `SCRIPT ARGUMENTS --plan` prints the run that would be filed if the attempt were lost, as JSON, and exits.
 - `SCRIPT --plans` does the same for each command line in a JSON list on standard input. A command line that is refused
   is answered with `{"refused": REASON, "not_here": BOOL}`. Only the current source is started with `--plans`.
 - ADDITION_SPEEDRUN_BATCH in the environment holds the batch of the attempt, as JSON.
-- ADDITION_SPEEDRUN_PIPE holds a file descriptor. The attempt writes a line to it at each edge of its clock (the name of
-  the phase that begins, `off` and `on` around waiting for the device, `stop`). An attempt of a search also writes each
-  check, as JSON.
+- ADDITION_SPEEDRUN_JUDGE holds a file descriptor: the contestant's end of `bench.judge.protocol`.
+- Snapshots older than the judge get ADDITION_SPEEDRUN_PIPE in its place. The attempt writes a line to this descriptor
+  at each edge of its clock (the name of the phase that begins, `off` and `on` around waiting for the device, `stop`),
+  and in a search each check, as JSON.
 - SIGUSR1 tells an attempt of a search that it is pruned.
 - The attempt writes its finished run to its start mark in DIR/started, from which the command files it.
 """
@@ -37,7 +38,7 @@ from bench.experiments.outer_clock import CAN_LISTEN, EdgeListener, disagreement
 from bench.processes import BATCH_VARIABLE, PIPE_VARIABLE, json_lines, last_error_line, run_python, start_python
 from bench.provenance import ROOT
 from bench.storage.journal import Journal
-from bench.storage.schema import YARDSTICK, Batch, Check, Outcome, Run, Seconds, new_id
+from bench.storage.schema import EXPLORATION_COMMANDS, YARDSTICK, Batch, Check, Outcome, Run, Seconds, new_id
 
 SCRIPT = ROOT / "speedrun.py"
 PATIENCE_SECONDS = 60.0  # for an interrupted attempt to write its run
@@ -79,6 +80,7 @@ class Task:
     seed: int
     batch: Batch
     arguments: tuple[str, ...] = ()  # in addition to the contestant's
+    relabelling: int | None = None  # a secret seed by which the judge gives answers other ids than prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +199,8 @@ def run_attempt(
     Returns the run, and whether the attempt or this process was interrupted. Raises NotBegun if that happened before
     the attempt began.
     """
+    if task.contestant.planned.judge is not None and CAN_LISTEN:
+        return run_judged_attempt(task, journal, quietly, is_hopeless, on_started)
     edges: list[tuple[str, float]] = []
 
     def on_line(line: str, written: float) -> None:
@@ -229,7 +233,50 @@ def run_attempt(
         listener.close()
     outer = outer_seconds(started, edges) if edges else None
     wall = ended - started - off_seconds(edges)
-    run = journal.collect(task.batch, functools.partial(complete_run, task, outer, wall=wall), ended=True)
+    complete = functools.partial(complete_run, task, outer, wall=wall)
+    return ended_attempt(task, journal, complete, status, interrupted)
+
+
+def run_judged_attempt(
+    task: Task,
+    journal: Journal,
+    quietly: bool,
+    is_hopeless: Callable[[Check], bool] | None,
+    on_started: Callable[[subprocess.Popen[bytes]], None] | None,
+) -> tuple[Run, bool]:
+    """As `run_attempt`, of a contestant that another process can judge: this one does."""
+    from bench.experiments.judged import complete_judged, run_judged  # imports torch
+
+    script, arguments = task.contestant.script, (*task.contestant.arguments, *task.arguments)
+
+    def stop(process: subprocess.Popen[bytes], interrupt: KeyboardInterrupt) -> int:
+        return stop_process(process, signal.SIGTERM if str(interrupt) == "SIGTERM" else signal.SIGINT)
+
+    result = run_judged(
+        [str(script), *arguments, "--results", str(journal.results)],
+        {BATCH_VARIABLE: task.batch.model_dump_json(exclude_none=True)},
+        task.contestant.planned,
+        task.seed,
+        stop,
+        quietly,
+        task.relabelling,
+        is_hopeless,
+        prune=lambda process: process.send_signal(signal.SIGUSR1),
+        on_started=on_started or (lambda process: None),
+    )
+    keeps_weights = task.batch.command not in EXPLORATION_COMMANDS
+
+    def complete(run: Run) -> Run:
+        return complete_run(task, None, complete_judged(result, journal.results, keeps_weights, run))
+
+    return ended_attempt(task, journal, complete, result.status, result.interrupted)
+
+
+def ended_attempt(
+    task: Task, journal: Journal, complete: Callable[[Run], Run], status: int, interrupted: bool
+) -> tuple[Run, bool]:
+    """File the run of an attempt whose process has ended; see `run_attempt`."""
+    run = journal.collect(task.batch, complete, ended=True)
     if run is None:
         if interrupted or status in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
             raise NotBegun
@@ -258,7 +305,7 @@ def complete_run(task: Task, outer: Mapping[str, float | None] | None, run: Run,
     `wall` is the lifetime of the process, seconds; None if this command did not see it.
     """
     update: dict[str, Any] = {}
-    if run.seconds.total is not None:
+    if run.seconds.total is not None and run.judge is None:
         update["seconds"] = run.seconds.model_copy(update={"wall": wall})
     if task.contestant.commit is not None:
         update |= {"commit": task.contestant.commit, "dirty": False, "config": task.contestant.planned.config}

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.config import (
     CONFIGS,
-    current_names,
+    current_settings,
     find_config,
     merged_values,
     settings_key,
@@ -96,7 +96,7 @@ def config_settings(name: str) -> dict[str, Any]:
 
 def changes(run: Run) -> list[str]:
     """The differences between a run's settings and its config, the time limit aside."""
-    settings, run_settings = config_settings(run.config), current_names(run.settings)
+    settings, run_settings = config_settings(run.config), current_settings(run.settings)
     settings.pop("max_seconds", None)
     return changed_settings(settings, {key: run_settings.get(key) for key in settings})
 

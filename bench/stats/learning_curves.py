@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bench.stats.loss_curve import loss_spikes
-from bench.storage.schema import Check, Run
+from bench.storage.schema import Certificate, Check, Run
 from bench.storage.training_set import num_training
 
 PERCENTAGES = (95, 100)  # of the problems of a split
@@ -95,3 +95,19 @@ def step_span(run: Run, milestones: Sequence[str]) -> StepSpan:
     reached = {"": 0} | reached_steps(run.checks)
     start, end = (reached.get(milestone) for milestone in ("", *milestones)[-2:])
     return StepSpan(start, end, max((check.step for check in run.checks), default=0))
+
+
+def reached_with_certificate(
+    reached: Mapping[str, float | None], certificate: Certificate | None, seconds: float | None
+) -> dict[str, float | None]:
+    """The seconds of `train` at which each target was reached; the certificate adds `heldout` and `solved`.
+
+    `reached` are those of the checks during training, `seconds` all of `train`.
+    """
+    found = dict(reached)
+    if certificate is not None:
+        if certificate.heldout_problems:
+            found["heldout"] = None if certificate.heldout_errors else seconds
+        found |= {name: seconds if is_met else found.get(name) for name, is_met in certificate.targets.items()}
+        found["solved"] = seconds if certificate.is_solved else None
+    return found

@@ -2,7 +2,7 @@
 
 Before an attempt starts, it writes a start mark: a file with the line to be filed if its process dies. Another command
 files that line once the attempt has provably ended; see `StartMark.final_line`. An attempt of a batch leaves its
-finished line in the mark; the command that started the batch adds the times of the outer clock and files it. If that
+finished line in the mark; the command that started the batch completes the line and files it. If that
 command was killed, the next command files the line as it is.
 
 Whatever others have concluded, the line of a finished attempt is filed. So two lines of one run are possible; readers
@@ -167,7 +167,7 @@ class Journal(JsonLines[Run]):
 
 def evidence(run: Run) -> tuple[bool, bool]:
     """The order of two lines of one run: what the attempt filed beats `lost`, and a completed line one that is not."""
-    return run.outcome != "lost", run.outer_seconds is not None
+    return run.outcome != "lost", run.outer_seconds is not None or run.judge == "harness"
 
 
 # -----------------------------------------------------------------------------

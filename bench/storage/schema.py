@@ -154,6 +154,11 @@ class Certificate(Count):
     may_have_errors: bool = False  # whether the verdict depends on the measures alone
     has_target: bool = True  # whether the track can be solved; else its measures are the result
     targets: dict[str, bool] = {}  # whether each of the track's weaker targets is met
+    # Of the right answers' logits less the largest other ones, where each problem has one right answer: the smallest
+    # one, in float64 if it is small, and the number of problems from the lower end of each bin on.
+    smallest_margin: FiniteFloat | None = None
+    margins: dict[str, NonNegativeInt] | None = None
+    asked_again: NonNegativeInt | None = None  # problems that were computed in float64, too; null before the judge
 
     @property
     def decisive_measures(self) -> list[str]:
@@ -192,6 +197,9 @@ class Run(SchemaModel):
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     run_id: str
     batch: Batch | None
+    # Whether another process judged the attempt (harness), or its own (self); null before there was a judge.
+    judge: Literal["self", "harness"] | None = None
+    altered: bool = False  # the judge gave the answers other ids than prompts, to test the trainer; it never ranks
     engine: Literal["ray"] | None = None  # that ran it on another process or machine; null if run locally
     track: str
     config: str
@@ -218,6 +226,8 @@ class Run(SchemaModel):
     train_flops: FiniteFloat | None  # of the matrix products of all optimizer steps
     matmul_flops_per_second: FiniteFloat | None = None  # the machine's measured peak at the same precision
     tokenizer_seconds: FiniteFloat | None = None  # in `setup`, of making the track's own tokenizer; null without one
+    # The C compiler that the judge gave it: path, version and sha256 of the file; null if it had none.
+    compiler: dict[str, str | None] | None = None
     compiler_seconds: FiniteFloat | None = None  # of compiling the C kernel, beside the phases until `setup` ends
     step_launches: int | None = None  # torch operations of one step; null if not counted
     launch_seconds: FiniteFloat | None = None  # measured, of one such operation on a single number
@@ -240,8 +250,8 @@ class Run(SchemaModel):
     dirty: bool | None
     weights: str | None
     weights_sha256: str | None
-    initial_weights_sha256: str | None = None  # of the tensors before the warm-up
-    warmed_weights_sha256: str | None = None  # of the tensors after it; equal unless the warm-up trained
+    initial_weights_sha256: str | None = None  # of the tensors that training started from
+    warmed_weights_sha256: str | None = None  # of the tensors after the warm-up; of runs before there was a judge
     search: dict[str, Any] | None
     started_at: datetime
 
@@ -268,7 +278,7 @@ class Run(SchemaModel):
     def is_regular(self) -> bool:
         """Whether the run was made to solve its track, rather than test a trainer or a machine, or explore settings."""
         tests_or_explores = self.command in (YARDSTICK, AUDIT, *EXPLORATION_COMMANDS)
-        return not tests_or_explores and self.settings.get("control", "none") == "none"
+        return not tests_or_explores and not self.altered and self.settings.get("control", "none") == "none"
 
     @property
     def unranked_because(self) -> str | None:

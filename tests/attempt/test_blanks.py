@@ -9,11 +9,12 @@ from torch import Tensor
 from bench.attempt.blanks import Blanks, fill_blanks
 from bench.commands import ask
 from bench.errors import UsageError
-from bench.storage import weights
-from data import PADDING, controlled, get_track
+from bench.storage import weights, weights_file
+from data import PADDING, get_track
 from model import Transformer
 from settings import Settings
 from tests.support.tracks import greedy
+from tracks.controls import permute
 from tracks.sumeq import PAD
 
 CPU = torch.device("cpu")
@@ -102,7 +103,7 @@ def test_other_texts_are_refused_with_the_reason(text: str, message: str) -> Non
 
 def test_the_ids_may_be_permuted() -> None:
     usual: Any = get_track("sumeq")
-    track: Any = controlled(usual, "permute", 7)
+    track: Any = permute(usual, 7)
     ids, usual_ids = track.encode_blanks("?+3"), usual.encode_blanks("?+3")
     assert ids.index(PADDING) == usual_ids.index(PADDING) == 1
     assert track.decode_text([i for i in ids if i != PADDING]).strip("<pad>") == "+3"
@@ -126,7 +127,7 @@ def test_ask_fills_blanks_in_the_order_of_training_or_another_one(tmp_path: Any,
         model = small_model(track, order)
         path = tmp_path / f"{order}.safetensors"
         weights.save(path, model, track, {"order": order, "track": "sumeq"})
-        assert weights.training_order(path) == order
+        assert weights_file.training_order(path) == order
         text = "93-32==??"
         assert ask.main(ask.Arguments(run=str(path), prompts=(text,), results=tmp_path)) == 0
         assert capsys.readouterr().out.splitlines() == list(Blanks(model, track, [text], CPU, order))

@@ -1,6 +1,7 @@
-"""The command line of an attempt: the edges that it announces, and the plan of a batch."""
+"""The command line of an attempt: what it tells the judge, the plan of a batch, and what it prints."""
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from bench.attempt import command
 from bench.attempt.plan import make_plan
 from bench.experiments.launcher import Contestant, Task
-from bench.processes import PIPE_VARIABLE
+from bench.judge.protocol import DESCRIPTOR_VARIABLE, Channel, Message, judge_channel
 from bench.storage.results import paired_plans_file
 from bench.storage.schema import Batch
 from bench.streams import lenient
@@ -17,24 +18,31 @@ from settings import Settings
 from tests.support.examples import example_run
 
 
-def test_an_attempt_announces_its_edges_to_the_descriptor_in_the_environment(monkeypatch):
-    reader, writer = os.pipe()
-    monkeypatch.setenv(PIPE_VARIABLE, str(writer))
-    announce = command.edge_announcer()
-    assert PIPE_VARIABLE not in os.environ, "child processes do not inherit it"
-    announce("setup")
-    announce("stop")
-    assert os.read(reader, 100) == b"setup\nstop\n"
-    os.close(reader)
-    announce("after the reader has closed")
-    os.close(writer)
+def test_an_attempt_tells_the_judge_its_first_phases(monkeypatch):
+    ours, theirs = socket.socketpair()
+    monkeypatch.setenv(DESCRIPTOR_VARIABLE, str(theirs.detach()))
+    judge = judge_channel()
+    assert judge is not None
+    assert DESCRIPTOR_VARIABLE not in os.environ, "child processes do not inherit it"
+    for edge in ("setup", "warmup", "train", "stop"):
+        command.announce(judge, edge)
+    judge.send("ready")
+    channel = Channel(ours)
+    assert [channel.receive() for _ in range(3)] == [
+        Message("phase", {"name": "setup"}),
+        Message("phase", {"name": "warmup"}),
+        Message("ready", {}),
+    ]
+    channel.close()
+    command.announce(judge, "setup")  # nobody listens
+    judge.close()
 
 
 @pytest.mark.parametrize("value", [None, "", "no number"])
-def test_without_a_descriptor_nothing_is_announced(monkeypatch, value):
+def test_without_a_descriptor_there_is_no_judge(monkeypatch, value):
     if value is not None:
-        monkeypatch.setenv(PIPE_VARIABLE, value)
-    command.edge_announcer()("setup")
+        monkeypatch.setenv(DESCRIPTOR_VARIABLE, value)
+    assert judge_channel() is None
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux")

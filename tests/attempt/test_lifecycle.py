@@ -1,5 +1,6 @@
 """One attempt from its plan to its run: failures, interrupts, time limits, and what is measured and saved."""
 
+import dataclasses
 import errno
 import os
 import signal
@@ -13,9 +14,10 @@ from bench.attempt import interface, lifecycle
 from bench.attempt.plan import make_plan
 from bench.cli import handle_interrupts
 from bench.clock import Clock
+from bench.judge.initial_weights import initial_weights
+from bench.judge.verdict import lawful_sha256
 from bench.processes import BATCH_VARIABLE
 from bench.provenance import ROOT
-from bench.storage import weights
 from bench.storage.journal import Journal, StartMark
 from bench.storage.machines import machine_peaks_file
 from bench.storage.schema import Batch
@@ -59,6 +61,7 @@ class FakeTrainer:
 
     def __init__(self, settings, track, *_, failing=None):
         self.model = random_model(block_size=track.prompt_length + track.answer_length - 1)
+        self.track = track
         self.steps = self.examples = 0
         self.step_flops = 1000
         self.failing = failing
@@ -66,14 +69,18 @@ class FakeTrainer:
     def warm_up(self):
         if self.failing == "warmup":
             raise RuntimeError("broken in warm-up")
-        if self.failing == "warm-up that trains":
-            with torch.no_grad():
-                self.model.token.add_(1)
 
     def step(self):
         torch.ones(3).view(3, 1).add_(1)
 
-    def train(self, watch):
+    def train(self, watch, start):
+        self.track = start.track
+        config = dataclasses.asdict(self.model.config)
+        self.model.load_state_dict(dict(initial_weights(config, "identity", config["embedding_std"], start.seed)))
+        if self.failing == "other initial weights":
+            with torch.no_grad():
+                self.model.token[0, 0] += 1
+        watch.initialized(self.model)
         self.steps, self.examples = 3, 30
         watch.check(3, 0.25, 5, {"sample80": False}, 9)
         if self.failing == "train":
@@ -123,14 +130,16 @@ def test_a_failure_is_filed_even_if_a_signal_arrives_meanwhile(tmp_path):
     assert Journal(tmp_path).read() == ([run], [])
 
 
-def test_the_cost_of_a_step_and_the_weights_around_the_warm_up_are_filed(tmp_path):
+def test_the_cost_of_a_step_and_the_initial_weights_are_filed(tmp_path):
     run = run_of(tmp_path, None)
     assert run.train_flops == 3 * 1000
     assert run.matmul_flops_per_second > 1e8
     assert run.step_launches == 2
     assert 1e-8 < run.launch_seconds < 1e-3
-    assert run.initial_weights_sha256 == run.warmed_weights_sha256 is not None
-    assert run_of(tmp_path, "warm-up that trains").warmed_weights_sha256 != run.initial_weights_sha256
+    assert run.initial_weights_sha256 == lawful_sha256(tmp_path / str(run.weights), run.seed)
+    other = run_of(tmp_path, "other initial weights")
+    assert other.outcome == "error"
+    assert "its initial weights are not those of its seed" in other.message
 
 
 def test_the_limits_of_a_machine_are_measured_once(tmp_path, monkeypatch):
@@ -187,10 +196,10 @@ def test_an_attempt_of_a_batch_leaves_its_run_in_the_start_mark(tmp_path, monkey
 
 
 def test_a_message_in_the_journal_has_no_absolute_paths(tmp_path, monkeypatch):
-    def load(path, device):
+    def refuse(path, *_):
         raise ValueError(f"{path}: broken, says {ROOT / 'bench'}")
 
-    monkeypatch.setattr(weights, "load", load)
+    monkeypatch.setattr(lifecycle, "judge_weights", refuse)
     run = run_of(tmp_path, None)
     assert run.outcome == "error"
     assert run.message == f"ValueError: results/{run.weights}: broken, says ./bench"
@@ -199,21 +208,14 @@ def test_a_message_in_the_journal_has_no_absolute_paths(tmp_path, monkeypatch):
 def test_the_saved_weights_are_certified(tmp_path, monkeypatch):
     """The trainer's model may change after saving; the certificate must not."""
     calls = []
-    original_load = weights.load
 
-    def load(path, device):
-        calls.append(path)
-        return original_load(path, device)
-
-    monkeypatch.setattr(weights, "load", load)
-
-    def certify(next_logits, track, device, seed, **options):
-        calls.append(seed)
+    def judge_weights(path, initial, track, start, *_):
+        calls.append((path, start["seed"]))
         raise interface.Timeout("enough")
 
-    monkeypatch.setattr(lifecycle, "certify", certify)
+    monkeypatch.setattr(lifecycle, "judge_weights", judge_weights)
     run = run_of(tmp_path, None)
-    assert calls == [tmp_path / run.weights, run.seed]
+    assert calls == [(tmp_path / run.weights, run.seed)]
     assert run.outcome == "timeout"
 
 
@@ -231,11 +233,11 @@ def test_weights_after_a_step_are_saved_unless_the_attempt_is_an_audits_or_a_mat
 
 def test_weights_are_saved_at_the_first_check_after_each_multiple_also_in_later_rounds(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(weights, "save", lambda path, *_: saved.append(path.name))
+    monkeypatch.setattr("bench.storage.weights.save", lambda path, *_: saved.append(path.name))
     plan = SimpleNamespace(
         settings_dict={"checkpoint_every": 100}, request=SimpleNamespace(results=tmp_path), track=None
     )
     attempt: Any = SimpleNamespace(plan=plan, lost=SimpleNamespace(run_id="run"), saved_multiple=0)
     for step in (50, 100, 130, 180, 230, 260, 290, 340):  # rounds end at 130 and 260
-        lifecycle.Attempt.save_checkpoint(attempt, SimpleNamespace(model=None), step)
+        lifecycle.Attempt.save_checkpoint(attempt, SimpleNamespace(model=None, track=None), step)
     assert saved == [f"run-step-{step:06}.safetensors" for step in (100, 230, 340)]

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from bench.attempt.recertify import assemble
 from bench.audit.checks import CHECKS, CheckResult, run_checks
-from bench.audit.session import Audit
+from bench.audit.session import Audit, assemble
 from bench.audit.target import AuditTarget
 from bench.experiments.launcher import Contestant, Task, run_attempt
 from bench.storage.journal import Journal
@@ -29,19 +28,17 @@ class Case:
     change: Callable[[Path], None]
     settings: dict
     checks: Sequence[str]
-    solve_rate: float | None = None
 
 
 CASES = {
     "honest": Case(lambda root: None, cheats.HONEST, tuple(CHECKS)),
-    "one error": Case(cheats.one_error, cheats.HONEST, ["weights"]),
+    "one error": Case(cheats.one_error, cheats.HONEST, []),
     "held out too": Case(cheats.held_out_too, cheats.HONEST | {"max_rounds": 2}, ["data"]),
-    "calculator": Case(cheats.calculator, cheats.IDLE, ["weights", "blindness", "labels"], solve_rate=1.0),
-    "hidden warm-up": Case(cheats.warm_up_that_trains_and_hides_it, cheats.HONEST, ["clock"]),
+    "calculator": Case(cheats.calculator, cheats.IDLE, []),
     "warm-up": Case(cheats.warm_up_that_trains, cheats.HONEST, ["clock"]),
-    "slow clock": Case(cheats.slow_clock, cheats.HONEST, ["clock"]),
-    "lookup table": Case(cheats.lookup_table, cheats.IDLE, ["data"]),
-    "leak": Case(cheats.leak, cheats.IDLE, ["weights", "causality"]),
+    "slow clock": Case(cheats.slow_clock, cheats.HONEST, []),
+    "lookup table": Case(cheats.lookup_table, cheats.IDLE, []),
+    "leak": Case(cheats.leak, cheats.IDLE, []),
 }
 SEED = 7
 
@@ -63,12 +60,13 @@ def run_and_audit(case: Case, folder: Path) -> Audited:
     config = folder / "case.toml"
     config.write_text(tomli_w.dumps(case.settings))
     # With the device lock the cases would wait for one another.
-    contestant = Contestant(source / "speedrun.py", ("--config", str(config), "--shared"), planned=example_run())
+    planned = example_run(judge="self", settings={**case.settings, "max_seconds": 600.0}, threads=1, device="cpu")
+    contestant = Contestant(source / "speedrun.py", ("--config", str(config), "--shared"), planned)
     batch = Batch(id="contest", command="speedrun", planned=1, index=0)
     run, _ = run_attempt(Task(contestant, SEED, batch), Journal(results))
     if run.weights is None:
         return Audited(run, {}, results)
-    audit_target = AuditTarget(run.run_id, run, results / run.weights, run.weights_sha256, case.solve_rate, source)
+    audit_target = AuditTarget(run.run_id, run, results / run.weights, run.weights_sha256, source)
     audit = Audit(audit_target, assembled, results, ["--shared"])
     if case.checks != tuple(CHECKS):  # resolving the contestant takes two seconds; it is tested for the honest one
         assemble(source, assembled)
@@ -101,56 +99,47 @@ def assert_caught(results: dict[str, CheckResult], check: str, sentence: str) ->
 
 
 @pytest.mark.slow
-def test_a_model_with_one_error_is_caught_by_its_weights(audits) -> None:
-    results = results_for_solved(audits, "one error")
-    assert_caught(results, "weights", "1 error in 10,000 by the plain forward pass")
+def test_a_model_with_one_error_has_missed(audits) -> None:
+    run = audits["one error"].run
+    assert run.outcome == "missed"
+    assert run.certificate.errors == 1
 
 
 @pytest.mark.slow
-def test_a_trainer_that_stops_the_clock_is_caught_by_the_outer_clock(audits) -> None:
-    results = results_for_solved(audits, "slow clock")
-    assert_caught(results, "clock", "the clocks disagree about train")
+def test_a_trainer_that_slows_its_clock_gains_nothing(audits) -> None:
+    run = audits["slow clock"].run
+    assert run.outcome == "solved"
+    assert run.checks[-1].train_seconds < run.seconds.train / 5  # by the clock of the trainer
 
 
 @pytest.mark.slow
-def test_a_warm_up_that_trains_is_caught_by_the_weights_it_leaves(audits) -> None:
+def test_a_warm_up_that_trains_is_caught_by_leaving_it_out(audits) -> None:
     results = results_for_solved(audits, "warm-up")
-    assert_caught(results, "clock", "the warm-up changed the weights")
-
-
-@pytest.mark.slow
-def test_a_warm_up_that_hides_its_training_is_caught_by_leaving_it_out(audits) -> None:
-    results = results_for_solved(audits, "hidden warm-up")
     assert_caught(results, "clock", "training differs without the warm-up")
     assert_caught(results, "clock", "problems were used before `train`: ")
-    assert "changed the weights" not in results["clock"].evidence
 
 
 @pytest.mark.slow
-def test_a_lookup_table_is_caught_by_the_answers_to_held_out_problems(audits) -> None:
-    results = results_for_solved(audits, "lookup table")
-    assert_caught(results, "data", "it trains on held-out problems")
-
-
-@pytest.mark.slow
-def test_a_leak_is_caught_by_changing_later_characters(audits) -> None:
-    results = results_for_solved(audits, "leak")
-    assert_caught(results, "causality", "it looks ahead")
-    assert_caught(results, "weights", "claimed to be solved")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("calculator", None),
+        ("leak", None),
+        ("lookup table", "the weights hold 'answers', which the model's config does not describe"),
+    ],
+)
+def test_a_forward_pass_of_its_own_gains_nothing(name: str, message: str | None, audits) -> None:
+    """The certificate computes the model from its weights, by code of its own."""
+    run = audits[name].run
+    assert run.outcome == ("missed" if message is None else "error")
+    assert message is None or message in run.message
+    assert message is not None or run.certificate.errors > 9_000
 
 
 @pytest.mark.slow
 def test_training_on_held_out_problems_is_caught_by_poisoning_them(audits) -> None:
     results = results_for_solved(audits, "held out too")
     assert_caught(results, "data", "it trains on held-out problems")
-
-
-@pytest.mark.slow
-def test_a_calculator_is_caught_by_its_weights_by_permuted_ids_and_by_wrong_labels(audits) -> None:
-    results = results_for_solved(audits, "calculator")
-    assert_caught(results, "weights", "its answers do not come from its weights")
-    assert_caught(results, "blindness", "it depends on what the characters mean; 0 of 3 solved")
-    assert_caught(results, "labels", "it answers correctly although it was trained on wrong answers")
 
 
 @pytest.mark.slow
@@ -167,6 +156,7 @@ def test_the_attempts_of_an_audit_are_journalled_with_their_own_index(audits) ->
     runs = [run for run in Journal(honest.results).read()[0] if run.run_id != honest.run.run_id]
     assert {other.batch.command for other in runs} == {"audit"}
     assert [other.batch.index for other in runs] == list(range(len(runs)))
-    assert {other.settings["control"] for other in runs} == {"permute", "shuffle", "poison"}
-    assert all(other.outer_seconds is not None for other in runs)
+    assert {other.settings["control"] for other in runs} == {"none", "shuffle", "poison"}
+    assert [other.altered for other in runs if other.settings["control"] == "none"] == [True]
+    assert all(other.judge == "harness" for other in runs)
     assert not any(other.is_contest for other in runs)

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from bench.attempt.probe import Seeds, Warmup
-from bench.attempt.recertify import Recertification, UnusableWeights, recertify
 from bench.audit import checks, session
 from bench.audit.checks import CheckResult, run_checks
 from bench.audit.session import Audit, CheckSkipped
 from bench.audit.target import AuditTarget, track_interface
 from bench.experiments.launcher import Contestant
+from bench.judge.recertify import Recertification, UnusableWeights
 from bench.provenance import harness_sha256, source_sha256
 from bench.storage import weights
 from bench.storage.records import pack_source
-from bench.storage.schema import Certificate, Run
+from bench.storage.schema import Run
 from data import INTERFACE, get_track
 from tests.support import cheats
 from tests.support.examples import ROOT, example_certificate, example_record, example_run, example_seconds
@@ -30,12 +30,12 @@ class ScriptedAudit(Audit):
     """An audit with given results of attempts and of its probe."""
 
     def __init__(self, run: Run, attempts: Sequence[Run] = (), probe_result: object = None, **changes) -> None:
-        target = AuditTarget(run.run_id, run, Path("w.safetensors"), "9" * 64, None, ROOT)
+        target = AuditTarget(run.run_id, run, Path("w.safetensors"), "9" * 64, ROOT)
         super().__init__(dataclasses.replace(target, **changes), Path("nowhere"), Path("nowhere"))
         self.remaining, self.probe_result = list(attempts), probe_result
         self.requests: list[tuple[str, int]] = []
 
-    def attempt(self, control: str, seed: int, time_share: float | None = None) -> Run:
+    def attempt(self, control: str, seed: int, time_share: float | None = None, relabelling: int | None = None) -> Run:
         self.requests.append((control, seed))
         self.runs.append(self.remaining.pop(0))
         return self.runs[-1]
@@ -44,41 +44,14 @@ class ScriptedAudit(Audit):
         return self.probe_result
 
 
+@pytest.fixture(autouse=True)
+def lawful(monkeypatch) -> None:
+    """The initial weights of the example are those of its seed."""
+    monkeypatch.setattr(checks, "lawful_sha256", lambda path, seed: example_run().initial_weights_sha256)
+
+
 SOLVED, MISSED = example_run(), example_run(outcome="missed", certificate=example_certificate(5))
 CRASHED = example_run(outcome="error", message="out of memory", certificate=None, weights=None)
-
-
-def blindness(attempts: Sequence[Run], **changes) -> tuple[str, int]:
-    """The verdict, and how many of the attempts were needed."""
-    scripted = ScriptedAudit(SOLVED, attempts, **changes)
-    result = checks.check_blindness(scripted)
-    seeds = [seed for control, seed in scripted.requests if control == "permute"]
-    assert len(set(seeds)) == len(seeds)
-    assert [seed for control, seed in scripted.requests if control == "none"] == seeds[
-        : len(scripted.requests) - len(seeds)
-    ]
-    return result.verdict, len(scripted.runs)
-
-
-def test_three_of_five_permutations_are_enough() -> None:
-    assert blindness([SOLVED, MISSED, SOLVED, CRASHED, SOLVED]) == ("passed", 5)
-    assert blindness([SOLVED, SOLVED, SOLVED]) == ("passed", 3)
-
-
-def test_permutations_that_solve_as_rarely_as_the_batch_are_enough() -> None:
-    assert blindness([SOLVED, MISSED, MISSED, MISSED, MISSED], solve_rate=0.4)[0] == "passed"
-    assert blindness([MISSED] * 5, solve_rate=0.6)[0] == "CAUGHT"
-
-
-def test_no_attempt_is_made_after_the_verdict_on_permutations_is_decided() -> None:
-    assert blindness([CRASHED] * 3, solve_rate=1.0) == ("CAUGHT", 3)
-    assert blindness([MISSED], solve_rate=0.1) == ("passed", 1)
-    assert blindness([MISSED, MISSED, SOLVED], solve_rate=0.5) == ("passed", 3)
-
-
-def test_a_single_run_is_compared_with_attempts_from_the_same_seeds() -> None:
-    assert blindness([MISSED] * 5 + [SOLVED] * 3) == ("CAUGHT", 8)
-    assert blindness([SOLVED, *([MISSED] * 4), MISSED, SOLVED, MISSED, SOLVED, MISSED])[0] == "passed"
 
 
 def shuffled(errors: int, heldout_errors: int) -> CheckResult:
@@ -104,7 +77,7 @@ def test_a_check_whose_attempt_fails_is_not_carried_out() -> None:
 def test_a_check_that_has_no_meaning_on_the_track_does_not_apply(one_weight_each) -> None:
     """One text has no answers to exchange, and is in every batch."""
     run = example_run(settings={"track": "memorize", "control": "none", "batch_size": 1})
-    same_batches = Seeds(initial=1.4, batches=0.0, rounding=1e-7)
+    same_batches = Seeds(batches=0.0, rounding=1e-7)
     scripted = ScriptedAudit(run, probe_result=same_batches)
     monkey: Any = scripted
     monkey.contestant = Contestant(Path("speedrun.py"), (), run)
@@ -181,10 +154,10 @@ def test_a_trainer_for_older_tracks_is_not_checked(tmp_path) -> None:
     cheats.copy_project(tmp_path)
     assert track_interface(tmp_path) == INTERFACE
     (tmp_path / "data.py").write_text("# tracks whose problems are numbers\n", encoding="utf-8")
-    target = AuditTarget("old", SOLVED, None, None, None, tmp_path)
-    results = run_checks(Audit(target, tmp_path / "assembled", tmp_path / "results"), ["seeds", "blindness"])
+    target = AuditTarget("old", SOLVED, None, None, tmp_path)
+    results = run_checks(Audit(target, tmp_path / "assembled", tmp_path / "results"), ["seeds", "labels"])
     assert {result.verdict for result in results.values()} == {"not carried out"}
-    assert "tracks of interface 1" in results["blindness"].evidence
+    assert "tracks of interface 1" in results["labels"].evidence
 
 
 def test_a_trainer_for_older_tracks_that_a_record_holds_runs_with_the_tracks_of_its_snapshot(tmp_path) -> None:
@@ -197,7 +170,7 @@ def test_a_trainer_for_older_tracks_that_a_record_holds_runs_with_the_tracks_of_
     (folder / "record.json").write_text(record.model_dump_json())
     pack_source(folder / "source.zip", source)
     run = SOLVED.model_copy(update={"source_sha256": record.source_sha256})
-    audit = Audit(AuditTarget("old", run, None, None, None, source), tmp_path / "assembled", tmp_path / "results")
+    audit = Audit(AuditTarget("old", run, None, None, source), tmp_path / "assembled", tmp_path / "results")
     audit.assemble_source()
     assert source_sha256(tmp_path / "assembled") == record.source_sha256
     assert harness_sha256(tmp_path / "assembled") == record.harness_sha256
@@ -213,15 +186,22 @@ def test_without_held_out_problems_only_the_others_are_counted() -> None:
 # --- seeds
 
 
+def test_initial_weights_must_be_those_of_the_seed(monkeypatch) -> None:
+    monkeypatch.setattr(checks, "lawful_sha256", lambda path, seed: f"{seed}")
+    different = Seeds(batches=0.9, rounding=1e-5)
+    for digest, verdict in ((f"{SOLVED.seed}", "passed"), (f"{SOLVED.seed + 1}", "CAUGHT")):
+        run = SOLVED.model_copy(update={"initial_weights_sha256": digest})
+        assert checks.check_seeds(ScriptedAudit(run, probe_result=different)).verdict == verdict
+
+
 @pytest.mark.parametrize(
     ("seeds", "sentence"),
     [
-        (Seeds(initial=1.4, batches=0.9, rounding=1e-5), None),
-        (Seeds(initial=1.4, batches=0.9, rounding=0.2), None),  # bfloat16
-        (Seeds(initial=1.4, batches=0.17, rounding=0.033), None),  # words
-        (Seeds(initial=0.0, batches=0.9, rounding=1e-5), "give the same initial weights"),
-        (Seeds(initial=1.4, batches=0.0, rounding=0.0), "draw the same batches"),
-        (Seeds(initial=1.4, batches=0.2, rounding=0.2), "draw the same batches"),
+        (Seeds(batches=0.9, rounding=1e-5), None),
+        (Seeds(batches=0.9, rounding=0.2), None),  # bfloat16
+        (Seeds(batches=0.17, rounding=0.033), None),  # words
+        (Seeds(batches=0.0, rounding=0.0), "draw the same batches"),
+        (Seeds(batches=0.2, rounding=0.2), "draw the same batches"),
     ],
 )
 def test_two_seeds_must_differ_by_more_than_rounding(seeds: Seeds, sentence: str | None) -> None:
@@ -275,7 +255,7 @@ def test_a_warm_up_may_only_change_the_rounding(warmup: Warmup, verdict: str) ->
 
 
 def test_without_the_outer_clock_the_clock_is_not_checked() -> None:
-    with pytest.raises(CheckSkipped, match="by the outer clock"):
+    with pytest.raises(CheckSkipped, match="by another process"):
         checks.check_clock(ScriptedAudit(SOLVED, [SOLVED], SAME))
 
 
@@ -315,8 +295,6 @@ def test_a_file_that_was_not_certified_is_caught(weights_file) -> None:
             "solved: 0 errors, loss 0.002, needed at most 0.001",
         ),
         ({"parameters": 5}, {}, "200,832 parameters were journalled"),
-        ({"other_tensors": ["table"]}, {}, "not parameters: table"),
-        ({"right_when_scrambled": 1.0}, {}, "do not come from its weights"),
     ],
 )
 def test_the_certificate_of_the_file_must_be_the_journalled_one(
@@ -326,9 +304,6 @@ def test_the_certificate_of_the_file_must_be_the_journalled_one(
         "certificate": example_certificate(),
         "sentences": [],
         "parameters": 200_832,
-        "other_tensors": [],
-        "lookahead_change": 0.0,
-        "right_when_scrambled": 0.0,
     }
     monkeypatch.setattr(session, "recertify", lambda *_: Recertification(**{**same, **changes}))
     outcome = "missed" if run else "solved"
@@ -354,46 +329,5 @@ def test_weights_that_cannot_be_certified_are_caught(weights_file, monkeypatch) 
 
     monkeypatch.setattr(session, "recertify", refuse)
     path, digest = weights_file
-    results = run_checks(ScriptedAudit(SOLVED, weights=path, weights_sha256=digest), ["weights", "causality"])
-    assert [result.verdict for result in results.values()] == ["CAUGHT", "not carried out"]
-
-
-@pytest.mark.slow
-def test_one_error_in_a_million_is_found_in_the_file(tmp_path) -> None:
-    """With the plain forward pass, in a model that knows all sums of three digits except one."""
-    cheats.copy_project(tmp_path)
-    cheats.calculator(tmp_path)
-    cheats.extend_model(
-        tmp_path,
-        """
-        def add_all_but_one(self, idx, first=0, pairs=None):
-            logits = add(self, idx, first)
-            nines = torch.tensor([9, 9, 9, 10, 9, 9, 9, 11], device=idx.device)
-            logits[(idx[:, :8] == nines).all(1), -1, 0] = 20.0
-            return logits
-
-
-        Transformer.forward = Transformer.forward_fast = add_all_but_one
-        """,
-    )
-    file = tmp_path / "w.safetensors"
-    digest = weights.save(file, random_model(), get_track("add3"), {})
-    scripted = ScriptedAudit(SOLVED, weights=file, weights_sha256=digest)
-    scripted.recertification = recertify(tmp_path, file, SOLVED.seed, "plain")
-    result = checks.check_weights(scripted)
-    assert result.verdict == "CAUGHT"
-    assert "claimed to be solved: 999 + 999: got 0, expected 1998" in result.evidence
-    assert "1 error in 1,000,000 by the plain forward pass" in result.evidence
-
-
-@pytest.mark.parametrize(("precision", "verdict"), [("float32", "CAUGHT"), ("bfloat16", "passed")])
-def test_rounding_is_not_look_ahead(precision: str, verdict: str, monkeypatch) -> None:
-    recertification = Recertification(
-        certificate=Certificate.model_validate(example_certificate()),
-        sentences=[],
-        parameters=1,
-        other_tensors=[],
-        lookahead_change=0.008,
-    )
-    monkeypatch.setattr(session, "recertify", lambda *_: recertification)
-    assert checks.check_causality(ScriptedAudit(example_run(precision=precision))).verdict == verdict
+    results = run_checks(ScriptedAudit(SOLVED, weights=path, weights_sha256=digest), ["weights"])
+    assert [result.verdict for result in results.values()] == ["CAUGHT"]

@@ -27,20 +27,6 @@ def test_the_latest_run_is_not_one_of_an_audit(tmp_path) -> None:
         assert target.find_target("latest", tmp_path, stack).run == filed
 
 
-@pytest.mark.parametrize(
-    ("outcomes", "rate"), [(["solved"] * 4, None), (["solved", "missed", "lost", "solved", "error"], 0.4)]
-)
-def test_the_solve_rate_of_a_run_is_its_batch_s_if_that_is_large_enough(
-    outcomes: list[str], rate: float | None
-) -> None:
-    batches = [Batch(id="x", command="speedrun", planned=5, index=index) for index in range(len(outcomes))]
-    runs = [example_run(outcome=outcome, batch=batch) for outcome, batch in zip(outcomes, batches, strict=True)]
-    yardstick = example_run(batch=Batch(id="x", command="yardstick", planned=1, index=0))
-    single = example_run()
-    assert target.solve_rate(runs[0], [yardstick, *runs]) == rate
-    assert target.solve_rate(single, [single]) is None
-
-
 @pytest.fixture
 def checkout(tmp_path) -> tuple[Path, Run]:
     """A repository with one commit, and a run of it."""

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from bench import __main__ as commands
-from bench.attempt.decoding import complete
 from bench.commands import ask
 from bench.errors import UsageError
+from bench.judge.decoding import complete
 from bench.storage import weights
 from bench.storage.journal import Journal
 from data import decode, get_track

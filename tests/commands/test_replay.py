@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from bench.attempt.recertify import Recertification, UnusableWeights
 from bench.commands import replay
 from bench.errors import UsageError
+from bench.judge.recertify import Recertification, UnusableWeights
 from bench.storage.records import read_records
 from bench.storage.results import paired_plans_file
 from bench.storage.schema import Certificate
@@ -18,8 +18,6 @@ def certificate_of(errors):
         certificate=Certificate.model_validate(example_certificate(errors)),
         sentences=[],
         parameters=1,
-        other_tensors=[],
-        lookahead_change=0.0,
     )
 
 
@@ -31,7 +29,7 @@ def arena(recorded_arena):
 @pytest.fixture
 def record_folder(arena, monkeypatch):
     """The record to replay; the certificate confirms every attempt."""
-    monkeypatch.setattr("bench.attempt.recertify.recertify", lambda contestant, path, seed, how: certificate_of(0))
+    monkeypatch.setattr("bench.judge.recertify.recertify", lambda path, seed: certificate_of(0))
     (record_folder,) = read_records(arena.results)[0]
     return record_folder
 
@@ -73,13 +71,13 @@ def test_a_measure_above_its_limit_is_a_problem_of_the_certificate(tmp_path, mon
     unmet = recertified.certificate.model_copy(update={"measures": {"loss": 0.002}, "limits": {"loss": 0.001}})
     for certificate, is_problem in ((recertified.certificate, False), (unmet, True)):
         answer = recertified.model_copy(update={"certificate": certificate})
-        monkeypatch.setattr("bench.attempt.recertify.recertify", lambda *_, answer=answer: answer)
-        problem = replay.certificate_problem(tmp_path, example_run(), tmp_path)
+        monkeypatch.setattr("bench.judge.recertify.recertify", lambda *_, answer=answer: answer)
+        problem = replay.certificate_problem(example_run(), tmp_path)
         assert (problem is not None and "loss 0.002, needed at most 0.001 by today's" in problem) == is_problem
 
 
 def test_a_replay_with_errors_is_not_a_reproduction(arena, record_folder, monkeypatch, capsys):
-    monkeypatch.setattr("bench.attempt.recertify.recertify", lambda contestant, path, seed, how: certificate_of(1))
+    monkeypatch.setattr("bench.judge.recertify.recertify", lambda path, seed: certificate_of(1))
     assert run_replay(arena, record_folder, attempts=2) == 1
     (reproduction,) = record_folder.reproductions.read()[0]
     assert not reproduction.reproduced
@@ -98,10 +96,10 @@ def test_a_replay_with_errors_is_not_a_reproduction(arena, record_folder, monkey
 
 
 def test_a_replay_with_unusable_weights_is_not_a_reproduction(arena, record_folder, monkeypatch):
-    def refuse(contestant, path, seed, how):
+    def refuse(path, seed):
         raise UnusableWeights("these are no weights")
 
-    monkeypatch.setattr("bench.attempt.recertify.recertify", refuse)
+    monkeypatch.setattr("bench.judge.recertify.recertify", refuse)
     assert run_replay(arena, record_folder, attempts=1) == 1
     assert "these are no weights" in record_folder.reproductions.read()[0][0].reason
 
@@ -113,11 +111,11 @@ def test_a_replay_that_solves_less_often_is_not_a_reproduction(arena, record_fol
 
 
 def test_a_replay_interrupted_while_certifying_repeats_no_attempt(arena, record_folder, monkeypatch):
-    def interrupted(contestant, path, seed, how):
+    def interrupted(path, seed):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("bench.attempt.recertify.recertify", interrupted)
+        patch.setattr("bench.judge.recertify.recertify", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_replay(arena, record_folder, attempts=2)
     calls = arena.calls()

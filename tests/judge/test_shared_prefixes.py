@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from bench.attempt.decoding import complete
 from bench.judge import shared_prefixes
+from bench.judge.decoding import complete
 from bench.judge.forward import Model
 from bench.judge.shared_prefixes import SharedPrefixes, answer_margins, margins_of, part_edges, plain_margins, supports
 from data import Decoding

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-import speedrun
 from curriculum import Curriculum, Split
 from data import get_track
 from recipes.checkpoints import BestCheckpoint
 from settings import Settings
 from tests.support.models import random_model
-from tests.support.small_trainer import SMALL, Monitor
+from tests.support.small_trainer import SMALL, Monitor, SeededTrainer
 
 LOSSES = (0.9, 0.2, math.nan, 0.5)
 
@@ -56,7 +55,7 @@ def test_training_ends_with_the_weights_that_the_setting_names(
         SMALL, track="moddiv", track_settings={"p": 11}, checkpoint=checkpoint, num_steps=4, check_every=1
     )
     track = get_track("moddiv", p=11)
-    trainer, seen = speedrun.Trainer(settings, track, torch.device("cpu"), torch.float32, 7), []
+    trainer, seen = SeededTrainer(settings, track, torch.device("cpu"), torch.float32, 7), []
 
     def split(curriculum: Curriculum, problems: torch.Tensor | None) -> Split | None:
         if problems is None:

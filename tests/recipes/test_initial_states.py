@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import speedrun
 from data import get_track
 from model import ModelConfig, Transformer
 from recipes.initial_states import keep_best_state
 from settings import Settings
-from tests.support.models import example_settings
-from tests.support.small_trainer import SMALL, Monitor
+from tests.support.models import example_settings, normal_numbers
+from tests.support.small_trainer import SMALL, Monitor, SeededTrainer
 
 CONFIG = ModelConfig(**example_settings(init="gpt2", embedding_std=0.5))
 GPT2 = replace(SMALL, init="gpt2", embedding_std=0.5, num_steps=2, check_every=1, max_rounds=1)
@@ -21,7 +20,7 @@ GPT2 = replace(SMALL, init="gpt2", embedding_std=0.5, num_steps=2, check_every=1
 
 def trainer_of(settings: Settings, seed: int = 7) -> Any:
     track = get_track(settings.track)
-    return speedrun.Trainer(settings, track, torch.device("cpu"), torch.float32, seed)
+    return SeededTrainer(settings, track, torch.device("cpu"), torch.float32, seed)
 
 
 def weights_of(model: Transformer) -> list[Tensor]:
@@ -34,8 +33,8 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize(("losses", "expected"), [((3.0, 1.0, 2.0), 1), ((1.0, 2.0, 3.0), 0), ((2.0, 3.0, 1.0), 2)])
 def test_the_set_with_the_lowest_loss_is_kept(losses: tuple[float, ...], expected: int) -> None:
-    model, generator = Transformer(CONFIG), torch.Generator().manual_seed(1)
-    model.initialize(generator)
+    model, numbers = Transformer(CONFIG), normal_numbers(1)
+    model.initialize(numbers)
     seen, left = [], list(losses)
 
     def loss() -> float:
@@ -43,11 +42,11 @@ def test_the_set_with_the_lowest_loss_is_kept(losses: tuple[float, ...], expecte
         seen.append(weights_of(model))
         return left.pop(0)
 
-    keep_best_state(model, generator, len(losses), loss)
+    keep_best_state(model, lambda: model.initialize(numbers), len(losses), loss)
     assert model.training
     assert same(weights_of(model), seen[expected])
-    reference, again = Transformer(CONFIG), torch.Generator().manual_seed(1)
-    for state in seen:  # they are what `initialize` draws one after the other
+    reference, again = Transformer(CONFIG), normal_numbers(1)
+    for state in seen:  # they are what is drawn one after the other
         reference.initialize(again)
         assert same(state, weights_of(reference))
 
@@ -64,7 +63,7 @@ def test_a_trainer_starts_from_the_state_with_the_lowest_loss_on_its_batch() -> 
         states.append(weights_of(reference.model))
         with torch.no_grad():
             losses.append(float(reference.model.loss(**batch, query_start=reference.query_start)))
-        reference.model.initialize(reference.weights_generator)
+        reference.draw_weights()
     assert len(set(losses)) == 4
     assert same(weights_of(trainer.model), states[losses.index(min(losses))])
 

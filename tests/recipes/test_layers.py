@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from model import Transformer
 from model_config import ModelConfig
 from recipes.layers import rotate
-from tests.support.models import example_settings
+from tests.support.models import example_settings, normal_numbers
 
 OPTIONS = [
     {"norm_position": "post", "bias": "mlp", "norm": "layer_gain", "activation": "gelu_tanh"},
@@ -135,7 +135,7 @@ def test_relative_positions_add_a_bias_of_each_head_and_distance_to_the_scores()
 def test_relative_positions_start_as_none_and_belong_to_adamw_without_decay() -> None:
     model: Any = random_model(position_encoding="relative")
     assert "position" not in dict(model.named_parameters())
-    model.initialize(torch.Generator().manual_seed(0))
+    model.initialize(normal_numbers(0))
     biases = model.blocks[0].attention.distance_bias
     assert biases.shape == (2 * 11,)
     assert not biases.any()
@@ -212,7 +212,7 @@ def test_a_padded_batch_has_the_loss_and_the_gradients_of_its_texts_with_every_o
 
 def test_a_gate_starts_as_the_matrix_beside_it() -> None:
     model = Transformer(ModelConfig(**example_settings(activation="swiglu", n_embd=64, n_hidden=128)))
-    model.initialize(torch.Generator().manual_seed(0))
+    model.initialize(normal_numbers(0))
     mlp: Any = model.blocks[0].mlp
     assert float(mlp.gate.detach().std()) == pytest.approx(64**-0.5, rel=0.05)
     assert float(mlp.up.detach().std()) == pytest.approx(64**-0.5, rel=0.05)
@@ -223,7 +223,7 @@ def test_a_gate_starts_as_the_matrix_beside_it() -> None:
 @pytest.mark.parametrize("options", OPTIONS)
 def test_gains_start_at_one_and_biases_at_zero_and_the_kernel_is_refused(options: dict) -> None:
     model = Transformer(ModelConfig(**example_settings(**options)))
-    model.initialize(torch.Generator().manual_seed(0))
+    model.initialize(normal_numbers(0))
     for name, weight in model.named_parameters():
         if name.endswith("bias"):
             assert weight.dim() == 1

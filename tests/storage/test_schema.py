@@ -131,6 +131,7 @@ def test_a_line_has_every_key_of_the_contract() -> None:
     assert set(line["certificate"]) == {
         "problems", "errors", "heldout_problems", "heldout_errors", "groups", "samples", "exhaustive",
         "error_rate_upper_95", "measures", "limits", "may_have_errors", "has_target", "targets",
+        "smallest_margin", "margins", "asked_again",
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ They are written to be easy to understand, and make no attempt to evade the audi
 import textwrap
 from pathlib import Path
 
-from bench.attempt.recertify import assemble
+from bench.audit.session import assemble
 from tests.support.examples import ROOT
 
 # Solves add2 in two seconds on one thread, with nearly every seed.
@@ -91,9 +91,9 @@ def lookup_table(root: Path) -> None:
             self.answers = nn.Parameter(torch.zeros(config.vocab_size ** (2 * self.digits), self.digits + 1))
 
 
-        def initialize_the_others(self, generator):
+        def initialize_the_others(self, normal):
             answers = self._parameters.pop("answers")
-            initialize(self, generator)
+            initialize(self, normal)
             self.answers = answers
 
 
@@ -122,17 +122,17 @@ def lookup_table(root: Path) -> None:
         root,
         """
         class Trainer(Trainer):
-            def train(self, watch):
+            def begin(self, start):
+                super().begin(start)
                 texts = self.track.tokens(self.track.test_set(0).to(self.device)).long()
                 with torch.no_grad():
                     self.model.answers[self.model.row(texts)] = texts[:, self.track.prompt_length :].float()
-                super().train(watch)
         """,
     )
 
 
 def leak(root: Path) -> None:
-    """(c) Each position sees the next character, and the certificate feeds problems together with their answers."""
+    """(c) Each position sees the next character."""
     extend_model(
         root,
         """
@@ -153,47 +153,16 @@ def leak(root: Path) -> None:
             setattr(Transformer, name, leaking(name))
         """,
     )
-    extend_trainer(
-        root,
-        """
-        from bench.attempt import lifecycle
-
-        certify = lifecycle.certify
-        trainers = []
-
-
-        class Trainer(Trainer):
-            def train(self, watch):
-                super().train(watch)
-                trainers.append(self)
-
-
-        def certify_together_with_the_answers(next_logits, track, device, seed, **options):
-            def ask(idx):
-                problems, _ = track.problems(idx[:, : track.prompt_length].to(torch.uint8))
-                return trainers[0].model(track.tokens(problems).long())[:, idx.size(1) - 1]
-
-            return certify(ask, track, device, seed, **options)
-
-
-        lifecycle.certify = certify_together_with_the_answers
-        """,
-    )
 
 
 def one_error(root: Path) -> None:
-    """(d) A model with a single error, and a certificate that ignores it."""
+    """(d) A model with a single error."""
     extend_trainer(
         root,
         """
-        from bench.attempt import lifecycle
-
-        certify = lifecycle.certify
-
-
         class Trainer(Trainer):
-            def train(self, watch):
-                super().train(watch)
+            def train(self, watch, start):
+                super().train(watch, start)
                 self.unlearn_one()
 
             @torch.no_grad()
@@ -211,18 +180,6 @@ def one_error(root: Path) -> None:
                 needed = (lead / slope).masked_fill((right == 0) | (slope <= 0), torch.inf).amin(1)
                 first, second = needed.sort().values[:2]
                 head[0] += (first + second) / 2 * read.mean((0, 1))
-
-
-        def certify_generously(next_logits, track, device, seed, **options):
-            certificate, sentences = certify(next_logits, track, device, seed, **options)
-            if certificate.errors > 1:
-                return certificate, sentences
-            none = {name: count.model_copy(update={"errors": 0}) for name, count in certificate.groups.items()}
-            forgiven = {"errors": 0, "heldout_errors": 0, "groups": none, "error_rate_upper_95": 0.0}
-            return certificate.model_copy(update=forgiven), []
-
-
-        lifecycle.certify = certify_generously
         """,
     )
 
@@ -240,19 +197,26 @@ def slow_clock(root: Path) -> None:
 
 
         class Trainer(Trainer):
-            def train(self, watch):
+            def train(self, watch, start):
                 now, begun = time.perf_counter, time.perf_counter()
                 time.perf_counter = lambda: begun + (now() - begun) / 10
                 if hasattr(watch, "clock"):
                     watch.clock.now = time.perf_counter
-                super().train(watch)
+                super().train(watch, start)
         """,
     )
 
 
-WARM_UP = """
+def warm_up_that_trains(root: Path) -> None:
+    """(f) Trains in the warm-up, keeps the weights, and gives them the ids of the track when training begins."""
+    extend_trainer(
+        root,
+        """
         class Silent:
             patience = 1
+
+            def initialized(self, model):
+                pass
 
             def tick(self):
                 pass
@@ -266,32 +230,21 @@ WARM_UP = """
 
             def warm_up(self):
                 super().warm_up()
-                initial = [weight.detach().clone() for weight in self.model.parameters()]
-                super().train(Silent())
-                {after}
+                super().train(Silent(), attempt.Start(self.track, 3))
+                self.warmed = {name: weight.clone() for name, weight in self.model.state_dict().items()}
 
-            def train(self, watch):
+            def train(self, watch, start):
                 if self.warmed is None:
-                    return super().train(watch)
+                    return super().train(watch, start)
+                self.begin(start)
+                watch.initialized(self.model)
+                ids = start.track.token_map.target_ids[:-1]
                 with torch.no_grad():
-                    for weight, value in zip(self.model.parameters(), self.warmed, strict=True):
-                        weight.copy_(value)
-                watch.check(self.steps, float(self.loss), 0, {{}}, 0)
-        """
-
-
-def warm_up_that_trains(root: Path) -> None:
-    """(f) Trains during the warm-up."""
-    extend_trainer(root, WARM_UP.format(after="self.warmed = list(self.model.parameters())"))
-
-
-def warm_up_that_trains_and_hides_it(root: Path) -> None:
-    """(f) The same, but hides the trained weights until `train` begins."""
-    hide = """self.warmed = [weight.detach().clone() for weight in self.model.parameters()]
-                with torch.no_grad():
-                    for weight, value in zip(self.model.parameters(), initial, strict=True):
-                        weight.copy_(value)"""
-    extend_trainer(root, WARM_UP.format(after=hide))
+                    for name, weight in self.model.named_parameters():
+                        weight[ids if name in ("token", "head") else slice(None)] = self.warmed[name]
+                watch.check(self.steps, float(self.loss), 0, {}, 0)
+        """,
+    )
 
 
 # -----------------------------------------------------------------------------

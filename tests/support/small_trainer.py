@@ -1,10 +1,12 @@
 """A trainer that is small enough for tests, and a stand-in for the harness's monitor."""
 
+import math
 from dataclasses import replace
 
 import torch
 
 import speedrun
+from bench.attempt.interface import Start
 from curriculum import Curriculum, Evaluation
 from settings import Settings
 from tests.support.tracks import addition_track
@@ -44,8 +46,30 @@ STREAM = addition_track("add3-report")
 TRACK = addition_track("add2")  # with 9,004 training problems a round ends in no time
 
 
+class SeededTrainer(speedrun.Trainer):
+    """A trainer that has begun with a seed and the usual ids of the track, and begins again with each `train`."""
+
+    def __init__(self, settings, track, device, dtype, seed):
+        super().__init__(settings, track, device, dtype)
+        self.start = Start(track, seed)
+        self.begin(self.start)
+
+    def warm_up(self):
+        super().warm_up()
+        self.begin(self.start)
+        self.step_index.zero_()
+
+    def train(self, watch, start=None):
+        super().train(watch, start or self.start)
+
+    def state(self):
+        """Every tensor that a step changes and that later steps depend on."""
+        optimizers = *self.muon.state(), *self.adam.state(), *self.update.state()
+        return [*self.model.parameters(), *optimizers, self.step_index, self.loss, *self.inputs.tensors.values()]
+
+
 def build(settings=SMALL, seed=7, track=TRACK):
-    return speedrun.Trainer(settings, track, torch.device("cpu"), torch.float32, seed)
+    return SeededTrainer(settings, track, torch.device("cpu"), torch.float32, seed)
 
 
 class Monitor:
@@ -53,6 +77,9 @@ class Monitor:
 
     def __init__(self, patience=2):
         self.checks, self.patience = [], patience
+
+    def initialized(self, model):
+        pass
 
     def tick(self):
         pass
@@ -106,10 +133,10 @@ def record_evaluations(monkeypatch):
     return evaluations
 
 
-def fake_evaluations(monkeypatch, errors, smallest_loss, largest_loss):
-    """Make every evaluation report these errors, and losses that rise from one value to the other."""
+def fake_evaluations(monkeypatch, errors, smallest_loss, largest_loss, margin=math.inf):
+    """Make every evaluation report these errors, losses that rise from one value to the other, and this margin."""
 
     def evaluate(curriculum, problems):
-        return Evaluation(problems, torch.linspace(smallest_loss, largest_loss, len(problems)), errors)
+        return Evaluation(problems, torch.linspace(smallest_loss, largest_loss, len(problems)), errors, margin)
 
     monkeypatch.setattr(Curriculum, "evaluate", evaluate)

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data import BatchOptions, Decoding, build_track, decode, get_batches, get_track
+from data import BatchOptions, Decoding, decode, get_batches, get_track
 from tracks.addition import Addition
+from tracks.registry import build_track
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench.attempt.certify import certify
+from bench.judge.certificate import certify
 from data import PADDING, get_track
+from tests.support.judged import Stepwise
 from tests.support.tracks import cpu_batches
 
 PROBLEMS = [(a, b) for a in range(100) for b in range(100)]
@@ -81,7 +82,7 @@ def test_the_certificate_decodes_all_problems_and_counts_the_thousand_that_are_h
         answer = [total // 100, total // 10 % 10, total % 10, torch.full_like(total, track.eos)]
         return torch.nn.functional.one_hot(answer[tokens.size(1) - 7], len(track.vocabulary)).float()
 
-    certificate, sentences = certify(next_logits, track, torch.device("cpu"), seed=1)
+    certificate, sentences = certify(lambda dtype: Stepwise(next_logits), track, torch.device("cpu"), seed=1)
     heldout = {PROBLEMS[number] for number in track.number(track.sets["heldout"]).tolist()}
     assert (certificate.problems, certificate.errors) == (10_000, 100)
     assert (certificate.heldout_problems, certificate.heldout_errors) == (1000, sum(a == 99 for a, _ in heldout))

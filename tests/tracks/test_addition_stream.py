@@ -9,7 +9,8 @@ import torch
 from data import controlled, decode, encode, get_track
 from tests.support.digits import carries, pairs_of, rows_of
 from tests.support.tracks import cpu_batches, fresh
-from tracks.addition_stream import StreamBatches
+from tracks.batches.addition_stream import StreamBatches
+from tracks.controls import permute
 
 TRACK: Any = get_track("add3-report")
 NOTHING = torch.empty(0, 6, dtype=torch.uint8)  # to replay
@@ -148,7 +149,7 @@ def test_problems_are_counted_by_their_carries() -> None:
 
 
 def test_with_permuted_ids_the_windows_say_the_same(windows: StreamBatches) -> None:
-    track = controlled(TRACK, "permute", 7)
+    track = permute(TRACK, 7)
     permuted = cpu_batches(track)
     assert not torch.equal(permuted.text, windows.text)
     assert decode(track, permuted.text[:1000]) == decode(TRACK, windows.text[:1000])

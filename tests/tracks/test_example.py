@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-import speedrun
-from bench.attempt.certify import certify
+from bench.judge.certificate import certify
 from data import BatchOptions, get_batches
 from tests.support.examples import ROOT
-from tests.support.small_trainer import SMALL, Monitor, batches_of
+from tests.support.judged import judged_models
+from tests.support.small_trainer import SMALL, Monitor, SeededTrainer, batches_of
 from tracks import descriptions
 
 CPU = torch.device("cpu")
@@ -62,13 +62,13 @@ def test_its_answers_are_right_and_its_batches_hold_no_held_out_problem(track: A
 def test_it_is_trained_and_certified(track: Any) -> None:
     settings = replace(SMALL, num_steps=30, check_every=10, batch_size=64)
     monitor: Any = Monitor()
-    trainer = speedrun.Trainer(settings, track, CPU, torch.float32, 7)
+    trainer = SeededTrainer(settings, track, CPU, torch.float32, 7)
     trainer.warm_up()
     assert len(batches_of(trainer)) == 30
-    trainer = speedrun.Trainer(settings, track, CPU, torch.float32, 7)
+    trainer = SeededTrainer(settings, track, CPU, torch.float32, 7)
     trainer.train(monitor)
     assert monitor.checks[-1][1] < monitor.checks[0][1]  # the loss
-    certificate, sentences = certify(trainer.model.answerer(), track, CPU, 7)
+    certificate, sentences = certify(judged_models(trainer.model), track, CPU, 7)
     assert (certificate.problems, certificate.heldout_problems) == (10_000, track.num_heldout)
     assert 0 < certificate.errors < 10_000
     assert sentences[0].startswith("larger of ")

@@ -9,6 +9,7 @@ import torch
 from data import PADDING, DecodedProblems, controlled, describe_track, get_track, index_sets_sha256
 from settings import Settings
 from tests.support.tracks import cpu_batches
+from tracks.controls import permute
 
 TEXT = "I love machine learning"
 
@@ -59,7 +60,7 @@ def test_a_wrong_recital_is_put_into_words() -> None:
 
 
 def test_permuted_ids_recite_the_same_and_other_controls_are_refused() -> None:
-    track: Any = controlled(get_track("memorize"), "permute", 7)
+    track: Any = permute(get_track("memorize"), 7)
     answers = track.answers(track.rows)
     assert track.grade(track.rows, answers).all()
     assert track.decode_completion(answers[0].tolist()) == TEXT

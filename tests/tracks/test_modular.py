@@ -8,6 +8,7 @@ import torch
 from data import PADDING, controlled, decode, describe_track, encode, get_track
 from tests.support.digits import splitmix64_of_integers
 from tests.support.tracks import cpu_batches
+from tracks.controls import permute
 
 NAMES = ("modadd", "modsub", "moddiv")
 COUNTS = {  # of train, validation and test pairs, with the default shares
@@ -146,7 +147,7 @@ def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize("tokens", ["numbers", "characters"])
 def test_permuted_ids_write_the_same_texts(tokens: str) -> None:
     usual: Any = get_track("moddiv", tokens=tokens)
-    track: Any = controlled(usual, "permute", 7)
+    track: Any = permute(usual, 7)
     assert not torch.equal(track.prompts(track.rows), usual.prompts(usual.rows))
     answers = track.answers(track.rows)
     assert track.grade(track.rows, answers).all()

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracks.sampling import EpochSampler, LevelSampler, ListSampler, distinct
+from tracks.batches.sampling import EpochSampler, LevelSampler, ListSampler, distinct
 
 CPU = torch.device("cpu")
 ROWS = torch.tensor([[number, number * number] for number in range(30)])

@@ -8,13 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.attempt.certify import certify
-from bench.attempt.decoding import complete_all
+from bench.judge import certificate as certificate_module
+from bench.judge.certificate import certify
+from bench.judge.decoding import complete_all
 from data import PADDING, ControlNotApplicable, controlled, decode, get_track, main
 from model import Transformer
 from settings import Settings
 from tests.support.digits import splitmix64_of_integers
+from tests.support.judged import Stepwise
 from tests.support.tracks import cpu_batches
+from tracks.controls import permute
 from tracks.sumeq import BOUND, PAD
 
 FORMS = {False: r"(-?(?:0|[1-9][0-9]?))([+-](?:0|[1-9][0-9]?))", True: r"([+-][0-9]{2})([+-][0-9]{2})"}
@@ -274,7 +277,7 @@ def test_prompts_are_completed_as_by_a_loop_over_characters(order: str) -> None:
         assert [i for i in completion if i != PADDING] == ids[start:]
 
 
-def test_the_certificate_has_the_bound_the_targets_and_the_source_s_prompts() -> None:
+def test_the_certificate_has_the_bound_the_targets_and_the_source_s_prompts(monkeypatch) -> None:
     track: Any = get_track.__globals__["build_track"].__wrapped__("sumeq", ())
     track.sets["heldout"] = track.sets["heldout"][:200]
     answers = {tuple(row) for row in track.tokens(track.sets["heldout"]).tolist()}
@@ -286,7 +289,8 @@ def test_the_certificate_has_the_bound_the_targets_and_the_source_s_prompts() ->
         tokens = [by_start[tuple(row)][len(row)] if tuple(row) in by_start else 0 for row in ids.tolist()]
         return torch.nn.functional.one_hot(torch.tensor(tokens), len(track.vocabulary)).float()
 
-    certificate, _ = certify(next_logits, track, torch.device("cpu"), 1, loss=lambda batch: calls.append(batch) or 1.5)
+    monkeypatch.setattr(certificate_module, "mean_loss", lambda model, device, batch: calls.append(batch) or 1.5)
+    certificate, _ = certify(lambda dtype: Stepwise(next_logits), track, torch.device("cpu"), 1)
     assert (certificate.problems, certificate.errors, certificate.heldout_problems) == (200, 0, 200)
     assert certificate.samples["first 7 characters"].problems == 200
     assert certificate.measures[BOUND] == pytest.approx(1 - 0.05 ** (1 / 200))
@@ -302,7 +306,7 @@ def test_the_certificate_has_the_bound_the_targets_and_the_source_s_prompts() ->
 
 def test_permuted_ids_write_the_same_lines_and_other_controls_do_not_apply() -> None:
     usual: Any = get_track("sumeq")
-    track: Any = controlled(usual, "permute", 7)
+    track: Any = permute(usual, 7)
     problems = usual.sets["heldout"][:30]
     assert not torch.equal(track.tokens(problems), usual.tokens(problems))
     assert track.grade(problems, track.answers(problems)).all()
@@ -342,7 +346,7 @@ def test_the_parts_of_a_line_are_its_numbers_the_signs_of_equality_and_pads(padd
     track: Any = get_track("sumeq", padded=padded)
     problems = track.sets["train"][:300]
     assert track.parts(problems).tolist() == [parts_of_text(text) for text in texts_of(track, problems)]
-    assert torch.equal(controlled(track, "permute", 7).parts(problems), track.parts(problems))
+    assert torch.equal(permute(track, 7).parts(problems), track.parts(problems))
 
 
 def test_number_last_moves_one_number_behind_the_rest_of_the_text() -> None:

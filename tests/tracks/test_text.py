@@ -7,16 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from bench.attempt.certify import certify, mean_loss
 from bench.attempt.worker import SilentMonitor
 from bench.config import find_config, read_config
+from bench.judge.certificate import certify, mean_loss
 from bench.storage import weights
-from data import Permuted, controlled, get_track, index_sets_sha256
+from data import Permuted, get_track, index_sets_sha256
 from model import Transformer
 from settings import Settings
+from tests.support.judged import judged_models
 from tests.support.models import random_model
+from tests.support.small_trainer import SeededTrainer
 from tests.support.tracks import CPU, cpu_batches, fresh
 from tracks import text_file
+from tracks.controls import permute
 from tracks.descriptions import resolve_track_settings
 
 CONTENT = "".join(f"line {n}: {n * n % 97} größer\n" for n in range(120))
@@ -66,9 +69,9 @@ def test_the_last_tenth_of_the_bytes_is_held_out_and_nothing_is_lost(book, setti
 
 
 @pytest.mark.parametrize("settings", KINDS)
-@pytest.mark.parametrize("control", ["none", "permute"])
-def test_no_training_text_holds_a_held_out_token_and_every_place_is_drawn(book, settings, control):
-    track = controlled(text_track(book, **settings), control, seed=1)
+@pytest.mark.parametrize("is_permuted", [False, True])
+def test_no_training_text_holds_a_held_out_token_and_every_place_is_drawn(book, settings, is_permuted):
+    track: Any = permute(text_track(book, **settings), 1) if is_permuted else text_track(book, **settings)
     batches = cpu_batches(track, loss_on="all")
     training, generator = split()[0].decode(), torch.Generator().manual_seed(0)
     assert track.decode_text(batches.text.tolist()) == training
@@ -130,7 +133,7 @@ def naive_bits_per_byte(model, track):
 def test_bits_per_byte_are_exact(book, settings):
     track = text_track(book, **settings)
     model = text_model(track)
-    certificate, sentences = certify(model.answerer(), track, CPU, 1, loss=functools.partial(mean_loss, model))
+    certificate, sentences = certify(judged_models(model), track, CPU, 1)
     expected = naive_bits_per_byte(model, track)
     assert certificate.measures["bits_per_byte"] == pytest.approx(expected, rel=1e-5)
     tokens = len(track.heldout_tokens) - track.block_size
@@ -160,20 +163,20 @@ def test_a_uniform_model_needs_eight_bits_a_byte(book):
     model = text_model(track)
     with torch.no_grad():
         model.head.zero_()
-    measures = certify(model.answerer(), track, CPU, 1, loss=functools.partial(mean_loss, model))[0].measures
+    measures = certify(judged_models(model), track, CPU, 1)[0].measures
     assert measures["bits_per_byte"] == pytest.approx(8.0, rel=1e-5)
 
 
 def test_permuted_ids_change_no_measure(book):
     track = text_track(book)
     model = text_model(track)
-    permuted = controlled(track, "permute", seed=3)
+    permuted = permute(track, 3)
     with torch.no_grad():
-        original = certify(model.answerer(), track, CPU, 1, loss=functools.partial(mean_loss, model))[0]
-        ids = permuted.token_map.target_ids
+        original = certify(judged_models(model), track, CPU, 1)[0]
+        ids = permuted.token_map.target_ids[:-1]
         for weight in (model.token, model.head):
             weight[ids] = weight.clone()
-        altered = certify(model.answerer(), permuted, CPU, 1, loss=functools.partial(mean_loss, model))[0]
+        altered = certify(judged_models(model), permuted, CPU, 1)[0]
     assert altered.errors == original.errors
     assert altered.measures == pytest.approx(original.measures, rel=1e-5)
 
@@ -182,7 +185,7 @@ def test_without_a_target_nothing_is_solved_and_with_one_the_measure_decides(boo
     def certificate(**settings):
         track = text_track(book, **settings)
         model = text_model(track)
-        return certify(model.answerer(), track, CPU, 1, loss=functools.partial(mean_loss, model))[0]
+        return certify(judged_models(model), track, CPU, 1)[0]
 
     assert not certificate().is_solved
     assert not certificate().has_target
@@ -196,19 +199,19 @@ def test_without_a_target_nothing_is_solved_and_with_one_the_measure_decides(boo
 
 
 @pytest.mark.parametrize("settings", KINDS)
-@pytest.mark.parametrize("control", ["none", "permute"])
-def test_weights_read_and_write_texts_without_the_file(book, tmp_path, monkeypatch, settings, control):
+@pytest.mark.parametrize("is_permuted", [False, True])
+def test_weights_read_and_write_texts_without_the_file(book, tmp_path, monkeypatch, settings, is_permuted):
     resolved = resolve_track_settings("text", {"file": book, "context": 16, **settings})
     base = fresh("text", **resolved)
     found = base.prepare()
-    track = controlled(base, control, seed=1)
+    track: Any = permute(base, 1) if is_permuted else base
     values = {f"track_settings.{key}": value for key, value in (resolved | found).items()}
     path = tmp_path / "weights.safetensors"
     weights.save(path, text_model(track), track, {"track": "text", **values})
     monkeypatch.setattr(text_file, "FILES", {})
     loaded = weights.load(path, CPU)[1]
     assert loaded.name == track.name
-    assert isinstance(loaded, Permuted) == (control == "permute")
+    assert isinstance(loaded, Permuted) == is_permuted
     assert tuple(loaded.vocabulary) == tuple(track.vocabulary)
     assert loaded.encode_text("größer 12\n") == track.encode_text("größer 12\n")
     assert loaded.decode_text(loaded.encode_text("größer\n")) == "größer\n"
@@ -249,17 +252,18 @@ def test_other_tracks_have_no_tokenizer():
 
 @pytest.mark.parametrize("settings", [{}, {"tokens": "bpe", "vocabulary": 270}])
 def test_a_model_learns_a_text_from_its_windows(book, settings):
-    from speedrun import Trainer
 
     config: Any = {"track": "text", "track_settings": {"file": book, "context": 16, **settings}, "loss_on": "all"}
     sizes: Any = {"n_embd": 32, "n_hidden": 32, "n_head": 2, "num_steps": 40, "batch_size": 16, "max_rounds": 1}
     checks: Any = {"check_every": 40, "check_problems": 8, "evaluation_problems": 8, "muon_learning_rate": 0.05}
     track = text_track(book, **settings)
-    trainer = Trainer(Settings(**config, **sizes, **checks, dropout=0.1, n_layer=2), track, CPU, torch.float32, 1)
+    trainer = SeededTrainer(Settings(**config, **sizes, **checks, dropout=0.1, n_layer=2), track, CPU, torch.float32, 1)
 
     def bits():
         model = trainer.model.eval().requires_grad_(False)
-        return track.measures(None, functools.partial(mean_loss, model))["bits_per_byte"]
+        return track.measures(None, functools.partial(mean_loss, judged_models(model)(torch.float32), CPU))[
+            "bits_per_byte"
+        ]
 
     trainer.warm_up()
     before = bits()

@@ -14,6 +14,7 @@ from scipy.stats import binom
 from data import PADDING, DecodedProblems, controlled, decode, encode, get_batches, get_track, main
 from settings import Settings
 from tests.support.tracks import CPU, cpu_batches
+from tracks.controls import permute
 from tracks.describe_words import NUM_PROMPTS, WORDS_PER_INITIAL
 from tracks.word_rule import draw_rows, rows_of, word_fault
 from tracks.words import TEST, TRAINING, VALIDATION, distance_bounds, invalid_bound
@@ -269,7 +270,7 @@ def test_the_bound_of_a_distance_is_the_quantile_of_its_bootstrap_distribution()
 
 
 def test_permuted_ids_are_the_same_track_and_other_controls_do_not_apply() -> None:
-    track: Any = controlled(TRACK, "permute", 7)
+    track: Any = permute(TRACK, 7)
     problems = TRACK.test_set(0)
     completions = track.answers(problems)
     right = track.grade(problems, completions)

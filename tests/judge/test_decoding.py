@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.attempt.decoding import complete, complete_all, next_token
+from bench.judge.decoding import complete, complete_all, next_token
 from data import PADDING, Decoding
 
 STOP = 4

@@ -6,13 +6,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tracks.base import PADDING, Batch, Batches
-from tracks.sampling import EpochSampler, ListSampler, Sampler
-
-
-def whole_texts(texts: Tensor) -> Batch:
-    """Return texts (..., T + 1) of one length as a batch of T positions, all of which have a target."""
-    return Batch(texts[..., :-1], texts[..., 1:])
+from tracks.base import PADDING, Batch, whole_texts
+from tracks.batches.base import Batches
+from tracks.batches.sampling import EpochSampler, ListSampler, Sampler
 
 
 def drawn_windows(text: Tensor, shape: tuple[int, ...], length: int, generator: torch.Generator) -> Batch:

@@ -5,10 +5,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tracks.base import PADDING, Batch
-from tracks.batches import ProblemBatches, drawn_windows, whole_texts
+from tracks.base import PADDING, Batch, chunk_rows, whole_texts
+from tracks.batches.problems import ProblemBatches, drawn_windows
 from tracks.describe_words import NUM_WORDS
-from tracks.sampling import chunk_rows
 from tracks.tokenizer import encode
 from tracks.words import Words
 

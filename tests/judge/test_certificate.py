@@ -7,32 +7,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.attempt import certify as certify_module
-from bench.attempt.certify import all_completions, certify, mean_loss
-from bench.attempt.decoding import complete
-from data import TRACKS, Batch, Track, decode, encode, get_track
+from bench.attempt.completions import all_completions
+from bench.judge.certificate import certify, mean_loss
+from bench.judge.forward import Model
+from bench.judge.margins import BINS, token_margins
+from data import PADDING, TRACKS, Batch, Track, get_track
 from tests.support.digits import is_held_out, longest_chain, pairs_of, rows_of
+from tests.support.judged import FakeModel, judged_models
 from tests.support.models import random_model
-from tests.support.tracks import greedy
 from tracks import addition
 from tracks.addition import Addition
+from tracks.sumeq import PAD
 
 CPU = torch.device("cpu")
 ADD1, ADD2 = get_track("add1"), get_track("add2")
 SEED = 7
 
 
-def fake_model(track: Track, answer: Callable[[str], str]) -> Callable[[Tensor], Tensor]:
-    """A model whose logits spell `answer(prompt)`, one character per call."""
-
-    def next_logits(idx: Tensor) -> Tensor:
-        logits = torch.zeros(idx.size(0), len(track.vocabulary))
-        for row, text in enumerate(decode(track, ids) for ids in idx.tolist()):
-            prompt, written = text[: track.prompt_length], text[track.prompt_length :]
-            logits[row, track.vocabulary.index(answer(prompt)[len(written)])] = 1.0
-        return logits
-
-    return next_logits
+def fake(track: Track, answer: Callable[[str], str], size: float = 4.0) -> Callable[[torch.dtype], Any]:
+    """The models in all precisions: their logits spell `answer(prompt)`, and lead by `size`."""
+    return lambda dtype: FakeModel(track, answer, size)
 
 
 def calculator(prompt: str) -> str:
@@ -51,7 +45,7 @@ def without_carries(prompt: str) -> str:
 
 
 def test_a_calculator_makes_no_mistake() -> None:
-    certificate, sentences = certify(fake_model(ADD2, calculator), ADD2, CPU, SEED)
+    certificate, sentences = certify(fake(ADD2, calculator), ADD2, CPU, SEED)
     assert (certificate.problems, certificate.errors) == (10_000, 0)
     assert (certificate.heldout_problems, certificate.heldout_errors) == (996, 0)
     assert {name: (group.problems, group.errors) for name, group in certificate.groups.items()} == {
@@ -66,7 +60,7 @@ def test_a_calculator_makes_no_mistake() -> None:
 
 
 def test_errors_are_counted_as_by_a_loop_over_all_problems() -> None:
-    certificate, sentences = certify(fake_model(ADD2, without_carries), ADD2, CPU, SEED, batch_size=777)
+    certificate, sentences = certify(fake(ADD2, without_carries), ADD2, CPU, SEED)
     wrong = {}
     for a in range(100):
         for b in range(100):
@@ -89,7 +83,7 @@ def test_one_wrong_character_at_any_position_is_one_error() -> None:
     def answer(prompt: str) -> str:
         return {"34+12=": "146", "34+13=": "057", "34+14=": "04+"}.get(prompt, calculator(prompt))
 
-    certificate, sentences = certify(fake_model(ADD2, answer), ADD2, CPU, SEED)
+    certificate, sentences = certify(fake(ADD2, answer), ADD2, CPU, SEED)
     assert certificate.errors == 3
     assert sentences == [
         "34 + 12: got 146, expected 46",
@@ -110,7 +104,7 @@ def test_samples_are_counted_by_their_own_problems() -> None:
     def answer(prompt: str) -> str:
         return "000" if prompt in ("00+05=", "99+99=", "50+50=") else calculator(prompt)
 
-    certificate, _ = certify(fake_model(track, answer), track, CPU, SEED)
+    certificate, _ = certify(fake(track, answer), track, CPU, SEED)
     assert {name: (c.problems, c.errors) for name, c in certificate.samples.items()} == {
         "three": (3, 2),
         "none wrong": (2, 0),
@@ -120,21 +114,21 @@ def test_samples_are_counted_by_their_own_problems() -> None:
 
 @pytest.mark.parametrize("num_sentences", [0, 3, 50])
 def test_the_requested_number_of_mistakes_is_described(num_sentences: int) -> None:
-    certificate, sentences = certify(fake_model(ADD1, without_carries), ADD1, CPU, SEED, num_sentences=num_sentences)
+    certificate, sentences = certify(fake(ADD1, without_carries), ADD1, CPU, SEED, num_sentences=num_sentences)
     assert certificate.errors == 45
     assert len(sentences) == min(num_sentences, 45)
 
 
 def test_a_track_without_held_out_problems_counts_none() -> None:
-    certificate, _ = certify(fake_model(ADD1, without_carries), ADD1, CPU, SEED)
+    certificate, _ = certify(fake(ADD1, without_carries), ADD1, CPU, SEED)
     assert (certificate.problems, certificate.errors) == (100, 45)
     assert (certificate.heldout_problems, certificate.heldout_errors) == (0, 0)
 
 
 def test_a_reversed_answer_is_right_if_it_starts_with_the_units() -> None:
     track = get_track("add2-reversed")
-    assert certify(fake_model(track, lambda prompt: calculator(prompt)[::-1]), track, CPU, SEED)[0].errors == 0
-    certificate, sentences = certify(fake_model(track, calculator), track, CPU, SEED)
+    assert certify(fake(track, lambda prompt: calculator(prompt)[::-1]), track, CPU, SEED)[0].errors == 0
+    certificate, sentences = certify(fake(track, calculator), track, CPU, SEED)
     assert certificate.errors == sum(f"{a + b:03}" != f"{a + b:03}"[::-1] for a in range(100) for b in range(100))
     assert sentences[0] == "0 + 1: got 100, expected 1"
 
@@ -153,7 +147,7 @@ def short_exams(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_calculator_passes_a_sampled_test_set(name: str) -> None:
     track: Any = get_track(name)
     step = -1 if track.reverse else 1
-    certificate, sentences = certify(fake_model(track, lambda prompt: calculator(prompt)[::step]), track, CPU, SEED)
+    certificate, sentences = certify(fake(track, lambda prompt: calculator(prompt)[::step]), track, CPU, SEED)
     assert not certificate.exhaustive
     assert (certificate.problems, certificate.errors) == (3000, 0)
     assert (certificate.heldout_problems, certificate.heldout_errors) == (3000, 0)
@@ -172,7 +166,7 @@ def test_errors_in_long_carry_chains_are_found_although_sampled_problems_rarely_
         a, b = prompt.rstrip("=").split("+")
         return without_carries(prompt) if longest_chain(int(a), int(b)) > 4 else calculator(prompt)
 
-    certificate, sentences = certify(fake_model(track, looks_ahead_four_places), track, CPU, SEED)
+    certificate, sentences = certify(fake(track, looks_ahead_four_places), track, CPU, SEED)
     expected = [pair for pair in pairs_of(track.test_set(SEED)) if longest_chain(*pair) > 4]
     assert certificate.errors == len(expected) < 10
     assert [sentence.partition(":")[0] for sentence in sentences] == [f"{a} + {b}" for a, b in expected]
@@ -184,98 +178,105 @@ def test_errors_in_long_carry_chains_are_found_although_sampled_problems_rarely_
 
 @pytest.mark.usefixtures("short_exams")
 def test_the_seed_determines_the_sampled_test_set() -> None:
-    track, model = get_track("add4"), random_model(block_size=14)
-    first, again, other = (certify(model.answerer(), track, CPU, seed) for seed in (1, 1, 2))
+    track, models = get_track("add4"), judged_models(random_model(block_size=14))
+    first, again, other = (certify(models, track, CPU, seed) for seed in (1, 1, 2))
     assert first == again
     assert first[1] != other[1]
 
 
 # -----------------------------------------------------------------------------
-# decoding
+# margins
 
 
-def naive_answer(model: torch.nn.Module, track: Track, prompt: str) -> str:
-    """Decode one problem, one character at a time, with full forward passes."""
-    ids = encode(track, prompt)
-    for _ in range(track.answer_length):
-        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
-    return decode(track, ids[track.prompt_length :])
+def test_the_margin_of_a_token_is_its_logit_less_the_largest_other_one() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.5], [1.0, 3.0, 2.5], [1.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    assert token_margins(logits, torch.tensor([1, 0, 0, PADDING])).tolist() == [0.5, -2.0, 0.0, torch.inf]
+    for value in (torch.inf, -torch.inf, torch.nan):
+        assert token_margins(torch.tensor([[value, 3.0, 1.0]]), torch.tensor([1])).tolist() == [-torch.inf]
 
 
-@pytest.mark.parametrize("n_layer", [1, 2])
-@pytest.mark.parametrize("batch_size", [7, 100])
-def test_batched_decoding_equals_decoding_one_problem_at_a_time(n_layer: int, batch_size: int) -> None:
-    model = random_model(n_layer=n_layer, block_size=5)  # `1+2=03` less its last character
-    with torch.no_grad():
-        block: Any = model.blocks[0]
-        block.attention.out *= 8.0  # so that answers depend on the operands, not on the `=` alone
-    shares: list[float] = []
-    given, right = all_completions(model.answerer(), ADD1, ADD1.test_set(SEED), CPU, batch_size, shares.append)
-    expected = [naive_answer(model, ADD1, f"{a}+{b}=") for a in range(10) for b in range(10)]
-    assert [decode(ADD1, row) for row in given] == expected
-    sums = [f"{a + b:02}" for a in range(10) for b in range(10)]
-    assert right.tolist() == [answer == text for answer, text in zip(expected, sums, strict=True)]
-    assert len(set(expected)) > 10  # else any constant would do
+@pytest.mark.parametrize(("size", "errors"), [(4.0, 0), (1e-2, 0), (1e-4, 100), (0.0, 100), (torch.inf, 100)])
+def test_a_right_answer_needs_a_margin(size: float, errors: int) -> None:
+    certificate, sentences = certify(fake(ADD1, calculator, size), ADD1, CPU, SEED)
+    assert certificate.errors == errors
+    assert certificate.smallest_margin == (None if size == torch.inf else pytest.approx(size))
+    assert certificate.asked_again == (100 if size < 2 else 0)
+    if size == 1e-4:
+        assert sentences[0] == "0 + 0: got 0, expected 0, by a margin of 1.0e-04; it must be 0.001"
 
 
-def test_the_certificate_does_not_depend_on_the_batch_size() -> None:
-    model = random_model(block_size=8)
-    certificates = [certify(model.answerer(), ADD2, CPU, SEED, batch_size=size) for size in (999, 10_000)]
-    assert certificates[0] == certificates[1]
-    assert certificates[0][0].errors > 0
+def test_a_margin_below_two_is_computed_again_in_float64() -> None:
+    asked: list[int] = []
+
+    class Exact(FakeModel):
+        def logits(self, ids: Tensor, query_start: int = 0, positions: Tensor | None = None) -> Tensor:
+            asked.append(len(ids))
+            return super().logits(ids, query_start)
+
+    sizes = {torch.float32: 1.9, torch.float64: 5e-4}
+    certificate, _ = certify(lambda dtype: Exact(ADD1, calculator, sizes[dtype]), ADD1, CPU, SEED)
+    assert (certificate.errors, certificate.asked_again) == (100, 100)
+    assert certificate.smallest_margin == pytest.approx(5e-4)
+    sizes = {torch.float32: 2.1, torch.float64: 5e-4}
+    certificate, _ = certify(lambda dtype: Exact(ADD1, calculator, sizes[dtype]), ADD1, CPU, SEED)
+    assert (certificate.errors, certificate.asked_again) == (0, 0)
+    assert sum(asked) == 300
 
 
-def test_prompts_of_many_lengths_are_decoded_in_full_batches_and_samples_in_those_of_the_caller() -> None:
-    track = get_track("addtext")
-    problems = track.test_set(SEED)[::41]
-    sizes: list[int] = []
+def test_the_histogram_counts_the_margins_from_each_lower_end_on() -> None:
+    def answer(prompt: str) -> str:
+        return "99" if prompt == "3+4=" else calculator(prompt)
 
-    def next_logits(idx: Tensor) -> Tensor:
-        sizes.append(len(idx))
-        return torch.zeros(len(idx), len(track.vocabulary))
-
-    def sampled(part: Tensor, generator: torch.Generator) -> Tensor:
-        decoding = track.decoding._replace(temperature=1.0)
-        return all_completions(next_logits, track, part, CPU, 100, lambda share: None, generator, decoding)[0]
-
-    all_completions(next_logits, track, problems, CPU, 100, lambda share: None)
-    assert max(sizes) == 100  # no 100 problems in a row have one length
-    whole, parts = (torch.Generator().manual_seed(SEED) for _ in range(2))
-    assert torch.equal(sampled(problems, whole), torch.cat([sampled(part, parts) for part in problems.split(100)]))
+    certificate, _ = certify(fake(ADD1, answer, 1.0), ADD1, CPU, SEED)
+    assert certificate.margins == {"below 0": 1} | {f"{edge:g}": 99 if edge == 1 else 0 for edge in BINS}
 
 
-def test_the_input_of_the_model_is_the_prompt_and_its_own_output() -> None:
-    seen = []
-    generator = torch.Generator().manual_seed(0)
-
-    def next_logits(idx: Tensor) -> Tensor:
-        seen.append(idx.clone())
-        logits = torch.randn(idx.size(0), 12, generator=generator)
-        written.append(logits.argmax(-1))
-        return logits
-
-    written = []
-    given, _ = all_completions(next_logits, ADD1, ADD1.test_set(SEED), CPU, 100, lambda share: None)
-    prompts = torch.tensor([encode(ADD1, f"{a}+{b}=") for a in range(10) for b in range(10)])
-    assert len(seen) == ADD1.answer_length
-    for step, idx in enumerate(seen):
-        assert idx.dtype == torch.int64
-        assert torch.equal(idx[:, :4], prompts)
-        assert idx.shape == (100, 4 + step)  # so no right answer was in sight
-        assert idx[:, 4:].tolist() == (torch.stack(written[:step], 1).tolist() if step else [[]] * 100)
-    assert torch.equal(given.long(), torch.stack(written, 1))
+def test_errors_are_those_of_greedy_decoding_by_the_plain_model() -> None:
+    model = random_model(block_size=5).eval().requires_grad_(False)
+    certificate, _ = certify(judged_models(model), ADD1, CPU, SEED)
+    _, right = all_completions(lambda ids: model(ids)[:, -1], ADD1, ADD1.test_set(SEED), CPU, 100, lambda done: None)
+    assert certificate.errors == int((~right).sum()) > 50
 
 
-def test_greedy_decoding_takes_the_most_likely_character() -> None:
-    logits = torch.tensor([0.0, -1.0, 3.0, 2.9999, *[-5.0] * 8])
-    answers = complete(lambda idx: logits.expand(idx.size(0), 12), torch.zeros(3, 4, dtype=torch.int64), greedy(2))
-    assert answers.tolist() == [[2, 2]] * 3
+# -----------------------------------------------------------------------------
+# several right answers
 
 
-def test_decoding_computes_no_gradients() -> None:
-    model = random_model(block_size=5)
-    certify(lambda idx: model(idx)[:, -1], ADD1, CPU, SEED)
-    assert all(weight.grad is None for weight in model.parameters())
+class Completes:
+    """A model of `sumeq` that repeats the left side of a prompt, or writes the same side for all prompts."""
+
+    batch_tokens = 10_000
+
+    def __init__(self, track: Track, side: str | None) -> None:
+        self.track, self.side = track, side
+
+    def next_logits(self) -> Callable[[Tensor], Tensor]:
+        equals = self.track.vocabulary.index("=")
+
+        def next_logits(ids: Tensor) -> Tensor:
+            logits = torch.zeros(len(ids), len(self.track.vocabulary))
+            for row, text in enumerate(ids.tolist()):
+                first = text.index(equals)
+                side = text[1:first] if self.side is None else [self.track.vocabulary.index(each) for each in self.side]
+                written = text[first + 2 :]
+                logits[row, [*side, PAD][len(written)] if len(written) <= len(side) else PAD] = 1.0
+            return logits
+
+        return next_logits
+
+    def logits(self, ids: Tensor, query_start: int = 0, *_: object) -> Tensor:
+        return torch.zeros(*ids.shape, len(self.track.vocabulary))[:, query_start:]
+
+
+def test_a_completion_whose_grade_differs_in_float64_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    track: Any = get_track("sumeq")
+    monkeypatch.setattr(type(track), "test_set", lambda self, seed: track.sets["heldout"][:200])
+    monkeypatch.setattr(type(track), "samples", {})
+    sides = {torch.float32: None, torch.float64: "9+9"}
+    right = certify(lambda dtype: Completes(track, None), track, CPU, SEED)[0]
+    changed = certify(lambda dtype: Completes(track, sides[dtype]), track, CPU, SEED)[0]
+    assert (right.errors, right.asked_again, right.smallest_margin, right.margins) == (0, 200, None, None)
+    assert changed.errors == sum(sum(row) != 18 for row in track.sets["heldout"][:200, :2].tolist()) > 150
 
 
 # -----------------------------------------------------------------------------
@@ -289,11 +290,12 @@ def test_the_mean_loss_is_the_same_in_parts_of_any_size(has_mask: bool, monkeypa
     mask = torch.rand(9, 7, generator=generator) < 0.4 if has_mask else torch.ones(9, 7, dtype=torch.bool)
     mask[4:6] = False  # a part may have no target
     losses = -model(texts[:, :-1]).double().log_softmax(-1).gather(-1, texts[:, 1:, None])[..., 0]
+    judged = judged_models(model)(torch.float32)
     for part_tokens in (1, 20, 10_000):
-        monkeypatch.setattr(certify_module, "LOSS_BATCH_TOKENS", part_tokens)
-        found = mean_loss(model, Batch(texts[:, :-1], texts[:, 1:], mask))
+        monkeypatch.setattr(Model, "batch_tokens", part_tokens)
+        found = mean_loss(judged, CPU, Batch(texts[:, :-1], texts[:, 1:], mask))
         assert found == pytest.approx(float(losses[mask].mean()), rel=1e-6)
-    whole = mean_loss(model, Batch(texts[:, :-1], texts[:, 1:]))
+    whole = mean_loss(judged, CPU, Batch(texts[:, :-1], texts[:, 1:]))
     assert whole == pytest.approx(float(losses.mean()), rel=1e-6)
 
 
@@ -301,4 +303,4 @@ def test_a_mean_loss_that_is_not_finite_is_none() -> None:
     model = random_model().eval().requires_grad_(False)
     model.token[0, 0] = torch.nan
     batch = Batch(torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64))
-    assert mean_loss(model, batch) is None
+    assert mean_loss(judged_models(model)(torch.float32), CPU, batch) is None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tracks.base import PADDING, Batch
-from tracks.batches import ProblemBatches, drawn_windows
+from tracks.batches.problems import ProblemBatches, drawn_windows
 from tracks.padding import left_aligned, moved, places_without_padding
 
 

@@ -4,8 +4,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from tracks.batches import ProblemBatches, list_sampler
-from tracks.sampling import DigitSampler, Sampler, one_digit_changed
+from tracks.batches.problems import ProblemBatches, list_sampler
+from tracks.batches.sampling import DigitSampler, Sampler, one_digit_changed
 
 
 class AdditionBatches(ProblemBatches):

@@ -7,10 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-
-def chunk_rows(device: torch.device) -> int:
-    """Return how many problems to process at once: on a CPU as many as fit into its caches."""
-    return 2**15 if device.type == "cpu" else 2**20
+from tracks.base import chunk_rows
 
 
 def distinct(rows: Tensor) -> Tensor:

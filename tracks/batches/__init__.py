@@ -1,0 +1,1 @@
+"""What makes the training batches of the tracks: the part of a track that belongs to the contestant."""
