@@ -7,7 +7,6 @@ import statistics
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from bench.cli import print_progress
 from bench.errors import UsageError
@@ -16,8 +15,7 @@ from bench.formatting import seconds_text
 from bench.processes import json_lines, last_error_line, run_python
 from bench.storage.schema import ColdStart, Run
 
-NUM_ATTEMPTS = 3  # of each kind; odd, so that the medians are measured values
-BLOCK_BYTES = 512  # of the kernel's count of blocks that were read
+NUM_ATTEMPTS = 3  # of each kind
 
 
 def measure_cold_start(device: str) -> ColdStart:
@@ -28,65 +26,69 @@ def measure_cold_start(device: str) -> ColdStart:
     all files in a cache of the disk or of the host of a virtual machine.
 
     Raises:
-        UsageError: the system cannot drop files, an attempt did not end with a certificate, or dropping the files had
-            no effect.
+        UsageError: the files cannot be dropped, or an attempt was not clean or did not end with a certificate.
     """
-    if not hasattr(os, "posix_fadvise"):
+    if not hasattr(os, "RWF_NOWAIT"):
         raise UsageError("--measure-cold: this system cannot drop files from its page cache; Linux can")
-    folders = [Path(folder) for folder in sys.path[1:] if os.path.isdir(folder)]  # sys.path[0]: the current folder
+    folders = [folder for folder in sys.path[1:] if os.path.isdir(folder)]  # sys.path[0]: the current folder
     timed_attempt(device)  # writes byte code, and reads everything once
     seconds: dict[str, list[float]] = {"cold": [], "warm": []}
-    read_bytes: dict[str, list[int]] = {"cold": [], "warm": []}
-    num_clean = 0
     for _ in range(NUM_ATTEMPTS):
         for kind in seconds:
             if kind == "cold":
                 drop_from_page_cache(folders)
-            run, num_bytes = timed_attempt(device)
+            run = timed_attempt(device)
             seconds[kind].append(run.seconds.total or math.nan)
-            read_bytes[kind].append(num_bytes)
-            num_clean += run.machine.clean is True
-            total = seconds_text(run.seconds.total)
-            print_progress(f"{kind}: total {total}, {num_bytes / 2**20:,.0f} MiB read from disk")
+            print_progress(f"{kind}: total {seconds_text(run.seconds.total)}")
     if run.machine.class_ is None:
         raise UsageError("--measure-cold: the machine class is unknown, because the CPU could not be identified")
-    if statistics.median(read_bytes["cold"]) <= statistics.median(read_bytes["warm"]):
-        raise UsageError(
-            "--measure-cold: dropping the files of Python had no effect: cold attempts read no more from the disk than "
-            "warm ones; end other processes that use torch"
-        )
     return ColdStart(
         machine_class=run.machine.class_,
         config=run.config,
         source_sha256=run.source_sha256,
         attempts=NUM_ATTEMPTS,
-        clean=num_clean,
         cold_total_seconds=statistics.median(seconds["cold"]),
         warm_total_seconds=statistics.median(seconds["warm"]),
-        cold_read_bytes=round(statistics.median(read_bytes["cold"])),
-        warm_read_bytes=round(statistics.median(read_bytes["warm"])),
         measured_at=datetime.now(UTC),
     )
 
 
-def drop_from_page_cache(folders: Iterable[Path]) -> None:
-    """Drop all files below some folders from the page cache, except for pages that are mapped or not yet written."""
+def drop_from_page_cache(folders: Iterable[str]) -> None:
+    """Drop all files below some folders from the page cache, except for pages that are mapped or not yet written.
+
+    Raises UsageError if the largest of them, one of torch's libraries, is still there.
+    """
+    sizes: dict[str, int] = {}
     for folder in folders:
         for parent, _, names in os.walk(folder):
             for path in filter(os.path.isfile, (os.path.join(parent, name) for name in names)):
                 with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                    sizes[path] = os.fstat(file.fileno()).st_size
+    if is_cached(largest := max(sizes, key=sizes.__getitem__)):
+        raise UsageError(
+            f"--measure-cold: {os.path.basename(largest)} stays in the page cache, because another process uses it; "
+            "end that process first"
+        )
 
 
-def timed_attempt(device: str) -> tuple[Run, int]:
-    """An attempt that is not journalled, and the bytes that its processes read from disk."""
-    import resource  # not on Windows
+def is_cached(path: str | os.PathLike[str]) -> bool:
+    """Whether the first bytes of a file can be read without waiting for the disk."""
+    with open(path, "rb", buffering=0) as file:
+        try:
+            return os.preadv(file.fileno(), [bytearray(16)], 0, os.RWF_NOWAIT) > 0
+        except BlockingIOError:
+            return False
 
-    begin = resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock
+
+def timed_attempt(device: str) -> Run:
+    """An attempt that is not journalled."""
     process = run_python([str(SCRIPT), "--device", device, "--no-journal", "--json"])
     if process.returncode not in (0, 1):
         raise UsageError(f"--measure-cold: {last_error_line(process.stderr)}")
     run = Run.model_validate_json(*json_lines(process.stdout))
     if run.certificate is None:
         raise UsageError(f"--measure-cold: the attempt ended without a certificate ({run.outcome}: {run.message})")
-    return run, BLOCK_BYTES * (resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock - begin)
+    if run.machine.clean is False:
+        raise UsageError(f"--measure-cold: the attempt was not clean ({'; '.join(run.machine.reasons)})")
+    return run

@@ -333,11 +333,8 @@ class ColdStart(SchemaModel):
     config: str
     source_sha256: str
     attempts: int = Field(ge=1)  # of each kind, cold and warm in turn
-    clean: NonNegativeInt  # attempts of both kinds on a quiet machine
     cold_total_seconds: FiniteFloat  # of `total`, with the files of Python and its packages not in the page cache
     warm_total_seconds: FiniteFloat  # with them in it
-    cold_read_bytes: NonNegativeInt  # that the attempt read from disk
-    warm_read_bytes: NonNegativeInt
     measured_at: datetime
 
 

@@ -257,11 +257,8 @@ def example_cold_start(**changes: Any) -> ColdStart:
         "config": "add3-cpu",
         "source_sha256": "a" * 64,
         "attempts": 3,
-        "clean": 5,
         "cold_total_seconds": 4.0,
         "warm_total_seconds": 1.5,
-        "cold_read_bytes": 200 * 2**20,
-        "warm_read_bytes": 0,
         "measured_at": datetime(2026, 1, 31, tzinfo=UTC),
     }
     return ColdStart(**values | changes)
