@@ -29,6 +29,7 @@ class AddText(AnswerTrack):
     """
 
     problem_width = 3
+    reads_completions = True
     shortest_prompt = len("0 + 0 = ")
 
     @property

@@ -68,6 +68,7 @@ class Track(ABC):
     problem_width: int  # W, the length of a problem's row
     limits: Mapping[str, float] = {}  # the measures of a solved track are at most these
     may_have_errors = False  # whether the verdict depends on the measures alone
+    reads_completions = True  # whether measures or named targets are made of the completions themselves
     grades_decide = True  # whether the verdict, or a measure that it depends on, is made of the grades
     has_one_answer = False  # whether each problem has exactly one right completion
     # Targets of training: name -> share of right completions of the validation set, 0..1.
@@ -243,6 +244,7 @@ class AnswerTrack(Track):
     """A track with exactly one right answer to each problem."""
 
     has_one_answer = True
+    reads_completions = False
 
     @property
     def rows(self) -> Tensor:

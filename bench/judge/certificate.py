@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.judge import forward
 from bench.judge.decoding import NextLogits, complete_all
-from bench.judge.margins import ASK_AGAIN_BELOW, SMALLEST_MARGIN, histogram, problem_margins
+from bench.judge.margins import ASK_AGAIN_ABOVE, ASK_AGAIN_BELOW, SMALLEST_MARGIN, histogram, problem_margins
 from bench.judge.shared_prefixes import answer_margins
 from bench.stats.descriptive import clopper_pearson_upper
 from bench.storage.schema import Certificate, Count
@@ -46,7 +46,7 @@ Models = Callable[[torch.dtype], Model]
 class Answers(NamedTuple):
     """What a model answers to N problems; all on the CPU."""
 
-    completions: Tensor  # (N, A) ids, after which PADDING follows
+    completions: Tensor  # (N, A) ids, after which PADDING follows; a wrong one may not be decoded: see there
     right: Tensor  # (N,) bool
     margins: Tensor | None  # (N,) float64 of tracks with one right answer, float32 ones included
     asked_again: int  # problems that were computed in float64, too
@@ -75,7 +75,7 @@ def certify(
     test_set, samples = track.test_set(seed), track.samples
     problems = torch.cat([test_set, *samples.values()])
     if has_margins(track):
-        answers = answers_with_margins(models, track, problems.to(device), report, is_plain)
+        answers = answers_with_margins(models, track, problems.to(device), num_sentences, report, is_plain)
     else:
         answers = answers_by_decoding(models, track, problems, device, seed, report)
     completions, right, margins, asked_again = answers
@@ -133,16 +133,21 @@ def finite(value: float) -> float | None:
 
 
 def answers_with_margins(
-    models: Models, track: Any, problems: Tensor, report: Report, is_plain: bool = False
+    models: Models, track: Any, problems: Tensor, num_sentences: int, report: Report, is_plain: bool = False
 ) -> Answers:
-    """Compute the margins of the right answers; those close to 0 again in float64. Only wrong answers are decoded."""
+    """Compute the margins of the right answers; those close to 0 again in float64.
+
+    Only wrong answers are decoded: all of them where the track reads completions, else those that are described.
+    """
     model = models(torch.float32)
     margins = margins_of(model, track, problems, report, is_plain)
-    close = (margins.abs() < ASK_AGAIN_BELOW).nonzero()[:, 0]
+    close = ((margins > ASK_AGAIN_ABOVE) & (margins < ASK_AGAIN_BELOW)).nonzero()[:, 0]
     if len(close):
         margins[close] = margins_of(models(torch.float64), track, problems[close], report, is_plain=True)
     completions = track.answers(problems)
     decoded = (margins <= 0).nonzero()[:, 0]
+    if not track.reads_completions:
+        decoded = decoded[:num_sentences]
     if len(decoded):
         batch_size = max(1, model.batch_tokens // track.description.block_size)
         prompts = track.prompts(problems[decoded])

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from tracks.base import PADDING, AnswerTrack
 
-ASK_AGAIN_BELOW = 2.0  # float32 margins closer to 0 are computed again in float64
+# Margins in float32 between these are computed again in float64; below, an answer is wrong in any precision.
+ASK_AGAIN_ABOVE, ASK_AGAIN_BELOW = -0.1, 2.0
 # The smallest margin of a right answer. It is a demand, 20 times the largest difference that was seen between float32
 # in any order of summation and float64; no bound of rounding errors is claimed.
 SMALLEST_MARGIN = 1e-3

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from bench.attempt.completions import all_completions
+from bench.judge import certificate as certificate_module
 from bench.judge.certificate import certify, mean_loss
+from bench.judge.decoding import complete_all
 from bench.judge.forward import Model
 from bench.judge.margins import BINS, token_margins
 from data import PADDING, TRACKS, Batch, Track, get_track
@@ -221,6 +223,27 @@ def test_a_margin_below_two_is_computed_again_in_float64() -> None:
     certificate, _ = certify(lambda dtype: Exact(ADD1, calculator, sizes[dtype]), ADD1, CPU, SEED)
     assert (certificate.errors, certificate.asked_again) == (0, 0)
     assert sum(asked) == 300
+
+
+def test_only_the_wrong_answers_that_are_described_are_decoded_unless_the_track_reads_them(monkeypatch) -> None:
+    decoded: list[int] = []
+    monkeypatch.setattr(
+        certificate_module, "complete_all", lambda *given: (decoded.append(len(given[1])), complete_all(*given))[1]
+    )
+    certificate, sentences = certify(fake(ADD1, without_carries), ADD1, CPU, SEED, num_sentences=3)
+    assert (certificate.errors, len(sentences), decoded) == (45, 3, [3])
+    monkeypatch.setattr(type(ADD1), "reads_completions", True)
+    certify(fake(ADD1, without_carries), ADD1, CPU, SEED, num_sentences=3)
+    assert decoded == [3, 45]
+
+
+def test_an_answer_that_is_wrong_by_more_than_a_little_is_not_computed_again() -> None:
+    def answer(prompt: str) -> str:
+        return "99"
+
+    for size, asked_again in ((0.05, 100), (0.2, 0)):
+        certificate, _ = certify(fake(ADD1, answer, size), ADD1, CPU, SEED)
+        assert (certificate.errors, certificate.asked_again) == (100, asked_again)
 
 
 def test_the_histogram_counts_the_margins_from_each_lower_end_on() -> None:
