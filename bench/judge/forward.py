@@ -221,6 +221,11 @@ class Model:
         """Map the normed residual stream x (..., C) to logits (..., V), without what pairs of tokens add."""
         return F.linear(x, self.weights.get("head", self.weights["token"]), self.weights.get("head_bias"))
 
+    def head_columns(self, x: Tensor) -> Tensor:
+        """As `head`, from x (n, C) to (V, n): torch reduces the columns faster than rows of a few logits."""
+        logits, biases = F.linear(self.weights.get("head", self.weights["token"]), x), self.weights.get("head_bias")
+        return logits if biases is None else logits + biases[:, None]
+
     def pair_scores(self, x: Tensor, ids: Tensor) -> Tensor:
         """Return what pairs of tokens add to the logits (B, Q, V), from the normed residual stream x at ids (B, Q).
 

@@ -59,14 +59,14 @@ def plain_margins(model: Model, tokens: Tensor, query_start: int) -> Tensor:
     return torch.cat([margins_of(model.logits(ids[:, :-1], query_start), ids[:, query_start + 1 :]) for ids in texts])
 
 
-def margins_of(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the logits (..., V) of targets (...) int64 less the largest of the others, (...).
+def margins_of(logits: Tensor, targets: Tensor, dim: int = -1) -> Tensor:
+    """Return the logits of targets (...) int64 less the largest of the others, (...); V is the dimension `dim`.
 
     Where that is infinite or not a number, it is -inf: an overflow is no right answer.
     """
-    targets = targets[..., None]
-    others = logits.scatter(-1, targets, -torch.inf)
-    margins = (logits.gather(-1, targets) - others.amax(-1, keepdim=True))[..., 0]
+    targets = targets.unsqueeze(dim)
+    others = logits.scatter(dim, targets, -torch.inf)
+    margins = (logits.gather(dim, targets) - others.amax(dim, keepdim=True)).squeeze(dim)
     return margins.where(margins.isfinite(), -torch.inf)
 
 
@@ -168,6 +168,7 @@ class SharedPrefixes:
         sums = [F.embedding_bag(part.contents, terms, mode="sum") for part in self.parts[position]]
         return Query(position, self.x[position, token], texts, torch.cat(sums))
 
+    @torch.inference_mode()
     def compute(self, task: tuple[Query, Tensor]) -> None:
         """Compute the margins after a query in some of its texts."""
         query, task_texts = task
@@ -181,8 +182,8 @@ class SharedPrefixes:
             sums = F.embedding_bag(index, query.sums, mode="sum")
             x = model.after_attention(query.x, sums[:, :C] / sums[:, C:], 0)
             targets = self.columns[query.position + 1][texts].long()
-            logits = model.head(model.norm(x, "norm"))
-            self.result[query.position - self.query_start, texts] = margins_of(logits, targets)
+            logits = model.head_columns(model.norm(x, "norm"))
+            self.result[query.position - self.query_start, texts] = margins_of(logits, targets, 0)
 
 
 @contextmanager

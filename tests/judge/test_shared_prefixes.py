@@ -157,8 +157,9 @@ def test_parts_cover_the_positions_and_split_the_prompt_evenly() -> None:
 
 def test_the_margin_is_the_right_logit_less_the_largest_other_one() -> None:
     rows = [[1.0, 4.0, 2.5], [1.0, 4.0, 2.5], [3.0, 3.0, 0.0], [torch.nan, 1.0, 0.0], [0.0, torch.inf, 0.0]]
-    margins = margins_of(torch.tensor(rows), torch.tensor([1, 2, 0, 1, 1]))
-    assert margins.tolist() == [1.5, -1.5, 0.0, -torch.inf, -torch.inf]
+    targets = torch.tensor([1, 2, 0, 1, 1])
+    for margins in (margins_of(torch.tensor(rows), targets), margins_of(torch.tensor(rows).mT, targets, 0)):
+        assert margins.tolist() == [1.5, -1.5, 0.0, -torch.inf, -torch.inf]
 
 
 def fail_in_pool() -> None:
