@@ -29,6 +29,7 @@ MORE_COMMANDS = {
     "ask": "answer problems with the weights of a run",
     "show": "print a run, or the result of a comparison",
     "note": "add a remark to a run",
+    "dispute": "take the rank of a run's batch, or end that",
     "board": "render the leaderboard and the other pages, or check that they agree with the journal",
     "compare": "decide which of two configs or records is faster, by a test over pairs of attempts",
     "record": "run a batch against the standing record, and file it when it is faster",

@@ -6,7 +6,7 @@ A judge has such a clock of its own for each attempt that it starts, whose proce
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -15,6 +15,7 @@ import psutil
 ClockName = Literal["train", "total"]  # the two clocks that attempts are ranked by
 PHASES = ("import", "setup", "warmup", "train", "certify")
 MAX_WARMUP_SECONDS = 120.0  # a longer warm-up is charged to `train`
+TOLERANCE, TOLERANCE_SECONDS = 0.02, 0.02  # between the two clocks, for each phase
 OFF, ON, STOP = "off", "on", "stop"  # announced in addition to the phases
 
 
@@ -35,6 +36,22 @@ def process_age() -> tuple[float, float | None]:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started, 1 / ticks_per_second
     except (OSError, LookupError, ValueError, psutil.Error):
         return time.process_time(), None
+
+
+def disagreements(inner: Mapping[str, float | None], outer: Mapping[str, float | None]) -> list[str]:
+    """A sentence for each phase in which the clocks differ by more than 2% of the outer clock's seconds plus 20 ms.
+
+    A phase that only one of the clocks has timed is a disagreement, too.
+    """
+    sentences = []
+    for phase in (*PHASES, "total"):
+        inside, outside = inner[phase], outer[phase]
+        if inside is None or outside is None:
+            if inside is not outside:
+                sentences.append(f"the clocks disagree about {phase}: only one of them saw it")
+        elif abs(inside - outside) > TOLERANCE * outside + TOLERANCE_SECONDS:
+            sentences.append(f"the clocks disagree about {phase}: {inside:.3f} s inside, {outside:.3f} s outside")
+    return sentences
 
 
 class Clock:

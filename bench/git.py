@@ -1,8 +1,10 @@
 """Asks git about a checkout. Neither the environment nor the configuration of a user decides about the answers."""
 
 import dataclasses
+import io
 import os
 import subprocess
+import tarfile
 from pathlib import Path
 
 # Options that could hide changes. The rest of the configuration is read, because it may trust the folder.
@@ -64,6 +66,23 @@ def run_git(root: Path, *arguments: str) -> bytes:
         message = " ".join(os.fsdecode(process.stderr).split()).removeprefix("fatal: ")
         raise GitProblem(message or f"git {arguments[0]} ended with status {process.returncode}")
     return process.stdout
+
+
+def commit_time(root: Path, commit: str) -> float:
+    """When a commit was made, seconds since 1970; raises GitProblem if the repository lacks the commit."""
+    return float(run_git(root, "show", "--no-patch", "--format=%ct", "--end-of-options", f"{commit}^{{commit}}"))
+
+
+def is_shallow(root: Path) -> bool:
+    """Whether the repository lacks older commits; raises GitProblem if git does not answer."""
+    return run_git(root, "rev-parse", "--is-shallow-repository").strip() == b"true"
+
+
+def unpack_commit(root: Path, commit: str, folder: Path) -> None:
+    """Write the files of a commit, without its results, into a folder; GitProblem if the repository lacks it."""
+    content = run_git(root, "archive", "--format=tar", "--end-of-options", commit, ".", ":(exclude)results")
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        archive.extractall(folder, filter="data")
 
 
 def is_config(name: str) -> bool:

@@ -2,12 +2,13 @@
 
 import os
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from bench import provenance
-from bench.git import GitProblem, read_checkout, run_git
+from bench.git import GitProblem, commit_time, is_shallow, read_checkout, run_git, unpack_commit
 from bench.provenance import commit_and_dirty
 from tests.support.repositories import ask, commit_all
 
@@ -133,3 +134,26 @@ def test_a_repository_without_a_commit_is_named(root):
     ask(root, "init", "--quiet")
     with pytest.raises(GitProblem, match="no commit yet"):
         read_checkout(root)
+
+
+def test_a_commit_is_unpacked_without_its_results_and_its_time_is_read(root, tmp_path, monkeypatch):
+    (root / "results").mkdir(parents=True)
+    (root / "results" / "runs.jsonl").write_text("{}\n")
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "2026-01-31T00:00:00Z")
+    commit = make_repository(root)
+    (root / "model.py").write_text("later\n")
+    unpack_commit(root, commit, tmp_path / "unpacked")
+    assert [path.name for path in (tmp_path / "unpacked").iterdir()] == ["model.py"]
+    assert (tmp_path / "unpacked" / "model.py").read_text() == "a\n"
+    assert commit_time(root, commit) == datetime(2026, 1, 31, tzinfo=UTC).timestamp()
+    assert not is_shallow(root)
+
+
+@pytest.mark.parametrize("commit", ["f" * 40, "--output=stolen", "nosuch"])
+def test_a_commit_that_does_not_exist_is_a_problem_of_git(commit, root, tmp_path):
+    make_repository(root)
+    with pytest.raises(GitProblem):
+        commit_time(root, commit)
+    with pytest.raises(GitProblem):
+        unpack_commit(root, commit, tmp_path / "unpacked")
+    assert not (root / "stolen").exists()

@@ -25,7 +25,9 @@ from bench.formatting import attempt_line, batch_line, expected_text, interrupte
 from bench.interrupts import NOTHING_FILED
 from bench.judge.protocol import INTERFACE, Channel, ProtocolError, judge_channel
 from bench.processes import BATCH_VARIABLE
+from bench.storage.evidence import write_evidence
 from bench.storage.journal import Journal
+from bench.storage.line_checks import line_faults
 from bench.storage.results import runs_for_estimates
 from bench.storage.schema import Run, SchemaModel
 from bench.streams import lost_output, print_data, print_error
@@ -170,6 +172,7 @@ def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) ->
     try:
         run_tasks(tasks, journal, on_filed)
     except KeyboardInterrupt as interrupt:
+        write_evidence(plan.request.results, runs)
         if runs and runs[-1].outcome in ("interrupted", "lost") and not isinstance(interrupt, NotBegun):
             cli.print_progress(interrupted_line(len(runs), runs, "train"))
         kept = " and stay in the journal" if runs else ""
@@ -178,11 +181,14 @@ def run_batch(plan: AttemptPlan, num_attempts: int, arguments: Sequence[str]) ->
             "the same command begins a new one"
         )
         return cli.EXIT_INTERRUPTED
+    write_evidence(plan.request.results, runs)
     cli.print_progress(batch_line(runs))
     if (reason := runs[0].unranked_because) is not None:
         cli.print_progress(f"not ranked, because these runs {reason}")
     elif num_attempts < RANKED_FROM:
         cli.print_progress(f"not ranked, because a ranked batch has at least {RANKED_FROM} attempts")
+    elif faults := list(dict.fromkeys(fault for run in runs for fault in line_faults(run))):
+        cli.print_progress(f"not ranked, because the batch is disputed: {'; '.join(faults)}")
     with contextlib.suppress(KeyboardInterrupt):  # all attempts are filed
         leaderboard.refresh_figures(plan.request.results)
     return cli.EXIT_SOLVED if all(run.outcome == "solved" for run in runs) else cli.EXIT_NOT_SOLVED

@@ -2,15 +2,13 @@
 
 import contextlib
 import dataclasses
-import io
 import re
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UsageError, nearest_hint
-from bench.git import GitProblem, run_git
+from bench.git import GitProblem, unpack_commit
 from bench.provenance import ROOT, source_sha256
 from bench.storage.journal import Journal
 from bench.storage.records import RecordFolder, find_record, is_record, record_names, unpack_source
@@ -96,12 +94,10 @@ def find_source(run: Run, folder: Path, root: Path = ROOT) -> Path:
     reason = "the journal names no commit"
     if run.commit is not None:
         try:
-            content = run_git(root, "archive", run.commit)
+            unpack_commit(root, run.commit, folder)
         except GitProblem as problem:
             reason = f"git does not give its commit: {problem}"
         else:
-            with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-                archive.extractall(folder, filter="data")
             if source_sha256(folder) == run.source_sha256:
                 return folder
             reason = f"its source had changes that the commit {run.commit} does not hold"

@@ -8,11 +8,10 @@ import tyro
 
 from bench.arguments import one_word, read_text
 from bench.cli import reject_unwritable
-from bench.commands.options import DEFAULT_RESULTS, ResultsOption
-from bench.errors import UsageError
+from bench.commands.options import DEFAULT_RESULTS, ResultsOption, read_line
 from bench.storage.results import find_run, notes_file
 from bench.storage.schema import Note
-from bench.streams import print_error, printable
+from bench.streams import print_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +30,7 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> int:
-    text = arguments.text.strip()
-    if not text:
-        raise UsageError("the remark is empty; write it behind the run, in quotes")
-    if len(text.splitlines()) > 1 or printable(text) != text:
-        raise UsageError("the remark has line ends or control characters; write it in one line without them")
+    text = read_line(arguments.text, "the remark")
     run = find_run(arguments.run, arguments.results)
     with reject_unwritable(arguments.results):
         notes_file(arguments.results).append(Note(run_id=run.run_id, text=text, written_at=datetime.now(UTC)))

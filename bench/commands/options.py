@@ -10,6 +10,7 @@ import tyro
 from bench.arguments import PathArgument, TextArgument
 from bench.errors import UsageError
 from bench.provenance import ROOT
+from bench.streams import printable
 
 if TYPE_CHECKING:
     from bench.experiments.executors import Executor
@@ -51,6 +52,16 @@ def read_why(text: str | None, results: Path) -> str | None:
             "or --results DIR to try something out"
         )
     return why
+
+
+def read_line(text: str, name: str) -> str:
+    """A text of one line, without the spaces around it; UsageError, which begins with `name`, if it is unusable."""
+    line = text.strip()
+    if not line:
+        raise UsageError(f"{name} is empty; write it in quotes")
+    if len(line.splitlines()) > 1 or printable(line) != line:
+        raise UsageError(f"{name} has line ends or control characters; write it in one line without them")
+    return line
 
 
 @contextlib.contextmanager

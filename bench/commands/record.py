@@ -47,8 +47,10 @@ from bench.report.main_track import FIRST_OF_CLASS
 from bench.report.readme import PAGE
 from bench.stats.ranking import RANKED_FROM
 from bench.storage.comparison_schema import PairedPlan, Record
+from bench.storage.evidence import write_evidence
 from bench.storage.jsonl import replace_file
 from bench.storage.records import RecordFolder, file_record, is_record, read_records, standing_record
+from bench.storage.results import read_results
 from bench.storage.schema import Run
 from bench.streams import print_line
 from tracks.descriptions import describe_track
@@ -147,7 +149,7 @@ def record_on(executor: Executor, arguments: Arguments) -> int:
         planned = challenger.contestant.planned
         check_may_rank(challenger.contestant.planned, challenger.side.name)
         check_committed(planned, find_config(arguments.config, planned.device)[1], SCRIPT.parent)
-        folders, _ = read_records(results)
+        folders = read_results(results).records  # without those whose batch is disputed
         standing = standing_record(folders, planned.track, arguments.clock, planned.machine_class_name)
         opponent = None
         if standing is not None:
@@ -187,6 +189,7 @@ def decide(
     """
     results = arguments.results
     batch_runs, _ = runs_by_side(plan, runs)
+    write_evidence(results, batch_runs)
     comparison = None if standing is None else conclude_comparison(plan, runs, results)
     refusal = reason_against(batch_runs, comparison)
     if refusal is not None:
@@ -235,6 +238,8 @@ def is_finished(plan: PairedPlan, runs: Sequence[Run], results: Path) -> bool:
 
 def reason_against(batch_runs: Sequence[Run], comparison: Comparison | None) -> str | None:
     """Why a batch is not a record; None when it is one."""
+    if disputed := list(dict.fromkeys(reason for run in batch_runs for reason in run.disputed)):
+        return f"the batch is disputed: {'; '.join(disputed)}"
     if not any(run.outcome == "solved" for run in batch_runs):
         return "no attempt solved the track"
     if comparison is not None:

@@ -13,15 +13,15 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from bench.clock import OFF, ON, PHASES, STOP
+from bench.clock import disagreements as disagreements
 
 CAN_LISTEN = os.name == "posix"  # a child process can inherit a file descriptor
 MAX_MESSAGE_BYTES = 2**16
 SO_TIMESTAMPNS = 35  # of Linux's asm-generic/socket.h; Python's socket module does not define it
 TIMESPEC = struct.Struct("@ll")  # seconds and nanoseconds of CLOCK_REALTIME
-TOLERANCE, TOLERANCE_SECONDS = 0.02, 0.02  # between the two clocks, for each phase
 
 
 class EdgeListener:
@@ -92,19 +92,3 @@ def off_seconds(edges: Iterable[tuple[str, float]]) -> float:
     """The seconds that the attempt's clock was off, because it waited for the device lock in `setup`."""
     begun = dict(itertools.takewhile(lambda edge: edge[0] != "warmup", edges))
     return begun[ON] - begun[OFF] if begun.keys() >= {OFF, ON} else 0.0
-
-
-def disagreements(inner: Mapping[str, float | None], outer: Mapping[str, float | None]) -> list[str]:
-    """A sentence for each phase in which the clocks differ by more than 2% of the outer clock's seconds plus 20 ms.
-
-    A phase that only one of the clocks has timed is a disagreement, too.
-    """
-    sentences = []
-    for phase in (*PHASES, "total"):
-        inside, outside = inner[phase], outer[phase]
-        if inside is None or outside is None:
-            if inside is not outside:
-                sentences.append(f"the clocks disagree about {phase}: only one of them saw it")
-        elif abs(inside - outside) > TOLERANCE * outside + TOLERANCE_SECONDS:
-            sentences.append(f"the clocks disagree about {phase}: {inside:.3f} s inside, {outside:.3f} s outside")
-    return sentences

@@ -19,9 +19,11 @@ from bench.report.track_page import machine_order, page_path, render_track_page
 from bench.stats.ranking import (
     CLOCKS,
     RANKED_FROM,
+    Entry,
     decided_pairs,
     describe_standing,
     group_batches,
+    group_entries,
     ranked_entries,
     shared_ranks,
 )
@@ -87,6 +89,7 @@ def render_leaderboard(results_data: FiledResults) -> str:
         record_lines=record_lines(results_data.records, "records"),
         history=history_figure(results_data.records),
         tracks=[track_section(track, machines, results_data) for track, machines in tracks.items()],
+        disputed=disputed_entries(results_data.runs),
         cold_starts=newest_cold_starts(results_data.cold_starts),
         no_cold_start=NOT_MEASURED,
         faults=results_data.faults,
@@ -95,9 +98,16 @@ def render_leaderboard(results_data: FiledResults) -> str:
     )
 
 
+def disputed_entries(runs: Sequence[Run]) -> list[Entry]:
+    """The entries that lost their rank because a run of theirs is disputed."""
+    disputed = {batch.id for batch in group_batches(runs) if batch.disputed}
+    suspected = [run for run in runs if run.batch is not None and run.batch.id in disputed]
+    return [entry for entry in group_entries(group_batches(suspected)) if entry.disputed]
+
+
 def track_section(track: str, machines: RunsByMachine, results_data: FiledResults) -> dict[str, Any]:
     """One track: its line in the index, and its machine classes with a ranked batch or a record."""
-    contest = [run for machine_runs in machines.values() for run in machine_runs if run.is_contest]
+    contest = [run for machine_runs in machines.values() for run in machine_runs if run.is_contest and not run.disputed]
     runs = [run for run in contest if run.batch is not None]
     shown: dict[str, dict[ClockName, dict[str, Any]]] = {}
     for name, machine_runs in machines.items():

@@ -8,10 +8,10 @@ from bench.clock import ClockName
 from bench.config import settings_key
 from bench.stats.expected_time import count_solved_seeds, expected_time_to_success
 from bench.storage.comparison_schema import Conclusion, PairedPlan, Side
+from bench.storage.schema import RANKED_COMMANDS as RANKED_COMMANDS
 from bench.storage.schema import Run
 
 RANKED_FROM = 10  # attempts in a batch
-RANKED_COMMANDS = {"speedrun", "record"}  # attempts of a matrix or a search never stand on the board
 CLOCKS: tuple[ClockName, ...] = ("train", "total")
 
 
@@ -29,13 +29,18 @@ class RunBatch:
 
     @property
     def ranked(self) -> bool:
-        num_seeds = len({run.seed for run in self.runs})
-        return self.finished and num_seeds >= RANKED_FROM and self.unranked_because is None
+        is_whole = self.finished and len({run.seed for run in self.runs}) >= RANKED_FROM
+        return is_whole and self.unranked_because is None and not self.disputed
+
+    @property
+    def disputed(self) -> list[str]:
+        """Why runs of the batch are disputed, each reason once; a batch with a disputed run has no rank."""
+        return list(dict.fromkeys(reason for run in self.runs for reason in run.disputed))
 
     @property
     def unranked_because(self) -> str | None:
-        """What its runs did because of which they are never ranked; see `Run`."""
-        return self.runs[0].unranked_because
+        """What a run of it did because of which the batch is never ranked; see `Run`."""
+        return next((reason for run in self.runs if (reason := run.unranked_because) is not None), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Entry:
     """An entry of the board: all batches of one config, source and machine class.
 
     Unfinished batches count as well, so that repeating a batch until it is lucky does not pay. Each seed has one vote.
+    Disputed batches are an entry of their own, without a rank.
     """
 
     batches: tuple[RunBatch, ...]  # in file order
@@ -75,6 +81,16 @@ class Entry:
     @property
     def ranked(self) -> bool:
         return any(batch.ranked for batch in self.batches)
+
+    @property
+    def disputed(self) -> list[str]:
+        """Why its batches are disputed, each reason once."""
+        return list(dict.fromkeys(reason for batch in self.batches for reason in batch.disputed))
+
+    @property
+    def is_old(self) -> bool:
+        """Whether some of its runs are older than the checks, and were not rechecked."""
+        return any(run.is_old for run in self.runs)
 
     @property
     def num_seeds(self) -> int:
@@ -110,7 +126,8 @@ def group_entries(batches: Iterable[RunBatch]) -> list[Entry]:
     """The entries of the board, in the order of their first batches."""
     groups: dict[Hashable, list[RunBatch]] = defaultdict(list)
     for batch in batches:
-        groups[contestant_key(batch.runs[0], batch.runs[0].machine.class_)].append(batch)
+        first = batch.runs[0]
+        groups[contestant_key(first, first.machine.class_), bool(batch.disputed)].append(batch)
     return [Entry(tuple(group)) for group in groups.values()]
 
 
@@ -168,6 +185,8 @@ def describe_standing(run: Run, runs: Sequence[Run]) -> str:
     best = {clock: leaders(same, clock) for clock in CLOCKS}
     if run.unranked_because is not None:
         return f"this run {run.unranked_because} and never ranks"
+    if run.disputed:
+        return f"this run is disputed and its batch does not rank: {'; '.join(run.disputed)}"
     membership = f"one attempt is not ranked, use --attempts {RANKED_FROM}"
     if run.batch is not None:
         membership = f"attempt {run.batch.index + 1} of {run.batch.planned} of the batch {run.batch.id}"
@@ -184,10 +203,13 @@ def current_runs(runs: Iterable[Run]) -> list[Run]:
     """The attempts of each config's entry of the board with the latest attempt, in the journal's order.
 
     For a config without an entry, its attempts with the settings, source and machine class of the latest one. Attempts
-    with settings changed on the command line are left out.
+    with settings changed on the command line, and those of disputed batches, are left out.
     """
     contest = [run for run in runs if run.is_contest and not run.overrides]
-    groups = [entry.runs for entry in group_entries(group_batches(contest))]
+    entries = group_entries(group_batches(contest))
+    disputed = {run.run_id for entry in entries if entry.disputed for run in entry.runs}
+    contest = [run for run in contest if run.run_id not in disputed]
+    groups = [entry.runs for entry in entries if not entry.disputed]
     with_entry = {(group[0].track, group[0].config) for group in groups}
     others: dict[Hashable, list[Run]] = defaultdict(list)
     for run in contest:

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from bench.cli import print_progress
 from bench.clock import MAX_WARMUP_SECONDS
 from bench.process_identity import ProcessIdentity, current_process, has_ended
+from bench.storage.disputes import RunStatus
 from bench.storage.jsonl import JsonLines, file_lock, hold, replace_file
 from bench.storage.schema import Batch, Run, SchemaModel
 
@@ -40,6 +41,11 @@ class Journal(JsonLines[Run]):
     def __init__(self, results: Path) -> None:
         super().__init__(results / "runs.jsonl", Run)
         self.results, self.marks = results, results / "started"
+
+    def parser(self) -> Callable[[bytes], Run]:
+        """A function that parses one line, and says whether the run is disputed, and whether its line is old."""
+        status, parse = RunStatus(self.results), super().parser()
+        return lambda text: status.apply(parse(text), text)
 
     def read_numbered(self, *patterns: re.Pattern[bytes]) -> tuple[dict[int, Run], dict[int, str]]:
         """One line for each run, by its number; a message about each line that is invalid or passed over."""

@@ -5,7 +5,7 @@ import mmap
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
@@ -85,14 +85,19 @@ class JsonLines(Generic[LineT]):
         lines, faults = self.read_numbered(*patterns)
         return list(lines.values()), list(faults.values())
 
+    def parser(self) -> Callable[[bytes], LineT]:
+        """A function that parses one line; requested anew for each reading of the file."""
+        return self.model.model_validate_json
+
     def read_numbered(self, *patterns: re.Pattern[bytes]) -> tuple[dict[int, LineT], dict[int, str]]:
         """As `read`, by the number of the line, from 1."""
         lines: dict[int, LineT] = {}
         faults: dict[int, str] = {}
+        parse = self.parser()
         for number, text in matching_lines(self.content(), patterns):
             try:
                 if text.strip():
-                    lines[number] = self.model.model_validate_json(text)
+                    lines[number] = parse(text)
             except ValidationError as problem:
                 faults[number] = f"{self.path.name}:{number}: skipped, {describe_invalid(problem)}"
         return lines, faults

@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.errors import UsageError, describe_os_error, nearest_hint
 from bench.provenance import ROOT
 from bench.storage.comparison_schema import Conclusion, PairedPlan
+from bench.storage.disputes import disputes_file
 from bench.storage.journal import Journal
 from bench.storage.jsonl import JsonLines, print_faults
 from bench.storage.machines import cold_starts_file
@@ -52,7 +53,10 @@ def runs_for_estimates(results: Path, planned: Iterable[Run]) -> list[Run]:
 
 @dataclasses.dataclass(frozen=True)
 class FiledResults:
-    """The contents of a results folder: runs, plans and conclusions in file order, records by date."""
+    """The contents of a results folder: runs, plans and conclusions in file order, records by date.
+
+    Records whose batch is disputed are left out.
+    """
 
     runs: Sequence[Run]
     faults: Sequence[str] = ()  # messages about lines and folders that could not be read
@@ -74,7 +78,10 @@ def read_results(results: Path) -> FiledResults:
     paired_plans, plan_faults = paired_plans_file(results).read()
     conclusions, conclusion_faults = conclusions_file(results).read()
     cold_starts, cold_start_faults = cold_starts_file(results).read()
-    faults = [*faults, *record_faults, *plan_faults, *conclusion_faults, *cold_start_faults]
+    _, dispute_faults = disputes_file(results).read()
+    faults = [*faults, *record_faults, *plan_faults, *conclusion_faults, *cold_start_faults, *dispute_faults]
+    disputed = {run.batch.id for run in runs if run.batch is not None and run.may_rank and run.disputed}
+    records = [folder for folder in records if folder.record.batch not in disputed]
     return FiledResults(runs, faults, records, paired_plans, conclusions, cold_starts)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PrivateAttr
 
 from bench.config import config_label, lacks_target
 
@@ -16,6 +16,7 @@ SCHEMA: Final = 1
 YARDSTICK, AUDIT = "yardstick", "audit"  # commands whose batches test a machine and a trainer
 MATRIX, TUNE = "matrix", "tune"  # commands whose batches explore settings
 EXPLORATION_COMMANDS = (MATRIX, TUNE)
+RANKED_COMMANDS = ("speedrun", "record")  # commands whose batches may rank
 
 Outcome = Literal["solved", "missed", "diverged", "timeout", "interrupted", "error", "lost", "pruned"]
 SideName = Literal["a", "b"]
@@ -255,6 +256,26 @@ class Run(SchemaModel):
     search: dict[str, Any] | None
     started_at: datetime
 
+    # Not in the line: set by `Journal` when it reads the line; see `bench.storage.disputes`.
+    _disputed: tuple[str, ...] = PrivateAttr(default=())
+    _is_old: bool = PrivateAttr(default=False)
+
+    @property
+    def disputed(self) -> tuple[str, ...]:
+        """Why the run is disputed, so that its batch has no rank."""
+        return self._disputed
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the line is older than the checks of the journal: the run keeps its place, not rechecked."""
+        return self._is_old
+
+    def with_status(self, disputed: Sequence[str] = (), is_old: bool = False) -> "Run":
+        """A copy with another `disputed` and `is_old`."""
+        run = self.model_copy()
+        run._disputed, run._is_old = tuple(disputed), is_old
+        return run
+
     @property
     def command(self) -> str | None:
         """The command that started the batch of this run; None for a single attempt."""
@@ -285,6 +306,8 @@ class Run(SchemaModel):
         """What the run did because of which it is never ranked, as a verb in the past tense; None if it may be."""
         if (control := self.settings.get("control", "none")) != "none":
             return f"trained on an altered track (--control {control})"
+        if self.altered:
+            return "trained on an altered track (the judge relabelled its answers)"
         if lacks_target(self.settings):
             return "trained on a track without a target (track_settings.bits_per_byte)"
         if self.settings.get("init_from"):
@@ -295,6 +318,15 @@ class Run(SchemaModel):
     def is_contest(self) -> bool:
         """Whether the run may be ranked and compared with others."""
         return self.is_regular and self.unranked_because is None
+
+    @property
+    def may_rank(self) -> bool:
+        """Whether the run is one of a batch that may rank.
+
+        Side b of a record's pairs is not: it runs with the seeds of side a.
+        """
+        batch = self.batch_of(*RANKED_COMMANDS)
+        return batch is not None and batch.side != "b" and self.is_contest
 
     @property
     def machine_class_name(self) -> str:

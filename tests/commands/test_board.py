@@ -1,22 +1,28 @@
 """`python -m bench board`: every generated page and figure is written, or checked."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
+from bench import __main__ as commands
+from bench.audit.verification import Verification, verify
 from bench.commands import board
 from bench.errors import UsageError
+from bench.git import is_shallow
 from bench.report import leaderboard
 from bench.storage.journal import Journal
 from tests.report.test_leaderboard import pictures
-from tests.support.examples import batch_runs, example_run
+from tests.support.examples import ROOT, batch_runs, example_run
 
 
 @pytest.fixture
-def results(tmp_path):
+def results(tmp_path, monkeypatch):
+    """Of runs whose commit and weights are not looked for: `bench.audit.verification` has its own tests."""
     journal = Journal(tmp_path)
     for run in batch_runs("a", [1.0] * 10):
         journal.append(run)
+    monkeypatch.setattr(board, "verify", lambda results, runs, deep: Verification({}, []))
     return tmp_path
 
 
@@ -103,3 +109,48 @@ def test_the_check_compares_the_data_of_a_figure_and_not_its_picture(results, ca
     capsys.readouterr()
     assert check(results) == 1
     assert data.name in capsys.readouterr().err
+
+
+def test_the_check_fails_when_the_journal_disagrees_with_its_commits_or_weights(results, monkeypatch, capsys):
+    write(results)
+    capsys.readouterr()
+    found = Verification({"a": ["no such commit", "no weights"]}, ["a shallow clone"], 2, 0)
+    monkeypatch.setattr(board, "verify", lambda results, runs, deep: found)
+    assert check(results) == 1
+    _, not_done, faults, advice = capsys.readouterr().err.splitlines()
+    assert not_done == "a shallow clone"
+    assert faults == "a: no such commit; no weights"
+    assert "python -m bench dispute BATCH --why TEXT" in advice
+
+
+def test_a_commit_that_does_not_exist_fails_the_check_until_the_batch_is_disputed(results, monkeypatch, capsys):
+    """The commit of the example is none of this repository, nor are there weights."""
+    monkeypatch.setattr(board, "verify", verify)
+    write(results)
+    if (ROOT / ".git").exists() and not is_shallow(ROOT):
+        assert check(results) == 1
+        assert "a: the commit ffffffffff does not exist" in capsys.readouterr().err
+    assert commands.main(["dispute", "a", "--why", "no such commit", "--results", str(results)]) == 0
+    assert write(results) == 0
+    assert check(results) == 0
+    assert "by hand: no such commit" in (results / "LEADERBOARD.md").read_text("utf-8")
+
+
+def test_rendering_packs_weights_that_the_command_of_a_batch_could_not(results):
+    runs, _ = Journal(results).read()
+    (results / "weights").mkdir()
+    for run in runs:
+        (results / run.weights).write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    (results / "runs.jsonl").write_text((results / "runs.jsonl").read_text("utf-8").replace("9" * 64, digest), "utf-8")
+    write(results)
+    assert (results / "evidence" / "a.zip").exists()
+
+
+def test_a_deep_check_needs_a_check(results, monkeypatch):
+    with pytest.raises(UsageError, match="--deep: it needs --check"):
+        board.main(board.Arguments(results=results, deep=True))
+    seen = []
+    monkeypatch.setattr(board, "verify", lambda results, runs, deep: seen.append(deep) or Verification({}, []))
+    board.main(board.Arguments(results=results, check=True, deep=True))
+    assert seen == [True]

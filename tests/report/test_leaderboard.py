@@ -170,6 +170,21 @@ def test_the_index_has_tracks_with_a_ranked_batch_first_the_others_in_order_of_t
     assert "- Without a ranked batch: [add3](tracks/add3.md)\n" in few
 
 
+def test_old_rows_are_marked_and_disputed_batches_are_listed_without_a_rank():
+    old = [run.with_status(is_old=True) for run in batch_runs("old", [2.0] * 10)]
+    forged = [run.with_status(("by hand: a|b",)) for run in batch_runs("forged", [0.1] * 10)]
+    text = render([*batch_runs("new", [3.0] * 10), *old, *forged])
+    rows = table(text, "train")
+    assert [(row[0], row[1], row[-2]) for row in rows] == [("1", "old", "not rechecked"), ("2", "new", "passed")]
+    assert "\n- add3: [forged](tracks/add3.md#forged) of 2026-01-31: by hand: a\\|b\n" in text
+    assert "20 attempts in batches, 20 solved" in text
+    assert "## Disputed" not in render(old)
+
+
+def test_the_page_says_what_no_check_sees():
+    assert "No check sees invented seconds" in render([])
+
+
 def test_lines_that_could_not_be_read_are_shown():
     assert "runs.jsonl:3: skipped" in render([], faults=["runs.jsonl:3: skipped, it is torn"])
 

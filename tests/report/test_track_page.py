@@ -99,3 +99,10 @@ def test_runs_that_looked_at_the_test_problems_are_shown_and_marked():
 
 def test_controls_are_not_on_the_page():
     assert group_by_track([example_run(settings={"control": "shuffle"})]) == {}
+
+
+def test_a_disputed_batch_stands_without_a_rank_and_says_why():
+    runs = [run.with_status(("its phases do not add up",)) for run in batch_runs("a", [1.0] * 10)]
+    text = render(runs)
+    assert "| a; disputed: its phases do not add up |" in text.split("### Batches without a rank")[1]
+    assert "No batch of this track is ranked" in text

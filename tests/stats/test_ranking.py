@@ -210,3 +210,30 @@ def test_runs_that_looked_at_the_test_problems_and_controls_are_batched_and_neve
 
 def test_settings_of_older_runs_lack_the_keys_and_may_rank():
     assert example_run(settings={"track": "add3"}).unranked_because is None
+
+
+def test_a_batch_with_a_disputed_run_has_no_rank_and_is_an_entry_of_its_own():
+    runs = batch_runs("a", [1.0] * 10)
+    runs[3] = runs[3].with_status(("one", "two"))
+    runs[4] = runs[4].with_status(("two",))
+    again = batch_runs("again", [2.0] * 10, config_hash="a")
+    disputed, ranked = ranking.group_entries(ranking.group_batches([*runs, *again]))
+    assert (disputed.id, disputed.ranked, disputed.disputed) == ("a", False, ["one", "two"])
+    assert (ranked.id, ranked.ranked, ranked.disputed) == ("again", True, [])
+    assert [entry.id for entry in ranking.leaders([*runs, *again], "train")] == ["again"]
+    assert ranking.current_runs(runs) == []
+    assert ranking.current_runs([*runs, *again]) == again
+    assert ranking.describe_standing(runs[3], runs).endswith("its batch does not rank: one; two")
+
+
+def test_old_runs_keep_their_rank():
+    runs = [run.with_status(is_old=True) for run in batch_runs("a", [1.0] * 10)]
+    (entry,) = ranking.ranked_entries(runs, "train")
+    assert entry.is_old
+
+
+def test_a_batch_never_ranks_if_any_of_its_runs_does_not():
+    """The lines of runs that never rank are not checked, so they may not stand behind an honest first one."""
+    runs = batch_runs("a", [1.0] * 10)
+    runs[7] = runs[7].model_copy(update={"settings": runs[7].settings | {"curves": True}})
+    assert not ranking.ranked_entries(runs, "train")

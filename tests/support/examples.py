@@ -31,6 +31,7 @@ def example_run(**changes: Any) -> Run:
     values = {
         "run_id": "20260131-235959-add3-cpu-1a2b3c",
         "batch": None,
+        "judge": "harness",
         "track": "add3",
         "config": "add3-cpu",
         "settings": {"track": "add3", "num_steps": 700, "level_share": 1.0, "compile": False},
@@ -102,7 +103,7 @@ def batch_runs(
         example_run(
             run_id=f"{name}-{i}",
             batch=Batch(id=name, command=command, planned=planned or len(trains), index=i),
-            seconds=example_seconds(train=train, total=train + 5),
+            seconds=example_seconds(train=train, total=train + 5, **{"import": 0.5}),
             outcome=outcome(i),
             config=name,
             seed=7 + i,
@@ -127,6 +128,7 @@ def example_certificate(errors: int = 0, **changes: Any) -> dict[str, Any]:
         "samples": {"sample80": {"problems": 80, "errors": 0}},
         "exhaustive": True,
         "error_rate_upper_95": errors / 1_000_000,
+        "smallest_margin": -1.0 if errors else 3.0,
     }
     return values | changes
 

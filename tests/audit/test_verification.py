@@ -1,0 +1,244 @@
+"""Forged batches, held against a repository and archived weights."""
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from bench.attempt import recertify
+from bench.audit import verification
+from bench.audit.verification import verify
+from bench.provenance import harness_sha256, source_sha256
+from bench.storage.evidence import packed, write_evidence
+from bench.storage.journal import Journal
+from bench.storage.schema import Certificate
+from data import INTERFACE
+from tests.support.examples import batch_runs, example_certificate, example_run
+from tests.support.repositories import ask, commit_all
+
+PARAMETERS = 9_000
+
+
+class World:
+    """A repository with one commit, and a results folder with batches of it."""
+
+    def __init__(self, folder):
+        self.root, self.results = folder / "checkout", folder / "results"
+        (self.root / "bench").mkdir(parents=True)
+        (self.root / "results").mkdir()
+        files = {"speedrun.py": "# a trainer\n", "bench/clock.py": "# a clock\n", "results/large": "not unpacked\n"}
+        for name, text in (files | {"data.py": f"INTERFACE = {INTERFACE}\n"}).items():
+            (self.root / name).write_text(text)
+        self.commit = commit_all(self.root)
+
+    def batch(self, name="a", **changes):
+        """Ten honest runs with different seeds and weights, and their weights files."""
+        made: dict[str, Any] = {
+            "commit": self.commit,
+            "source_sha256": source_sha256(self.root),
+            "harness_sha256": harness_sha256(self.root),
+            "started_at": datetime.now(UTC),
+            "parameters": PARAMETERS,
+        }
+        runs = []
+        for index, run in enumerate(batch_runs(name, [1.0] * 10, **made | changes)):
+            weights = self.results / "weights" / f"{run.run_id}.safetensors"
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            weights.write_bytes(run.run_id.encode())
+            digest = hashlib.sha256(run.run_id.encode()).hexdigest()
+            update = {"weights": f"weights/{weights.name}", "weights_sha256": digest, "seed": index}
+            runs.append(run.model_copy(update=update))
+        return runs
+
+    def file(self, runs, evidence=True):
+        for run in runs:
+            Journal(self.results).append(run)
+        if evidence:
+            write_evidence(self.results, runs)
+
+    def verify(self, deep=False):
+        return verify(self.results, Journal(self.results).read()[0], deep, self.root)
+
+    def faults(self, deep=False):
+        return self.verify(deep).faults
+
+
+@pytest.fixture
+def certified(monkeypatch):
+    """The runs that are certified again, in this process without a model; tests change the certificate of some."""
+    asked, certificates = [], {}
+
+    def certify_again(contestant, path, seed, forward_pass):
+        name = path.read_bytes().decode()
+        asked.append(name)
+        assert (contestant / "speedrun.py").read_text() == "# a trainer\n"
+        assert not (contestant / "results").exists()
+        errors, parameters = certificates.get(name, (0, PARAMETERS))
+        if errors is None:
+            raise recertify.UnusableWeights("not a whole safetensors file")
+        return recertify.Recertification(
+            certificate=Certificate.model_validate(example_certificate(errors)),
+            sentences=[],
+            parameters=parameters,
+            other_tensors=[],
+            lookahead_change=0.0,
+        )
+
+    monkeypatch.setattr(recertify, "recertify", certify_again)
+    return asked, certificates
+
+
+@pytest.fixture
+def world(tmp_path, certified):
+    return World(tmp_path)
+
+
+def test_nothing_speaks_against_honest_batches_of_which_a_sample_is_certified_again(world, certified):
+    for name in ("a", "b", "c"):
+        world.file(world.batch(name))
+    found = world.verify()
+    assert (found.faults, found.not_done, found.num_batches, found.num_certified) == ({}, [], 3, 2)
+    assert len({name[0] for name in certified[0]}) == 2, "of different batches"
+
+
+def test_all_archived_weights_are_certified_again_on_request(world, certified):
+    world.file(world.batch())
+    assert world.verify(deep=True).num_certified == 10
+    assert sorted(certified[0]) == [f"a-{index}" for index in range(10)]
+
+
+def test_the_sample_changes_with_the_number_of_batches_and_nothing_else(world, certified):
+    world.file(world.batch())
+    samples = [{run.run_id for _, run in verification.chosen_runs({"a": world.batch()}, deep=False)} for _ in range(3)]
+    assert samples[0] == samples[1] == samples[2]
+    batches = {"a": world.batch()}
+    seen = set()
+    for count in range(20):
+        batches[f"other {count}"] = []
+        seen |= {run.run_id for _, run in verification.chosen_runs(batches, deep=False)}
+    assert len(seen) > 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"commit": "f" * 40}, "the commit ffffffffff does not exist"),
+        ({"commit": "HEAD"}, "the commit HEAD does not exist"),
+        ({"commit": "--output=x"}, "does not exist"),
+        ({"source_sha256": "a" * 64}, "its source is not that of the commit"),
+        ({"harness_sha256": "b" * 64}, "its harness is not that of the commit"),
+        ({"started_at": datetime.now(UTC) - timedelta(days=1)}, "it started before the commit"),
+    ],
+)
+def test_a_batch_whose_commit_does_not_fit_is_named_once(world, certified, changes, reason):
+    world.file(world.batch(**changes))
+    (reasons,) = world.faults().values()
+    assert len(reasons) == 1
+    assert reason in reasons[0]
+    assert certified[0] == [], "such weights are not certified again"
+
+
+def test_a_batch_without_an_archive_has_no_weights(world):
+    world.file(world.batch(), evidence=False)
+    assert world.faults() == {"a": ["its weights are missing: there is no readable evidence/a.zip"]}
+
+
+def test_an_archive_must_have_the_weights_of_every_kept_attempt(world):
+    runs = world.batch()
+    (world.results / runs[4].weights).unlink()
+    world.file(runs)
+    assert world.faults() == {"a": ["the weights of a-4 are missing in its archive"]}
+
+
+def test_weights_of_another_run_in_the_archive_are_seen(world):
+    runs = world.batch()
+    world.file(runs)
+    contents = {run.run_id: run.run_id.encode() for run in runs} | {"a-4": b"a-5"}
+    (world.results / "evidence" / "a.zip").write_bytes(packed(contents))
+    assert world.faults() == {"a": ["the weights of a-4 in its archive are not the journalled ones"]}
+
+
+def test_a_line_that_claims_the_weights_of_another_run_is_seen(world):
+    """The archive holds them, and they solve the track."""
+    honest = world.batch("honest")
+    world.file(honest)
+    forged = [
+        run.model_copy(update={key: getattr(other, key) for key in ("weights", "weights_sha256")} | {"seed": 99})
+        for run, other in zip(world.batch("forged"), honest, strict=True)
+    ]
+    world.file(forged)
+    faults = world.faults()
+    assert list(faults) == ["forged"]
+    assert faults["forged"][0] == "the weights of forged-0 are those of honest-0, which had another seed"
+
+
+def test_a_repeated_seed_may_lead_to_the_same_weights(world):
+    first = world.batch("first")
+    again = [
+        run.model_copy(update={"weights_sha256": other.weights_sha256, "weights": other.weights})
+        for run, other in zip(world.batch("again"), first, strict=True)
+    ]
+    world.file(first)
+    world.file(again)
+    assert world.faults() == {}
+
+
+@pytest.mark.parametrize(
+    ("certificate", "reason"),
+    [
+        ((7, PARAMETERS), "certified again: 7 errors"),
+        ((0, PARAMETERS + 1), "have 9,001 parameters, 9,000 are journalled"),
+        ((None, None), "cannot be certified again: not a whole safetensors file"),
+    ],
+)
+def test_weights_that_do_not_solve_the_track_are_seen(world, certified, certificate, reason):
+    world.file(world.batch())
+    certified[1]["a-6"] = certificate
+    (reasons,) = world.faults(deep=True).values()
+    assert len(reasons) == 1
+    assert reason in reasons[0]
+    assert "a-6" in reasons[0]
+
+
+def test_old_disputed_and_unranked_batches_are_not_verified(world):
+    world.file(world.batch("no judge", judge=None), evidence=False)
+    world.file(world.batch("curves", settings={"track": "add3", "curves": True}), evidence=False)
+    world.file([example_run(commit="0" * 40)], evidence=False)
+    assert world.verify().num_batches == 0
+    runs = [run.with_status(is_old=True) for run in world.batch("old", commit="0" * 40)]
+    assert verify(world.results, runs, deep=False, root=world.root).num_batches == 0
+
+
+def test_a_line_that_joins_an_old_batch_is_verified(world):
+    runs = [run.with_status(is_old=True) for run in world.batch("old")]
+    forged = world.batch("old")[0].model_copy(update={"run_id": "forged", "commit": "0" * 40})
+    assert list(verify(world.results, [*runs, forged], deep=False, root=world.root).faults) == ["old"]
+
+
+def test_without_a_repository_commits_are_not_checked_and_nothing_is_disputed(world, tmp_path):
+    world.file(world.batch(commit="f" * 40))
+    found = verify(world.results, Journal(world.results).read()[0], deep=True, root=tmp_path)
+    assert found.faults == {}
+    assert found.not_done == ["commits are not checked, because this source is not a git checkout"]
+
+
+def test_a_commit_that_a_shallow_clone_lacks_is_not_disputed(world, tmp_path):
+    world.file(world.batch())
+    (world.root / "speedrun.py").write_text("# a trainer\n# of today\n")
+    commit_all(world.root)
+    clone = tmp_path / "clone"
+    ask(tmp_path, "clone", "--quiet", "--depth", "1", world.root.as_uri(), str(clone))
+    found = verify(world.results, Journal(world.results).read()[0], deep=False, root=clone)
+    assert found.faults == {}
+    assert any("shallow clone" in reason for reason in found.not_done)
+
+
+def test_a_trainer_for_tracks_of_another_interface_is_not_certified_again(world, certified):
+    (world.root / "data.py").write_text("INTERFACE = 1\n")
+    world.commit = commit_all(world.root)
+    world.file(world.batch())
+    found = world.verify()
+    assert found.faults == {}
+    assert any("tracks of another interface" in reason for reason in found.not_done)
+    assert certified[0] == []
