@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from bench import config
-from bench.commands import record
+from bench.audit.verification import Verification
+from bench.commands import board, record
 from bench.experiments import paired_plan
 from bench.machine.noise import Noise, NoiseMonitor
 from bench.provenance import source_files
@@ -100,6 +101,7 @@ def entered(built: Arena, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
     for module in (config, record):
         monkeypatch.setattr(module, "CONFIGS", built.root / "bench" / "configs")
     monkeypatch.setattr(Figure, "svg", lambda figure: "<svg></svg>")  # drawing takes a second; test_plots.py tests it
+    monkeypatch.setattr(board, "verify", lambda *_: Verification({}, []))  # the example's commit is nobody's
     monkeypatch.setattr(NoiseMonitor, "observe", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are load
     with signal_handlers_kept():
         yield built
