@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.audit.target import track_interface
 from bench.cli import print_progress
 from bench.config import track_of
 from bench.formatting import verdict_text
@@ -79,7 +78,7 @@ def verify(results: Path, runs: Sequence[Run], deep: bool, root: Path = ROOT) ->
         sound = {batch_id: batch_runs for batch_id, batch_runs in batches.items() if not faults[batch_id]}
         for batch_id, run in chosen_runs(sound, deep):
             print_progress(f"certifying {run.run_id} again")
-            check = functools.partial(certificate_faults, results, batch_id, run, sources)
+            check = functools.partial(certificate_faults, results, batch_id, run)
             verification.num_certified += note_faults(batch_id, check)
     verification.faults = {batch_id: reasons for batch_id, reasons in faults.items() if reasons}
     return verification
@@ -107,16 +106,15 @@ def chosen_runs(batches: dict[str, list[Run]], deep: bool) -> list[tuple[str, Ru
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The source of a commit, unpacked."""
+    """The source of a commit."""
 
-    folder: Path
     source_sha256: str
     harness_sha256: str
     committed_at: float  # seconds since 1970
 
 
 class Sources:
-    """The commits of a repository, each unpacked once."""
+    """The commits of a repository, each read once."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         """Unpacks below the empty `folder`."""
@@ -149,7 +147,7 @@ class Sources:
             unpack_commit(self.root, commit, folder)
         except GitProblem:
             return None
-        return Source(folder, source_sha256(folder), harness_sha256(folder), committed_at)
+        return Source(source_sha256(folder), harness_sha256(folder), committed_at)
 
 
 def commit_faults(run: Run, sources: Sources) -> Iterator[str]:
@@ -195,32 +193,26 @@ def evidence_faults(results: Path, batch_id: str, runs: Sequence[Run]) -> Iterat
             yield f"the weights of {run.run_id} in its archive are not the journalled ones"
 
 
-def certificate_faults(results: Path, batch_id: str, run: Run, sources: Sources) -> Iterator[str]:
+def certificate_faults(results: Path, batch_id: str, run: Run) -> Iterator[str]:
     """Certified again, in another process, the weights solve the track; NotPossibleHere if that cannot be done."""
-    from bench.attempt.recertify import UnusableWeights, recertify  # imports torch, which takes a second
-    from data import INTERFACE
+    from bench.judge.recertify import UnusableWeights, recertify  # imports torch, which takes a second
 
-    not_here = f"{run.run_id} is not certified again"
     try:
         problem = describe_track(*track_of(run.settings)).problem
     except (KeyError, ValueError):
         problem = "its track is no more"
     if problem:
-        raise NotPossibleHere(f"{not_here}: {problem}")
-    source = sources.find(run.commit or "")
-    if source is None:  # told by `commit_faults`
-        return
-    if track_interface(source.folder) != INTERFACE:
-        raise NotPossibleHere(f"{not_here}: its trainer is written for tracks of another interface")
-    path = sources.folder / "weights.safetensors"
-    path.write_bytes((read_evidence(results, batch_id) or {})[run.run_id])
-    try:
-        again = recertify(source.folder, path, run.seed, "fast")
-    except UnusableWeights as unusable:
-        yield f"the weights of {run.run_id} cannot be certified again: {unusable}"
-        return
+        raise NotPossibleHere(f"{run.run_id} is not certified again: {problem}")
+    with tempfile.TemporaryDirectory(prefix="addition-speedrun-") as folder:
+        path = Path(folder) / "weights.safetensors"
+        path.write_bytes((read_evidence(results, batch_id) or {})[run.run_id])
+        try:
+            again = recertify(path, run.seed)
+        except UnusableWeights as unusable:
+            yield f"the weights of {run.run_id} cannot be certified again: {unusable}"
+            return
     if not again.certificate.is_solved:
         yield f"the weights of {run.run_id}, certified again: {verdict_text(again.certificate)}"
-    if again.parameters != run.parameters or again.other_tensors:
+    if again.parameters != run.parameters:
         journalled = f"{run.parameters or 0:,} are journalled"
         yield f"the weights of {run.run_id} have {again.parameters:,} parameters, {journalled}"

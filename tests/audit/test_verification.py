@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from bench.attempt import recertify
 from bench.audit import verification
 from bench.audit.verification import verify
+from bench.judge import recertify
 from bench.provenance import harness_sha256, source_sha256
 from bench.storage.evidence import packed, write_evidence
 from bench.storage.journal import Journal
 from bench.storage.schema import Certificate
-from data import INTERFACE
 from tests.support.examples import batch_runs, example_certificate, example_run
 from tests.support.repositories import ask, commit_all
 
@@ -26,9 +25,8 @@ class World:
     def __init__(self, folder):
         self.root, self.results = folder / "checkout", folder / "results"
         (self.root / "bench").mkdir(parents=True)
-        (self.root / "results").mkdir()
-        files = {"speedrun.py": "# a trainer\n", "bench/clock.py": "# a clock\n", "results/large": "not unpacked\n"}
-        for name, text in (files | {"data.py": f"INTERFACE = {INTERFACE}\n"}).items():
+        files = {"speedrun.py": "# a trainer\n", "bench/clock.py": "# a clock\n"}
+        for name, text in files.items():
             (self.root / name).write_text(text)
         self.commit = commit_all(self.root)
 
@@ -69,11 +67,10 @@ def certified(monkeypatch):
     """The runs that are certified again, in this process without a model; tests change the certificate of some."""
     asked, certificates = [], {}
 
-    def certify_again(contestant, path, seed, forward_pass):
+    def certify_again(path, seed):
         name = path.read_bytes().decode()
         asked.append(name)
-        assert (contestant / "speedrun.py").read_text() == "# a trainer\n"
-        assert not (contestant / "results").exists()
+        assert name.endswith(f"-{seed}")
         errors, parameters = certificates.get(name, (0, PARAMETERS))
         if errors is None:
             raise recertify.UnusableWeights("not a whole safetensors file")
@@ -81,8 +78,6 @@ def certified(monkeypatch):
             certificate=Certificate.model_validate(example_certificate(errors)),
             sentences=[],
             parameters=parameters,
-            other_tensors=[],
-            lookahead_change=0.0,
         )
 
     monkeypatch.setattr(recertify, "recertify", certify_again)
@@ -232,13 +227,3 @@ def test_a_commit_that_a_shallow_clone_lacks_is_not_disputed(world, tmp_path):
     found = verify(world.results, Journal(world.results).read()[0], deep=False, root=clone)
     assert found.faults == {}
     assert any("shallow clone" in reason for reason in found.not_done)
-
-
-def test_a_trainer_for_tracks_of_another_interface_is_not_certified_again(world, certified):
-    (world.root / "data.py").write_text("INTERFACE = 1\n")
-    world.commit = commit_all(world.root)
-    world.file(world.batch())
-    found = world.verify()
-    assert found.faults == {}
-    assert any("tracks of another interface" in reason for reason in found.not_done)
-    assert certified[0] == []
