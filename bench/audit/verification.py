@@ -22,7 +22,6 @@ from bench.storage.evidence import batches_that_may_rank, is_journalled, kept_ru
 from bench.storage.schema import Run
 from tracks.descriptions import describe_track
 
-SAMPLED_ATTEMPTS = 2  # that the quick check certifies again, each of another batch
 CLOCK_SECONDS = 600.0  # by which the clocks of the machines that committed and ran may differ
 COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -46,7 +45,7 @@ def verify(results: Path, runs: Sequence[Run], deep: bool, root: Path = ROOT) ->
 
     Args:
         runs: all of the journal.
-        deep: certify all archived weights again, not only SAMPLED_ATTEMPTS of them.
+        deep: certify all archived weights again, not only those of one attempt.
     """
     batches = {
         batch_id: batch_runs
@@ -85,19 +84,15 @@ def verify(results: Path, runs: Sequence[Run], deep: bool, root: Path = ROOT) ->
 
 
 def chosen_runs(batches: dict[str, list[Run]], deep: bool) -> list[tuple[str, Run]]:
-    """The runs to certify again, with their batches: all with archived weights, or a sample.
+    """The runs to certify again, with their batches: all with archived weights, or one, which takes some ten seconds.
 
-    The sample depends on the journal alone, and changes with each new batch: runs are ordered by a hash of their id and
-    the number of batches, and the first run of each batch counts.
+    That one depends on the journal alone, and changes with each new batch: the smallest by a hash of its id and the
+    number of batches.
     """
     kept = [(batch_id, run) for batch_id, batch_runs in batches.items() for run in kept_runs(batch_runs)]
-    if deep:
+    if deep or not kept:
         return kept
-    kept.sort(key=lambda item: hashlib.sha256(f"{len(batches)} {item[1].run_id}".encode()).digest())
-    first_of_batch: dict[str, tuple[str, Run]] = {}
-    for item in kept:
-        first_of_batch.setdefault(item[0], item)
-    return list(first_of_batch.values())[:SAMPLED_ATTEMPTS]
+    return [min(kept, key=lambda item: hashlib.sha256(f"{len(batches)} {item[1].run_id}".encode()).digest())]
 
 
 # -----------------------------------------------------------------------------

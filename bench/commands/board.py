@@ -38,7 +38,7 @@ class Arguments:
     """Write nothing; exit 1 when a page disagrees with the journal, or the journal with the commits and the weights
     that its lines name."""
     deep: tyro.conf.FlagCreatePairsOff[bool] = False
-    """With --check, certify all archived weights again, not only a sample."""
+    """With --check, certify all archived weights again, not only those of one attempt."""
 
 
 def text_pages(results_data: FiledResults, results: Path) -> dict[Path, str]:
