@@ -1,6 +1,7 @@
 """Ranking: batches of attempts grouped into entries of the board, their ranks, the best entry of a machine class."""
 
 import dataclasses
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence, Set
 
@@ -27,12 +28,12 @@ class RunBatch:
     def finished(self) -> bool:
         return len(self.runs) >= self.planned  # more in a record, of which some pairs were run again
 
-    @property
+    @functools.cached_property
     def ranked(self) -> bool:
         is_whole = self.finished and len({run.seed for run in self.runs}) >= RANKED_FROM
-        return is_whole and self.unranked_because is None and not self.disputed
+        return is_whole and not self.disputed and self.unranked_because is None
 
-    @property
+    @functools.cached_property
     def disputed(self) -> list[str]:
         """Why runs of the batch are disputed, each reason once; a batch with a disputed run has no rank."""
         return list(dict.fromkeys(reason for run in self.runs for reason in run.disputed))

@@ -117,7 +117,8 @@ def test_an_attempt_killed_after_filing_its_line_is_filed_once(tmp_path: Path) -
 
 def attempt_of_a_batch(journal: Journal, index: int = 0) -> Run:
     """The finished line that an attempt of a batch leaves in its mark."""
-    run = example_run(batch={"id": "batch", "command": "compare", "planned": 2, "index": index}, run_id=f"run-{index}")
+    batch = {"id": "batch", "command": "compare", "planned": 2, "index": index}
+    run = example_run(batch=batch, run_id=f"run-{index}", judge=None)
     with journal.attempt(run.model_copy(update={"outcome": "lost"})) as mark:
         mark.write(run)
     return run
