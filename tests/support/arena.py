@@ -20,7 +20,9 @@ from bench.experiments import paired_plan
 from bench.machine.noise import Noise, NoiseMonitor
 from bench.provenance import source_files
 from bench.report.plot_style import Figure
+from bench.storage import line_checks
 from bench.storage.journal import Journal
+from bench.storage.line_checks import CHECKS, judge_faults
 from bench.storage.schema import Run
 from tests.support.examples import ROOT, example_run
 from tests.support.signals import signal_handlers_kept
@@ -85,7 +87,7 @@ def build_arena(folder: Path) -> Arena:
         if path.parent == ROOT:
             shutil.copyfile(path, root / path.name)
     shutil.copyfile(ROOT / "tests" / "support" / "fake_speedrun.py", root / "speedrun.py")
-    template = example_run(machine={"class": "Example CPU", "clean": True, "reasons": []})
+    template = example_run(judge=None, machine={"class": "Example CPU", "clean": True, "reasons": []})
     (root / "template.json").write_text(template.model_dump_json())
     arena = Arena(root)
     arena.behave(fast={"train": 9.0}, slow={"train": 12.0}, yardstick={})
@@ -101,6 +103,8 @@ def entered(built: Arena, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
     for module in (config, record):
         monkeypatch.setattr(module, "CONFIGS", built.root / "bench" / "configs")
     monkeypatch.setattr(Figure, "svg", lambda figure: "<svg></svg>")  # drawing takes a second; test_plots.py tests it
+    # The fake trainer knows no judge; commands in processes of their own see its batches as disputed.
+    monkeypatch.setattr(line_checks, "CHECKS", [check for check in CHECKS if check is not judge_faults])
     monkeypatch.setattr(board, "verify", lambda *_: Verification({}, []))  # the example's commit is nobody's
     monkeypatch.setattr(NoiseMonitor, "observe", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are load
     with signal_handlers_kept():
