@@ -72,6 +72,7 @@ def certify(
     Also returns sentences about the first `num_sentences` mistakes.
     """
     models = functools.cache(models)
+    torch.set_float32_matmul_precision("highest")  # a trainer in this process may have chosen less
     test_set, samples = track.test_set(seed), track.samples
     problems = torch.cat([test_set, *samples.values()])
     if has_margins(track):

@@ -1,7 +1,9 @@
 """Cold starts: the order of the attempts, their medians, what is refused, and dropping files for real."""
 
+import contextlib
 import os
 import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -90,7 +92,12 @@ def test_the_files_of_a_folder_leave_the_page_cache(tmp_path) -> None:
     except OSError as problem:
         pytest.skip(f"this file system cannot say what is in memory: {problem}")
     assert all(map(cold_start.is_cached, paths[1:]))
-    cold_start.drop_from_page_cache([str(tmp_path / "folder")])
+    for _ in range(50):  # a page that was just written stays until the kernel has put it into its lists
+        with contextlib.suppress(UsageError):
+            cold_start.drop_from_page_cache([str(tmp_path / "folder")])
+        if not any(map(cold_start.is_cached, paths[1:])):
+            break
+        time.sleep(0.1)
     assert not any(map(cold_start.is_cached, paths[1:]))
 
 
