@@ -255,8 +255,9 @@ def test_a_warm_up_may_only_change_the_rounding(warmup: Warmup, verdict: str) ->
 
 
 def test_without_the_outer_clock_the_clock_is_not_checked() -> None:
+    untimed = SOLVED.model_copy(update={"judge": None})
     with pytest.raises(CheckSkipped, match="by another process"):
-        checks.check_clock(ScriptedAudit(SOLVED, [SOLVED], SAME))
+        checks.check_clock(ScriptedAudit(untimed, [untimed], SAME))
 
 
 # --- weights
