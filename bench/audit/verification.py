@@ -168,7 +168,8 @@ def copied_weights_faults(run: Run, first_with: Mapping[str, Run]) -> Iterator[s
     """The weights are not those of an earlier run with another seed."""
     first = first_with.get(run.weights_sha256 or "", run)
     if run.outcome == "solved" and first.seed != run.seed:
-        yield f"the weights of {run.run_id} are those of {first.run_id}, which had another seed"
+        where = first.run_id if first.batch is None else first.batch.id
+        yield f"some of its weights are those of runs with other seeds, of {where}"
 
 
 def evidence_faults(results: Path, batch_id: str, runs: Sequence[Run]) -> Iterator[str]:
