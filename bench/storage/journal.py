@@ -187,6 +187,13 @@ class MarkContent(SchemaModel):
     process: ProcessIdentity | None  # of the attempt; null if unknown
 
 
+def without_judge(content: MarkContent) -> MarkContent:
+    """The content of a mark, which an attempt has written: it cannot say that another process has judged it."""
+    if content.run.judge != "harness":
+        return content
+    return content.model_copy(update={"run": content.run.model_copy(update={"judge": "self"})})
+
+
 class StartMark:
     """The file that represents a running attempt; `lock` is held as long as its line may change."""
 
@@ -214,9 +221,9 @@ class StartMark:
         with suppress(FileNotFoundError, PermissionError):
             text = self.path.read_bytes()
             with suppress(ValidationError):
-                return MarkContent.model_validate_json(text)
+                return without_judge(MarkContent.model_validate_json(text))
             with suppress(ValidationError):
-                return MarkContent(run=Run.model_validate_json(text), process=None)
+                return without_judge(MarkContent(run=Run.model_validate_json(text), process=None))
         return None
 
     def final_line(self, content: MarkContent) -> Run | None:
