@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -17,8 +18,15 @@ from bench.process_identity import ProcessIdentity, current_process, identify
 from bench.storage import journal as journal_module
 from bench.storage.journal import ASSUMED_LOST, Journal, MarkContent, StartMark
 from bench.storage.schema import Run
-from tests.support.examples import ROOT, example_run
+from tests.support.examples import ROOT
+from tests.support.examples import example_run as judged_run
 from tests.support.processes import start_process
+
+
+def example_run(**changes: Any) -> Run:
+    """What an attempt writes of itself."""
+    return judged_run(**{"judge": "self", **changes})
+
 
 HOLD_A_MARK = """
 import sys
@@ -26,7 +34,7 @@ from pathlib import Path
 from tests.support.examples import example_run
 from bench.storage.journal import Journal
 journal = Journal(Path(sys.argv[2]))
-with journal.attempt(example_run(run_id=sys.argv[1], outcome="lost")):
+with journal.attempt(example_run(run_id=sys.argv[1], outcome="lost", judge="self")):
     print("ready", flush=True)
     input()
 """
