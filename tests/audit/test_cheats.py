@@ -32,7 +32,7 @@ class Case:
 
 CASES = {
     "honest": Case(lambda root: None, cheats.HONEST, tuple(CHECKS)),
-    "one error": Case(cheats.one_error, cheats.HONEST, []),
+    "one error": Case(cheats.one_error, cheats.HONEST | {"precision": "float32"}, []),
     "held out too": Case(cheats.held_out_too, cheats.HONEST | {"max_rounds": 2}, ["data"]),
     "calculator": Case(cheats.calculator, cheats.IDLE, []),
     "warm-up": Case(cheats.warm_up_that_trains, cheats.HONEST, ["clock"]),
@@ -102,7 +102,8 @@ def assert_caught(results: dict[str, CheckResult], check: str, sentence: str) ->
 def test_a_model_with_one_error_has_missed(audits) -> None:
     run = audits["one error"].run
     assert run.outcome == "missed"
-    assert run.certificate.errors == 1
+    assert run.certificate.margins["below 0"] == 1  # the next answer may be right by too small a margin
+    assert 1 <= run.certificate.errors <= 2
 
 
 @pytest.mark.slow
