@@ -177,24 +177,26 @@ def answers_by_decoding(
 
     Where the verdict does not depend on the grades, once is enough.
     """
-    inputs, times = (track, problems, device, seed), 1 + track.grades_decide
+    exact = models(torch.float64 if track.grades_decide else torch.float32)
+    batch_size = max(1, exact.batch_tokens // track.description.block_size)  # the same, as samples depend on it
+    inputs, times = (track, problems, device, seed, batch_size), 1 + track.grades_decide
     completions, right = decode_and_grade(models(torch.float32), *inputs, lambda done: report(done / times))
     if not track.grades_decide:
         return Answers(completions, right, None, 0)
-    _, right_again = decode_and_grade(models(torch.float64), *inputs, lambda done: report((1 + done) / 2))
+    _, right_again = decode_and_grade(exact, *inputs, lambda done: report((1 + done) / 2))
     return Answers(completions, right & right_again, None, len(problems))
 
 
 def decode_and_grade(
-    model: Model, track: Track, problems: Tensor, device: torch.device, seed: int, report: Report
+    model: Model, track: Track, problems: Tensor, device: torch.device, seed: int, batch_size: int, report: Report
 ) -> tuple[Tensor, Tensor]:
     """Return the completions (N, A) of problems (N, W), and which are right (N,), both on the CPU."""
-    generator, completions, right = torch.Generator(device).manual_seed(seed), [], []
-    next_logits, batch_size = model.next_logits(), max(1, model.batch_tokens // track.description.block_size)
-    parts = problems.split(batch_size)
+    generator, completions, right = torch.Generator(device), [], []
+    next_logits, parts = model.next_logits(), problems.split(batch_size)
     for i, part in enumerate(parts):
         report(i / len(parts))
         part = part.to(device)
+        generator.manual_seed((seed << 24) + i)  # where a sample differs in float64, later parts do not
         decoded = complete_all(next_logits, track.prompts(part), track.decoding, batch_size, generator)
         completions.append(decoded.to(torch.int32))
         right.append(track.grade(part, completions[-1]).cpu())

@@ -15,7 +15,7 @@ from bench.judge.forward import Model
 from bench.judge.margins import BINS, token_margins
 from data import PADDING, TRACKS, Batch, Track, get_track
 from tests.support.digits import is_held_out, longest_chain, pairs_of, rows_of
-from tests.support.judged import FakeModel, judged_models
+from tests.support.judged import FakeModel, Stepwise, judged_models
 from tests.support.models import random_model
 from tracks import addition
 from tracks.addition import Addition
@@ -300,6 +300,26 @@ def test_a_completion_whose_grade_differs_in_float64_is_an_error(monkeypatch: py
     changed = certify(lambda dtype: Completes(track, sides[dtype]), track, CPU, SEED)[0]
     assert (right.errors, right.asked_again, right.smallest_margin, right.margins) == (0, 200, None, None)
     assert changed.errors == sum(sum(row) != 18 for row in track.sets["heldout"][:200, :2].tolist()) > 150
+
+
+def test_both_precisions_draw_the_same_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    track: Any = get_track("words")
+    problems = track.test_set(SEED)[:600]
+    monkeypatch.setattr(type(track), "test_set", lambda self, seed: problems)
+    likely = torch.randn(len(track.vocabulary), generator=torch.Generator().manual_seed(3)) + 1.0
+    errors = []
+    for tokens in (100_000, 1_000):  # that float64 computes at once
+
+        def models(dtype: torch.dtype, tokens: int = tokens) -> Any:
+            model = Stepwise(lambda ids: likely.to(dtype).expand(len(ids), -1))
+            model.batch_tokens = 100_000 if dtype == torch.float32 else tokens
+            return model
+
+        certificate = certify(models, track, CPU, SEED)[0]
+        exact = certify(lambda dtype: models(torch.float64), track, CPU, SEED)[0]
+        assert certificate.errors == exact.errors
+        errors.append(certificate.errors)
+    assert 100 < min(errors) <= max(errors) < 600
 
 
 # -----------------------------------------------------------------------------
