@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from bench.audit.session import Audit, CheckNotApplicable, CheckSkipped
 from bench.cli import print_progress
 from bench.clock import MAX_WARMUP_SECONDS, PHASES
 from bench.config import track_of
+from bench.experiments.altered import NUM_ALTERED, Altered, drawn_seed
 from bench.experiments.outer_clock import disagreements
 from bench.formatting import certificate_text, errors_in_words, verdict_text
 from bench.judge.recertify import UnusableWeights
@@ -26,7 +26,6 @@ from tracks.descriptions import TRACKS, describe_track
 from tracks.registry import get_track
 
 SHUFFLED_SHARE = 1.5  # of the run's seconds of `train`, for learning shuffled answers
-MOST_RELABELLED = 3  # attempts with other ids of answers, of which one must solve the track
 PHASES_TOLERANCE = 0.02  # relative difference between the total and the sum of the phases
 # Errors of a run that missed may differ when its logits are computed in another way: by a share of them, or by a few.
 MISS_TOLERANCE, MISS_TOLERANCE_ERRORS = 0.01, 3
@@ -129,21 +128,20 @@ def check_seeds(audit: Audit) -> CheckResult:
 
 
 def check_relabelling(audit: Audit) -> CheckResult:
-    """With other ids for the tokens of answers, by a secret order, the track is solved as with the usual ones."""
+    """When the tokens of answers have other ids, by a secret order, the track is solved, and about as fast."""
     run = audit.target.run
     name, track_settings = track_of(run.settings)
     if not can_relabel(get_track(name, **track_settings)):
         raise CheckNotApplicable("answers have the ids of prompts there, as each is a part of a longer text")
     if audit.contestant.planned.judge is None:
         raise CheckSkipped("its trainer is older than the judge")
-    generator, outcomes = random.SystemRandom(), []
-    for _ in range(MOST_RELABELLED):
-        seed, relabelling = generator.randrange(2**31), generator.randrange(2**31)
-        outcomes.append(audit.attempt("none", seed, relabelling=relabelling).outcome)
-        if outcomes[-1] == "solved":
-            break
-    faults = [] if "solved" in outcomes else ["it does not learn answers that are written in other ids"]
-    return check_result(faults, f"with other ids of answers: {', '.join(outcomes)}")
+    altered = Altered([], [run])
+    while altered.fault is not None and len(altered.runs) < NUM_ALTERED:
+        altered = Altered([*altered.runs, audit.attempt("none", drawn_seed(), relabelling=drawn_seed())], [run])
+    if altered.fault is not None and altered.fastest_seconds is not None:  # another machine may have made the run
+        again = audit.attempt("none", drawn_seed())
+        altered = Altered(altered.runs, [again if again.outcome == "solved" else run])
+    return check_result([] if altered.fault is None else [altered.fault], altered.text)
 
 
 def check_labels(audit: Audit) -> CheckResult:

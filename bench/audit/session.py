@@ -21,7 +21,7 @@ from bench.storage.schema import AUDIT, Batch, Run, SchemaModel, new_id
 from data import INTERFACE, ControlNotApplicable, check_control
 from tracks.descriptions import describe_track
 
-MAX_ATTEMPTS = 5  # of one audit
+MAX_ATTEMPTS = 8  # of one audit
 MIN_LIMIT_SECONDS = 1.0  # for `train` of an attempt whose limit is a share of the run's
 ProbeT = TypeVar("ProbeT", bound=SchemaModel)
 

@@ -35,7 +35,7 @@ STYLES: "dict[Verdict, str]" = {
 class Arguments:
     """Check a run or a record for cheats: its weights, and its trainer under conditions where cheats would show.
 
-    Runs about six attempts with the run's settings, and up to fifteen when the outcome is in doubt. They are in the
+    Runs about four attempts with the run's settings, and up to eight when the outcome is in doubt. They are in the
     journal, and never on the board. Exits 0 if every check that applies to the track passed.
     """
 

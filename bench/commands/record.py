@@ -29,6 +29,7 @@ from bench.commands.record_checkout import check_committed, print_files_to_commi
 from bench.commands.tracks import default_config
 from bench.config import CONFIGS, config_toml, find_config, merged_values, settings_key, track_of, with_current_names
 from bench.errors import UnavailableHere, UsageError
+from bench.experiments.altered import NUM_ALTERED, Altered, altered_of
 from bench.experiments.comparison import (
     Comparison,
     conclude_comparison,
@@ -39,6 +40,7 @@ from bench.experiments.comparison import (
 )
 from bench.experiments.executors import Executor, ExecutorLost, group_by_machine_class, prepare_each
 from bench.experiments.launcher import SCRIPT, Refusal, check_may_rank
+from bench.experiments.outer_clock import CAN_LISTEN
 from bench.experiments.paired_plan import Experiment, resolve_side
 from bench.experiments.paired_runs import runs_by_side
 from bench.formatting import batch_line
@@ -65,8 +67,9 @@ class Arguments:
 
     Without a standing record on this machine class, the batch runs alone: it is the first of its class, and compared
     with nothing. What is unclear counts against the config: a pair is run again only when the standing record's attempt
-    was disturbed. An interrupted batch resumes when the same command is run again. Commit the files that are listed at
-    the end; docs/RULES.md and CONTRIBUTING.md say what makes a record and where to send it.
+    was disturbed. Three further attempts get other ids of answers; one of them must solve the track. An interrupted
+    batch resumes when the same command is run again. Commit the files that are listed at the end; docs/RULES.md and
+    CONTRIBUTING.md say what makes a record and where to send it.
     """
 
     config: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
@@ -170,10 +173,20 @@ def record_on(executor: Executor, arguments: Arguments) -> int:
             results=results,
             why=arguments.why,
             noisy=arguments.noisy,
+            altered=NUM_ALTERED if can_alter(planned) else 0,
             executor=executor,
         )
         plan, runs = run_paired_experiment(experiment)
     return decide(arguments, plan, standing, runs, source=challenger.contestant.script.parent)
+
+
+def can_alter(planned: Run) -> bool:
+    """Whether the judge can give answers other ids: the trainer knows the judge, and the track allows it."""
+    from tracks.controls import can_relabel  # imports torch, as do the tracks
+    from tracks.registry import get_track
+
+    name, track_settings = track_of(planned.settings)
+    return planned.judge is not None and CAN_LISTEN and can_relabel(get_track(name, **track_settings))
 
 
 # -----------------------------------------------------------------------------
@@ -191,7 +204,10 @@ def decide(
     batch_runs, _ = runs_by_side(plan, runs)
     write_evidence(results, batch_runs)
     comparison = None if standing is None else conclude_comparison(plan, runs, results)
-    refusal = reason_against(batch_runs, comparison)
+    altered = altered_of(plan, runs)
+    refusal = reason_against(altered, comparison)
+    if altered.runs:
+        print_progress(altered.text)
     if refusal is not None:
         leaderboard.refresh(results)
         if comparison is not None:
@@ -227,17 +243,21 @@ def is_finished(plan: PairedPlan, runs: Sequence[Run], results: Path) -> bool:
     """Whether a complete batch is filed as a record, or its comparison is concluded and it is none."""
     if any(record_folder.record.batch == plan.id for record_folder in read_records(results)[0]):
         return True
+    altered = altered_of(plan, runs)
+    if altered.num_left(plan):
+        return False
     comparison = None
     if plan.b is not None:
         conclusion = filed_conclusion(plan, results)
         if conclusion is None:
             return False
         comparison = evaluate_comparison(plan, runs, conclusion)
-    return reason_against(runs_by_side(plan, runs)[0], comparison) is not None
+    return reason_against(altered, comparison) is not None
 
 
-def reason_against(batch_runs: Sequence[Run], comparison: Comparison | None) -> str | None:
-    """Why a batch is not a record; None when it is one."""
+def reason_against(altered: Altered, comparison: Comparison | None) -> str | None:
+    """Why a batch, the `ordinary` attempts beside the altered ones, is not a record; None when it is one."""
+    batch_runs = altered.ordinary
     if disputed := list(dict.fromkeys(reason for run in batch_runs for reason in run.disputed)):
         return f"the batch is disputed: {'; '.join(disputed)}"
     if not any(run.outcome == "solved" for run in batch_runs):
@@ -248,6 +268,8 @@ def reason_against(batch_runs: Sequence[Run], comparison: Comparison | None) -> 
         if comparison.verdict != "faster":
             level = f"comparison number {comparison.plan.number}, level {comparison.level:.2g}"
             return f"the verdict against the standing record is: {comparison.verdict} ({level})"
+    if altered.runs and altered.fault is not None:
+        return altered.fault
     return None
 
 

@@ -84,7 +84,7 @@ def plot_runs(path: Path, arguments: Arguments) -> int:
         raise UsageError(f"--plot {path}: the file's name must end in .svg or .png")
     batches: dict[str, list[Run]] = {}
     for run in Journal(arguments.results).read()[0]:
-        if run.batch is not None and run.command != YARDSTICK:
+        if run.batch is not None and run.command != YARDSTICK and not run.altered:
             batches.setdefault(run.batch.id, []).append(run)
     named = [batches.get(name) or [find_run(name, arguments.results)] for name in arguments.runs]
     for name, group in zip(arguments.runs, named, strict=True):

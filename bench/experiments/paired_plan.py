@@ -7,7 +7,6 @@ abandoned one stays visible.
 
 import contextlib
 import dataclasses
-import itertools
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -20,6 +19,7 @@ from bench.cli import print_progress
 from bench.clock import ClockName
 from bench.config import config_names, is_toml_file, settings_key
 from bench.errors import UsageError, nearest_hint
+from bench.experiments.altered import altered_of, altered_task, is_altered_next
 from bench.experiments.executors import Executor, ExecutorLost
 from bench.experiments.launcher import SCRIPT, Contestant, NotBegun, Task, run_tasks, yardstick_task
 from bench.experiments.paired_runs import DISTURBED, PairedRuns, paired_runs
@@ -29,7 +29,7 @@ from bench.storage.comparison_schema import PairedPlan, Side
 from bench.storage.journal import Journal
 from bench.storage.records import find_record, is_record, record_names, unpack_source
 from bench.storage.results import paired_plans_file, runs_for_estimates
-from bench.storage.schema import Batch, Run, SideName, new_id
+from bench.storage.schema import AUDIT, Batch, Run, SideName, new_id
 
 THIS_MACHINE = Executor()
 
@@ -54,6 +54,7 @@ class Experiment:
     results: Path
     why: str | None = None  # one line about what is tried and why
     noisy: bool | None = None  # of a record: attempts count although the machine was not quiet
+    altered: int | None = None  # of a record: attempts of `a` whose answers have other ids
     executor: Executor = THIS_MACHINE
 
 
@@ -189,6 +190,7 @@ def new_plan(experiment: Experiment, filed_plans: Sequence[PairedPlan]) -> Paire
         seeds=seeds[:pairs],
         spare_seeds=seeds[pairs:] if has_challenger else None,
         noisy=experiment.noisy,
+        altered=experiment.altered,
         a=experiment.a.side,
         b=None if experiment.b is None else experiment.b.side,
         started_at=datetime.now(UTC),
@@ -227,24 +229,43 @@ def run_experiment(plan: PairedPlan, resumed: bool, experiment: Experiment) -> N
         if plan.batch(index, side) not in filed
     ]
     num_left, has_yardstick = len(planned), yardstick.batch in filed
+    num_altered = altered_of(plan, runs).num_left(plan)
+    planned += [contestants["a"].planned] * num_altered
     planned += [] if has_yardstick else [yardstick.contestant.planned]
     expected = expected_text(runs_for_estimates(experiment.results, planned), planned)
     remaining = f", {num_left} left" if resumed else ""
     print_progress(
         f"{'resuming' if resumed else 'beginning'} {plan.id}: {before.num_attempts} attempts{remaining}"
+        f"{f', {num_altered} with other ids of answers' if num_altered else ''}"
         f"{'' if has_yardstick else ' and the yardstick'}, {expected}"
     )
     done: list[Run] = []
+    altered = list(altered_of(plan, runs).runs)
+
+    def is_left(index: int) -> bool:
+        return any(plan.batch(index, side) not in filed for side in before.sides)
 
     def tasks() -> Iterator[Task]:
         yield yardstick
-        for index in itertools.count():
-            if index == paired_runs(plan, done).num_pairs:  # a pair that is run again is one more
+        index = 0
+        while True:
+            so_far = paired_runs(plan, done)
+            pairs = range(index, so_far.num_pairs)  # a pair that is run again is one more
+            num_altered = altered_of(plan, [*altered, *done]).num_left(plan)
+            if not pairs and not num_altered:
                 return
+            if (not pairs or is_left(index)) and is_altered_next(num_altered, sum(map(is_left, pairs))):
+                yield altered_task(contestants["a"], plan.id, plan.altered or 1, len(altered))
+                continue
             for side in order_of_sides(plan, index, filed, journal):
                 yield Task(contestants[side], plan.seed(index), plan.batch(index, side))
+            index += 1
 
     def print_run(run: Run) -> None:
+        if run.batch_of(AUDIT):
+            altered.append(run)
+            print_progress(f"other ids of answers  {attempt_line(run)}")
+            return
         batch = run.batch_of(plan.command)
         if batch is None:
             print_progress(yardstick_line(run))

@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.experiments.paired_runs import runs_by_side
+from bench.experiments.altered import Altered, altered_of
 from bench.formatting import UNKNOWN, ask_command, changed_settings, middle
 from bench.report.render import render_template
 from bench.stats.descriptive import launch_bound_seconds, matmul_bound_seconds, utilisation
@@ -27,10 +27,10 @@ def record_pages(results_data: FiledResults, example_prompt: Callable[[Record], 
         record = folder.record
         if (plan := plans.get(record.batch)) is not None:
             predecessor = folders.get(record.predecessor or "")
-            runs, _ = runs_by_side(plan, results_data.runs)
+            altered = altered_of(plan, results_data.runs)
             yardstick = results_data.yardsticks.get(plan.id)
             pages[folder.folder / "README.md"] = render_record_page(
-                folder, predecessor, plan, conclusions.get(plan.id), runs, yardstick, example_prompt(record)
+                folder, predecessor, plan, conclusions.get(plan.id), altered, yardstick, example_prompt(record)
             )
     return pages
 
@@ -40,7 +40,7 @@ def render_record_page(
     predecessor: RecordFolder | None,
     plan: PairedPlan,
     conclusion: Conclusion | None,
-    runs: Sequence[Run],
+    altered: Altered,
     yardstick: Run | None,
     example_prompt: str,
 ) -> str:
@@ -49,7 +49,7 @@ def render_record_page(
     Args:
         predecessor: the record that this one beat; None for the first of its board.
         conclusion: of the comparison with it.
-        runs: the attempts of the record's batch.
+        altered: the attempts of the record's batch, the `ordinary` ones, and those with other ids of answers.
         yardstick: the run of the frozen config beside the batch.
         example_prompt: a problem of the track.
     """
@@ -66,9 +66,10 @@ def render_record_page(
         record=record,
         plan=plan,
         conclusion=conclusion,
-        runs=runs,
+        runs=altered.ordinary,
+        altered=altered,
         replays=record_folder.reproductions.read()[0],
-        medians=medians_text(runs),
+        medians=medians_text(altered.ordinary),
         ask_command=ask_command(f"results/records/{record.name}/weights.safetensors", example_prompt),
         yardstick_seconds=None if yardstick is None else yardstick.seconds.train,
         **changes,

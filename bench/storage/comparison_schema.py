@@ -120,6 +120,9 @@ class PairedPlan(SchemaModel):
     first: list[SideName] | None = None  # the side that runs first in each pair; null: drawn when the pair begins
     level: FiniteFloat | None = None  # of the test; null: 0.05, or no opponent
     noisy: bool | None = None  # of a record: attempts count although the machine was not quiet; null: not told
+    # Of a record: attempts of a whose answers have other ids, at places that are drawn while it runs. 0: the track or
+    # the trainer has none; null: before there were such attempts, or no record.
+    altered: NonNegativeInt | None = None
     a: Side
     b: Side | None  # the opponent, if any
     started_at: datetime

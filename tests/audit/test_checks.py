@@ -210,6 +210,33 @@ def test_two_seeds_must_differ_by_more_than_rounding(seeds: Seeds, sentence: str
     assert sentence is None or sentence in result.evidence
 
 
+# --- other ids of answers
+
+
+def attempt(train: float, outcome: str = "solved", altered: bool = True) -> Run:
+    return example_run(altered=altered, outcome=outcome, seconds=example_seconds(train=train))
+
+
+@pytest.mark.parametrize(
+    ("attempts", "fault"),
+    [
+        ([attempt(25.0)], None),
+        ([attempt(20.0, "missed"), attempt(90.0), attempt(39.0)], None),
+        ([attempt(20.0, "missed")] * 3, "it does not learn answers that are written in other ids"),
+        ([attempt(90.0)] * 3 + [attempt(20.0, altered=False)], "take it 4.5 times as long to learn"),
+        ([attempt(90.0)] * 3 + [attempt(20.0, "missed", altered=False)], "take it 4.5 times as long to learn"),
+        ([attempt(90.0)] * 3 + [attempt(80.0, altered=False)], None),  # the run is from a faster machine
+    ],
+)
+def test_answers_in_other_ids_are_learned_about_as_fast(attempts: list[Run], fault: str | None) -> None:
+    """The run took 20 s."""
+    scripted = ScriptedAudit(SOLVED, attempts)
+    scripted.contestant = Contestant(Path("speedrun.py"), (), SOLVED)
+    result = checks.check_relabelling(scripted)
+    assert (result.verdict, scripted.remaining) == ("passed" if fault is None else "CAUGHT", [])
+    assert fault is None or fault in result.evidence
+
+
 # --- clock
 
 TIMED = example_run(outer_seconds=example_seconds())
