@@ -31,7 +31,7 @@ class Permuted(Altered):
         if sorted(vocabulary) != sorted(track.vocabulary):
             raise ValueError(f"{vocabulary!r} does not hold the tokens of {track.name}, {track.vocabulary!r}")
         self.vocabulary = vocabulary
-        self.token_map = TokenMap(track.vocabulary, vocabulary)
+        self.token_map = self.answer_map = TokenMap(track.vocabulary, vocabulary)
 
     @property
     def decoding(self) -> Decoding:
@@ -55,7 +55,7 @@ class Permuted(Altered):
         return self.token_map.to_target(self.track.encode_prompts(texts))
 
     def decode_completion(self, ids: Sequence[int]) -> str:
-        return self.track.decode_completion(self.token_map.to_source(torch.tensor(ids)).tolist())
+        return self.track.decode_completion(self.answer_map.to_source(torch.tensor(ids)).tolist())
 
     def encode_text(self, text: str) -> list[int]:
         return self.token_map.to_target(torch.tensor(self.track.encode_text(text), dtype=torch.int64)).tolist()
@@ -83,7 +83,9 @@ class Permuted(Altered):
         return self.track.named_targets(self.in_source_ids(results))
 
     def in_source_ids(self, results: DecodedProblems) -> DecodedProblems:
-        return results._replace(completions=self.token_map.to_source(results.completions))
+        if not self.track.reads_completions:  # a million of them take a while
+            return results
+        return results._replace(completions=self.answer_map.to_source(results.completions))
 
 
 class Relabelled(Permuted):
@@ -104,12 +106,6 @@ class Relabelled(Permuted):
 
     def grade(self, problems: Tensor, completions: Tensor) -> Tensor:
         return (completions == self.answers(problems)).all(-1)
-
-    def decode_completion(self, ids: Sequence[int]) -> str:
-        return self.track.decode_completion(self.answer_map.to_source(torch.tensor(ids)).tolist())
-
-    def in_source_ids(self, results: DecodedProblems) -> DecodedProblems:
-        return results._replace(completions=self.answer_map.to_source(results.completions))
 
 
 def can_relabel(track: Any) -> bool:

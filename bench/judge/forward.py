@@ -26,6 +26,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 RMS_EPSILON, LAYER_EPSILON = 2.0**-23, 1e-5
 ROTARY_BASE = 10_000.0
+ONEDNN_ROWS = 1024  # from which on the convolution pays
+ONEDNN_BATCH = 16  # torch passes convolutions of width 1 on to oneDNN from this batch size on
 CPU_BATCH_BYTES, GPU_BATCH_BYTES = 2**26, 2**33  # of the activations of tokens that are computed at once
 
 Caches = dict[str, Tensor]  # what a text leaves for the tokens that continue it; empty at first
@@ -37,6 +39,19 @@ def extend(caches: Caches | None, name: str, new: Tensor, dim: int) -> Tensor:
         return new
     caches[name] = torch.cat([caches[name], new], dim) if name in caches else new
     return caches[name]
+
+
+def linear(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """Map x (..., I) by a matrix (O, I) and a bias (O,) to (..., O).
+
+    Many rows in float32 on a CPU are mapped as a convolution of width 1. Torch computes it by oneDNN, which uses
+    AVX-512 also where torch's matrix products do not; there it takes half the time.
+    """
+    is_usual = x.dim() == 2 and x.dtype == torch.float32 and x.device.type == "cpu"
+    if not is_usual or len(x) < ONEDNN_ROWS or len(x) % ONEDNN_BATCH or not torch.backends.mkldnn.is_available():
+        return F.linear(x, matrix, bias)
+    images = x.view(ONEDNN_BATCH, 1, -1, x.size(1)).permute(0, 3, 1, 2)  # contiguous with channels last
+    return F.conv2d(images, matrix[:, :, None, None], bias).permute(0, 2, 3, 1).reshape(len(x), -1)
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
@@ -168,7 +183,7 @@ class Model:
 
     def linear(self, x: Tensor, name: str) -> Tensor:
         """Apply a matrix to the last dimension, with its bias if it has one."""
-        return F.linear(x, self.weights[name], self.weights.get(f"{name}_bias"))
+        return linear(x, self.weights[name], self.weights.get(f"{name}_bias"))
 
     def attention_input(self, x: Tensor, layer: int) -> Tensor:
         """What the attention of a layer reads of the residual stream."""

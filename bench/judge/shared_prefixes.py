@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.judge.forward import Model
+from bench.judge.margins import token_margins
 
 MOST_CONTENTS = 2**16  # possible contents of a part, so that those that occur are found by counting
 LOOKUPS_PER_ROW = 4  # answers for each computed row, from which on rows pay
 MOST_SPREAD = 60.0  # of a query's scores; beside exp(-60), what underflows in float32 is lost in rounding
-CHUNK_TEXTS = 4096  # computed at once, so that the activations fit into a core's cache
+CHUNK_TEXTS = 8192  # computed at once, so that the activations fit into a core's cache
 TASK_TEXTS = 2**15  # of a thread's task
 
 
@@ -56,18 +57,15 @@ def answer_margins(model: Model, tokens: Tensor, query_start: int) -> Tensor:
 def plain_margins(model: Model, tokens: Tensor, query_start: int) -> Tensor:
     """As `answer_margins`, by `Model.logits`."""
     texts = (part.long() for part in tokens.split(max(1, model.batch_tokens // tokens.size(1))))
-    return torch.cat([margins_of(model.logits(ids[:, :-1], query_start), ids[:, query_start + 1 :]) for ids in texts])
+    return torch.cat(
+        [token_margins(model.logits(ids[:, :-1], query_start), ids[:, query_start + 1 :]) for ids in texts]
+    )
 
 
-def margins_of(logits: Tensor, targets: Tensor, dim: int = -1) -> Tensor:
-    """Return the logits of targets (...) int64 less the largest of the others, (...); V is the dimension `dim`.
-
-    Where that is infinite or not a number, it is -inf: an overflow is no right answer.
-    """
-    targets = targets.unsqueeze(dim)
-    others = logits.scatter(dim, targets, -torch.inf)
-    margins = (logits.gather(dim, targets) - others.amax(dim, keepdim=True)).squeeze(dim)
-    return margins.where(margins.isfinite(), -torch.inf)
+def logit_leads(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the logits of targets (n,) int64 less the largest of the others, (n,), from logits (V, n)."""
+    right = logits.gather(0, targets[None])
+    return (right - logits.scatter_(0, targets[None], -torch.inf).amax(0))[0]
 
 
 def part_edges(query_start: int, position: int, vocab_size: int) -> list[tuple[int, int]]:
@@ -126,6 +124,7 @@ class SharedPrefixes:
             rows = self.T * self.V + sum(len(part.contents) for position, _ in pairs for part in self.parts[position])
             if rows * LOOKUPS_PER_ROW > self.N * len(positions):
                 return None
+            self.rows = dict(zip(positions, pool.map(self.find_rows, positions), strict=True))
             self.project()
             queries = list(pool.map(self.query, pairs))
             if any(query.sums is None for query in queries):
@@ -133,7 +132,8 @@ class SharedPrefixes:
             self.result = torch.empty(len(positions), self.N, dtype=self.model.dtype)
             tasks = [(query, texts) for query in queries for texts in query.texts.split(TASK_TEXTS)]
             list(pool.map(self.compute, tasks))
-        return self.result.mT
+        # Where a lead is infinite or not a number, a logit is: an overflow is no right answer.
+        return self.result.where(self.result.isfinite(), -torch.inf).mT
 
     def find_part(self, edge: tuple[int, int]) -> Part:
         """Find the distinct contents of the positions from edge[0] to edge[1], without the last."""
@@ -145,6 +145,12 @@ class SharedPrefixes:
         powers = self.V ** torch.arange(end - start - 1, -1, -1)
         tokens = occurs.nonzero() // powers % self.V  # (D, length)
         return Part(torch.arange(start, end) * self.V + tokens, (occurs.cumsum(0, dtype=torch.int32) - 1)[code])
+
+    def find_rows(self, position: int) -> Tensor:
+        """Find the parts' contents of each text up to a position among the rows of `Query.sums`, (N, parts) int32."""
+        parts = self.parts[position]
+        starts = itertools.accumulate((len(part.contents) for part in parts[:-1]), initial=0)
+        return torch.stack([part.numbers + start for part, start in zip(parts, starts, strict=True)], 1)
 
     def project(self) -> None:
         """Compute residual stream (T, V, C), queries, keys and values (T, V, nh, hs) of all positions and tokens."""
@@ -174,16 +180,12 @@ class SharedPrefixes:
         query, task_texts = task
         assert query.sums is not None
         model, C = self.model, query.x.size(0)
-        parts = self.parts[query.position]
-        lengths = [len(part.contents) for part in parts]
-        starts = torch.tensor([0, *itertools.accumulate(lengths[:-1])], dtype=torch.int32)  # of their sums
         for texts in task_texts.split(CHUNK_TEXTS):
-            index = torch.stack([part.numbers[texts] for part in parts], 1) + starts
-            sums = F.embedding_bag(index, query.sums, mode="sum")
+            sums = F.embedding_bag(self.rows[query.position][texts], query.sums, mode="sum")
             x = model.after_attention(query.x, sums[:, :C] / sums[:, C:], 0)
             targets = self.columns[query.position + 1][texts].long()
             logits = model.head_columns(model.norm(x, "norm"))
-            self.result[query.position - self.query_start, texts] = margins_of(logits, targets, 0)
+            self.result[query.position - self.query_start, texts] = logit_leads(logits, targets)
 
 
 @contextmanager

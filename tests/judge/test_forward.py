@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench.config import config_files, read_config
+from bench.judge import forward
 from bench.judge.architecture import CHOICES, weight_shapes
 from bench.judge.forward import Caches, Model
 from model import Transformer
@@ -296,5 +297,20 @@ def test_the_weights_of_an_architecture_have_the_trainer_s_names_and_shapes(chan
 def test_the_judge_imports_nothing_of_the_trainer() -> None:
     code = "import sys, bench.judge.forward, bench.judge.shared_prefixes; print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    ours = {path.stem for path in ROOT.glob("*.py")} | {"recipes", "tracks"}
-    assert not {name.partition(".")[0] for name in shown.split()} & ours
+    ours = {path.stem for path in ROOT.glob("*.py")} | {"recipes"}
+    names = shown.split()
+    assert not {name.partition(".")[0] for name in names} & ours
+    assert not [name for name in names if name.startswith("tracks.batches")]
+
+
+@pytest.mark.parametrize("rows", [16, 1024, 1024 + 16, 4096, 4097])
+def test_many_rows_are_mapped_as_few_are(rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, matrix, bias = (torch.randn(*shape, generator=generator) for shape in ((rows, 24), (40, 24), (40,)))
+    for each in (None, bias):
+        exact = (x.double() @ matrix.double().T) + (0 if each is None else each.double())
+        mapped = forward.linear(x, matrix, each)
+        assert mapped.shape == (rows, 40)
+        assert float((mapped - exact).abs().max()) < 1e-5
+        in_float64 = forward.linear(x.double(), matrix.double(), None if each is None else each.double())
+        assert float((in_float64 - exact).abs().max()) < 1e-13

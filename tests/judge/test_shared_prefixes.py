@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from bench.judge import shared_prefixes
 from bench.judge.decoding import complete
 from bench.judge.forward import Model
-from bench.judge.shared_prefixes import SharedPrefixes, answer_margins, margins_of, part_edges, plain_margins, supports
+from bench.judge.margins import token_margins
+from bench.judge.shared_prefixes import SharedPrefixes, answer_margins, logit_leads, part_edges, plain_margins, supports
 from data import Decoding
 from model import Transformer
 from model_config import ModelConfig
@@ -158,8 +159,10 @@ def test_parts_cover_the_positions_and_split_the_prompt_evenly() -> None:
 def test_the_margin_is_the_right_logit_less_the_largest_other_one() -> None:
     rows = [[1.0, 4.0, 2.5], [1.0, 4.0, 2.5], [3.0, 3.0, 0.0], [torch.nan, 1.0, 0.0], [0.0, torch.inf, 0.0]]
     targets = torch.tensor([1, 2, 0, 1, 1])
-    for margins in (margins_of(torch.tensor(rows), targets), margins_of(torch.tensor(rows).mT, targets, 0)):
-        assert margins.tolist() == [1.5, -1.5, 0.0, -torch.inf, -torch.inf]
+    assert token_margins(torch.tensor(rows), targets).tolist() == [1.5, -1.5, 0.0, -torch.inf, -torch.inf]
+    leads = logit_leads(torch.tensor(rows).mT, targets)
+    assert leads[:3].tolist() == [1.5, -1.5, 0.0]
+    assert not leads[3:].isfinite().any()
 
 
 def fail_in_pool() -> None:
