@@ -194,7 +194,8 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     if certificate is not None and certificate.asked_again is not None:
         smallest = value_text(certificate.smallest_margin, ".4g")
         yield "margins", f"smallest {smallest}; {certificate.asked_again:,} problems also in float64"
-    yield "judge", value_text(run.judge)
+    judges = {"harness": "another process", "self": "the attempt itself", None: "not judged: its source is older"}
+    yield "judge", judges[run.judge]
     yield "initial hash", value_text(run.initial_weights_sha256)
     if run.note is not None:
         yield "note", run.note

@@ -112,6 +112,14 @@ def test_the_two_clocks_are_shown_side_by_side(capsys, tmp_path):
     assert cells(text, "phase", "total") == ["26.500", "—", "—"]
 
 
+@pytest.mark.parametrize(
+    ("judge", "words"),
+    [("harness", "another process"), ("self", "the attempt itself"), (None, "not judged: its source is older")],
+)
+def test_the_judge_is_named(capsys, tmp_path, judge, words):
+    assert fact(shown(capsys, tmp_path, example_run(judge=judge)), "judge") == words
+
+
 def test_utilisation_is_of_the_measured_peak(capsys, tmp_path):
     run = example_run(train_flops=5e11, matmul_flops_per_second=1e11, energy_joules=1234.5, energy_method="RAPL")
     text = shown(capsys, tmp_path, run)

@@ -48,6 +48,16 @@ def test_a_track_without_held_out_problems_has_no_held_out_errors(folder):
     assert "| 7 | solved | 0 | — | 700 |" in text
 
 
+@pytest.mark.parametrize(("judge", "is_marked"), [(None, True), ("harness", False)])
+def test_attempts_without_a_judge_are_marked(folder, judge, is_marked):
+    plan = example_agenda(id=folder.record.batch)
+    runs = batch_runs(plan.id, [1.0], command="compare", judge=judge)
+    runs = [run.model_copy(update={"batch": plan.batch(0, "a")}) for run in runs]
+    results = FiledResults(runs, records=[folder], paired_plans=[plan])
+    text = record_pages(results, lambda record: "")[folder.folder / "README.md"]
+    assert ("The attempts are not judged: their source is older" in text) is is_marked
+
+
 def test_source_that_cannot_be_read_is_not_compared(folder, tmp_path):
     assert changed_files(folder, folder, of_harness=False) is None
     (tmp_path / "source.zip").write_bytes(b"damaged")
