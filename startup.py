@@ -10,6 +10,7 @@ from typing import NoReturn
 import kernel_compiler
 from bench import entry
 from bench.interrupts import NOTHING_FILED, exit_on_interrupts
+from bench.judge.protocol import DESCRIPTOR_VARIABLE
 from bench.processes import BATCH_VARIABLE, restore_cores
 from bench.streams import print_error
 
@@ -24,8 +25,8 @@ def before_imports(arguments: Sequence[str], description: str) -> None:
     An interrupt exits with status 130 and one line. A wrong request exits with status 2, `--help` with 0. The
     garbage collector is off, because it would traverse the imported modules again and again without finding garbage.
     """
-    is_of_batch = BATCH_VARIABLE in os.environ  # the command that started this attempt prints its own line
-    message = "" if is_of_batch else f"{entry.program_name()}: {NOTHING_FILED}"
+    is_of_command = not os.environ.keys().isdisjoint((BATCH_VARIABLE, DESCRIPTOR_VARIABLE))  # which prints its own line
+    message = "" if is_of_command else f"{entry.program_name()}: {NOTHING_FILED}"
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # read when torch is imported
         os.environ.setdefault(name, str(CACHED_PRIMITIVES))
     exit_on_interrupts(kernel_compiler.stop_all, message)

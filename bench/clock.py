@@ -74,6 +74,10 @@ class Clock:
         self.off_seconds = 0.0
         self.total: float | None = None
 
+    def restart(self) -> None:
+        """Begin the first phase again, for a process that is started now."""
+        self.started = self.edge = self.now()
+
     def enter(self, phase: str) -> None:
         """End the current phase and begin `phase` at the same instant; raises ValueError if that is not possible."""
         if phase not in PHASES or self.phase in (None, phase) or self.seconds[phase] is not None:

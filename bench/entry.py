@@ -96,17 +96,21 @@ def results_folder(arguments: list[str]) -> Path:
 
 def traceback_text(problem: BaseException, results: Path) -> str:
     """Save a traceback, and say where it is: `the traceback is in FILE`."""
-    path = save_traceback(problem, results)
-    return "the traceback could not be saved" if path is None else f"the traceback is in {path}"
+    return save_traceback(format_traceback(problem), results)
 
 
-def save_traceback(problem: BaseException, results: Path) -> Path | None:
-    """Write a traceback to `errors/` in a results folder, else to the temporary folder; None if both are unwritable."""
-    import tempfile  # here, because few processes need them
-    import traceback
+def format_traceback(problem: BaseException) -> str:
+    """A traceback, with the command line and the version of Python above it."""
+    import traceback  # here, because few processes need it
 
     lines = traceback.format_exception(type(problem), problem, problem.__traceback__)
-    text = f"{' '.join(sys.argv)}\nPython {sys.version}\n\n{''.join(lines)}"
+    return f"{' '.join(sys.argv)}\nPython {sys.version}\n\n{''.join(lines)}"
+
+
+def save_traceback(text: str, results: Path) -> str:
+    """Write a traceback to `errors/` in a results folder, else to the temporary folder; says where it is."""
+    import tempfile  # here, because few processes need it
+
     name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}.txt"
     for folder in (results / "errors", Path(tempfile.gettempdir())):
         try:
@@ -114,7 +118,7 @@ def save_traceback(problem: BaseException, results: Path) -> Path | None:
                 folder.mkdir(exist_ok=True)
                 path = folder / (name if folder.name == "errors" else f"addition-speedrun-{name}")
                 path.write_text(text, encoding="utf-8", errors="backslashreplace")
-                return path
+                return f"the traceback is in {path}"
         except OSError:
             continue
-    return None
+    return "the traceback could not be saved"

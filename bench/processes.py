@@ -67,6 +67,15 @@ def last_error_line(stderr: str) -> str:
     return (stderr.strip().splitlines() or ["the process printed no error message"])[-1]
 
 
+def end_process(process: subprocess.Popen[bytes], seconds: float) -> int:
+    """Wait for a process to end, kill it after some seconds, and return its exit status."""
+    try:
+        return process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
 def start_python(
     arguments: Sequence[str],
     variables: dict[str, str],

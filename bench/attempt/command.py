@@ -87,7 +87,7 @@ def main(settings_type: type, build: Build, clock: Clock, arguments: Sequence[st
         print_error(f"{program}: {problem}")
         return cli.EXIT_NOT_SOLVED
     except KeyboardInterrupt:
-        if BATCH_VARIABLE not in os.environ:  # the command that started this attempt prints its own line
+        if judge is None and BATCH_VARIABLE not in os.environ:  # else the command that started it prints its own line
             print_error(f"{program}: {NOTHING_FILED}")
         return cli.EXIT_INTERRUPTED
     if plan.request.json:

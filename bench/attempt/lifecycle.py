@@ -6,6 +6,7 @@ import functools
 import gc
 import signal
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from bench.attempt.resources import device_turn, empty_compile_caches
 from bench.attempt.worker import gather_resource_use
 from bench.cli import ignore_interrupts, reject_unwritable
 from bench.clock import PHASES, Clock
-from bench.entry import described, traceback_text
+from bench.entry import described, format_traceback, save_traceback
 from bench.errors import describe_os_error, is_out_of_memory
 from bench.judge.protocol import Channel, ProtocolError
 from bench.judge.verdict import Refused, judge_weights, start_values
@@ -30,21 +31,18 @@ from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import hardware_record, machine_class, software_record
 from bench.machine.memory import peak_device_memory_bytes, peak_memory_bytes
 from bench.machine.noise import CounterReading, Noise, NoiseMonitor
-from bench.machine.peaks import launches_of, measure_peak
+from bench.machine.peaks import launches_of, machine_peak
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
 from bench.report.summary import show_summary
 from bench.stats.learning_curves import reached_steps, reached_with_certificate, thinned_checks
 from bench.storage import weights
 from bench.storage.journal import Journal
-from bench.storage.machines import known_peak, machine_peaks_file
 from bench.storage.schema import (
     AUDIT,
     EXPLORATION_COMMANDS,
-    TUNE,
     Certificate,
     Check,
     Machine,
-    MachinePeak,
     Outcome,
     Run,
     Seconds,
@@ -79,9 +77,9 @@ class Attempt:
         self.judge = judge
         label = lost.label if judge is not None else f"{lost.label} seed {plan.seed}"
         self.display = Display(label, max_seconds=plan.settings.max_seconds)
-        send_check = self.send_check if lost.command == TUNE and judge is not None else None
+        send_check = None if judge is None else self.send_check
         self.monitor = TrainingMonitor(clock, self.display, plan.settings.max_seconds, send_check)
-        if send_check is not None and hasattr(signal, "SIGUSR1"):
+        if judge is not None and hasattr(signal, "SIGUSR1"):  # by which the judge prunes an attempt
             signal.signal(signal.SIGUSR1, lambda *_: setattr(self.monitor, "is_pruned", True))
         self.start_values: dict[str, Any] = {}  # of the judge's message
         self.trainer: Trainer | None = None
@@ -89,6 +87,7 @@ class Attempt:
         self.mistakes: list[str] = []  # sentences
         self.saved_multiple = 0  # of `checkpoint_every`, the last one at which weights were saved
         self.results: dict[str, Any] = {}  # values of the run, by key
+        self.traceback: str | None = None  # of the latest failure of the program, for the judge
 
     def send_check(self, check: Check) -> None:
         if self.judge is not None:
@@ -108,7 +107,8 @@ class Attempt:
     def train(self, trainer: Trainer) -> None:
         self.display.phase("train")
         self.monitor.count_steps = lambda: trainer.steps
-        if self.plan.settings_dict.get("checkpoint_every") and self.is_filed and self.lost.command != AUDIT:
+        is_saving = self.judge is not None or (self.is_filed and self.lost.command != AUDIT)
+        if self.plan.settings_dict.get("checkpoint_every") and is_saving:
             self.monitor.save_weights = functools.partial(self.save_checkpoint, trainer)
         meter = EnergyMeter(self.plan.device)
         self.noise_before = self.noise_monitor.since(self.start, "before training")
@@ -140,7 +140,7 @@ class Attempt:
         return plan.start(self.start_values)
 
     def save_checkpoint(self, trainer: Trainer, step: int) -> None:
-        """Save the weights as weights/RUN-step-STEP.safetensors, which takes time.
+        """Save the weights as weights/RUN-step-STEP.safetensors, or hand them to the judge; both take time.
 
         Called at each check; saves at the first one at or after each multiple of `checkpoint_every` steps. Checks of
         later rounds need not be at multiples.
@@ -150,8 +150,12 @@ class Attempt:
             from bench.storage.results import checkpoint_path  # imported on use: most runs save no checkpoint
 
             self.saved_multiple = multiple
-            path = checkpoint_path(self.lost.run_id, step, self.plan.request.results)
-            weights.save(path, trainer.model, trainer.track, self.plan.settings_dict)
+            with tempfile.TemporaryDirectory() as temporary:
+                results = self.plan.request.results if self.judge is None else Path(temporary)
+                path = checkpoint_path(self.lost.run_id, step, results)
+                weights.save(path, trainer.model, trainer.track, self.plan.settings_dict)
+                if self.judge is not None:
+                    self.judge.send("checkpoint", path.read_bytes(), step=step)
 
     @property
     def is_filed(self) -> bool:
@@ -169,7 +173,7 @@ class Attempt:
             digest = weights.save(path, trainer.model, trainer.track, plan.settings_dict)
             initial = None if plan.initial_weights is not None else self.monitor.initial_weights_sha256 or "none"
             if self.judge is not None:
-                self.judge.send("trained", path.read_bytes(), sha256=digest, initial_sha256=initial)
+                self.judge.send("trained", path.read_bytes(), initial_sha256=initial)
                 values = self.judge.expect("certified").values
                 self.clock.stop()
                 self.mistakes = values["mistakes"]
@@ -184,7 +188,10 @@ class Attempt:
         return verdict.outcome, verdict.certificate
 
     def measure_afterwards(self) -> None:
-        """Add resource use, the limits of the machine and the launches of a step: off the clock, after the verdict."""
+        """Add resource use, the limits of the machine and the launches of a step: off the clock, after the verdict.
+
+        A judge measures the limits for itself.
+        """
         plan, trainer, noise = self.plan, self.trainer, self.noise_during_train
         if trainer is None or noise is None:
             return
@@ -193,24 +200,29 @@ class Attempt:
         self.noise_during_train = dataclasses.replace(noise, reasons=reasons)
         if plan.world.size > 1:
             return  # a single step would wait for the other processes
-        peak = self.machine_peak()
-        self.results["matmul_flops_per_second"] = peak.matmul_flops_per_second
-        self.results["launch_seconds"] = peak.launch_seconds
+        if self.judge is None:
+            peak = machine_peak(self.lost, plan.request.results, is_kept=plan.request.journal)
+            self.results["matmul_flops_per_second"] = peak.matmul_flops_per_second
+            self.results["launch_seconds"] = peak.launch_seconds
         step = getattr(trainer, "step", None)  # trainers of older records may have none
         if trainer.model.kernel is not None:
             step = functools.partial(trainer.take_steps, 1)
         if step is not None and not plan.settings.compile:  # the kernels of torch.compile are not torch operations
             self.results["step_launches"] = launches_of(step)
 
-    def machine_peak(self) -> MachinePeak:
-        """The limits of this machine: those in the results folder, or measured now and kept there."""
-        plan, machine_class = self.plan, self.lost.machine.class_ or ""
-        peak = known_peak(plan.request.results, machine_class, plan.settings.precision)
-        if peak is None:
-            peak = measure_peak(machine_class, plan.device, plan.dtype, plan.settings.threads)
-            if plan.request.journal:
-                machine_peaks_file(plan.request.results).append(peak)
-        return peak
+    def keep_traceback(self, problem: BaseException) -> str:
+        """Save a traceback, or keep it for the judge; says where it is."""
+        text = format_traceback(problem)
+        if self.judge is None:
+            return save_traceback(text, self.plan.request.results)
+        self.traceback = text
+        return "the judge saves the traceback"
+
+    def report(self, run: Run) -> None:
+        """Send what the attempt knows of its run to the judge, which ends the protocol."""
+        assert self.judge is not None
+        with contextlib.suppress(ProtocolError):  # the judge has given the attempt up
+            self.judge.send("report", traceback=self.traceback, **run.model_dump(mode="json"))
 
     def finished_run(self, outcome: Outcome, message: str | None) -> Run:
         """The run to file, from the results so far."""
@@ -261,8 +273,8 @@ class Attempt:
         return machine.model_copy(update=update).with_reasons([*before.reasons, *during.reasons])
 
 
-def classify_exception(problem: BaseException, results: Path) -> tuple[Outcome, str]:
-    """The outcome of an attempt that ended with an exception, and a message of one line; saves its traceback."""
+def classify_exception(problem: BaseException, keep_traceback: Callable[[BaseException], str]) -> tuple[Outcome, str]:
+    """The outcome of an attempt that ended with an exception, and a message of one line; prints where its trace is."""
     line = (str(problem).splitlines() or [""])[0]
     match problem:
         case Timeout():
@@ -277,14 +289,17 @@ def classify_exception(problem: BaseException, results: Path) -> tuple[Outcome, 
             return "error", line
     if is_out_of_memory(problem):
         return "error", f"out of memory: {line}"
-    print_error(traceback_text(problem, results))
+    print_error(keep_traceback(problem))
     return "error", f"{type(problem).__name__}: {line}"
 
 
-def lost_run(plan: AttemptPlan) -> Run:
-    """The run that is filed if the attempt never ends: everything known before it begins."""
+def lost_run(plan: AttemptPlan, has_provenance: bool = True) -> Run:
+    """The run that is filed if the attempt never ends: everything known before it begins.
+
+    Without `has_provenance` the hashes are empty, which saves time.
+    """
     hardware, software = hardware_record(plan.device), software_record()
-    commit, dirty = commit_and_dirty()
+    commit, dirty = commit_and_dirty() if has_provenance else (None, None)
     values: dict[str, Any] = {
         "run_id": new_id(plan.config),
         "batch": plan.batch,
@@ -317,8 +332,8 @@ def lost_run(plan: AttemptPlan) -> Run:
         ),
         "hardware": hardware,
         "software": software,
-        "source_sha256": source_sha256(),
-        "harness_sha256": harness_sha256(),
+        "source_sha256": source_sha256() if has_provenance else "",
+        "harness_sha256": harness_sha256() if has_provenance else "",
         "commit": commit,
         "dirty": dirty,
         "search": plan.search,
@@ -330,6 +345,8 @@ def lost_run(plan: AttemptPlan) -> Run:
 
 def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock, judge: Channel | None = None) -> Run:
     """Lock the device, write a start mark, run the attempt, file the run, and show the summary.
+
+    A `judge` does all of that but to run the attempt, whose run is sent to it.
 
     Raises UsageError or, after the start, OSError if the results folder is not writable.
     """
@@ -348,8 +365,8 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock, judge: Channel 
             clock.synchronize = functools.partial(torch.cuda.synchronize, plan.device)
         elif plan.device.type == "mps":
             clock.synchronize = torch.mps.synchronize
-        lost, mark = lost_run(plan), None
-        if plan.request.journal:
+        lost, mark = lost_run(plan, has_provenance=judge is None), None
+        if plan.request.journal and judge is None:
             with reject_unwritable(plan.request.results):
                 journal.recover()
                 mark = stack.enter_context(journal.attempt(lost))
@@ -359,9 +376,12 @@ def timed_attempt(plan: AttemptPlan, build: Build, clock: Clock, judge: Channel 
             try:
                 attempt.measure_afterwards()
             except Exception as problem:  # the values that were not measured stay null
-                trace = traceback_text(problem, plan.request.results)
+                trace = attempt.keep_traceback(problem)
                 print_error(f"the cost of a step was not measured: {described(problem)}; {trace}")
         run = attempt.finished_run(outcome, message)
+        if judge is not None:
+            attempt.report(run)
+            return run
         if mark is not None and plan.batch is not None:
             mark.finish(run)  # the command that started the attempt completes and files it
             return run
@@ -386,7 +406,7 @@ def run_to_outcome(attempt: Attempt, build: Build) -> tuple[Outcome, str | None]
         ignore_interrupts()  # torchrun also stops a process that fails because another process has died
         if attempt.plan.world.size > 1:  # synchronising would wait for processes that have ended
             attempt.clock.synchronize = lambda: None
-        return classify_exception(problem, attempt.plan.request.results)
+        return classify_exception(problem, attempt.keep_traceback)
     finally:
         ignore_interrupts()  # the run must still be filed
         attempt.clock.stop()

@@ -2,17 +2,18 @@
 
 A command and an attempt communicate by this protocol. Snapshots of old records use it, so it must not change:
 
-- `SCRIPT ARGUMENTS --results DIR` runs an attempt; snapshots older than the judge also get `--seed N`.
+- `SCRIPT ARGUMENTS` runs an attempt. ADDITION_SPEEDRUN_JUDGE in the environment holds a file descriptor: the
+  contestant's end of `bench.judge.protocol`, by which it also reports its run.
 - `SCRIPT ARGUMENTS --plan` prints the run that would be filed if the attempt were lost, as JSON, and exits.
 - `SCRIPT --plans` does the same for each command line in a JSON list on standard input. A command line that is refused
   is answered with `{"refused": REASON, "not_here": BOOL}`. Only the current source is started with `--plans`.
-- ADDITION_SPEEDRUN_BATCH in the environment holds the batch of the attempt, as JSON.
-- ADDITION_SPEEDRUN_JUDGE holds a file descriptor: the contestant's end of `bench.judge.protocol`.
-- Snapshots older than the judge get ADDITION_SPEEDRUN_PIPE in its place. The attempt writes a line to this descriptor
-  at each edge of its clock (the name of the phase that begins, `off` and `on` around waiting for the device, `stop`),
-  and in a search each check, as JSON.
-- SIGUSR1 tells an attempt of a search that it is pruned.
-- The attempt writes its finished run to its start mark in DIR/started, from which the command files it.
+- SIGUSR1 tells an attempt that it is pruned.
+
+Snapshots older than the judge, and all where no descriptor can be inherited, get `--seed N --results DIR` and the batch
+of the attempt in ADDITION_SPEEDRUN_BATCH, as JSON. They write their finished run to their start mark in DIR/started,
+from which the command files it. To the descriptor in ADDITION_SPEEDRUN_PIPE they write a line at each edge of their
+clock (the name of the phase that begins, `off` and `on` around waiting for the device, `stop`), and in a search each
+check, as JSON.
 """
 
 import contextlib
@@ -35,17 +36,26 @@ from bench.cli import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST, ignore_interrupts
 from bench.config import lacks_target
 from bench.errors import UsageError
 from bench.experiments.outer_clock import CAN_LISTEN, EdgeListener, disagreements, off_seconds, outer_seconds
-from bench.processes import BATCH_VARIABLE, PIPE_VARIABLE, json_lines, last_error_line, run_python, start_python
+from bench.processes import (
+    BATCH_VARIABLE,
+    PIPE_VARIABLE,
+    end_process,
+    json_lines,
+    last_error_line,
+    run_python,
+    start_python,
+)
 from bench.provenance import ROOT
 from bench.storage.journal import Journal
-from bench.storage.schema import EXPLORATION_COMMANDS, YARDSTICK, Batch, Check, Outcome, Run, Seconds, new_id
+from bench.storage.results import find_weights
+from bench.storage.schema import YARDSTICK, Batch, Check, Outcome, Run, Seconds, new_id
 
 SCRIPT = ROOT / "speedrun.py"
 PATIENCE_SECONDS = 60.0  # for an interrupted attempt to write its run
 
 
 class NotBegun(KeyboardInterrupt):
-    """An attempt was interrupted before it wrote its start mark: it has not begun, and nothing is filed for it."""
+    """An attempt was interrupted before it had a start mark: it has not begun, and nothing is filed for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,31 +255,17 @@ def run_judged_attempt(
     on_started: Callable[[subprocess.Popen[bytes]], None] | None,
 ) -> tuple[Run, bool]:
     """As `run_attempt`, of a contestant that another process can judge: this one does."""
-    from bench.experiments.judged import complete_judged, run_judged  # imports torch
+    from bench.experiments.judged import run_judged  # imports torch
 
-    script, arguments = task.contestant.script, (*task.contestant.arguments, *task.arguments)
-
-    def stop(process: subprocess.Popen[bytes], interrupt: KeyboardInterrupt) -> int:
-        return stop_process(process, signal.SIGTERM if str(interrupt) == "SIGTERM" else signal.SIGINT)
-
-    result = run_judged(
-        [str(script), *arguments, "--results", str(journal.results)],
-        {BATCH_VARIABLE: task.batch.model_dump_json(exclude_none=True)},
-        task.contestant.planned,
-        task.seed,
-        stop,
-        quietly,
-        task.relabelling,
-        is_hopeless,
-        prune=lambda process: process.send_signal(signal.SIGUSR1),
-        on_started=on_started or (lambda process: None),
-    )
-    keeps_weights = task.batch.command not in EXPLORATION_COMMANDS
-
-    def complete(run: Run) -> Run:
-        return complete_run(task, None, complete_judged(result, journal.results, keeps_weights, run))
-
-    return ended_attempt(task, journal, complete, result.status, result.interrupted)
+    arguments = [str(task.contestant.script), *task.contestant.arguments, *task.arguments]
+    planned = complete_run(task, None, task.contestant.planned)
+    planned = planned.model_copy(update={"batch": task.batch, "seed": task.seed})
+    if planned.init_from is not None:  # the contestant does not know the results folder
+        arguments += ["--init-from", str(find_weights(planned.init_from, journal.results)[0].resolve())]
+    try:
+        return run_judged(arguments, planned, journal, quietly, task.relabelling, is_hopeless, on_started)
+    except KeyboardInterrupt:
+        raise NotBegun from None
 
 
 def ended_attempt(
@@ -292,11 +288,7 @@ def stop_process(process: subprocess.Popen[bytes], number: int = signal.SIGINT) 
     The attempt files the signal's name. Ctrl-C reaches it, too; a signal that is sent to this process alone does not.
     """
     process.send_signal(number if os.name == "posix" else signal.SIGTERM)  # Windows can only terminate
-    try:
-        return process.wait(timeout=PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
+    return end_process(process, PATIENCE_SECONDS)
 
 
 def complete_run(task: Task, outer: Mapping[str, float | None] | None, run: Run, wall: float | None = None) -> Run:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 INTERFACE = 1  # version of the protocol
 DESCRIPTOR_VARIABLE = "ADDITION_SPEEDRUN_JUDGE"  # the file descriptor of the contestant's end of the socket
-MOST_LINE_BYTES, MOST_PAYLOAD_BYTES = 2**20, 2**33
+MOST_LINE_BYTES, MOST_PAYLOAD_BYTES = 2**24, 2**33
 
 
 class ProtocolError(Exception):
@@ -69,6 +69,10 @@ class Channel:
         if message is None or message.kind != kind:
             raise ProtocolError(f"expected the message {kind}, got {'none' if message is None else message.kind}")
         return message
+
+    @property
+    def is_closed(self) -> bool:
+        return self.stream.closed
 
     def close(self) -> None:
         self.stream.close()

@@ -4,15 +4,31 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.storage.schema import MachinePeak
+from bench.storage.machines import known_peak, machine_peaks_file
+from bench.storage.schema import MachinePeak, Run
 
 PEAK_SECONDS = 0.3
 MIN_SIZE, MAX_SIZE_ON_CPU, MAX_SIZE_ON_GPU = 256, 2048, 8192  # rows and columns of the matrices
+
+
+def machine_peak(run: Run, results: Path, is_kept: bool = True) -> MachinePeak:
+    """The limits of the machine of a run, in its precision: those in a results folder, or measured now and kept there.
+
+    A new measurement is not kept unless `is_kept`.
+    """
+    machine_class, device = run.machine.class_ or "", torch.device(run.device)
+    peak = known_peak(results, machine_class, run.precision)
+    if peak is None:
+        peak = measure_peak(machine_class, device, getattr(torch, run.precision), run.threads or 1)
+        if is_kept:
+            machine_peaks_file(results).append(peak)
+    return peak
 
 
 def measure_peak(machine_class: str, device: torch.device, dtype: torch.dtype, threads: int) -> MachinePeak:

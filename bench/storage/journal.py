@@ -1,9 +1,10 @@
 """The journal: `runs.jsonl`, one line for each attempt whatever its outcome, appended and never rewritten.
 
-Before an attempt starts, it writes a start mark: a file with the line to be filed if its process dies. Another command
-files that line once the attempt has provably ended; see `StartMark.final_line`. An attempt of a batch leaves its
-finished line in the mark; the command that started the batch completes the line and files it. If that
-command was killed, the next command files the line as it is.
+Before an attempt starts, its judge writes a start mark: a file with the line to be filed if the judge's process dies.
+Another command files that line once that process has provably ended; see `StartMark.final_line`. A single attempt is
+its own judge. An attempt of a batch that no other process can judge leaves its finished line in the mark; the command
+that started the batch completes the line and files it. If that command was killed, the next command files the line as
+it is.
 
 Whatever others have concluded, the line of a finished attempt is filed. So two lines of one run are possible; readers
 take the one with more evidence.
@@ -187,13 +188,6 @@ class MarkContent(SchemaModel):
     process: ProcessIdentity | None  # of the attempt; null if unknown
 
 
-def without_judge(content: MarkContent) -> MarkContent:
-    """The content of a mark, which an attempt has written: it cannot say that another process has judged it."""
-    if content.run.judge != "harness":
-        return content
-    return content.model_copy(update={"run": content.run.model_copy(update={"judge": "self"})})
-
-
 class StartMark:
     """The file that represents a running attempt; `lock` is held as long as its line may change."""
 
@@ -221,9 +215,9 @@ class StartMark:
         with suppress(FileNotFoundError, PermissionError):
             text = self.path.read_bytes()
             with suppress(ValidationError):
-                return without_judge(MarkContent.model_validate_json(text))
+                return MarkContent.model_validate_json(text)
             with suppress(ValidationError):
-                return without_judge(MarkContent(run=Run.model_validate_json(text), process=None))
+                return MarkContent(run=Run.model_validate_json(text), process=None)
         return None
 
     def final_line(self, content: MarkContent) -> Run | None:

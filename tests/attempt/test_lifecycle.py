@@ -4,6 +4,8 @@ import dataclasses
 import errno
 import os
 import signal
+import socket
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +16,12 @@ from bench.attempt import interface, lifecycle
 from bench.attempt.plan import make_plan
 from bench.cli import handle_interrupts
 from bench.clock import Clock
+from bench.entry import format_traceback, save_traceback
 from bench.judge.initial_weights import initial_weights
+from bench.judge.protocol import Channel
+from bench.judge.session import Session
 from bench.judge.verdict import lawful_sha256
+from bench.machine import peaks
 from bench.processes import BATCH_VARIABLE
 from bench.provenance import ROOT
 from bench.storage.journal import Journal, StartMark
@@ -24,6 +30,7 @@ from bench.storage.schema import Batch
 from settings import Settings
 from tests.support.models import random_model
 from tests.support.signals import signal_handlers_kept
+from tracks.registry import get_track
 
 
 @pytest.mark.parametrize(
@@ -38,7 +45,11 @@ from tests.support.signals import signal_handlers_kept
     ],
 )
 def test_every_exception_has_an_outcome_and_a_message_of_one_line(problem, outcome, tmp_path, capsys):
-    name, line = lifecycle.classify_exception(problem, tmp_path)
+
+    def keep_traceback(problem):
+        return save_traceback(format_traceback(problem), tmp_path)
+
+    name, line = lifecycle.classify_exception(problem, keep_traceback)
     assert name == outcome
     assert "\n" not in line
     shown = capsys.readouterr().err
@@ -91,7 +102,7 @@ class FakeTrainer:
             raise interface.Timeout("late")
 
 
-def run_of(tmp_path, failing, *more):
+def run_of(tmp_path, failing, *more, judge=None):
     """The run of a fake trainer."""
     fake: Any = FakeTrainer
     arguments = f"--device cpu --shared --results {tmp_path} --threads 1 --track add2".split()
@@ -99,7 +110,7 @@ def run_of(tmp_path, failing, *more):
     clock = Clock()
     clock.enter("setup")
     with signal_handlers_kept():
-        return lifecycle.timed_attempt(plan, lambda *a: fake(*a, failing=failing), clock)
+        return lifecycle.timed_attempt(plan, lambda *a: fake(*a, failing=failing), clock, judge)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +158,7 @@ def test_the_limits_of_a_machine_are_measured_once(tmp_path, monkeypatch):
     (peak,), faults = machine_peaks_file(tmp_path).read()
     assert not faults
     assert (peak.machine_class, peak.precision) == (first.machine.class_, first.precision)
-    monkeypatch.setattr(lifecycle, "measure_peak", None)
+    monkeypatch.setattr(peaks, "measure_peak", None)
     second = run_of(tmp_path, None)
     assert second.matmul_flops_per_second == first.matmul_flops_per_second == peak.matmul_flops_per_second
     assert second.launch_seconds == peak.launch_seconds
@@ -169,7 +180,7 @@ def test_a_failure_after_the_certificate_does_not_change_the_outcome(tmp_path, m
     def broken(*arguments):
         raise RuntimeError("no launches today")
 
-    monkeypatch.setattr(lifecycle, "measure_peak", broken)
+    monkeypatch.setattr(peaks, "measure_peak", broken)
     run = run_of(tmp_path, None)
     assert run.outcome in ("solved", "missed")
     assert run.certificate is not None
@@ -193,6 +204,46 @@ def test_an_attempt_of_a_batch_leaves_its_run_in_the_start_mark(tmp_path, monkey
     assert journal.read() == ([], [])
     assert not (tmp_path / "LEADERBOARD.md").exists()
     assert journal.collect(batch, lambda run: run) == run
+
+
+def judged_run_of(tmp_path, failing, *more):
+    """The run of a fake trainer that a thread judges, and what that thread received: verdict, report, checkpoints."""
+    ours, theirs = socket.socketpair()
+    clock, saved = Clock(), []
+    session = Session(
+        Channel(ours), get_track("add2"), 7, torch.device("cpu"), clock, 60.0,
+        on_checkpoint=lambda step, content: saved.append((step, content)),
+    )  # fmt: skip
+    thread = threading.Thread(target=session.run)
+    thread.start()
+    channel = Channel(theirs)
+    try:
+        run = run_of(tmp_path, failing, *more, judge=channel)
+    finally:
+        channel.close()
+        thread.join()
+    return run, session.judged, saved
+
+
+@pytest.mark.parametrize(
+    ("failing", "outcome", "message"),
+    [
+        (None, "missed", None),
+        ("warmup", "error", "RuntimeError: broken in warm-up"),
+        ("train", "interrupted", "SIGINT"),
+        ("time", "timeout", "late"),
+    ],
+)
+def test_a_judged_attempt_reports_its_run_and_writes_nothing(failing, outcome, message, tmp_path):
+    run, judged, saved = judged_run_of(tmp_path, failing, "--check-every", "3", "--checkpoint-every", "3")
+    assert not any(tmp_path.iterdir())
+    assert (judged.problem, judged.verdict is None) == (None, failing is not None)
+    trace = judged.report.pop("traceback")
+    assert judged.report == run.model_dump(mode="json")
+    assert (run.outcome, run.message) == (outcome, message)
+    assert run.seed == (run.seed if failing == "warmup" else 7)
+    assert (trace is not None and message in trace) == (failing == "warmup")
+    assert [(step, content[8:20]) for step, content in saved] == ([] if failing == "warmup" else [(3, b'{"__metadata')])
 
 
 def test_a_message_in_the_journal_has_no_absolute_paths(tmp_path, monkeypatch):
@@ -237,7 +288,7 @@ def test_weights_are_saved_at_the_first_check_after_each_multiple_also_in_later_
     plan = SimpleNamespace(
         settings_dict={"checkpoint_every": 100}, request=SimpleNamespace(results=tmp_path), track=None
     )
-    attempt: Any = SimpleNamespace(plan=plan, lost=SimpleNamespace(run_id="run"), saved_multiple=0)
+    attempt: Any = SimpleNamespace(plan=plan, lost=SimpleNamespace(run_id="run"), saved_multiple=0, judge=None)
     for step in (50, 100, 130, 180, 230, 260, 290, 340):  # rounds end at 130 and 260
         lifecycle.Attempt.save_checkpoint(attempt, SimpleNamespace(model=None, track=None), step)
     assert saved == [f"run-step-{step:06}.safetensors" for step in (100, 230, 340)]

@@ -4,6 +4,7 @@ The runs and the attempts of the audits are processes. They are started before t
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,14 +12,16 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from bench.attempt.lifecycle import lost_run
+from bench.attempt.plan import make_plan
 from bench.audit.checks import CHECKS, CheckResult, run_checks
 from bench.audit.session import Audit, assemble
 from bench.audit.target import AuditTarget
 from bench.experiments.launcher import Contestant, Task, run_attempt
 from bench.storage.journal import Journal
 from bench.storage.schema import Batch, Run
+from settings import Settings
 from tests.support import cheats
-from tests.support.examples import example_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,7 @@ CASES = {
     "leak": Case(cheats.leak, cheats.IDLE, []),
 }
 SEED = 7
+PLANNING = threading.Lock()  # tyro parses one command line at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +63,10 @@ def run_and_audit(case: Case, folder: Path) -> Audited:
     case.change(source)
     config = folder / "case.toml"
     config.write_text(tomli_w.dumps(case.settings))
-    # With the device lock the cases would wait for one another.
-    planned = example_run(judge="self", settings={**case.settings, "max_seconds": 600.0}, threads=1, device="cpu")
-    contestant = Contestant(source / "speedrun.py", ("--config", str(config), "--shared"), planned)
+    options = ("--config", str(config), "--shared")  # with the device lock the cases would wait for one another
+    with PLANNING:
+        planned = lost_run(make_plan(Settings, options, ""))
+    contestant = Contestant(source / "speedrun.py", options, planned)
     batch = Batch(id="contest", command="speedrun", planned=1, index=0)
     run, _ = run_attempt(Task(contestant, SEED, batch), Journal(results))
     if run.weights is None:

@@ -99,6 +99,9 @@ def test_a_contestant_of_plain_numpy_is_judged_without_a_file_of_the_trainers_so
         ("for _ in range(2000)", "for _ in range(0)", None),
         ('send("ready")', 'send("steady")', "the protocol has no message 'steady'"),
         ('send("ready")', 'send("ready"); send("ready")', "the contestant was ready a second time"),
+        ('send("ready")', 'send("ready"); send("check", step="x")', "check: step: Input should be a valid integer"),
+        ('send("ready")', 'send("checkpoint", step=3)', "a checkpoint is of a step during training, got 3"),
+        ('send("ready")', 'send("ready"); send("checkpoint", step=-1)', "during training, got -1"),
         ('"n_hidden": 4', '"n_hidden": 5', "blocks.0.mlp.up is (4, 64)"),
         ("bytes=len(content)", "bytes=-1", "bytes must be a whole number up to"),
         ('"vocabulary": start["vocabulary"],', '"vocabulary": json.dumps(sorted(vocabulary)),', "of other ids"),
@@ -129,6 +132,21 @@ def test_a_contestant_that_says_nothing_is_given_up(tmp_path, monkeypatch) -> No
     judged, clock = judge_here(silent, max_seconds=0.1)
     assert judged.verdict is None
     assert judged.problem == "the contestant was silent for longer than its limit"
+    assert 0.2 <= (clock.seconds["train"] or 0) < 5
+
+
+def test_a_contestant_that_only_reports_checks_is_given_up(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(session, "PATIENCE_SECONDS", 0.1)
+    source = (ROOT / "tests" / "support" / "numpy_contestant.py").read_text()
+    chatty = """
+    while True:
+        send("check", step=1, train_seconds=1.0, loss=1.0, errors=1)
+"""
+    (tmp_path / "contestant.py").write_text(
+        source.replace('    start = json.loads(lines.readline())["start"]\n', chatty)
+    )
+    judged, clock = judge_here(tmp_path / "contestant.py", max_seconds=0.1)
+    assert (judged.verdict, judged.problem) == (None, "the contestant was silent for longer than its limit")
     assert 0.2 <= (clock.seconds["train"] or 0) < 5
 
 

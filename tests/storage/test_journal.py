@@ -376,12 +376,3 @@ def test_a_finished_line_that_cannot_be_appended_stays_in_the_mark_and_is_filed_
             mark.file(example_run())
     assert journal.read()[0] == []
     assert [run.outcome for run in journal.recover()] == ["solved"]
-
-
-def test_an_attempt_cannot_say_in_its_mark_that_another_process_has_judged_it(tmp_path) -> None:
-    journal = Journal(tmp_path)
-    with journal.attempt(example_run(outcome="lost")) as mark:
-        mark.finish(example_run(judge="harness"))
-        found = mark.read()
-        assert found is not None
-        assert found.judge == "self"
