@@ -10,6 +10,7 @@ import pytest
 
 from bench.errors import UsageError
 from bench.experiments import launcher
+from bench.storage.journal import Journal
 from bench.storage.schema import Batch
 from tests.support.examples import example_run, example_seconds
 
@@ -178,6 +179,24 @@ def test_an_attempt_that_ignores_interrupts_is_killed(monkeypatch):
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"on\n"
     assert launcher.stop_process(process) == -signal.SIGKILL
+
+
+def test_a_judged_attempt_gets_neither_results_nor_batch_but_the_weights_that_it_starts_from(tmp_path, monkeypatch):
+    journal = Journal(tmp_path)
+    first = example_run(run_id="first", weights="weights/first.safetensors")
+    journal.append(first)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "first.safetensors").touch()
+    commands = []
+    monkeypatch.setattr("bench.experiments.judged.run_judged", lambda arguments, *_: commands.append(arguments))
+    for init_from in (None, "first"):
+        planned = example_run(judge="self", init_from=init_from)
+        one = launcher.Contestant(Path("speedrun.py"), ("--init-from", "first"), planned)
+        launcher.run_attempt(
+            launcher.Task(one, 1, Batch(id="b", command="audit", planned=1, index=0), ("--x",)), journal
+        )
+    fresh = ["speedrun.py", "--init-from", "first", "--x"]
+    assert commands == [fresh, [*fresh, "--init-from", str(tmp_path / "weights" / "first.safetensors")]]
 
 
 # -----------------------------------------------------------------------------
