@@ -204,7 +204,7 @@ def renamed(
     settings: Mapping[str, Any], names: Mapping[str, str], values: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
     return {
-        names.get(key, key): values.get(key, {}).get(value, value) if isinstance(value, str) else value
+        names.get(key, key): values[key].get(value, value) if key in values and isinstance(value, str) else value
         for key, value in settings.items()
     }
 

@@ -61,18 +61,18 @@ def are_of_a_session(run: Run, other: Run) -> bool:
     return run.machine.class_ == other.machine.class_ and time_between(run, other) <= SESSION
 
 
-def reference_runs(run: Run, runs: Sequence[Run], reference: str | None = None) -> list[Run]:
-    """The reference runs of the session of a peer's run; `reference` is that of the peer's table.
+def reference_runs(run: Run, references: Sequence[Run]) -> list[Run]:
+    """Those of some reference runs that were made in the session of a peer's run.
 
     All of them have the settings and the source of the one that is nearest in time.
     """
-    references = (other for other in runs if is_reference(other, reference))
     near = [other for other in references if are_of_a_session(run, other)]
     if not near:
         return []
     nearest = min(near, key=lambda other: (time_between(run, other), other.started_at, other.run_id))
-    identity = settings_key(nearest.settings), nearest.source_sha256
-    return [other for other in near if (settings_key(other.settings), other.source_sha256) == identity]
+    key = settings_key(nearest.settings)
+    of_source = (other for other in near if other.source_sha256 == nearest.source_sha256)
+    return [other for other in of_source if settings_key(other.settings) == key]
 
 
 def is_on_page(run: Run, journal: Journal) -> bool:
@@ -157,11 +157,15 @@ def runs_of(peer: Peer, runs: Sequence[Run]) -> list[Run]:
 def track_section(peers: Sequence[Peer], runs: Sequence[Run]) -> dict[str, Any]:
     """One track of the page: its table of runs, its peers with their runs, and the tables of published figures."""
     peer_runs = [(peer, runs_of(peer, runs)) for peer in peers]
+    references = {
+        reference: [run for run in runs if is_reference(run, reference)]
+        for reference in {peer.reference for peer in peers}
+    }
     rows = []
     for peer, runs_of_peer in peer_runs:
         score = peer.published_score
         published = {PUBLISHED: None if score is None else score_errors_text(score)}
-        cells = [run_cells(run, reference_runs(run, runs, peer.reference)) for run in runs_of_peer]
+        cells = [run_cells(run, reference_runs(run, references[peer.reference])) for run in runs_of_peer]
         rows += [{"config": peer.config} | each | published for each in cells or [{"`train`, s": "not run yet"}]]
     changed = [(peer, [(run, ", ".join(changes(run))) for run in runs_of_peer]) for peer, runs_of_peer in peer_runs]
     unchanged = [(peer, [run for run, text in runs_of_peer if not text]) for peer, runs_of_peer in changed]

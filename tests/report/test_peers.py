@@ -8,7 +8,7 @@ from bench.config import PEER_KEYS, read_config
 from bench.errors import UsageError
 from bench.report import peer_configs
 from bench.report.peer_configs import Peer, read_peers
-from bench.report.peers import config_settings, is_on_page, reference_runs, render_peers
+from bench.report.peers import config_settings, is_on_page, is_reference, reference_runs, render_peers
 from bench.storage.journal import Journal
 from data import get_track
 from settings import Settings
@@ -139,7 +139,7 @@ def test_a_peer_may_name_its_reference(tmp_path):
 def test_a_session_reaches_three_hours_before_a_run_and_three_after_its_end(hours, is_near):
     run = peer(seconds=example_seconds(train=4000.0, total=4000.0))  # an hour and 400 s
     other = reference(hours, seconds=example_seconds(total=36.0))
-    assert reference_runs(run, [run, other]) == ([other] if is_near else [])
+    assert reference_runs(run, [other]) == ([other] if is_near else [])
 
 
 def test_a_session_is_on_one_machine_class_and_device_and_of_the_nearest_source_and_settings():
@@ -153,7 +153,9 @@ def test_a_session_is_on_one_machine_class_and_device_and_of_the_nearest_source_
         reference(-1.5, name="older", source_sha256="e" * 64),
         reference(-1.5, name="other", settings={"level_share": 0.5}),
     ]
-    assert reference_runs(run, [*others, same, near]) == [same, near]
+    references = [other for other in [run, *others, same, near] if is_reference(other, None)]
+    assert references == [*others[0:1], *others[-2:], same, near]
+    assert reference_runs(run, references) == [same, near]
 
 
 def test_a_peers_run_on_another_track_or_for_a_test_is_none():
