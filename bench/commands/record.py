@@ -24,7 +24,7 @@ from bench.commands.options import (
     open_executors,
     read_why,
 )
-from bench.commands.paired_experiment import run_paired_experiment
+from bench.commands.paired_experiment import certificate_problem, run_paired_experiment
 from bench.commands.record_checkout import check_committed, print_files_to_commit
 from bench.commands.tracks import default_config
 from bench.config import CONFIGS, config_toml, find_config, merged_values, settings_key, track_of, with_current_names
@@ -208,6 +208,9 @@ def decide(
     refusal = reason_against(altered, comparison)
     if altered.runs:
         print_progress(altered.text)
+    solved = [run for run in batch_runs if run.outcome == "solved"]
+    if refusal is None:
+        refusal = "; ".join(filter(None, (certificate_problem(run, results) for run in solved))) or None
     if refusal is not None:
         leaderboard.refresh(results)
         if comparison is not None:
@@ -215,7 +218,6 @@ def decide(
         print_files_to_commit(SCRIPT.parent, results, [])
         print_line(f"no record: {refusal}")
         return 1
-    solved = [run for run in batch_runs if run.outcome == "solved"]
     solved.sort(key=lambda run: getattr(run.seconds, arguments.clock))
     median = solved[(len(solved) - 1) // 2]  # the lower of the two for an even number
     record = make_record(arguments, plan, batch_runs, median, comparison, standing)

@@ -8,15 +8,15 @@ from typing import Annotated
 
 import tyro
 
-from bench.cli import handle_interrupts, print_progress
+from bench.cli import handle_interrupts
 from bench.commands import board
 from bench.commands.options import DEFAULT_RESULTS, ResultsOption
-from bench.commands.paired_experiment import run_paired_experiment
+from bench.commands.paired_experiment import certificate_problem, run_paired_experiment
 from bench.errors import UsageError
 from bench.experiments.comparison import bounded_interval, summarize_batch
 from bench.experiments.paired_plan import Experiment, resolve_side
 from bench.experiments.paired_runs import runs_by_side
-from bench.formatting import ratio_text, verdict_text
+from bench.formatting import ratio_text
 from bench.provenance import harness_sha256
 from bench.stats.descriptive import solve_rates_agree
 from bench.stats.paired_test import charge_attempts, unpaired_ratio_interval
@@ -82,20 +82,6 @@ def reproductions_file(record_folder: RecordFolder, results: Path) -> JsonLines[
     if record_folder.results.resolve() == results.resolve():
         return record_folder.reproductions
     return JsonLines(results / "reproductions.jsonl", Reproduction)
-
-
-def certificate_problem(run: Run, results: Path) -> str | None:
-    """Certify a solved attempt again: why the certificate does not confirm it, or None when it does."""
-    from bench.judge.recertify import UnusableWeights, recertify  # imports torch, which takes a second
-
-    print_progress(f"certifying {run.run_id} again")
-    if run.weights is None:
-        return f"{run.run_id}: it kept no weights"
-    try:
-        certificate = recertify(results / run.weights, run.seed).certificate
-    except UnusableWeights as problem:
-        return str(problem)
-    return None if certificate.is_solved else f"{run.run_id}: {verdict_text(certificate)} by today's certificate"
 
 
 def make_reproduction(

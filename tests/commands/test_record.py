@@ -16,7 +16,7 @@ from bench.machine.noise import Noise, NoiseMonitor
 from bench.provenance import first_seed
 from bench.storage.records import find_record, read_records
 from bench.storage.results import paired_plans_file
-from tests.support.arena import arena_in, entered
+from tests.support.arena import arena_in, entered, recertification
 from tests.support.repositories import commit_all
 
 
@@ -71,6 +71,20 @@ def test_the_weights_are_those_of_the_median_attempt(recorded):
     runs = sorted(recorded.attempts(), key=lambda run: run.seconds.train)
     assert first.record.median_run == runs[4].run_id
     assert first.weights.read_text() == runs[4].run_id
+
+
+def test_a_record_is_filed_only_when_its_weights_are_confirmed_in_another_process(arena, monkeypatch, capsys):
+    """The attempts stand, and running the command again repeats none of them."""
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.judge.recertify.recertify", lambda path, seed: recertification(path.exists()))
+        assert run_record(arena) == 1
+    calls, first = arena.calls(), arena.attempts()[0]
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert last_line.startswith(f"no record: {first.run_id}: 1 error by today's certificate; ")
+    assert records(arena) == []
+    assert run_record(arena) == 0
+    assert len(records(arena)) == 1
+    assert arena.calls() == calls
 
 
 @pytest.fixture(scope="module")

@@ -5,20 +5,13 @@ import json
 import pytest
 
 from bench.commands import replay
+from bench.commands.paired_experiment import certificate_problem
 from bench.errors import UsageError
-from bench.judge.recertify import Recertification, UnusableWeights
+from bench.judge.recertify import UnusableWeights
 from bench.storage.records import read_records
 from bench.storage.results import paired_plans_file
-from bench.storage.schema import Certificate
-from tests.support.examples import example_certificate, example_run
-
-
-def certificate_of(errors):
-    return Recertification(
-        certificate=Certificate.model_validate(example_certificate(errors)),
-        sentences=[],
-        parameters=1,
-    )
+from tests.support.arena import recertification
+from tests.support.examples import example_run
 
 
 @pytest.fixture
@@ -27,9 +20,8 @@ def arena(recorded_arena):
 
 
 @pytest.fixture
-def record_folder(arena, monkeypatch):
+def record_folder(arena):
     """The record to replay; the certificate confirms every attempt."""
-    monkeypatch.setattr("bench.judge.recertify.recertify", lambda path, seed: certificate_of(0))
     (record_folder,) = read_records(arena.results)[0]
     return record_folder
 
@@ -67,17 +59,17 @@ def test_the_board_shows_on_how_many_machine_classes_a_record_was_reproduced(are
 
 def test_a_measure_above_its_limit_is_a_problem_of_the_certificate(tmp_path, monkeypatch):
     """`memorize` asks for a small loss, too."""
-    recertified = certificate_of(0)
+    recertified = recertification(0)
     unmet = recertified.certificate.model_copy(update={"measures": {"loss": 0.002}, "limits": {"loss": 0.001}})
     for certificate, is_problem in ((recertified.certificate, False), (unmet, True)):
         answer = recertified.model_copy(update={"certificate": certificate})
         monkeypatch.setattr("bench.judge.recertify.recertify", lambda *_, answer=answer: answer)
-        problem = replay.certificate_problem(example_run(), tmp_path)
+        problem = certificate_problem(example_run(), tmp_path)
         assert (problem is not None and "loss 0.002, needed at most 0.001 by today's" in problem) == is_problem
 
 
 def test_a_replay_with_errors_is_not_a_reproduction(arena, record_folder, monkeypatch, capsys):
-    monkeypatch.setattr("bench.judge.recertify.recertify", lambda path, seed: certificate_of(1))
+    monkeypatch.setattr("bench.judge.recertify.recertify", lambda path, seed: recertification(1))
     assert run_replay(arena, record_folder, attempts=2) == 1
     (reproduction,) = record_folder.reproductions.read()[0]
     assert not reproduction.reproduced

@@ -17,14 +17,15 @@ from bench import config
 from bench.audit.verification import Verification
 from bench.commands import board, record
 from bench.experiments import paired_plan
+from bench.judge.recertify import Recertification
 from bench.machine.noise import Noise, NoiseMonitor
 from bench.provenance import source_files
 from bench.report.plot_style import Figure
 from bench.storage import line_checks
 from bench.storage.journal import Journal
 from bench.storage.line_checks import CHECKS, judge_faults
-from bench.storage.schema import Run
-from tests.support.examples import ROOT, example_run
+from bench.storage.schema import Certificate, Run
+from tests.support.examples import ROOT, example_certificate, example_run
 from tests.support.signals import signal_handlers_kept
 
 
@@ -94,6 +95,12 @@ def build_arena(folder: Path) -> Arena:
     return arena
 
 
+def recertification(errors: int) -> Recertification:
+    """The result of certifying a weights file again."""
+    certificate = Certificate.model_validate(example_certificate(errors))
+    return Recertification(certificate=certificate, sentences=[], parameters=1)
+
+
 @contextlib.contextmanager
 def entered(built: Arena, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
     """Let the commands of this process start the arena's fake trainer."""
@@ -105,6 +112,7 @@ def entered(built: Arena, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
     monkeypatch.setattr(Figure, "svg", lambda figure: "<svg></svg>")  # drawing takes a second; test_plots.py tests it
     # The fake trainer knows no judge; commands in processes of their own see its batches as disputed.
     monkeypatch.setattr(line_checks, "CHECKS", [check for check in CHECKS if check is not judge_faults])
+    monkeypatch.setattr("bench.judge.recertify.recertify", lambda path, seed: recertification(0))
     monkeypatch.setattr(board, "verify", lambda *_: Verification({}, []))  # the example's commit is nobody's
     monkeypatch.setattr(NoiseMonitor, "observe", lambda self, seconds: Noise(0.0, 0.0, []))  # the tests are load
     with signal_handlers_kept():
