@@ -162,7 +162,7 @@ def margins_of(model: Model, track: Any, problems: Tensor, report: Report, is_pl
     if not is_plain and track.description.is_one_length and isinstance(model, forward.Model):
         prompts, answers = track.prompts(problems), track.answers(problems)
         texts = torch.cat([prompts, answers], 1)
-        return answer_margins(model, texts, prompts.size(1) - 1).double().amin(1)
+        return answer_margins(model, texts, prompts.size(1) - 1).amin(1).double()
     return problem_margins(model.logits, track, problems, model.batch_tokens, report)
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.judge.architecture import NEXT_POSITION, PAIR, check_weights, complete_config
+from bench.machine.cpu import blas_lacks_avx512
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -44,10 +45,10 @@ def extend(caches: Caches | None, name: str, new: Tensor, dim: int) -> Tensor:
 def linear(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     """Map x (..., I) by a matrix (O, I) and a bias (O,) to (..., O).
 
-    Many rows in float32 on a CPU are mapped as a convolution of width 1. Torch computes it by oneDNN, which uses
-    AVX-512 also where torch's matrix products do not; there it takes half the time.
+    Where torch's matrix products lack AVX-512, many rows in float32 on a CPU are mapped as a convolution of width 1.
+    Torch computes it by oneDNN, which has AVX-512 and takes half the time.
     """
-    is_usual = x.dim() == 2 and x.dtype == torch.float32 and x.device.type == "cpu"
+    is_usual = x.dim() == 2 and x.dtype == torch.float32 and x.device.type == "cpu" and blas_lacks_avx512()
     if not is_usual or len(x) < ONEDNN_ROWS or len(x) % ONEDNN_BATCH or not torch.backends.mkldnn.is_available():
         return F.linear(x, matrix, bias)
     images = x.view(ONEDNN_BATCH, 1, -1, x.size(1)).permute(0, 3, 1, 2)  # contiguous with channels last
@@ -176,7 +177,8 @@ class Model:
     def norm(self, x: Tensor, name: str) -> Tensor:
         """Apply RMSNorm, or LayerNorm with the gain and the bias that the model has, to the last dimension."""
         if self.config["norm"] == "rms":  # on a CPU twice as fast as torch's function
-            return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + RMS_EPSILON)
+            squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
+            return x * torch.rsqrt(squares / x.size(-1) + RMS_EPSILON)
         return F.layer_norm(
             x, x.shape[-1:], self.weights.get(f"{name}.gain"), self.weights.get(f"{name}.bias"), LAYER_EPSILON
         )

@@ -20,11 +20,13 @@ from torch import Tensor
 
 from bench.judge.forward import Model
 from bench.judge.margins import token_margins
+from bench.machine.cpu import level2_cache_bytes
 
 MOST_CONTENTS = 2**16  # possible contents of a part, so that those that occur are found by counting
 LOOKUPS_PER_ROW = 4  # answers for each computed row, from which on rows pay
 MOST_SPREAD = 60.0  # of a query's scores; beside exp(-60), what underflows in float32 is lost in rounding
-CHUNK_TEXTS = 8192  # computed at once, so that the activations fit into a core's cache
+CACHE_BYTES_PER_TEXT = 128  # as many texts as have this much of a core's cache are computed at once
+USUAL_CACHE_BYTES = 2**20
 TASK_TEXTS = 2**15  # of a thread's task
 
 
@@ -133,7 +135,7 @@ class SharedPrefixes:
             tasks = [(query, texts) for query in queries for texts in query.texts.split(TASK_TEXTS)]
             list(pool.map(self.compute, tasks))
         # Where a lead is infinite or not a number, a logit is: an overflow is no right answer.
-        return self.result.where(self.result.isfinite(), -torch.inf).mT
+        return self.result.nan_to_num_(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf).mT
 
     def find_part(self, edge: tuple[int, int]) -> Part:
         """Find the distinct contents of the positions from edge[0] to edge[1], without the last."""
@@ -180,8 +182,8 @@ class SharedPrefixes:
         query, task_texts = task
         assert query.sums is not None
         model, C = self.model, query.x.size(0)
-        for texts in task_texts.split(CHUNK_TEXTS):
-            sums = F.embedding_bag(self.rows[query.position][texts], query.sums, mode="sum")
+        for texts in task_texts.split((level2_cache_bytes() or USUAL_CACHE_BYTES) // CACHE_BYTES_PER_TEXT):
+            sums = F.embedding_bag(self.rows[query.position].index_select(0, texts), query.sums, mode="sum")
             x = model.after_attention(query.x, sums[:, :C] / sums[:, C:], 0)
             targets = self.columns[query.position + 1][texts].long()
             logits = model.head_columns(model.norm(x, "norm"))

@@ -1,5 +1,6 @@
 """The processor: its name and features, and the cores that this process may use. Imports no torch."""
 
+import functools
 import platform
 import subprocess
 import sys
@@ -55,6 +56,19 @@ def has_avx512_bf16() -> bool:
 def has_fast_avx512_bf16() -> bool:
     # AMD's processors execute twice as many multiply-adds a cycle in bfloat16 as in float32, Intel's the same number.
     return cpuinfo().get("vendor_id") == "AuthenticAMD" and has_avx512_bf16()
+
+
+@functools.cache
+def blas_lacks_avx512() -> bool:
+    """Whether torch's matrix products may do without AVX-512: MKL uses it on Intel's processors only."""
+    return cpuinfo().get("vendor_id") != "GenuineIntel"
+
+
+@functools.cache
+def level2_cache_bytes() -> int | None:
+    """The size of a core's second-level cache; None if unknown."""
+    path = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")  # such as `2048K`
+    return value_or_none(lambda: int(path.read_text().strip().removesuffix("K")) * 1024)
 
 
 def quota() -> float | None:

@@ -303,8 +303,10 @@ def test_the_judge_imports_nothing_of_the_trainer() -> None:
     assert not [name for name in names if name.startswith("tracks.batches")]
 
 
+@pytest.mark.parametrize("is_convolution", [True, False])
 @pytest.mark.parametrize("rows", [16, 1024, 1024 + 16, 4096, 4097])
-def test_many_rows_are_mapped_as_few_are(rows: int) -> None:
+def test_many_rows_are_mapped_as_few_are(rows: int, is_convolution: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "blas_lacks_avx512", lambda: is_convolution)
     generator = torch.Generator().manual_seed(0)
     x, matrix, bias = (torch.randn(*shape, generator=generator) for shape in ((rows, 24), (40, 24), (40,)))
     for each in (None, bias):

@@ -44,6 +44,14 @@ def test_the_quota_is_the_smallest_of_all_control_groups_around_the_process(
     assert cpu.quota() == expected
 
 
+@pytest.mark.parametrize(("text", "size"), [("2048K\n", 2**21), ("", None)])
+def test_the_size_of_the_second_level_cache_may_be_unknown(
+    text: str, size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: text)
+    assert cpu.level2_cache_bytes.__wrapped__() == size
+
+
 @pytest.mark.parametrize(("quota", "threads"), [(None, 4), (8.0, 4), (2.5, 2), (0.5, 1)])
 def test_no_more_threads_compute_than_the_quota_allows(
     quota: float | None, threads: int, monkeypatch: pytest.MonkeyPatch
