@@ -38,9 +38,15 @@ class Compiler(NamedTuple):
 
 @functools.cache
 def find_compiler() -> Compiler | None:
-    """The compiler of the environment's CC, else `cc`; None if it is not found, or is a command of several words."""
-    words = shlex.split(os.environ.get("CC", "").strip() or "cc")
-    path = shutil.which(words[0], path=system_path()) or shutil.which(words[0]) if len(words) == 1 else None
+    """The C compiler in the system's own PATH, so that no program of the user's takes its place; None without one.
+
+    It is the one that the environment's CC names, by its file name alone, else `cc`. Only on a machine that has no
+    compiler there, it is that of CC or of the user's PATH. A command of several words is ignored.
+    """
+    words = shlex.split(os.environ.get("CC", ""))
+    named = words[0] if len(words) == 1 else "cc"
+    candidates = (os.path.basename(named), system_path()), ("cc", system_path()), (named, None)
+    path = next((path for name, where in candidates if (path := shutil.which(name, path=where))), None)
     if path is None:
         return None
     path = os.path.realpath(path)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bench.experiments.judged import (
     reported_run,
     run_judged,
 )
+from bench.judge import environment as environment_module
 from bench.judge.environment import adopt_orphans, clean_environment, end_remaining_processes, find_compiler
 from bench.judge.protocol import ProtocolError
 from bench.judge.session import Judged
@@ -378,20 +380,42 @@ def test_a_contestant_gets_a_clean_environment(monkeypatch: pytest.MonkeyPatch) 
     assert not os.path.exists(environment["HOME"])
 
 
-def test_a_compiler_wrapper_in_the_users_path_is_not_the_compiler(tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture
+def new_search_for_the_compiler() -> Iterator[None]:
     find_compiler.cache_clear()
-    honest = find_compiler()
-    if honest is None:
+    yield
+    find_compiler.cache_clear()
+
+
+@pytest.mark.parametrize("cc", [None, "cc", "evil-cc", "{folder}/cc", "{folder}/cc -O1"])
+def test_a_compiler_of_the_users_is_not_the_judges(cc: str | None, tmp_path: Path, monkeypatch, request) -> None:
+    """Before there was a judge, such a program could hand out a stored library in place of the compiled kernel."""
+    monkeypatch.delenv("CC", raising=False)
+    request.getfixturevalue("new_search_for_the_compiler")
+    if (honest := find_compiler()) is None:
         pytest.skip("needs a C compiler")
-    wrapper = tmp_path / "cc"
-    wrapper.write_text('#!/bin/sh\nexec /usr/bin/cc "$@"\n')
-    wrapper.chmod(0o755)
+    for name in ("cc", "evil-cc"):
+        (tmp_path / name).write_text('#!/bin/sh\nexec /usr/bin/cc "$@"\n')
+        (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    if cc is not None:
+        monkeypatch.setenv("CC", cc.format(folder=tmp_path))
     find_compiler.cache_clear()
     assert find_compiler() == honest
     assert os.path.isabs(honest.path)
     assert len(honest.sha256) == 64
-    find_compiler.cache_clear()
+
+
+def test_a_machine_without_a_compiler_of_its_own_uses_the_users(
+    tmp_path, monkeypatch, new_search_for_the_compiler
+) -> None:
+    (tmp_path / "cc").write_text("#!/bin/sh\necho a compiler\n")
+    (tmp_path / "cc").chmod(0o755)
+    monkeypatch.setattr(environment_module, "system_path", lambda: str(tmp_path / "nothing"))
+    monkeypatch.setenv("CC", str(tmp_path / "cc"))
+    compiler = find_compiler()
+    assert compiler is not None
+    assert (compiler.path, compiler.version) == (str((tmp_path / "cc").resolve()), "a compiler")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a subreaper")
