@@ -1,4 +1,4 @@
-"""The journal against the world: the commits that its lines name, and the weights in `results/evidence`.
+"""The journal against the world: the plans of its batches, the commits that its lines name, and the archived weights.
 
 `python -m bench board --check` does this for the batches that may rank, are not older than the checks, and are not
 disputed yet. It writes nothing: restore what is missing, or dispute the batch with `python -m bench dispute`.
@@ -18,7 +18,9 @@ from bench.config import track_of
 from bench.formatting import verdict_text
 from bench.git import GitProblem, commit_time, is_checkout, is_shallow, unpack_commit
 from bench.provenance import ROOT, harness_sha256, source_sha256
+from bench.storage.comparison_schema import PairedPlan
 from bench.storage.evidence import batches_that_may_rank, is_journalled, kept_runs, read_evidence
+from bench.storage.results import paired_plans_file
 from bench.storage.schema import Run
 from tracks.descriptions import describe_track
 
@@ -32,7 +34,7 @@ class NotPossibleHere(Exception):
 
 @dataclasses.dataclass
 class Verification:
-    """What was held against git and the weights."""
+    """What was held against plans, git and the weights."""
 
     faults: dict[str, list[str]]  # batch id -> what fails, one reason each
     not_done: list[str]  # what could not be checked here, and why
@@ -41,7 +43,7 @@ class Verification:
 
 
 def verify(results: Path, runs: Sequence[Run], deep: bool, root: Path = ROOT) -> Verification:
-    """Hold the batches against the commits in the repository at `root` and against their weights.
+    """Hold the batches against their plans, the commits in the repository at `root`, and their weights.
 
     Args:
         runs: all of the journal.
@@ -69,10 +71,12 @@ def verify(results: Path, runs: Sequence[Run], deep: bool, root: Path = ROOT) ->
     with tempfile.TemporaryDirectory(prefix="addition-speedrun-") as folder:
         sources = Sources(root, Path(folder))
         first_with = {run.weights_sha256: run for run in reversed(runs) if run.weights_sha256 is not None}
+        plans = {plan.id: plan for plan in paired_plans_file(results).read()[0]}
         for batch_id, batch_runs in batches.items():
             for run in batch_runs:
                 note_faults(batch_id, functools.partial(commit_faults, run, sources))
                 note_faults(batch_id, functools.partial(copied_weights_faults, run, first_with))
+            note_faults(batch_id, functools.partial(plan_faults, batch_runs, plans.get(batch_id)))
             note_faults(batch_id, functools.partial(evidence_faults, results, batch_id, batch_runs))
         sound = {batch_id: batch_runs for batch_id, batch_runs in batches.items() if not faults[batch_id]}
         for batch_id, run in chosen_runs(sound, deep):
@@ -161,15 +165,33 @@ def commit_faults(run: Run, sources: Sources) -> Iterator[str]:
 
 
 # -----------------------------------------------------------------------------
+# the plan
+
+
+def plan_faults(runs: Sequence[Run], plan: PairedPlan | None) -> Iterator[str]:
+    """The batch was planned before its first attempt, and its attempts have the seeds that were drawn then."""
+    if plan is None:
+        yield "it has no plan in agenda.jsonl"
+        return
+    seeds = dict(enumerate([*plan.seeds, *(plan.spare_seeds or ())]))
+    if any(run.batch is not None and seeds.get(run.batch.index) != run.seed for run in runs):
+        yield "its seeds are not those of its plan"
+
+
+# -----------------------------------------------------------------------------
 # the weights
 
 
 def copied_weights_faults(run: Run, first_with: Mapping[str, Run]) -> Iterator[str]:
-    """The weights are not those of an earlier run with another seed."""
+    """The weights are not those of an earlier run of another batch, or with another seed.
+
+    A batch draws its own seeds, so two batches never have the same weights.
+    """
     first = first_with.get(run.weights_sha256 or "", run)
-    if run.outcome == "solved" and first.seed != run.seed:
+    is_of_other_batch = first.batch is not None and run.batch is not None and first.batch.id != run.batch.id
+    if run.outcome == "solved" and (first.seed != run.seed or is_of_other_batch):
         where = first.run_id if first.batch is None else first.batch.id
-        yield f"some of its weights are those of runs with other seeds, of {where}"
+        yield f"some of its weights are those of earlier runs, of {where}"
 
 
 def evidence_faults(results: Path, batch_id: str, runs: Sequence[Run]) -> Iterator[str]:

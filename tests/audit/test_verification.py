@@ -12,8 +12,9 @@ from bench.judge import recertify
 from bench.provenance import harness_sha256, source_sha256
 from bench.storage.evidence import packed, write_evidence
 from bench.storage.journal import Journal
+from bench.storage.results import paired_plans_file
 from bench.storage.schema import Certificate
-from tests.support.examples import batch_runs, example_certificate, example_run
+from tests.support.examples import batch_runs, example_agenda, example_certificate, example_run
 from tests.support.repositories import ask, commit_all
 
 PARAMETERS = 9_000
@@ -30,8 +31,12 @@ class World:
             (self.root / name).write_text(text)
         self.commit = commit_all(self.root)
 
-    def batch(self, name="a", **changes):
-        """Ten honest runs with different seeds and weights, and their weights files."""
+    def batch(self, name="a", first_seed=None, trains=(1.0,) * 10, **changes):
+        """Ten honest runs with different seeds and weights, and their weights files.
+
+        The seeds are in a row, by default after those of the other batches.
+        """
+        first_seed = len(self.plans()) * 10 if first_seed is None else first_seed
         made: dict[str, Any] = {
             "commit": self.commit,
             "source_sha256": source_sha256(self.root),
@@ -40,16 +45,24 @@ class World:
             "parameters": PARAMETERS,
         }
         runs = []
-        for index, run in enumerate(batch_runs(name, [1.0] * 10, **made | changes)):
+        for index, run in enumerate(batch_runs(name, trains, **made | changes)):
             weights = self.results / "weights" / f"{run.run_id}.safetensors"
             weights.parent.mkdir(parents=True, exist_ok=True)
             weights.write_bytes(run.run_id.encode())
             digest = hashlib.sha256(run.run_id.encode()).hexdigest()
-            update = {"weights": f"weights/{weights.name}", "weights_sha256": digest, "seed": index}
+            update = {"weights": f"weights/{weights.name}", "weights_sha256": digest, "seed": first_seed + index}
             runs.append(run.model_copy(update=update))
         return runs
 
-    def file(self, runs, evidence=True):
+    def plans(self):
+        return paired_plans_file(self.results).read()[0]
+
+    def file(self, runs, evidence=True, **plan):
+        """File the runs of a batch, its plan with changes, and its weights."""
+        seeds = [run.seed for run in runs]
+        if runs[0].batch is not None:
+            made: dict[str, Any] = {"id": runs[0].batch.id, "command": "speedrun", "seeds": seeds, "b": None}
+            paired_plans_file(self.results).append(example_agenda(**made | plan))
         for run in runs:
             Journal(self.results).append(run)
         if evidence:
@@ -70,7 +83,7 @@ def certified(monkeypatch):
     def certify_again(path, seed):
         name = path.read_bytes().decode()
         asked.append(name)
-        assert name.endswith(f"-{seed}")
+        assert name.endswith(f"-{seed % 10}")
         errors, parameters = certificates.get(name, (0, PARAMETERS))
         if errors is None:
             raise recertify.UnusableWeights("not a whole safetensors file")
@@ -154,26 +167,43 @@ def test_weights_of_another_run_in_the_archive_are_seen(world):
     assert world.faults() == {"a": ["the weights of a-4 in its archive are not the journalled ones"]}
 
 
-def test_a_line_that_claims_the_weights_of_another_run_is_seen(world):
-    """The archive holds them, and they solve the track."""
+@pytest.mark.parametrize("first_seed", [None, 0])
+def test_forged_lines_with_the_weights_of_an_honest_batch_are_seen(world, first_seed):
+    """Copies in half the time, whose archive holds weights that solve the track; they have the honest seeds, or others.
+
+    Such lines took rank 1 while this check said nothing.
+    """
     honest = world.batch("honest")
     world.file(honest)
     forged = [
-        run.model_copy(update={key: getattr(other, key) for key in ("weights", "weights_sha256")} | {"seed": 99})
-        for run, other in zip(world.batch("forged"), honest, strict=True)
+        run.model_copy(update={"weights": copied.weights, "weights_sha256": copied.weights_sha256})
+        for run, copied in zip(world.batch("forged", first_seed, trains=[0.5] * 10), honest, strict=True)
     ]
     world.file(forged)
-    assert world.faults() == {"forged": ["some of its weights are those of runs with other seeds, of honest"]}
+    assert world.faults() == {"forged": ["some of its weights are those of earlier runs, of honest"]}
 
 
-def test_a_repeated_seed_may_lead_to_the_same_weights(world):
-    first = world.batch("first")
-    again = [
-        run.model_copy(update={"weights_sha256": other.weights_sha256, "weights": other.weights})
-        for run, other in zip(world.batch("again"), first, strict=True)
-    ]
-    world.file(first)
-    world.file(again)
+def test_forged_lines_of_a_batch_that_nobody_planned_are_seen(world):
+    world.file(world.batch(), id="another")
+    assert world.faults() == {"a": ["it has no plan in agenda.jsonl"]}
+
+
+@pytest.mark.parametrize("seeds", [[*range(9), 99], list(range(9))])
+def test_attempts_with_other_seeds_than_their_plans_are_seen(world, seeds):
+    world.file(world.batch(), seeds=seeds)
+    assert world.faults() == {"a": ["its seeds are not those of its plan"]}
+
+
+def test_a_pair_that_is_run_again_has_a_planned_seed(world):
+    world.file(world.batch(), pairs=9, seeds=list(range(9)), spare_seeds=[9, 10, 11, 12])
+    assert world.faults() == {}
+
+
+def test_a_single_run_may_repeat_the_seed_of_a_batch(world):
+    """Its line may stand before those of the batch where journals were merged."""
+    batch = world.batch()
+    Journal(world.results).append(batch[3].model_copy(update={"run_id": "single", "batch": None}))
+    world.file(batch)
     assert world.faults() == {}
 
 
