@@ -173,7 +173,7 @@ class Session:
 
     def end_training(self, message: Message) -> None:
         if self.clock.phase != "train":
-            raise ProtocolError("the contestant has trained before it began")
+            raise ProtocolError("weights came outside of training")
         self.clock.enter("certify")
         self.deadline = None
         self.channel.socket.settimeout(None)

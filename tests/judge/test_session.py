@@ -99,6 +99,10 @@ def test_a_contestant_of_plain_numpy_is_judged_without_a_file_of_the_trainers_so
         ("for _ in range(2000)", "for _ in range(0)", None),
         ('send("ready")', 'send("steady")', "the protocol has no message 'steady'"),
         ('send("ready")', 'send("ready"); send("ready")', "the contestant was ready a second time"),
+        ('send("ready")', 'send("trained")', "weights came outside of training"),
+        ('send("ready")', 'send("phase", name="train")', "a contestant cannot enter the phase 'train'"),
+        ('send("ready")', 'send("ready"); send("phase", name="certify")', "cannot enter the phase 'certify'"),
+        ('send("ready")', 'send("ready"); send("phase", name="warmup")', "weights came outside of training"),
         ('send("ready")', 'send("ready"); send("check", step="x")', "check: step: Input should be a valid integer"),
         ('send("ready")', 'send("checkpoint", step=3)', "a checkpoint is of a step during training, got 3"),
         ('send("ready")', 'send("ready"); send("checkpoint", step=-1)', "during training, got -1"),
@@ -122,6 +126,30 @@ def test_what_breaks_the_protocol_is_named_in_one_line(replaced: str, by: str, p
         assert judged.problem is not None
         assert problem in judged.problem
         assert "\n" not in judged.problem
+
+
+def test_weights_after_the_verdict_are_an_error(tmp_path) -> None:
+    source = (ROOT / "tests" / "support" / "numpy_contestant.py").read_text()
+    last = '    print(json.loads(lines.readline())["certified"]["outcome"])\n'
+    assert last in source
+    (tmp_path / "contestant.py").write_text(source.replace(last, "    lines.readline()\n    send('trained')\n"))
+    judged, _ = judge_here(tmp_path / "contestant.py")
+    assert judged.problem == "weights came outside of training"
+
+
+def test_training_that_goes_on_after_the_end_was_announced_is_timed(tmp_path) -> None:
+    """The message says how many bytes of weights follow; they follow half a second later."""
+    source = (ROOT / "tests" / "support" / "numpy_contestant.py").read_text()
+    send = 'judge.sendall(json.dumps({kind: values}).encode() + b"\\n" + payload)'
+    assert send in source
+    late = """judge.sendall(json.dumps({kind: values}).encode() + b"\\n")
+        __import__("time").sleep(0.5 if payload else 0.0)
+        judge.sendall(payload)"""
+    (tmp_path / "contestant.py").write_text(source.replace(send, late))
+    judged, clock = judge_here(tmp_path / "contestant.py")
+    assert judged.verdict is not None
+    assert judged.verdict.outcome == "solved"
+    assert (clock.seconds["train"] or 0) >= 0.5
 
 
 def test_a_contestant_that_says_nothing_is_given_up(tmp_path, monkeypatch) -> None:
