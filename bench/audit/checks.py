@@ -14,11 +14,12 @@ from bench.audit.session import Audit, CheckNotApplicable, CheckSkipped
 from bench.cli import print_progress
 from bench.clock import MAX_WARMUP_SECONDS, PHASES
 from bench.config import track_of
-from bench.experiments.altered import NUM_ALTERED, Altered, drawn_seed
+from bench.experiments.altered import MAX_SLOWDOWN, NUM_ALTERED, Altered, drawn_seed
 from bench.experiments.outer_clock import disagreements
 from bench.formatting import certificate_text, errors_in_words, verdict_text
 from bench.judge.recertify import UnusableWeights
 from bench.judge.verdict import lawful_sha256
+from bench.machine.noise import MAX_OTHERS
 from bench.storage.results import weights_sha256
 from bench.storage.schema import Certificate, Run, Seconds
 from tracks.controls import can_relabel
@@ -138,10 +139,14 @@ def check_relabelling(audit: Audit) -> CheckResult:
     altered = Altered([], [run])
     while altered.fault is not None and len(altered.runs) < NUM_ALTERED:
         altered = Altered([*altered.runs, audit.attempt("none", drawn_seed(), relabelling=drawn_seed())], [run])
+    faults: list[str] = []
     if altered.fault is not None and altered.fastest_seconds is not None:  # another machine may have made the run
         again = audit.attempt("none", drawn_seed())
-        altered = Altered(altered.runs, [again if again.outcome == "solved" else run])
-    return check_result([] if altered.fault is None else [altered.fault], altered.text)
+        if again.outcome == "solved":
+            altered = Altered(altered.runs, [again])
+            faults += repetition_faults(again, run)
+    faults += [] if altered.fault is None else [altered.fault]
+    return check_result(faults, altered.text)
 
 
 def check_labels(audit: Audit) -> CheckResult:
@@ -232,6 +237,21 @@ def certificate_of(run: Run) -> Certificate:
     if run.certificate is None:
         raise CheckSkipped(f"an attempt with --control {run.settings['control']} ended as {run.outcome}: {run.message}")
     return run.certificate
+
+
+def repetition_faults(again: Run, run: Run) -> Iterator[str]:
+    """On a machine of the same class the source alone trains in about the seconds of the run.
+
+    A run that was much faster used something that is not in the source, such as weights in a data file. Raises
+    CheckSkipped: other work slowed the repetition.
+    """
+    ratio = (again.seconds.train or 0.0) / (run.seconds.train or math.inf)
+    if again.machine.class_ != run.machine.class_ or ratio <= MAX_SLOWDOWN:
+        return
+    evidence = f"its source alone takes {ratio:.1f} times as long as the run"
+    if (again.machine.others_train or 0.0) > MAX_OTHERS:
+        raise CheckSkipped(f"{evidence}, but other processes were busy; repeat the audit on a quiet machine")
+    yield evidence
 
 
 def has_whole_batches(run: Run) -> bool:

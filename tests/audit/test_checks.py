@@ -213,8 +213,9 @@ def test_two_seeds_must_differ_by_more_than_rounding(seeds: Seeds, sentence: str
 # --- other ids of answers
 
 
-def attempt(train: float, outcome: str = "solved", altered: bool = True) -> Run:
-    return example_run(altered=altered, outcome=outcome, seconds=example_seconds(train=train))
+def attempt(train: float, outcome: str = "solved", altered: bool = True, **machine: Any) -> Run:
+    machine = {"class": "Example CPU", "clean": True, "reasons": []} | machine
+    return example_run(altered=altered, outcome=outcome, seconds=example_seconds(train=train), machine=machine)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,8 @@ def attempt(train: float, outcome: str = "solved", altered: bool = True) -> Run:
         ([attempt(20.0, "missed")] * 3, "it does not learn answers that are written in other ids"),
         ([attempt(90.0)] * 3 + [attempt(20.0, altered=False)], "take it 4.5 times as long to learn"),
         ([attempt(90.0)] * 3 + [attempt(20.0, "missed", altered=False)], "take it 4.5 times as long to learn"),
-        ([attempt(90.0)] * 3 + [attempt(80.0, altered=False)], None),  # the run is from a faster machine
+        ([attempt(90.0)] * 3 + [attempt(80.0, altered=False)], "its source alone takes 4.0 times as long as the run"),
+        ([attempt(90.0)] * 3 + [attempt(80.0, altered=False, **{"class": "A slow CPU"})], None),
     ],
 )
 def test_answers_in_other_ids_are_learned_about_as_fast(attempts: list[Run], fault: str | None) -> None:
@@ -235,6 +237,14 @@ def test_answers_in_other_ids_are_learned_about_as_fast(attempts: list[Run], fau
     result = checks.check_relabelling(scripted)
     assert (result.verdict, scripted.remaining) == ("passed" if fault is None else "CAUGHT", [])
     assert fault is None or fault in result.evidence
+
+
+def test_a_repetition_beside_other_work_says_nothing() -> None:
+    scripted = ScriptedAudit(SOLVED, [attempt(90.0)] * 3 + [attempt(80.0, altered=False, others_train=0.5)])
+    scripted.contestant = Contestant(Path("speedrun.py"), (), SOLVED)
+    result = run_checks(scripted, ["relabelling"])["relabelling"]
+    assert result.verdict == "not carried out"
+    assert "its source alone takes 4.0 times as long as the run, but other processes were busy" in result.evidence
 
 
 # --- clock
