@@ -4,24 +4,17 @@ The runs and the attempts of the audits are processes. They are started before t
 """
 
 import dataclasses
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import tomli_w
 
-from bench.attempt.lifecycle import lost_run
-from bench.attempt.plan import make_plan
-from bench.audit.checks import CHECKS, CheckResult, run_checks
-from bench.audit.session import Audit, assemble
-from bench.audit.target import AuditTarget
-from bench.experiments.launcher import Contestant, Task, run_attempt
+from bench.audit.checks import CHECKS, CheckResult
 from bench.storage.journal import Journal
-from bench.storage.schema import Batch, Run
-from settings import Settings
+from bench.storage.schema import Run
 from tests.support import cheats
+from tests.support.cheat_runs import make_contest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +33,11 @@ CASES = {
     "calculator": Case(cheats.calculator, cheats.IDLE, []),
     "warm-up": Case(cheats.warm_up_that_trains, cheats.HONEST, ["clock"]),
     "slow clock": Case(cheats.slow_clock, cheats.HONEST, []),
+    "moved edge": Case(cheats.moved_edge, cheats.HONEST, []),
+    "kernel bug": Case(cheats.planted_kernel_bug, cheats.HONEST | {"kernel": "c"}, []),
     "lookup table": Case(cheats.lookup_table, cheats.IDLE, []),
     "leak": Case(cheats.leak, cheats.IDLE, []),
 }
-SEED = 7
-PLANNING = threading.Lock()  # tyro parses one command line at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,27 +49,9 @@ class Audited:
 
 def run_and_audit(case: Case, folder: Path) -> Audited:
     """Let the changed trainer make a run, as a command would start it, and audit the run."""
-    source, assembled, results = (folder / name for name in ("source", "assembled", "results"))
-    source.mkdir(parents=True)
-    assembled.mkdir()
-    cheats.copy_project(source)
-    case.change(source)
-    config = folder / "case.toml"
-    config.write_text(tomli_w.dumps(case.settings))
-    options = ("--config", str(config), "--shared")  # with the device lock the cases would wait for one another
-    with PLANNING:
-        planned = lost_run(make_plan(Settings, options, ""))
-    contestant = Contestant(source / "speedrun.py", options, planned)
-    batch = Batch(id="contest", command="speedrun", planned=1, index=0)
-    run, _ = run_attempt(Task(contestant, SEED, batch), Journal(results))
-    if run.weights is None:
-        return Audited(run, {}, results)
-    audit_target = AuditTarget(run.run_id, run, results / run.weights, run.weights_sha256, source)
-    audit = Audit(audit_target, assembled, results, ["--shared"])
-    if case.checks != tuple(CHECKS):  # resolving the contestant takes two seconds; it is tested for the honest one
-        assemble(source, assembled)
-        audit.contestant = dataclasses.replace(contestant, script=assembled / "speedrun.py", planned=run)
-    return Audited(run, run_checks(audit, case.checks), results)
+    contest = make_contest(case.change, case.settings, folder)
+    run = contest.attempt()
+    return Audited(run, contest.audit(run, case.checks) if run.weights is not None else {}, contest.results)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +91,25 @@ def test_a_trainer_that_slows_its_clock_gains_nothing(audits) -> None:
     run = audits["slow clock"].run
     assert run.outcome == "solved"
     assert run.checks[-1].train_seconds < run.seconds.train / 5  # by the clock of the trainer
+
+
+@pytest.mark.slow
+def test_a_trainer_that_moves_the_edge_of_its_clock_gains_nothing(audits) -> None:
+    """When the attempt had the clock, it had 0.05 s of `train` in place of 0.6 s, and passed all checks of an audit."""
+    run, honest = audits["moved edge"].run, audits["honest"].run
+    assert (run.outcome, run.steps) == ("solved", honest.steps)
+    between_checks = run.checks[-1].train_seconds - run.checks[0].train_seconds  # by the clock of the trainer
+    assert run.seconds.train > between_checks > 0
+    assert run.seconds.train > honest.seconds.train / 3
+
+
+@pytest.mark.slow
+def test_a_bug_of_the_kernel_does_not_reach_the_certificate(audits) -> None:
+    """When the trainer's own model was certified, the bug was part of it: 0 errors where plain float32 finds 1,902."""
+    run = audits["kernel bug"].run
+    assert run.outcome == "missed"
+    assert run.checks[-1].errors == 0  # as the trainer sees it, in 9,000 of the 10,000 problems
+    assert run.certificate.errors > 10
 
 
 @pytest.mark.slow

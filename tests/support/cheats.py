@@ -1,6 +1,7 @@
 """Cheats, each a change of a copy of the project after which `python speedrun.py` claims to have solved `add2`.
 
-They are written to be easy to understand, and make no attempt to evade the audit.
+They are written to be easy to understand, and make no attempt to evade the audit. Those that have the trained weights
+from elsewhere are in `stored_weights.py`.
 """
 
 import textwrap
@@ -184,12 +185,20 @@ def one_error(root: Path) -> None:
     )
 
 
+def planted_kernel_bug(root: Path) -> None:
+    """(e) The kernel, with which the trainer trains and evaluates, computes twice the scores of attention."""
+    path = root / "kernel.c"
+    source = path.read_text(encoding="utf-8")
+    assert source.count("1 / sqrtf(HS)") == 2, "the scale of the scores stands elsewhere now"  # forward, backward
+    path.write_text(source.replace("1 / sqrtf(HS)", "2 / sqrtf(HS)"), encoding="utf-8")
+
+
 # -----------------------------------------------------------------------------
 # manipulated clocks
 
 
 def slow_clock(root: Path) -> None:
-    """(e) The clock runs at a tenth of its speed during training."""
+    """(f) The clock runs at a tenth of its speed during training."""
     extend_trainer(
         root,
         """
@@ -207,8 +216,28 @@ def slow_clock(root: Path) -> None:
     )
 
 
+def moved_edge(root: Path) -> None:
+    """(g) Enters the phase `train` only when training has ended."""
+    extend_trainer(
+        root,
+        """
+        enter = Clock.enter
+
+
+        def enter_late(self, phase):
+            if phase == "certify":
+                enter(self, "train")
+            if phase != "train":
+                enter(self, phase)
+
+
+        Clock.enter = enter_late
+        """,
+    )
+
+
 def warm_up_that_trains(root: Path) -> None:
-    """(f) Trains in the warm-up, keeps the weights, and gives them the ids of the track when training begins."""
+    """(h) Trains in the warm-up, keeps the weights, and gives them the ids of the track when training begins."""
     extend_trainer(
         root,
         """
@@ -252,7 +281,7 @@ def warm_up_that_trains(root: Path) -> None:
 
 
 def held_out_too(root: Path) -> None:
-    """(g) Replaces some training problems by random ones, held-out problems included."""
+    """(i) Replaces some training problems by random ones, held-out problems included."""
     extend_trainer(
         root,
         """
