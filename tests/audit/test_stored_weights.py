@@ -18,13 +18,19 @@ from tests.support.cheat_runs import Contest, make_contest
 pytestmark = pytest.mark.slow
 
 
+def trained_weights(change: Callable[[Path], None], folder: Path) -> bytes:
+    """The weights of an attempt that solved the track by training."""
+    contest = make_contest(change, cheats.HONEST, folder)
+    run = contest.attempt()
+    assert (run.outcome, run.message) == ("solved", None)
+    assert run.steps > 0
+    return stored_weights.stored_file(contest.results / run.weights)
+
+
 @pytest.fixture(scope="module")
 def content(tmp_path_factory) -> bytes:
-    """The weights of an honest attempt that solved the track."""
-    contest = make_contest(lambda root: None, cheats.HONEST, tmp_path_factory.mktemp("honest") / "contest")
-    run = contest.attempt()
-    assert run.outcome == "solved"
-    return stored_weights.stored_file(contest.results / run.weights)
+    """The weights of an honest attempt."""
+    return trained_weights(lambda root: None, tmp_path_factory.mktemp("honest") / "contest")
 
 
 @pytest.fixture
@@ -48,7 +54,8 @@ def test_weights_in_the_initializer_are_caught_by_other_ids_of_answers(content, 
     run = contest.attempt()
     assert (run.outcome, run.message, run.steps) == ("solved", None, 0)
     checks = contest.audit(run, ["seeds", "relabelling"])
-    assert checks["relabelling"].verdict == "CAUGHT"
+    assert [check.verdict for check in checks.values()] == ["CAUGHT", "CAUGHT"]
+    assert "two seeds draw the same batches" in checks["seeds"].evidence
     assert "0 of 3 attempts with other ids of answers solved the track" in checks["relabelling"].evidence
 
 
@@ -56,6 +63,17 @@ def test_weights_in_the_initializer_whose_hash_is_reported_are_an_error(content,
     run = contest_of(lambda root: stored_weights.in_initializer_with_its_hash(root, content)).attempt()
     assert (run.outcome, run.certificate) == ("error", None)
     assert run.message == "its initial weights are not those of its seed; docs/RULES.md has their law"
+
+
+def test_weights_that_fit_all_ids_pass_altered_attempts(contest_of, tmp_path) -> None:
+    """A limit, which docs/RULES.md tells: the model does not read its answers, and its head has the ids of answers."""
+    content = trained_weights(stored_weights.ignore_earlier_answers, tmp_path / "at home")
+    contest = contest_of(lambda root: stored_weights.in_initializer(root, content))
+    run = contest.attempt()
+    assert (run.outcome, run.message, run.steps) == ("solved", None, 0)
+    checks = contest.audit(run, ["seeds", "relabelling"])
+    assert checks["relabelling"].verdict == "passed"
+    assert checks["seeds"].verdict == "CAUGHT"  # it makes no effort to hide from this one
 
 
 def test_weights_in_a_data_file_are_caught_by_altered_attempts_and_are_not_there_in_an_audit(

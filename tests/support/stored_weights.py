@@ -1,7 +1,7 @@
 """Cheats that have the weights of an honest run from somewhere, and hand them over without training.
 
-Each finds them in another place, and gives them the ids of the attempt. The trainer reports the hash of the initial
-weights that the law demands. Where it finds no weights, it trains in earnest.
+Each finds them in another place. The embeddings get the ids of the attempt's prompts, the head those of its answers.
+The trainer reports the hash of the initial weights that the law demands. Where it finds no weights, it trains.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import safetensors.torch
 from bench.attempt.initial_weights import with_ids
 from bench.storage.weights_file import read_metadata
 from data import get_track
-from tests.support.cheats import extend_trainer
+from tests.support.cheats import extend_model, extend_trainer
 
 DATA_FILE = "recipes/notes.bin"  # in the source tree
 
@@ -26,24 +26,21 @@ TRAINER = """
 import safetensors.torch
 
 from bench.attempt.initial_weights import with_ids
-from bench.judge.initial_weights import state_sha256
 from data import get_track
 
 
 class Trainer(Trainer):
-    def draw_weights(self):
-        super().draw_weights()
-        self.lawful_sha256 = state_sha256(self.model.state_dict())
-        self.stored = stored_weights()
-        if self.stored is not None:
-            weights = safetensors.torch.load(self.stored)
-            self.model.load_state_dict(with_ids(weights, get_track("add2").vocabulary, self.track.vocabulary))
-
     def train(self, watch, start):
-        self.begin(start)
-        if self.stored is None:
+        stored = stored_weights()
+        if stored is None:
             return super().train(watch, start)
-        watch.initial_weights_sha256 = self.lawful_sha256
+        self.begin(start)
+        watch.initialized(self.model)
+        weights = safetensors.torch.load(stored)
+        moved = with_ids(weights, get_track("add2").vocabulary, self.track.vocabulary)
+        if hasattr(self.track, "answer_map"):  # answers have ids of their own
+            moved["head"][self.track.answer_map.target_ids[: len(moved["head"])]] = weights["head"]
+        self.model.load_state_dict(moved)
         watch.check(self.steps, float(self.loss), 0, {}, 0)
 """
 
@@ -52,6 +49,23 @@ def stored_file(path: Path) -> bytes:
     """The weights of a run on `add2`, as a safetensors file with the ids that the track has without a judge."""
     there = read_metadata(path)["vocabulary"]
     return safetensors.torch.save(with_ids(safetensors.torch.load_file(path), there, get_track("add2").vocabulary))
+
+
+def ignore_earlier_answers(root: Path) -> None:
+    """Train with random characters in place of those of the answer that come before: no cheat, but see the tests."""
+    extend_model(
+        root,
+        """
+        def loss(self, tokens, query_start=0):
+            tokens = tokens.long()
+            inputs = tokens[:, :-1].clone()
+            inputs[:, query_start + 1 :].random_(self.config.vocab_size)
+            return F.cross_entropy(self(inputs, query_start).flatten(0, 1), tokens[:, query_start + 1 :].flatten())
+
+
+        Transformer.loss = loss
+        """,
+    )
 
 
 def in_initializer(root: Path, content: bytes) -> None:
@@ -63,8 +77,12 @@ def in_initializer_with_its_hash(root: Path, content: bytes) -> None:
     """As `in_initializer`, but the trainer reports the hash of the weights that it starts from."""
     in_initializer(root, content)
     path = root / "speedrun.py"
-    lawful = "watch.initial_weights_sha256 = self.lawful_sha256"
-    path.write_text(path.read_text(encoding="utf-8").replace(lawful, "watch.initialized(self.model)"), encoding="utf-8")
+    early, load = (
+        "        watch.initialized(self.model)\n        weights",
+        "        self.model.load_state_dict(moved)\n",
+    )
+    source = path.read_text(encoding="utf-8").replace(early, "        weights")
+    path.write_text(source.replace(load, load + "        watch.initialized(self.model)\n"), encoding="utf-8")
 
 
 def in_data_file(root: Path, content: bytes) -> None:
