@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 BATCH_VARIABLE = "ADDITION_SPEEDRUN_BATCH"  # the batch of an attempt, as JSON
 TEXT_VARIABLE = "ADDITION_SPEEDRUN_TEXT"  # the file of a text, for settings that have only its hash; set by the user
@@ -15,6 +16,19 @@ PIPE_VARIABLE = "ADDITION_SPEEDRUN_PIPE"  # the file descriptor to which an atte
 # Noted before torch is imported: OpenMP binds this thread to fewer cores when it is loaded with OMP_PROC_BIND,
 # OMP_PLACES or GOMP_CPU_AFFINITY.
 CORES = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
+
+
+class RunningProcess(Protocol):
+    """What a command needs of a process that it has started; `subprocess.Popen` has it."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send it a signal, if it is running."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, negative for a signal; raises subprocess.TimeoutExpired after `timeout` seconds."""
+
+    def kill(self) -> None:
+        """Kill it."""
 
 
 def restore_cores() -> None:
@@ -67,7 +81,7 @@ def last_error_line(stderr: str) -> str:
     return (stderr.strip().splitlines() or ["the process printed no error message"])[-1]
 
 
-def end_process(process: subprocess.Popen[bytes], seconds: float) -> int:
+def end_process(process: RunningProcess, seconds: float) -> int:
     """Wait for a process to end, kill it after some seconds, and return its exit status."""
     try:
         return process.wait(timeout=seconds)

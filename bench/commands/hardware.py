@@ -10,6 +10,7 @@ from bench.commands.options import DEFAULT_RESULTS, DeviceOption, ResultsOption
 from bench.errors import UsageError, describe_os_error
 from bench.experiments.cold_start import measure_cold_start
 from bench.git import GitProblem, is_checkout, read_checkout
+from bench.judge.isolation import isolation_problem
 from bench.machine.compilers import torch_compile_problem
 from bench.machine.cpu import quota, usable_cores
 from bench.machine.device_lock import check_device_lock
@@ -74,6 +75,7 @@ def main(arguments: Arguments) -> int:
         "torch.compile": check_torch_compile(device.type),
         "threads": check_threads(machine.threads),
         "device lock": check_lock(device),
+        "isolation": check_isolation(),
         "results folder": check_results(arguments.results),
         "git": check_git(ROOT),
         "terminal": check_terminal(),
@@ -125,6 +127,12 @@ def check_lock(device: "torch.device") -> Check:
     except UsageError as problem:
         return Check(False, str(problem), "use --shared; such attempts are not clean")
     return Check(True, "the lock of the device can be taken")
+
+
+def check_isolation() -> Check:
+    if (problem := isolation_problem()) is not None:
+        return Check(False, problem, "attempts work without it; allow user namespaces to this user")
+    return Check(True, "a judged attempt gets namespaces of its own")
 
 
 def check_results(results: Path) -> Check:

@@ -196,6 +196,9 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
         yield "margins", f"smallest {smallest}; {certificate.asked_again:,} problems also in float64"
     judges = {"harness": "another process", "self": "the attempt itself", None: "not judged: its source is older"}
     yield "judge", judges[run.judge]
+    if run.judge == "harness":
+        isolations = {True: "yes", False: "no: it had no namespaces of its own", None: "not known"}
+        yield "isolated", isolations[run.isolated]
     yield "initial hash", value_text(run.initial_weights_sha256)
     if run.note is not None:
         yield "note", run.note

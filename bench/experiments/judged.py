@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import signal
 import socket
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +20,12 @@ from bench.cli import EXIT_INTERRUPTED, ignore_interrupts
 from bench.clock import PHASES, Clock
 from bench.entry import described, save_traceback
 from bench.experiments.device_turn import hold_devices
-from bench.judge.environment import adopt_orphans, clean_environment, end_remaining_processes, find_compiler
+from bench.judge.environment import adopt_orphans, clean_environment, find_compiler
+from bench.judge.isolation import prepare_contestant
 from bench.judge.protocol import DESCRIPTOR_VARIABLE, Channel, ProtocolError
 from bench.judge.session import Judged, Session, prepared_track
 from bench.machine.peaks import machine_peak
-from bench.processes import end_process, start_python
+from bench.processes import RunningProcess, end_process
 from bench.provenance import ROOT, commit_and_dirty, harness_sha256, source_sha256
 from bench.stats.learning_curves import reached_with_certificate
 from bench.storage.journal import Journal
@@ -53,6 +53,7 @@ class JudgedProcess:
     status: int  # of the process
     interrupt: str | None = None  # the signal that has interrupted the judge
     left_behind: Sequence[str] = ()  # names of processes that it left running
+    is_isolated: bool = False  # in namespaces of its own
 
 
 def run_judged(
@@ -62,7 +63,7 @@ def run_judged(
     quietly: bool,
     relabelling: int | None = None,
     is_hopeless: Callable[[Check], bool] | None = None,
-    on_started: Callable[[subprocess.Popen[bytes]], None] | None = None,
+    on_started: Callable[[RunningProcess], None] | None = None,
 ) -> tuple[Run, bool]:
     """Start an attempt, judge it, wait for its end, and file its run.
 
@@ -82,13 +83,15 @@ def run_judged(
     adopt_orphans()
     with lock, clean_environment() as environment:
         begun = begun_run(planned, Path(arguments[0]).parent, relabelling is not None, "--shared" in arguments)
-        with journal.attempt(begun) as mark:
-            process: subprocess.Popen[bytes] | None = None
-            ours, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair()
+        variables = {**environment, DESCRIPTOR_VARIABLE: str(theirs.fileno())}
+        journal.results.mkdir(parents=True, exist_ok=True)  # a folder that does not exist cannot be hidden
+        prepared = prepare_contestant(arguments, variables, [theirs.fileno()], journal.results, quietly)
+        with contextlib.closing(prepared) as process, journal.attempt(begun) as mark:
             clock = Clock(age=lambda: (0.0, None))
 
             def on_check(check: Check) -> None:
-                if is_hopeless is not None and process is not None and is_hopeless(check):
+                if is_hopeless is not None and is_hopeless(check):
                     process.send_signal(signal.SIGUSR1)
 
             def on_checkpoint(step: int, weights: bytes) -> None:
@@ -103,14 +106,15 @@ def run_judged(
             interrupt = None
             try:
                 clock.restart()
-                process = start_contestant(arguments, environment, theirs, quietly)
+                with theirs:
+                    process.start()
                 if on_started is not None:
                     on_started(process)
                 session.run()
                 status = end_process(process, PATIENCE_SECONDS)
             except KeyboardInterrupt as problem:
                 ignore_interrupts()  # the run must still be filed
-                if process is None:
+                if not process.is_started:
                     mark.path.unlink(missing_ok=True)
                     raise
                 interrupt = str(problem) or "SIGINT"
@@ -118,21 +122,12 @@ def run_judged(
                 session.receive_report(PATIENCE_SECONDS)
                 status = end_process(process, PATIENCE_SECONDS)
             wall = clock.wall()
-            left_behind = end_remaining_processes(environment["HOME"])
+            left_behind = process.end_remaining()
             seconds = Seconds.model_validate({**clock.seconds, "total": clock.total, "wall": wall})
-            result = JudgedProcess(session.judged, seconds, status, interrupt, left_behind)
+            result = JudgedProcess(session.judged, seconds, status, interrupt, left_behind, process.is_isolated)
             run = finished_run(result, begun, journal.results)
             mark.file(run)
     return run, interrupt is not None or status == EXIT_INTERRUPTED
-
-
-def start_contestant(
-    arguments: Sequence[str], environment: dict[str, str], theirs: socket.socket, quietly: bool
-) -> subprocess.Popen[bytes]:
-    """Start a contestant, which gets one end of the channel."""
-    with theirs:
-        variables = {**environment, DESCRIPTOR_VARIABLE: str(theirs.fileno())}
-        return start_python(arguments, variables, [theirs.fileno()], quietly, is_clean=True)
 
 
 def save_file(path: Path, content: bytes) -> None:
@@ -156,7 +151,7 @@ def begun_run(planned: Run, source: Path, is_altered: bool, is_shared: bool) -> 
     reasons = ["ran without the device's lock (--shared)"] if is_shared else []
     unknown = (
         *("certificate", "weights", "weights_sha256", "outer_seconds", "matmul_flops_per_second", "launch_seconds"),
-        *("compiler", "clock_resolution_seconds", "warmed_weights_sha256", "engine"),
+        *("isolated", "compiler", "clock_resolution_seconds", "warmed_weights_sha256", "engine"),
     )
     update: dict[str, Any] = dict.fromkeys(unknown) | {
         "run_id": new_id(planned.config),
@@ -195,6 +190,7 @@ def finished_run(result: JudgedProcess, begun: Run, results: Path) -> Run:
         "outcome": outcome,
         "message": message,
         "seconds": result.seconds,
+        "isolated": result.is_isolated,
         "certificate": certificate if outcome in ("solved", "missed") else None,
         "reached": reached_with_certificate(run.reached, certificate, result.seconds.train),
         "machine": judged_machine(result, begun.machine),

@@ -23,7 +23,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -39,6 +38,7 @@ from bench.experiments.outer_clock import CAN_LISTEN, EdgeListener, disagreement
 from bench.processes import (
     BATCH_VARIABLE,
     PIPE_VARIABLE,
+    RunningProcess,
     end_process,
     json_lines,
     last_error_line,
@@ -197,7 +197,7 @@ def run_attempt(
     journal: Journal,
     quietly: bool = False,
     is_hopeless: Callable[[Check], bool] | None = None,
-    on_started: Callable[[subprocess.Popen[bytes]], None] | None = None,
+    on_started: Callable[[RunningProcess], None] | None = None,
 ) -> tuple[Run, bool]:
     """Start one attempt, wait for its end, and file its run.
 
@@ -252,7 +252,7 @@ def run_judged_attempt(
     journal: Journal,
     quietly: bool,
     is_hopeless: Callable[[Check], bool] | None,
-    on_started: Callable[[subprocess.Popen[bytes]], None] | None,
+    on_started: Callable[[RunningProcess], None] | None,
 ) -> tuple[Run, bool]:
     """As `run_attempt`, of a contestant that another process can judge: this one does."""
     from bench.experiments.judged import run_judged  # imports torch
@@ -282,7 +282,7 @@ def ended_attempt(
     return run, interrupted or status == EXIT_INTERRUPTED
 
 
-def stop_process(process: subprocess.Popen[bytes], number: int = signal.SIGINT) -> int:
+def stop_process(process: RunningProcess, number: int = signal.SIGINT) -> int:
     """Interrupt an attempt, kill it after PATIENCE_SECONDS, and return its exit status.
 
     The attempt files the signal's name. Ctrl-C reaches it, too; a signal that is sent to this process alone does not.

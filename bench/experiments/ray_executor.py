@@ -9,7 +9,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from bench.errors import UnavailableHere, UsageError
 from bench.experiments import launcher
 from bench.experiments.executors import Executor
 from bench.experiments.launcher import PATIENCE_SECONDS, Contestant, Refusal, Task
+from bench.processes import RunningProcess
 from bench.provenance import commit_and_dirty, copy_files, files_sha256, harness_files, source_files
 from bench.storage.journal import Journal
 from bench.storage.jsonl import replace_file
@@ -51,7 +51,7 @@ class RayWorker:
         if hasattr(os, "setpriority"):  # Ray lowers the priority of its workers, which would slow a timed attempt
             with contextlib.suppress(PermissionError):
                 os.setpriority(os.PRIO_PROCESS, 0, 0)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: RunningProcess | None = None
         self.is_stopped = False
 
     def sha256(self) -> str:
@@ -83,7 +83,7 @@ class RayWorker:
             weights = None if run.weights is None else (Path(folder) / run.weights).read_bytes()
         return run, weights, interrupted or self.is_stopped
 
-    def on_started(self, process: subprocess.Popen[bytes]) -> None:
+    def on_started(self, process: RunningProcess) -> None:
         self.process = process
         if self.is_stopped:  # `stop` was called before there was a process
             process.send_signal(signal.SIGINT)

@@ -200,6 +200,9 @@ class Run(SchemaModel):
     batch: Batch | None
     # Whether another process judged the attempt (harness), or its own (self); null before there was a judge.
     judge: Literal["self", "harness"] | None = None
+    # Whether its process had namespaces of its own (/tmp, /dev/shm, network, IPC, processes), and did not see the
+    # results folder; null where no other process judged it, and where it is not known.
+    isolated: bool | None = None
     altered: bool = False  # the judge gave the answers other ids than prompts, to test the trainer; it never ranks
     engine: Literal["ray"] | None = None  # that ran it on another process or machine; null if run locally
     track: str

@@ -56,8 +56,9 @@ def test_what_does_not_work_is_named_with_the_way_out(printed: Any, monkeypatch:
     monkeypatch.setattr(command, "is_checkout", lambda root: False)
     monkeypatch.setattr(os, "access", lambda folder, mode: False)
     monkeypatch.setattr(device_lock, "LOCKS", Path("/no such folder"))
+    monkeypatch.setattr(command, "isolation_problem", lambda: "unshare: unshare failed: Operation not permitted")
     checks = printed("torch")["checks"]
-    broken = {"kernel", "torch.compile", "threads", "device lock", "results folder", "git"}
+    broken = {"kernel", "torch.compile", "threads", "device lock", "isolation", "results folder", "git"}
     assert {name for name, check in checks.items() if not check["works"]} - {"terminal"} == broken
     for name in broken:
         assert checks[name]["found"]

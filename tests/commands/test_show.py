@@ -120,6 +120,13 @@ def test_the_judge_is_named(capsys, tmp_path, judge, words):
     assert fact(shown(capsys, tmp_path, example_run(judge=judge)), "judge") == words
 
 
+@pytest.mark.parametrize(
+    ("isolated", "words"), [(True, "yes"), (False, "no: it had no namespaces of its own"), (None, "not known")]
+)
+def test_a_judged_run_says_whether_it_was_isolated(capsys, tmp_path, isolated, words):
+    assert fact(shown(capsys, tmp_path, example_run(judge="harness", isolated=isolated)), "isolated") == words
+
+
 def test_utilisation_is_of_the_measured_peak(capsys, tmp_path):
     run = example_run(train_flops=5e11, matmul_flops_per_second=1e11, energy_joules=1234.5, energy_method="RAPL")
     text = shown(capsys, tmp_path, run)

@@ -23,6 +23,7 @@ from bench.experiments.judged import (
 )
 from bench.judge import environment as environment_module
 from bench.judge.environment import adopt_orphans, clean_environment, end_remaining_processes, find_compiler
+from bench.judge.isolation import isolation_problem
 from bench.judge.protocol import ProtocolError
 from bench.judge.session import Judged
 from bench.judge.verdict import Verdict
@@ -51,7 +52,7 @@ def finished(errors: int = 0, during: Noise = QUIET, **changes: Any) -> Judged:
 
 
 # What a contestant may plan and report: all that it can say in its own favour.
-PLANNED = example_run(judge="self", seed=99, device="cpu", threads=1, matmul_flops_per_second=1e30)
+PLANNED = example_run(judge="self", isolated=True, seed=99, device="cpu", threads=1, matmul_flops_per_second=1e30)
 PLANNED = PLANNED.model_copy(update={"settings": {**PLANNED.settings, "max_seconds": 600.0}})
 BEGUN = begun_run(PLANNED, Path("nowhere"), is_altered=False, is_shared=False)
 CLAIMS = {
@@ -59,6 +60,7 @@ CLAIMS = {
         run_id="forged",
         batch={"id": "forged", "command": "record", "planned": 1, "index": 0},
         judge="harness",
+        isolated=True,
         seed=1,
         commit="1" * 40,
         source_sha256="1" * 64,
@@ -125,7 +127,8 @@ def test_a_report_changes_only_what_the_judge_cannot_know(tmp_path: Path, peak: 
     assert {"steps"} <= differing
     assert with_report.steps == 123
     for run in (with_report, without):
-        assert (run.judge, run.seed, run.outcome, run.batch) == ("harness", 99, "missed", None)
+        assert (run.judge, run.isolated, run.seed) == ("harness", False, 99)
+        assert (run.outcome, run.batch) == ("missed", None)
         assert (run.run_id, run.settings, run.commit) == (BEGUN.run_id, BEGUN.settings, BEGUN.commit)
         assert run.seconds.train == 12.5
         assert run.certificate is not None
@@ -140,7 +143,7 @@ def test_a_report_changes_only_what_the_judge_cannot_know(tmp_path: Path, peak: 
 def test_what_a_contestant_plans_beyond_its_settings_is_not_filed() -> None:
     assert PLANNED.outcome == "solved"
     assert (BEGUN.outcome, BEGUN.judge, BEGUN.seconds.total) == ("lost", "harness", None)
-    assert BEGUN.certificate is BEGUN.weights is BEGUN.matmul_flops_per_second is None
+    assert BEGUN.isolated is BEGUN.certificate is BEGUN.weights is BEGUN.matmul_flops_per_second is None
     assert BEGUN.run_id != PLANNED.run_id
 
 
@@ -256,9 +259,20 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
-def test_a_contestant_without_a_report_is_judged_and_filed(folder: Folder) -> None:
+@pytest.fixture(params=[True, False], ids=["isolated", "not isolated"])
+def is_isolated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether contestants get namespaces of their own in a test, which runs in both ways."""
+    if not request.param:
+        monkeypatch.setattr("bench.judge.isolation.isolation_problem", lambda: "switched off by a test")
+    elif isolation_problem() is not None:
+        pytest.skip(f"no namespaces: {isolation_problem()}")
+    return request.param
+
+
+def test_a_contestant_without_a_report_is_judged_and_filed(folder: Folder, is_isolated: bool) -> None:
     run = folder.judge()
     assert (run.outcome, run.message, run.judge, run.seed) == ("solved", None, "harness", 7)
+    assert run.isolated is is_isolated
     assert (folder.results / str(run.weights)).exists()
 
 
@@ -271,7 +285,7 @@ def test_a_contestant_sees_neither_the_results_nor_its_batch(folder: Folder) -> 
         assert secret not in seen.read_text()
 
 
-def test_a_contestant_that_writes_into_the_results_folder_changes_nothing(folder: Folder) -> None:
+def test_a_contestant_that_writes_into_the_results_folder_changes_nothing(folder: Folder, is_isolated: bool) -> None:
     """It is told the folder by this test: it replaces its start mark by a finished run."""
     forged = example_run(run_id="forged", seed=1).model_dump_json()
     writes = f"""    import pathlib
@@ -308,13 +322,22 @@ CHECK = '    send("check", step=5, train_seconds=0.5, loss=1.0, errors=3)\n'
         ("send('report', outcome='solved'); os._exit(0)", "error", "the attempt ended without a verdict"),
     ],
 )
-def test_a_contestant_that_ends_in_training_is_filed(by: str, outcome: str, message: str, folder: Folder) -> None:
+def test_a_contestant_that_ends_in_training_is_filed(by: str, outcome: str, message: str, folder, is_isolated) -> None:
     run = folder.judge(START, f"{START}    {by}\n")
     assert (run.outcome, run.message, run.certificate, run.weights) == (outcome, message, None, None)
     assert run.seconds.train is not None
+    assert run.isolated is is_isolated
 
 
-def test_a_hopeless_attempt_is_pruned(folder: Folder) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a subreaper")
+def test_a_process_that_a_contestant_leaves_behind_makes_its_run_not_clean(folder: Folder, is_isolated: bool) -> None:
+    daemon = "    import subprocess; subprocess.Popen(['sleep', '65432'], start_new_session=True)\n"
+    run = folder.judge(READY, daemon + READY)
+    assert (run.outcome, run.machine.clean) == ("solved", False)
+    assert "left processes running: sleep" in run.machine.reasons
+
+
+def test_a_hopeless_attempt_is_pruned(folder: Folder, is_isolated: bool) -> None:
     waits = f"""{START}    import signal, time
     report = lambda *_: (send("report", outcome="pruned", message="hopeless"), os._exit(1))
     signal.signal(signal.SIGUSR1, report)
@@ -326,7 +349,7 @@ def test_a_hopeless_attempt_is_pruned(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interrupted_command_files_its_attempt_with_its_report(name: str, folder: Folder) -> None:
+def test_an_interrupted_command_files_its_attempt_with_its_report(name: str, folder: Folder, is_isolated: bool) -> None:
     waits = f"""{START}    import signal, time
     report = lambda *_: (send("report", outcome="interrupted", message="mine", steps=5, note="x" * 10**6), os._exit(1))
     signal.signal(signal.{name}, report)

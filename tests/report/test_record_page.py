@@ -58,6 +58,16 @@ def test_attempts_without_a_judge_are_marked(folder, judge, is_marked):
     assert ("The attempts are not judged: their source is older" in text) is is_marked
 
 
+@pytest.mark.parametrize(("isolated", "is_marked"), [(None, False), (False, True), (True, False)])
+def test_attempts_without_namespaces_are_marked(folder, isolated, is_marked):
+    plan = example_agenda(id=folder.record.batch)
+    runs = batch_runs(plan.id, [1.0], command="compare", judge="harness", isolated=isolated)
+    runs = [run.model_copy(update={"batch": plan.batch(0, "a")}) for run in runs]
+    results = FiledResults(runs, records=[folder], paired_plans=[plan])
+    text = record_pages(results, lambda record: "")[folder.folder / "README.md"]
+    assert ("the system allowed no namespaces for 1 of 1." in text) is is_marked
+
+
 def test_source_that_cannot_be_read_is_not_compared(folder, tmp_path):
     assert changed_files(folder, folder, of_harness=False) is None
     (tmp_path / "source.zip").write_bytes(b"damaged")
