@@ -11,6 +11,7 @@ import pytest
 
 from bench.experiments.altered import Altered
 from bench.judge.environment import find_compiler
+from bench.judge.isolation import isolation_problem
 from bench.storage.schema import Run
 from tests.support import cheats, stored_weights
 from tests.support.cheat_runs import Contest, make_contest
@@ -86,13 +87,27 @@ def test_weights_in_a_data_file_are_caught_by_altered_attempts_and_are_not_there
     assert "its source alone takes" in relabelling.evidence
 
 
-def test_weights_that_a_helper_hands_out_are_caught_by_altered_attempts(content, contest_of) -> None:
+@pytest.fixture
+def no_isolation(monkeypatch) -> None:
+    """Contestants without namespaces of their own, as where the system does not allow them."""
+    monkeypatch.setattr("bench.judge.isolation.isolation_problem", lambda: "switched off by a test")
+
+
+def test_weights_that_a_helper_hands_out_are_caught_by_altered_attempts(content, contest_of, no_isolation) -> None:
     with stored_weights.helper(content) as port:
         run_without_training(contest_of(lambda root: stored_weights.with_helper(root, port)))
 
 
+@pytest.mark.skipif(isolation_problem() is not None, reason=f"no namespaces: {isolation_problem()}")
+def test_an_isolated_contestant_does_not_reach_its_helper_and_trains(content, contest_of) -> None:
+    with stored_weights.helper(content) as port:
+        run = contest_of(lambda root: stored_weights.with_helper(root, port)).attempt()
+    assert (run.isolated, run.outcome) == (True, "solved")
+    assert run.steps > 0
+
+
 @pytest.fixture
-def wrapper(tmp_path, monkeypatch) -> Iterator[Path]:
+def wrapper(tmp_path, monkeypatch, no_isolation) -> Iterator[Path]:
     """Compilers that keep what they compile, wherever an environment may name them; yields the file of their calls."""
     folder = tmp_path / "wrappers"
     calls = stored_weights.compiler_wrapper(folder)
