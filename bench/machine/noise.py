@@ -194,18 +194,22 @@ def descendants() -> list[int]:
 
 
 def other_gpu_processes(gpu: Any, device: "torch.device | None", partners: Sequence[int]) -> int | None:
-    """The number of processes on the GPU but this one and `partners`; None if the driver does not even list this one.
+    """The number of processes on the GPU but this one, its descendants and `partners`; None if none of them is listed.
 
-    In a container the driver may list this process under another id; then one of the listed processes is this one.
+    In a container the driver may list processes under other ids. Then one of those that are listed is this one if it
+    uses the GPU, and another one is the attempt that it has started, if it has any descendant.
     """
     import pynvml
     import torch
 
     processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu) + pynvml.nvmlDeviceGetGraphicsRunningProcesses(gpu)
     listed = {process.pid for process in processes}
-    if os.getpid() not in listed and torch.cuda.memory_reserved(device):  # this process does use the GPU
-        return len(listed) - 1 if listed else None
-    return len(listed - {os.getpid(), *partners})
+    started = descendants()
+    family = {os.getpid(), *started, *partners}
+    hidden = 0 if listed & family else (torch.cuda.memory_reserved(device) > 0) + bool(started)
+    if hidden:
+        return max(0, len(listed) - hidden) if listed else None
+    return len(listed - family)
 
 
 def event_reasons(gpu: Any) -> int:

@@ -377,8 +377,8 @@ def test_a_reading_takes_a_few_milliseconds() -> None:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A fake GPU: ids of its compute and graphics processes, the event mask, and our reserved memory."""
-    state = SimpleNamespace(compute=[os.getpid()], graphics=[], reasons=0, reserved=2**20, handles=0)
+    """A fake GPU: ids of its compute and graphics processes, the event mask, our reserved memory and descendants."""
+    state = SimpleNamespace(compute=[os.getpid()], graphics=[], reasons=0, reserved=2**20, started=[], handles=0)
 
     def handle(device: torch.device) -> str:
         state.handles += 1
@@ -394,6 +394,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     module.nvmlClocksEventReasonSwPowerCap = 0x4
     monkeypatch.setitem(sys.modules, "pynvml", module)
     monkeypatch.setattr(noise_module, "nvml_handle", handle)
+    monkeypatch.setattr(noise_module, "descendants", lambda: state.started)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: state.reserved)
     return state
 
@@ -415,6 +416,27 @@ def test_other_processes_on_the_gpu_are_counted_without_this_one(
 ) -> None:
     gpu.compute = [number or os.getpid() for number in compute]
     gpu.graphics, gpu.reserved = graphics, reserved
+    assert NoiseMonitor(CUDA).reading().gpu_processes == expected
+
+
+@pytest.mark.parametrize(
+    ("compute", "reserved", "expected"),
+    [
+        ([11], 0, 0),  # the attempt alone
+        ([11, 0], 2**20, 0),  # and the judge, 0 stands for it, which has certified earlier ones
+        ([11, 0, 7], 2**20, 1),
+        ([4711], 0, 0),  # in a container: the attempt under another id
+        ([4711, 4712], 2**20, 0),  # and the judge
+        ([4711, 4712, 7], 2**20, 1),
+        ([4712], 2**20, 0),  # the attempt does not use the GPU yet
+        ([], 0, None),
+    ],
+)
+def test_an_attempt_that_this_process_has_started_is_no_stranger(
+    compute: list, reserved: int, expected: int | None, gpu: SimpleNamespace
+) -> None:
+    gpu.compute, gpu.started = [number or os.getpid() for number in compute], [10, 11]
+    gpu.reserved = reserved
     assert NoiseMonitor(CUDA).reading().gpu_processes == expected
 
 
