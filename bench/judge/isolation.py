@@ -1,6 +1,7 @@
 """A judged contestant in Linux namespaces of its own, where the system allows them.
 
-It has its own /tmp, /dev/shm, network, System V IPC and process numbers, and does not see the results folder.
+It has its own /tmp, /dev/shm, network, System V IPC and process numbers, and does not see the results folder. It writes
+into its home and its temporary folders alone, so that it leaves nothing behind for a later contestant.
 `namespace_init.py` prepares this before the clock starts.
 """
 
@@ -78,6 +79,7 @@ def prepare_contestant(
                 descriptors,
                 [hidden],
                 needed_paths(arguments, environment),
+                [environment[name] for name in ("HOME", "TMPDIR") if name in environment],
                 subprocess.DEVNULL if quietly else None,
             )
     return PlainProcess(arguments, environment, descriptors, quietly)
@@ -120,6 +122,7 @@ class IsolatedProcess:
         descriptors: Sequence[int] = (),
         hidden: Sequence[str] = (),
         shown: Sequence[str] = (),
+        writable: Sequence[str] = (),
         output: int | None = None,
     ) -> None:
         """Prepare the namespaces; raises IsolationError if that is impossible.
@@ -129,6 +132,7 @@ class IsolatedProcess:
             descriptors: file descriptors that it inherits.
             hidden: folders that are empty in the namespaces, as absolute paths without links.
             shown: what is nevertheless shown of them and of the private folders, as absolute paths.
+            writable: folders in which it can write, as in the private ones; nothing else can be written to.
             output: where its output goes, as for `subprocess.Popen`.
         """
         unshare = shutil.which("unshare", path=system_path())
@@ -154,6 +158,7 @@ class IsolatedProcess:
             "private": PRIVATE,
             "hidden": hidden,
             "shown": shown,
+            "writable": writable,
             "command": command,
             "descriptors": descriptors,
         }

@@ -3,7 +3,8 @@
 `bench.judge.isolation` runs it as `unshare … python -I -S namespace_init.py DESCRIPTOR`. It uses the standard library
 alone. The descriptor is a SOCK_SEQPACKET socket, whose other end the judge holds:
 
-- The judge sends the request, JSON with the keys `private`, `hidden`, `shown`, `command` and `descriptors`; see
+- The judge sends the request, JSON with the keys `private`, `hidden`, `shown`, `writable`, `command` and
+  `descriptors`; see
   `IsolatedProcess`.
 - The answer is `{}` once everything is prepared, or `{"problem": REASON}`.
 - The judge sends the byte 0, which starts the command; after it, the number of each signal for the command, as a byte.
@@ -32,6 +33,8 @@ MESSAGE_BYTES = 1 << 20
 GRACE_SECONDS = 0.2  # for processes that end by themselves once the contestant has ended
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 32, 4096, 16384  # of linux/mount.h
 KEPT_FLAGS = 2 | 4 | 8  # nosuid, nodev, noexec: a user namespace may not remove them
+# The system call mount_setattr(2) of Linux 5.12 and later, which has no function in older C libraries.
+SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 PR_CAPBSET_DROP = 24  # of linux/prctl.h
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1  # of linux/sockios.h and linux/if.h
 INTERFACE_FLAGS = "16sh22x"  # struct ifreq: the name and the flags of a network interface
@@ -43,6 +46,7 @@ def main(control: socket.socket) -> None:
     request = json.loads(control.recv(MESSAGE_BYTES))
     try:
         hide(request["private"], request["hidden"], request["shown"])
+        make_read_only([*request["private"], *request["writable"]])
         start_loopback()
         drop_capabilities()
     except OSError as problem:
@@ -132,6 +136,29 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
     if libc.mount(*texts, ctypes.c_ulong(flags), os.fsencode(options)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), target)
+
+
+def make_read_only(writable: list[str]) -> None:
+    """Let nothing be written to a file system but in these folders; devices stay as they are. Raises OSError.
+
+    So a contestant leaves nothing behind that a later one could read.
+    """
+    folders = list(filter(os.path.isdir, writable))
+    for folder in folders:
+        mount(folder, folder, "", MS_BIND | MS_REC)  # the attribute is one of a whole mount
+    set_mount_attributes("/", AT_RECURSIVE, MOUNT_ATTR_RDONLY, 0)
+    for folder in folders:
+        set_mount_attributes(folder, 0, 0, MOUNT_ATTR_RDONLY)
+
+
+def set_mount_attributes(path: str, flags: int, added: int, removed: int) -> None:
+    """The system call mount_setattr(2); raises OSError."""
+    attributes = struct.pack("4Q", added, removed, 0, 0)  # struct mount_attr
+    if libc.syscall(
+        SYS_MOUNT_SETATTR, AT_FDCWD, os.fsencode(path), flags, attributes, ctypes.c_size_t(len(attributes))
+    ):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
 
 
 def start_loopback() -> None:

@@ -51,12 +51,13 @@ def can(action):
         return False
     return True
 own = socket.create_server(("127.0.0.1", 0))
-with open("seen.json", "w") as file:
+with open("home/seen.json", "w") as file:
     json.dump({
         "file in /tmp": os.path.exists(outside),
         "file in /dev/shm": os.path.exists(shared),
         "results": os.listdir(results),
         "write into results": can(lambda: open(os.path.join(results, "forged"), "w")),
+        "write into its source": can(lambda: open("forged", "w")),
         "connect": can(lambda: socket.create_connection(("127.0.0.1", int(port)), 5)),
         "connect to itself": can(lambda: socket.create_connection(own.getsockname(), 5)),
         "signal to a process": can(lambda: os.kill(int(helper), 0)),
@@ -85,6 +86,7 @@ def look(prepare: Callable[[list[str], Path], ContestantProcess], outside: list[
     """What a contestant sees whose source tree holds the results folder."""
     results = source / "results"
     results.mkdir()
+    (source / "home").mkdir()
     (results / "runs.jsonl").write_text("")
     script = source / "contestant.py"
     script.write_text(f"import os\nos.chdir({str(source)!r})\n{LOOKS}")
@@ -92,13 +94,14 @@ def look(prepare: Callable[[list[str], Path], ContestantProcess], outside: list[
     with closing(prepare([str(script), file, shared, str(results), port, helper], results)) as process:
         process.start()
         assert process.wait(30) == 0
-    return json.loads((source / "seen.json").read_text())
+    return json.loads((source / "home" / "seen.json").read_text())
 
 
 def prepare_isolated(arguments: list[str], results: Path) -> IsolatedProcess:
     """It is told paths that `needed_paths` would show because they stand in its options."""
     shown = needed_paths(arguments[:1], ENVIRONMENT)
-    return IsolatedProcess([sys.executable, *arguments], ENVIRONMENT, hidden=[str(results)], shown=shown)
+    home = str(results.parent / "home")
+    return IsolatedProcess([sys.executable, *arguments], ENVIRONMENT, [], [str(results)], shown, [home])
 
 
 @needs_namespaces
@@ -108,6 +111,7 @@ def test_an_isolated_contestant_sees_only_what_it_needs(outside: list[str], tmp_
         "file in /dev/shm": False,
         "results": [],
         "write into results": False,
+        "write into its source": False,
         "connect": False,
         "connect to itself": True,
         "signal to a process": False,
@@ -205,7 +209,7 @@ def test_signals_reach_it_and_have_their_usual_effect(name: str, is_handled: boo
     handler = "lambda number, _: exit(number)" if is_handled else "signal.SIG_DFL"
     code = f"import signal\nsignal.signal({int(number)}, {handler})\nopen('ready', 'w').close()\nsignal.pause()"
     code = f"import os; os.chdir({str(tmp_path)!r})\n{code}"
-    with closing(isolated(code, shown=[str(tmp_path)])) as process:
+    with closing(isolated(code, shown=[str(tmp_path)], writable=[str(tmp_path)])) as process:
         process.start()
         wait_for(tmp_path / "ready")
         process.send_signal(number)
