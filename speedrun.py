@@ -174,7 +174,7 @@ class Trainer:
     def warm_up(self) -> None:
         """Compile, capture and take steps on random tokens; `begin` leaves nothing of them."""
         self.model.initialize(lambda name, shape: torch.ones(shape))
-        self.inputs.randomize(torch.Generator().manual_seed(0))
+        self.inputs.randomize(torch.manual_seed(0))
         if self.settings.compile:
             self.model_loss = torch.compile(self.model_loss, dynamic=False)
         if distributed.size() > 1:
@@ -186,11 +186,10 @@ class Trainer:
             torch.set_num_threads(1)  # torch's idle threads would compete with the kernel's for the cores
         if self.settings.cuda_graph and self.device.type == "cuda" and not self.settings.grad_scaler:
             self.capture()
-            # Load the kernels of the evaluation, which CUDA does on first use.
-            if self.inputs.is_fast:
-                self.model.evaluate(self.inputs.tensors["tokens"][0], self.batches.answer_start)
         else:
             self.take_steps(1)
+        if self.inputs.is_fast:  # the first evaluation takes longer: it loads kernels, and touches its memory
+            self.model.evaluate(self.inputs.tensors["tokens"][0], self.batches.answer_start)
 
     def capture(self) -> None:
         """Capture the step as a CUDA graph, whose replay costs one launch.

@@ -16,7 +16,8 @@ def distinct(rows: Tensor) -> Tensor:
     Up to 18 digits the order is lexicographic. Beyond, rows are compared by a key modulo 2**64. Two different rows can
     have the same key; then one of them is lost, which is rare and harmless.
     """
-    keys = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    is_short = 11 ** rows.size(-1) < 2**31  # then smaller keys do, which take less time
+    keys = torch.zeros(len(rows), dtype=torch.int32 if is_short else torch.int64, device=rows.device)
     for column in rows.unbind(-1):
         keys = keys * 11 + column
     keys, order = keys.sort()
@@ -133,7 +134,9 @@ class DigitSampler:
         while (missing := count - sum(map(len, parts))) > 0:
             num_candidates = missing + missing // 8 + 64  # a tenth is rejected: one pass is nearly always enough
             from_level = torch.rand(num_candidates, generator=generator, device=self.device) < self.level_share
-            level = torch.randint(self.digits, (num_candidates,), generator=generator, device=self.device)
+            level = torch.randint(
+                self.digits, (num_candidates,), generator=generator, device=self.device, dtype=torch.int8
+            )
             rows = self.fill(torch.where(from_level, level, -1), generator)
             parts.append(rows[self.is_training(rows)])
         return torch.cat(parts)[:count]
@@ -148,7 +151,7 @@ class DigitSampler:
         # Selection sampling, most significant place first: every set of `level` places is equally likely.
         for place in range(n - 1):
             is_nine = chance[place] * (n - 1 - place) < nines_left
-            nines_left -= is_nine.long()
+            nines_left -= is_nine.view(torch.int8)
             complement = 9 - digits[place]
             other = torch.where(is_uniform, digits[n + place], (complement + offsets[place]) % 10)
             digits[n + place] = torch.where(is_nine, complement, other)
