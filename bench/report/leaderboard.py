@@ -81,9 +81,12 @@ def all_figures(results_data: FiledResults) -> list[Figure]:
     return figures if history is None else [history, *figures]
 
 
-def render_leaderboard(results_data: FiledResults) -> str:
-    """The leaderboard as Markdown; it links to the figures that `all_figures` draws."""
-    tracks = group_by_track(results_data.runs)
+def render_leaderboard(results_data: FiledResults, tracks: Mapping[str, RunsByMachine] | None = None) -> str:
+    """The leaderboard as Markdown; it links to the figures that `all_figures` draws.
+
+    `tracks` is `group_by_track` of the runs, where it is known.
+    """
+    tracks = group_by_track(results_data.runs) if tracks is None else tracks
     return render_template(
         "leaderboard",
         record_lines=record_lines(results_data.records, "records"),
@@ -148,12 +151,13 @@ def tables(category: Category, runs: Sequence[Run], results_data: FiledResults) 
 
 def rendered_pages(results_data: FiledResults, results: Path) -> dict[Path, str]:
     """The pages that are rendered after every attempt: path -> Markdown."""
+    tracks = group_by_track(results_data.runs)
     pages = {
-        results / "LEADERBOARD.md": render_leaderboard(results_data),
+        results / "LEADERBOARD.md": render_leaderboard(results_data, tracks),
         results / "NEGATIVE.md": render_tried(results_data),
         results / "PEERS.md": render_peers(results_data.runs, samplings_file(results).read()[0]),
     }
-    for track, machines in group_by_track(results_data.runs).items():
+    for track, machines in tracks.items():
         pages[page_path(results, track)] = render_track_page(track, machines, results_data)
     return pages
 

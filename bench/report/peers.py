@@ -94,11 +94,11 @@ def config_settings(name: str) -> dict[str, Any]:
     return merged_values(CONFIGS / f"{name}.toml", with_current_names)
 
 
-def changes(run: Run) -> list[str]:
-    """The differences between a run's settings and its config, the time limit aside."""
-    settings, run_settings = config_settings(run.config), current_settings(run.settings)
-    settings.pop("max_seconds", None)
-    return changed_settings(settings, {key: run_settings.get(key) for key in settings})
+def changes(run: Run, settings: Mapping[str, Any]) -> list[str]:
+    """The differences between a run's settings and those of its config, the time limit aside."""
+    run_settings = current_settings(run.settings)
+    kept = {key: value for key, value in settings.items() if key != "max_seconds"}
+    return changed_settings(kept, {key: run_settings.get(key) for key in kept})
 
 
 def with_ratio(seconds: float | None, reference: Sequence[float | None]) -> str:
@@ -154,20 +154,24 @@ def runs_of(peer: Peer, runs: Sequence[Run]) -> list[Run]:
     return sorted(peer_runs, key=lambda run: (run.started_at, run.run_id))
 
 
-def track_section(peers: Sequence[Peer], runs: Sequence[Run]) -> dict[str, Any]:
-    """One track of the page: its table of runs, its peers with their runs, and the tables of published figures."""
+def track_section(
+    peers: Sequence[Peer], runs: Sequence[Run], references: Mapping[str | None, Sequence[Run]]
+) -> dict[str, Any]:
+    """One track of the page: its table of runs, its peers with their runs, and the tables of published figures.
+
+    `references` are the reference runs by the reference of a peer's table.
+    """
     peer_runs = [(peer, runs_of(peer, runs)) for peer in peers]
-    references = {
-        reference: [run for run in runs if is_reference(run, reference)]
-        for reference in {peer.reference for peer in peers}
-    }
     rows = []
     for peer, runs_of_peer in peer_runs:
         score = peer.published_score
         published = {PUBLISHED: None if score is None else score_errors_text(score)}
         cells = [run_cells(run, reference_runs(run, references[peer.reference])) for run in runs_of_peer]
         rows += [{"config": peer.config} | each | published for each in cells or [{"`train`, s": "not run yet"}]]
-    changed = [(peer, [(run, ", ".join(changes(run))) for run in runs_of_peer]) for peer, runs_of_peer in peer_runs]
+    changed = []
+    for peer, runs_of_peer in peer_runs:
+        settings = config_settings(peer.config) if runs_of_peer else {}
+        changed.append((peer, [(run, ", ".join(changes(run, settings))) for run in runs_of_peer]))
     unchanged = [(peer, [run for run, text in runs_of_peer if not text]) for peer, runs_of_peer in changed]
     return {
         "table": table_of_known(rows),
@@ -188,11 +192,15 @@ def render_peers(runs: Sequence[Run], samplings: Sequence[Sampling] = ()) -> str
     """The page as Markdown."""
     peers = read_peers()
     tracks = [(track, list(group)) for track, group in itertools.groupby(peers, key=lambda peer: peer.track)]
+    references = {
+        reference: [run for run in runs if is_reference(run, reference)]
+        for reference in {peer.reference for peer in peers}
+    }
     from bench.report.render import render_template  # imported on use, because it takes time
 
     return render_template(
         "peers",
-        tracks=[(track, track_section(group, runs)) for track, group in tracks],
+        tracks=[(track, track_section(group, runs, references)) for track, group in tracks],
         main_track=MAIN_TRACK,
         hours=SESSION // timedelta(hours=1),
         samplings=samplings_table(samplings, runs, peers),

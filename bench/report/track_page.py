@@ -42,13 +42,12 @@ def machine_order(machine_class: str, runs: Sequence[Run]) -> tuple[float, str]:
 
 
 def render_track_page(track: str, machines: Mapping[str, Sequence[Run]], results_data: FiledResults) -> str:
-    """The page as Markdown, from the track's runs by machine class."""
+    """The page as Markdown, from the track's runs by machine class, in the order of `machine_order`."""
     singles = [run for runs in machines.values() for run in runs if run.batch is None]
     newest = sorted(singles, key=lambda run: (run.started_at, run.run_id), reverse=True)[:NEWEST_SINGLES]
     compared = {plan.machine_class for plan in results_data.paired_plans if plan.track == track and plan.b is not None}
     sections: list[dict[str, Any]] = []
-    names = machines.keys() | {name for name in compared if name is not None}
-    for name in sorted(names, key=lambda name: machine_order(name, machines.get(name, ()))):
+    for name in [*machines, *sorted(name for name in compared if name is not None and name not in machines)]:
         runs = machines.get(name, ())
         section = {
             "singles": [run for run in newest if run.machine_class_name == name],
