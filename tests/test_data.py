@@ -103,6 +103,7 @@ def test_data_prints_the_proof_of_add3(monkeypatch: pytest.MonkeyPatch, capsys) 
             assert (a + b, is_held_out(a, b, 3)) == (answer, expected)
 
 
+@pytest.mark.slow
 def test_the_proof_of_a_long_track_is_about_the_list_that_is_hashed(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     assert run_data(monkeypatch, "add6-reversed") == 0
     printed = capsys.readouterr().out

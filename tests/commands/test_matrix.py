@@ -173,6 +173,7 @@ def test_a_full_disk_is_an_error_and_the_same_command_resumes(arena, run_matrix)
     assert len(faults) <= 1, "one line was cut off"
 
 
+@pytest.mark.slow
 def test_an_interrupted_matrix_prints_the_attempts_left_and_resumes(arena, run_matrix):
     arena.behave(fast={"sleep": 0.3})
     path = arena.root / "some.toml"

@@ -302,6 +302,7 @@ def test_a_completion_whose_grade_differs_in_float64_is_an_error(monkeypatch: py
     assert changed.errors == sum(sum(row) != 18 for row in track.sets["heldout"][:200, :2].tolist()) > 150
 
 
+@pytest.mark.slow
 def test_both_precisions_draw_the_same_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     track: Any = get_track("words")
     problems = track.test_set(SEED)[:600]

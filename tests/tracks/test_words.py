@@ -269,6 +269,7 @@ def test_the_bound_of_a_distance_is_the_quantile_of_its_bootstrap_distribution()
         assert distance_bounds([rows], [exact]) == [pytest.approx(expected, abs=0.0015)]
 
 
+@pytest.mark.slow
 def test_permuted_ids_are_the_same_track_and_other_controls_do_not_apply() -> None:
     track: Any = permute(TRACK, 7)
     problems = TRACK.test_set(0)
