@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,10 @@ needs_namespaces = pytest.mark.skipif(isolation_problem() is not None, reason=f"
 ENVIRONMENT = {"PATH": system_path()}
 
 
-def isolated(code: str, **options: Any) -> IsolatedProcess:
-    """An isolated process that runs Python code."""
-    return IsolatedProcess([sys.executable, "-c", code], ENVIRONMENT, **options)
+def isolated(code: str, shown: Sequence[str] = (), **options: Any) -> IsolatedProcess:
+    """An isolated process that runs Python code; this Python may lie in a folder that is private otherwise."""
+    shown = [sys.prefix, sys.base_prefix, *shown]
+    return IsolatedProcess([sys.executable, "-c", code], ENVIRONMENT, shown=shown, **options)
 
 
 # -----------------------------------------------------------------------------
