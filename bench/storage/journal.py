@@ -25,7 +25,7 @@ from bench.cli import print_progress
 from bench.clock import MAX_WARMUP_SECONDS
 from bench.process_identity import ProcessIdentity, current_process, has_ended
 from bench.storage.disputes import RunStatus
-from bench.storage.jsonl import JsonLines, file_lock, hold, replace_file
+from bench.storage.jsonl import JsonLines, file_lock, hold, line_number, replace_file
 from bench.storage.schema import Batch, Run, SchemaModel
 
 GRACE_SECONDS = 600.0  # beyond its limit, before an attempt that cannot be checked is taken for dead
@@ -48,18 +48,19 @@ class Journal(JsonLines[Run]):
         status, parse = RunStatus(self.results), super().parser()
         return lambda text: status.apply(parse(text), text)
 
-    def read_numbered(self, *patterns: re.Pattern[bytes]) -> tuple[dict[int, Run], dict[int, str]]:
-        """One line for each run, by its number; a message about each line that is invalid or passed over."""
-        lines, faults = super().read_numbered(*patterns)
-        taken: dict[str, int] = {}  # run id -> number of the line
-        for number, run in lines.items():
-            other = taken.setdefault(run.run_id, number)
+    def read_by_start(self, *patterns: re.Pattern[bytes]) -> tuple[dict[int, Run], dict[int, str]]:
+        """One line for each run; a message about each line that is invalid or passed over."""
+        lines, faults = super().read_by_start(*patterns)
+        taken: dict[str, int] = {}  # run id -> start of the line
+        for start, run in lines.items():
+            other = taken.setdefault(run.run_id, start)
             if evidence(run) > evidence(lines[other]):
-                taken[run.run_id] = number
-        for number, run in lines.items():
-            if (other := taken[run.run_id]) != number:
-                faults[number] = f"{self.path.name}:{number}: passed over for line {other}, which is of the same run"
-        return {number: lines[number] for number in sorted(taken.values())}, dict(sorted(faults.items()))
+                taken[run.run_id] = start
+        for start, run in lines.items():
+            if (other := taken[run.run_id]) != start:
+                number, kept = (line_number(self.content(), each) for each in (start, other))
+                faults[start] = f"{self.path.name}:{number}: passed over for line {kept}, which is of the same run"
+        return {start: lines[start] for start in sorted(taken.values())}, dict(sorted(faults.items()))
 
     def count_singles(self, track: str) -> int:
         """The number of lines about single attempts of a track, without parsing them."""

@@ -82,43 +82,50 @@ class JsonLines(Generic[LineT]):
 
     def read(self, *patterns: re.Pattern[bytes]) -> tuple[list[LineT], list[str]]:
         """The lines in which all patterns are found, in file order, and a message about each one that is invalid."""
-        lines, faults = self.read_numbered(*patterns)
+        lines, faults = self.read_by_start(*patterns)
         return list(lines.values()), list(faults.values())
 
     def parser(self) -> Callable[[bytes], LineT]:
         """A function that parses one line; requested anew for each reading of the file."""
         return self.model.model_validate_json
 
-    def read_numbered(self, *patterns: re.Pattern[bytes]) -> tuple[dict[int, LineT], dict[int, str]]:
-        """As `read`, by the number of the line, from 1."""
+    def read_by_start(self, *patterns: re.Pattern[bytes]) -> tuple[dict[int, LineT], dict[int, str]]:
+        """As `read`, by the position of the line's first byte."""
         lines: dict[int, LineT] = {}
         faults: dict[int, str] = {}
-        parse = self.parser()
-        for number, text in matching_lines(self.content(), patterns):
+        content, parse = self.content(), self.parser()
+        for start, text in matching_lines(content, patterns):
             try:
                 if text.strip():
-                    lines[number] = parse(text)
+                    lines[start] = parse(text)
             except ValidationError as problem:
-                faults[number] = f"{self.path.name}:{number}: skipped, {describe_invalid(problem)}"
+                number = line_number(content, start)
+                faults[start] = f"{self.path.name}:{number}: skipped, {describe_invalid(problem)}"
         return lines, faults
 
 
+def line_number(content: Content, start: int) -> int:
+    """The number, from 1, of the line that starts at a byte; counted on use, as most readers name no line."""
+    return content[:start].count(b"\n") + 1
+
+
 def matching_lines(content: Content, patterns: Sequence[re.Pattern[bytes]]) -> Iterator[tuple[int, bytes]]:
-    """The lines in which all patterns are found, each with its number, from 1; fast if the first pattern is rare."""
+    """The lines in which all patterns are found, each with its start; fast if the first pattern is rare."""
     if not patterns:
-        yield from enumerate(bytes(content).split(b"\n"), start=1)
+        start = 0
+        for text in bytes(content).split(b"\n"):
+            yield start, text
+            start += len(text) + 1
         return
-    number, start, end = 1, 0, -1
+    end = -1
     for match in patterns[0].finditer(content):
         if match.start() < end:
             continue  # another match in the same line
-        previous, start = start, content.rfind(b"\n", 0, match.start()) + 1
-        number += content[previous:start].count(b"\n")
-        end = content.find(b"\n", match.start())
+        start, end = content.rfind(b"\n", 0, match.start()) + 1, content.find(b"\n", match.start())
         end = len(content) if end < 0 else end
         text = content[start:end]
         if all(pattern.search(text) for pattern in patterns[1:]):
-            yield number, text
+            yield start, text
 
 
 def describe_invalid(problem: ValidationError) -> str:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.storage.journal import Journal
-from bench.storage.jsonl import matching_lines, replace_file
+from bench.storage.jsonl import line_number, matching_lines, replace_file
 from bench.storage.schema import Run
 from tests.support.examples import example_run
 from tests.support.processes import start_process
@@ -208,4 +208,7 @@ def test_a_search_finds_the_lines_that_a_loop_finds_with_their_numbers(
     lines = [text.encode() for text in texts]
     compiled = [re.compile(pattern.encode()) for pattern in patterns]
     expected = [(i, line) for i, line in enumerate(lines, start=1) if all(p.search(line) for p in compiled)]
-    assert list(matching_lines(b"\n".join(lines), compiled)) == expected
+    content = b"\n".join(lines)
+    found = list(matching_lines(content, compiled))
+    assert [(line_number(content, start), line) for start, line in found] == expected
+    assert all(content[start:].startswith(line) for start, line in found)
