@@ -4,8 +4,7 @@
 alone. The descriptor is a SOCK_SEQPACKET socket, whose other end the judge holds:
 
 - The judge sends the request, JSON with the keys `private`, `hidden`, `shown`, `writable`, `command` and
-  `descriptors`; see
-  `IsolatedProcess`.
+  `descriptors`; see `IsolatedProcess`.
 - The answer is `{}` once everything is prepared, or `{"problem": REASON}`.
 - The judge sends the byte 0, which starts the command; after it, the number of each signal for the command, as a byte.
 - When the command has ended, the answer is its `status`, negative for a signal, and the names of the processes that it
@@ -31,8 +30,9 @@ from typing import Any
 
 MESSAGE_BYTES = 1 << 20
 GRACE_SECONDS = 0.2  # for processes that end by themselves once the contestant has ended
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 32, 4096, 16384  # of linux/mount.h
-KEPT_FLAGS = 2 | 4 | 8  # nosuid, nodev, noexec: a user namespace may not remove them
+# of linux/mount.h
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 8, 32, 4096, 16384
+KEPT_FLAGS = MS_NOSUID | MS_NODEV | MS_NOEXEC  # a user namespace may not remove them
 # The system call mount_setattr(2) of Linux 5.12 and later, which has no function in older C libraries.
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 PR_CAPBSET_DROP = 24  # of linux/prctl.h
@@ -134,8 +134,7 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
     """The system call mount(2); raises OSError."""
     texts = [os.fsencode(text) for text in (source, target, kind)]
     if libc.mount(*texts, ctypes.c_ulong(flags), os.fsencode(options)):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), target)
+        raise latest_error(target)
 
 
 def make_read_only(writable: list[str]) -> None:
@@ -157,8 +156,13 @@ def set_mount_attributes(path: str, flags: int, added: int, removed: int) -> Non
     if libc.syscall(
         SYS_MOUNT_SETATTR, AT_FDCWD, os.fsencode(path), flags, attributes, ctypes.c_size_t(len(attributes))
     ):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
+        raise latest_error(path)
+
+
+def latest_error(path: str) -> OSError:
+    """The error of the system call that has just failed for a path."""
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), path)
 
 
 def start_loopback() -> None:

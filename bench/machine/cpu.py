@@ -60,7 +60,7 @@ def has_fast_avx512_bf16() -> bool:
 
 @functools.cache
 def blas_lacks_avx512() -> bool:
-    """Whether torch's matrix products may do without AVX-512: MKL uses it on Intel's processors only."""
+    """Whether torch's matrix products may lack AVX-512: MKL uses it on Intel's processors only."""
     return cpuinfo().get("vendor_id") != "GenuineIntel"
 
 
