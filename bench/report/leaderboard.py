@@ -81,12 +81,11 @@ def all_figures(results_data: FiledResults) -> list[Figure]:
     return figures if history is None else [history, *figures]
 
 
-def render_leaderboard(results_data: FiledResults, tracks: Mapping[str, RunsByMachine] | None = None) -> str:
+def render_leaderboard(results_data: FiledResults, tracks: Mapping[str, RunsByMachine]) -> str:
     """The leaderboard as Markdown; it links to the figures that `all_figures` draws.
 
-    `tracks` is `group_by_track` of the runs, where it is known.
+    `tracks` is `group_by_track` of the runs.
     """
-    tracks = group_by_track(results_data.runs) if tracks is None else tracks
     return render_template(
         "leaderboard",
         record_lines=record_lines(results_data.records, "records"),

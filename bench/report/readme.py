@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from bench.formatting import UNKNOWN, clean_text, markdown_table, number, ratio_text
+from bench.formatting import UNKNOWN, clean_text, markdown_table, met_targets_text, number, ratio_text
 from bench.report.cold_starts import cold_sentence
 from bench.report.main_track import (
     FIRST_OF_CLASS,
@@ -62,6 +62,7 @@ class Standing(NamedTuple):
     clean: str
     ert_seconds: tuple[float | None, float | None]  # by `train` and by `total`
     started_at: datetime
+    met_targets: str = ""  # of attempts of which none solved the track, how many met each weaker target
 
     @property
     def order(self) -> tuple[bool, int, float]:
@@ -91,6 +92,7 @@ def standings(runs: Sequence[Run], folders: Sequence[RecordFolder]) -> list[Stan
             clean_text(entry.runs),
             (expected_time_to_success(entry.runs, "train"), expected_time_to_success(entry.runs, "total")),
             first.started_at,
+            "" if entry.num_solved_seeds else met_targets_text(entry.runs),
         )
     for folder in sorted(folders, key=lambda folder: folder.record.started_at):
         record, result = folder.record, folder.record.result
@@ -114,7 +116,7 @@ def standing_table(
     """Each source system with the command that runs its task here, and where its track stands by `total`.
 
     A record has the figures of its own batch everywhere. Other tracks and machine classes are on the leaderboard. Below
-    the table stands what was warm.
+    the table stand the weaker targets of tracks that no attempt solved, and what was warm.
     """
     first: dict[str, Standing] = {}
     for standing in standings(runs, folders):
@@ -127,7 +129,9 @@ def standing_table(
         *("ERT `train`, s", "ERT `total`, s", "date", "record"),
     )
     table = markdown_table(headings, rows, ("source system", "one command", "processor", "date", "record"))
-    return f"{table}\n\n{cold_sentence(cold_starts)}"
+    shown = [first[system.track] for system in SYSTEMS if system.track in first]
+    met = [f"`{each.track}` met weaker targets: {each.met_targets}." for each in shown if each.met_targets]
+    return "\n\n".join([table, " ".join([*met, cold_sentence(cold_starts)])])
 
 
 def standing_cells(standing: Standing | None) -> list[str]:

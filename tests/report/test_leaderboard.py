@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.report import leaderboard
-from bench.report.leaderboard import render_leaderboard
+from bench.report.leaderboard import group_by_track, render_leaderboard
 from bench.report.track_page import update_page
 from bench.storage.journal import Journal
 from bench.storage.results import FiledResults, read_results
@@ -20,6 +20,7 @@ from tests.support.examples import (
     ROOT,
     batch_runs,
     example_agenda,
+    example_certificate,
     example_cold_start,
     example_conclusion,
     example_record,
@@ -38,7 +39,7 @@ def table(text, clock, title="#### by `{}`"):
 
 
 def render(runs, **parts):
-    return render_leaderboard(FiledResults(runs, **parts))
+    return render_leaderboard(FiledResults(runs, **parts), group_by_track(runs))
 
 
 # -----------------------------------------------------------------------------
@@ -235,9 +236,20 @@ def test_no_figure_is_shown_before_a_batch_is_ranked():
 
 def test_records_have_figures_of_their_own():
     results_data = FiledResults(batch_runs("a", [1.0] * 10), records=[example_record()])
-    shown = pictures(render_leaderboard(results_data))
+    shown = pictures(render_leaderboard(results_data, group_by_track(results_data.runs)))
     assert [name.rpartition("-")[2] for name in shown] == ["records", "solved", "records", "solved"]
     assert [figure.name for figure in leaderboard.all_figures(results_data)] == shown
+
+
+@pytest.mark.parametrize(("num_solved", "count"), [(0, 2), (1, 0)])
+def test_each_table_has_the_weaker_targets_of_a_config_that_solved_nothing(num_solved, count):
+    def outcome(i):
+        return "solved" if i < num_solved else "missed"
+
+    certificates = [example_certificate(3, targets={"low": True, "high*": near}) for near in (True, False)]
+    runs = batch_runs("a", [1.0] * 10, outcome, planned=11, certificate=certificates[0])
+    runs += batch_runs("a", [1.0] * 11, outcome, certificate=certificates[1])[10:]
+    assert render(runs).count("\n- Attempts of a that met a weaker target: low 11/11, high\\* 10/11.\n") == count
 
 
 # -----------------------------------------------------------------------------
@@ -354,7 +366,7 @@ def own():
 
 
 def test_the_project_s_leaderboard_stays_small(own):
-    text = render_leaderboard(own)
+    text = render_leaderboard(own, group_by_track(own.runs))
     assert len(text.encode()) <= MOST_BYTES * text.count("#### by")
 
 
@@ -381,17 +393,17 @@ def test_the_board_says_where_equal_settings_have_several_hashes_and_what_was_ov
     settings = {"track": "add3", "max_seconds": 600}
     runs = batch_runs("one", [1.0] * 10, settings=settings, overrides={"batch_size": 192, "compile": True})
     runs += batch_runs("two", [2.0] * 10, settings={"track": "add3", "max_seconds": 600.0})
-    page = render_leaderboard(FiledResults(runs))
+    page = render(runs)
     assert "| 1 | one + batch_size=192 compile=true |" in page
     assert "its batches have the config hashes `one`, `two`" in page
-    assert "config hashes" not in render_leaderboard(FiledResults(runs[:10]))
+    assert "config hashes" not in render(runs[:10])
     runs = [run.model_copy(update={"overrides": {"text": "a\n# b|c"}}) for run in runs]
-    assert render_leaderboard(FiledResults(runs)).count("one + text=a \\# b\\|c") == 5
+    assert render(runs).count("one + text=a \\# b\\|c") == 5
 
 
 def test_batches_that_looked_at_the_test_problems_are_neither_ranked_nor_counted():
     runs = batch_runs("curves", [1.0] * 10, settings={"track": "add3", "curves": True})
-    text = render_leaderboard(FiledResults([*runs, *batch_runs("honest", [2.0] * 10)]))
+    text = render([*runs, *batch_runs("honest", [2.0] * 10)])
     assert "10 attempts in batches, 10 solved" in text
     assert "| 1 | honest |" in text
     assert "| curves |" not in text

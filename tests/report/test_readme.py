@@ -8,7 +8,7 @@ from bench.report.main_track import MAIN_TRACK, record_lines
 from bench.report.readme import FIGURES, PAGE, SYSTEMS, fill_page, records_table, standing_table, standings
 from bench.storage.results import FiledResults
 from bench.storage.schema import Machine
-from tests.support.examples import batch_runs, example_cold_start, example_record
+from tests.support.examples import batch_runs, example_certificate, example_cold_start, example_record
 from tracks.descriptions import describe_track
 
 
@@ -87,6 +87,13 @@ def test_seeds_count_once_and_only_what_was_measured_is_clean():
     assert standing_rows(runs)[0][3:5] == ["10/10", "16/20"]
     unknown = [run.model_copy(update={"machine": Machine(class_="CPU", clean=None, reasons=[])}) for run in runs]
     assert standing_rows(unknown)[0][4] == "—"
+
+
+def test_below_the_table_stand_the_weaker_targets_of_a_track_that_no_attempt_solved():
+    certificate = example_certificate(3, targets={"99%": True, "all": False})
+    missed = batch_runs("a", [1.0] * 10, lambda i: "missed", certificate=certificate)
+    assert "\n\n`add3` met weaker targets: 99% 10/10, all 0/10. `total` is warm" in standing_table(missed)
+    assert "weaker" not in standing_table(batch_runs("a", [1.0] * 10, certificate=certificate))
 
 
 def test_below_the_table_stands_what_was_warm():
