@@ -203,10 +203,13 @@ def former_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 def renamed(
     settings: Mapping[str, Any], names: Mapping[str, str], values: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
-    return {
-        names.get(key, key): values[key].get(value, value) if key in values and isinstance(value, str) else value
-        for key, value in settings.items()
-    }
+    result = dict(settings)
+    if not names.keys().isdisjoint(settings):
+        result = {names.get(key, key): value for key, value in settings.items()}
+    for key, words in values.items():
+        if isinstance(value := result.get(key), str):
+            result[key] = words.get(value, value)
+    return result
 
 
 def knows_current_names(schema: type) -> bool:
@@ -382,7 +385,7 @@ def settings_key(settings: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
     It is the same for former and present names, for 600 and 600.0, for 0.0 and -0.0, and whether or not the settings in
     ADDED_SETTINGS are given with their values there.
     """
-    return frozenset(without_added_defaults(current_settings(settings)).items())
+    return frozenset(current_settings(settings).items()).difference(ADDED_SETTINGS.items())
 
 
 def setting_text(value: bool | int | float | str | None) -> str:

@@ -166,6 +166,11 @@ def certificate_text(certificate: Certificate) -> str:
     return "; ".join([errors, *limited])
 
 
+def heldout_errors_text(certificate: Certificate | None) -> str:
+    """The errors among the held-out problems; an em dash for a track that holds none out."""
+    return number(certificate.heldout_errors if certificate is not None and certificate.heldout_problems else None)
+
+
 def targets_text(certificate: Certificate) -> str:
     """`targets met: 0.564, 0.943; not met: 0.956`; empty without named targets."""
     parts = []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import ClockName
+from bench.formatting import clean_text, commit_text, markdown_label, middle, number, spread_text
 from bench.report.cold_starts import NOT_MEASURED, newest_cold_starts
 from bench.report.main_track import FIRST_OF_CLASS, record_lines
 from bench.report.negative import render_tried
@@ -14,18 +15,19 @@ from bench.report.peers import render_peers
 from bench.report.plot_style import Figure
 from bench.report.plots import Category, category_figures
 from bench.report.records_plot import history_figure
-from bench.report.render import render_template
+from bench.report.render import attempts_text, render_template, solved_text
 from bench.report.track_page import machine_order, page_path, render_track_page
+from bench.stats.descriptive import peak_memory, utilisation
+from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import (
     CLOCKS,
     RANKED_FROM,
+    ClassRuns,
     Entry,
     decided_pairs,
     describe_standing,
-    group_batches,
-    group_entries,
-    ranked_entries,
     shared_ranks,
+    sorted_by_time,
 )
 from bench.storage.journal import Journal
 from bench.storage.jsonl import print_faults, replace_file
@@ -34,19 +36,19 @@ from bench.storage.results import FiledResults, read_results
 from bench.storage.samplings import samplings_file
 from bench.storage.schema import Run
 
-RunsByMachine = dict[str, list[Run]]  # machine class -> runs
+RunsByMachine = dict[str, ClassRuns]  # by machine class
 
 
 def group_by_track(runs: Sequence[Run]) -> dict[str, RunsByMachine]:
     """Track -> machine class -> runs; tracks with a ranked batch come first, the fastest machine class first."""
-    grouped: dict[str, RunsByMachine] = defaultdict(lambda: defaultdict(list))
+    grouped: dict[str, RunsByMachine] = defaultdict(lambda: defaultdict(ClassRuns))
     for run in runs:
         if run.is_regular:
-            grouped[run.track][run.machine_class_name].append(run)
-    ranked = {batch.runs[0].track for batch in group_batches(runs) if batch.ranked}
+            grouped[run.track][run.machine_class_name].runs.append(run)
 
     def track_order(track: str) -> tuple[bool, list[str | int]]:
-        return track not in ranked, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", track)]
+        is_ranked = any(entry.ranked for machine in grouped[track].values() for entry in machine.entries)
+        return not is_ranked, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", track)]
 
     return {
         track: dict(sorted(grouped[track].items(), key=lambda machine: machine_order(*machine)))
@@ -63,9 +65,9 @@ def category_records(category: Category, folders: Sequence[RecordFolder]) -> lis
     ]
 
 
-def figures_of(category: Category, runs: Sequence[Run], folders: Sequence[RecordFolder]) -> list[Figure]:
+def figures_of(category: Category, machine: ClassRuns, folders: Sequence[RecordFolder]) -> list[Figure]:
     records = [folder.record for folder in category_records(category, folders)]
-    return category_figures(category, ranked_entries(runs, category.clock), records)
+    return category_figures(category, sorted_by_time(machine.entries, category.clock), records)
 
 
 def all_figures(results_data: FiledResults) -> list[Figure]:
@@ -73,9 +75,9 @@ def all_figures(results_data: FiledResults) -> list[Figure]:
     figures = [
         figure
         for track, machines in group_by_track(results_data.runs).items()
-        for machine_class, runs in machines.items()
+        for machine_class, machine in machines.items()
         for clock in CLOCKS
-        for figure in figures_of(Category(track, machine_class, clock), runs, results_data.records)
+        for figure in figures_of(Category(track, machine_class, clock), machine, results_data.records)
     ]
     history = history_figure(results_data.records)
     return figures if history is None else [history, *figures]
@@ -91,7 +93,14 @@ def render_leaderboard(results_data: FiledResults, tracks: Mapping[str, RunsByMa
         record_lines=record_lines(results_data.records, "records"),
         history=history_figure(results_data.records),
         tracks=[track_section(track, machines, results_data) for track, machines in tracks.items()],
-        disputed=disputed_entries(results_data.runs),
+        ranking_row=ranking_row,
+        disputed=[
+            entry
+            for machines in tracks.values()
+            for machine in machines.values()
+            for entry in machine.entries
+            if entry.disputed
+        ],
         cold_starts=newest_cold_starts(results_data.cold_starts),
         no_cold_start=NOT_MEASURED,
         faults=results_data.faults,
@@ -100,34 +109,52 @@ def render_leaderboard(results_data: FiledResults, tracks: Mapping[str, RunsByMa
     )
 
 
-def disputed_entries(runs: Sequence[Run]) -> list[Entry]:
-    """The entries that lost their rank because a run of theirs is disputed."""
-    disputed = {batch.id for batch in group_batches(runs) if batch.disputed}
-    suspected = [run for run in runs if run.batch is not None and run.batch.id in disputed]
-    return [entry for entry in group_entries(group_batches(suspected)) if entry.disputed]
+def ranking_row(rank: int, entry: Entry, yardsticks: Sequence[Run], clock: ClockName) -> str:
+    """The row of an entry."""
+    runs, first = entry.runs, entry.runs[0]
+    attempts_link = f"tracks/{first.track}.md#{entry.id}"
+    cells = [
+        str(rank),
+        markdown_label(first),
+        number(expected_time_to_success(runs, clock), ".2f"),
+        solved_text(entry),
+        spread_text([getattr(run.seconds, clock) for run in runs], ".2f"),
+        clean_text(runs),
+        middle([run.steps for run in runs], ",.0f"),
+        middle([run.parameters for run in runs], ",.0f"),
+        middle([memory / 2**20 for memory in map(peak_memory, runs) if memory is not None], ",.0f"),
+        middle(map(utilisation, runs), ".1%"),
+        middle([run.seconds.train for run in yardsticks], ".2f"),
+        str(first.started_at.date()),
+        commit_text(first.commit, first.dirty),
+        "not rechecked" if entry.is_old else "passed",
+        f"[{attempts_text(entry)}]({attempts_link})",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def track_section(track: str, machines: RunsByMachine, results_data: FiledResults) -> dict[str, Any]:
     """One track: its line in the index, and its machine classes with a ranked batch or a record."""
-    contest = [run for machine_runs in machines.values() for run in machine_runs if run.is_contest and not run.disputed]
-    runs = [run for run in contest if run.batch is not None]
+    entries = [entry for machine in machines.values() for entry in machine.entries]
+    in_batches = [run for machine in machines.values() for run in machine.runs if run.batch is not None]
+    runs = [run for run in in_batches if run.is_contest and not run.disputed]
     shown: dict[str, dict[ClockName, dict[str, Any]]] = {}
-    for name, machine_runs in machines.items():
-        clocks = {clock: tables(Category(track, name, clock), machine_runs, results_data) for clock in CLOCKS}
+    for name, machine in machines.items():
+        clocks = {clock: tables(Category(track, name, clock), machine, results_data) for clock in CLOCKS}
         if any(clock["entries"] or clock["won"] or clock["first"] for clock in clocks.values()):
             shown[name] = clocks
     return {
         "name": track,
         "num_attempts": len(runs),
         "num_solved": sum(run.outcome == "solved" for run in runs),
-        "best": next(iter(ranked_entries(runs, "total")), None),
+        "best": next(iter(sorted_by_time(entries, "total")), None),
         "machines": shown,
     }
 
 
-def tables(category: Category, runs: Sequence[Run], results_data: FiledResults) -> dict[str, Any]:
+def tables(category: Category, machine: ClassRuns, results_data: FiledResults) -> dict[str, Any]:
     """A category's ranking, with rank and yardsticks beside each entry, its records, newest first, and its figures."""
-    yardsticks, entries = results_data.yardsticks, ranked_entries(runs, category.clock)
+    yardsticks, entries = results_data.yardsticks, sorted_by_time(machine.entries, category.clock)
     folders = category_records(category, results_data.records)[::-1]
     plans = [plan for plan in results_data.paired_plans if (plan.track, plan.machine_class, plan.clock) == category]
     ranks = shared_ranks(entries, decided_pairs(plans, results_data.conclusions))

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, FiniteFloat, ValidationError
 
-from bench.config import CONFIGS, PEER, merged_values, read_toml
+from bench.config import CONFIGS, PEER, merged_values, read_toml, with_current_names
 from bench.errors import UsageError
 from bench.storage.jsonl import describe_invalid
 from bench.storage.schema import DecodingScore, SchemaModel
@@ -49,6 +49,12 @@ def peer_tables(configs: Path) -> dict[str, dict[str, Any]]:
     return {config: table for config, table in tables.items() if table is not None}  # None: named in a comment only
 
 
+@functools.cache
+def config_settings(name: str) -> dict[str, Any]:
+    """The settings in a config and its bases; do not change them."""
+    return merged_values(CONFIGS / f"{name}.toml", with_current_names)
+
+
 def read_peers() -> list[Peer]:
     """The peers among the configs, by track.
 
@@ -61,6 +67,6 @@ def read_peers() -> list[Peer]:
 def read_peer(config: str, table: dict[str, Any]) -> Peer:
     path = CONFIGS / f"{config}.toml"
     try:
-        return Peer.model_validate({"config": config, "track": merged_values(path).get("track")} | table)
+        return Peer.model_validate({"config": config, "track": config_settings(config).get("track")} | table)
     except ValidationError as problem:
         raise UsageError(f"{path}: {PEER}.{describe_invalid(problem)}") from None

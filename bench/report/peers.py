@@ -18,11 +18,10 @@ from bench.config import (
     merged_values,
     settings_key,
     track_settings_of,
-    with_current_names,
 )
 from bench.formatting import UNKNOWN, changed_settings, known, markdown_table, number
 from bench.report.main_track import MAIN_TRACK
-from bench.report.peer_configs import Peer, peer_tables, read_peers
+from bench.report.peer_configs import Peer, config_settings, peer_tables, read_peers
 from bench.report.published_figures import GREEDY, decoding_text, loss_table, samplings_table, steps_table
 from bench.storage.journal import Journal, quoted
 from bench.storage.schema import DecodingScore, Run, Sampling
@@ -38,9 +37,9 @@ HEADINGS = (
 
 def time_between(run: Run, other: Run) -> timedelta:
     """From the end of the earlier of two runs to the start of the later one; zero where they overlap."""
-    earlier, later = sorted((run, other), key=lambda run: run.started_at)
-    end = earlier.started_at + timedelta(seconds=earlier.seconds.total or 0.0)
-    return max(timedelta(), later.started_at - end)
+    gap = other.started_at - run.started_at
+    earlier, gap = (run, gap) if gap >= timedelta() else (other, -gap)
+    return max(timedelta(), gap - timedelta(seconds=earlier.seconds.total or 0.0))
 
 
 @functools.cache
@@ -87,11 +86,6 @@ def is_on_page(run: Run, journal: Journal) -> bool:
     on_machine = re.compile(rb'"class":\s*%b' % quoted(run.machine.class_))
     peer_runs, _ = journal.read(on_machine, of_peers)
     return any(are_of_a_session(run, other) for other in peer_runs)
-
-
-def config_settings(name: str) -> dict[str, Any]:
-    """The settings in a config and its bases."""
-    return merged_values(CONFIGS / f"{name}.toml", with_current_names)
 
 
 def changes(run: Run, settings: Mapping[str, Any]) -> list[str]:
@@ -149,8 +143,8 @@ def is_on(run: Run, track: str) -> bool:
 
 
 def runs_of(peer: Peer, runs: Sequence[Run]) -> list[Run]:
-    """The runs of a peer, the earliest first."""
-    peer_runs = [run for run in runs if run.config == peer.config and is_on(run, peer.track) and run.is_contest]
+    """Those of some runs of its config that are a peer's, the earliest first."""
+    peer_runs = [run for run in runs if is_on(run, peer.track) and run.is_contest]
     return sorted(peer_runs, key=lambda run: (run.started_at, run.run_id))
 
 
@@ -161,7 +155,11 @@ def track_section(
 
     `references` are the reference runs by the reference of a peer's table.
     """
-    peer_runs = [(peer, runs_of(peer, runs)) for peer in peers]
+    of_config: dict[str, list[Run]] = {peer.config: [] for peer in peers}
+    for run in runs:
+        if run.config in of_config:
+            of_config[run.config].append(run)
+    peer_runs = [(peer, runs_of(peer, of_config[peer.config])) for peer in peers]
     rows = []
     for peer, runs_of_peer in peer_runs:
         score = peer.published_score

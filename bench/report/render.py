@@ -16,22 +16,20 @@ from bench.formatting import (
     commit_text,
     contestant_text,
     escape_markdown,
+    heldout_errors_text,
     markdown_code,
     markdown_label,
     met_targets_text,
-    middle,
     number,
     outcome_text,
     ratio_text,
     search_text,
-    spread_text,
 )
-from bench.stats.descriptive import peak_memory, utilisation
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import Entry
 from bench.storage.comparison_schema import Reproduction, Side
 from bench.storage.jsonl import replace_file
-from bench.storage.schema import Certificate, Run
+from bench.storage.schema import Run
 from bench.streams import print_error
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -62,11 +60,6 @@ def merged_text(entry: Entry) -> str:
     )
 
 
-def peak_mebibytes(run: Run) -> float | None:
-    memory = peak_memory(run)
-    return None if memory is None else memory / 2**20
-
-
 def commit_of(source: Run | Side) -> str:
     return commit_text(source.commit, source.dirty)
 
@@ -76,32 +69,23 @@ def replay_reason(replay: Reproduction) -> str:
     return re.sub(r"\b1 errors\b", "1 error", replay.reason or "")
 
 
-def heldout_errors(certificate: Certificate | None) -> str:
-    """The errors among the held-out problems; an em dash for a track that holds none out."""
-    return number(certificate.heldout_errors if certificate is not None and certificate.heldout_problems else None)
-
-
 FILTERS: dict[str, Callable[..., str | float | None]] = {
     "attempts": attempts_text,
     "clean": clean_text,
     "commit": commit_of,
     "contestant": contestant_text,
     "ert": expected_time_to_success,
-    "heldout_errors": heldout_errors,
+    "heldout_errors": heldout_errors_text,
     "escape_markdown": escape_markdown,
     "label": markdown_label,
     "merged": merged_text,
     "met_targets": met_targets_text,
-    "middle": middle,
     "number": number,
     "outcome": outcome_text,
-    "peak_mebibytes": peak_mebibytes,
     "ratio": ratio_text,
     "reason": replay_reason,
     "search": search_text,
     "solved": solved_text,
-    "spread": spread_text,
-    "utilisation": utilisation,
 }
 
 

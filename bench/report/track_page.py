@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from bench.experiments.paired_runs import PairedRuns, paired_runs
-from bench.formatting import commit_text, markdown_label, number, outcome_text
+from bench.formatting import (
+    commit_text,
+    escape_markdown,
+    heldout_errors_text,
+    markdown_label,
+    number,
+    outcome_text,
+)
 from bench.report.peers import is_on_page
 from bench.stats.expected_time import expected_time_to_success
 from bench.stats.ranking import (
     RANKED_COMMANDS,
     RANKED_FROM,
+    ClassRuns,
     describe_standing,
-    group_batches,
-    group_entries,
-    ranked_entries,
+    sorted_by_time,
 )
 from bench.storage.comparison_schema import Conclusion, PairedPlan
 from bench.storage.journal import Journal
@@ -35,24 +41,24 @@ def page_path(results: Path, track: str) -> Path:
     return results / "tracks" / f"{track}.md"
 
 
-def machine_order(machine_class: str, runs: Sequence[Run]) -> tuple[float, str]:
+def machine_order(machine_class: str, machine: ClassRuns) -> tuple[float, str]:
     """Sort key of the machine classes of a track: the class of the fastest ranked entry comes first."""
-    best = ranked_entries(runs, "total")[:1]
+    best = sorted_by_time(machine.entries, "total")[:1]
     return expected_time_to_success(best[0].runs, "total") if best else math.inf, machine_class
 
 
-def render_track_page(track: str, machines: Mapping[str, Sequence[Run]], results_data: FiledResults) -> str:
+def render_track_page(track: str, machines: Mapping[str, ClassRuns], results_data: FiledResults) -> str:
     """The page as Markdown, from the track's runs by machine class, in the order of `machine_order`."""
-    singles = [run for runs in machines.values() for run in runs if run.batch is None]
+    singles = [run for machine in machines.values() for run in machine.runs if run.batch is None]
     newest = sorted(singles, key=lambda run: (run.started_at, run.run_id), reverse=True)[:NEWEST_SINGLES]
     compared = {plan.machine_class for plan in results_data.paired_plans if plan.track == track and plan.b is not None}
     sections: list[dict[str, Any]] = []
     for name in [*machines, *sorted(name for name in compared if name is not None and name not in machines)]:
-        runs = machines.get(name, ())
+        machine = machines.get(name, ClassRuns())
         section = {
             "singles": [run for run in newest if run.machine_class_name == name],
-            "comparisons": comparisons(track, name, runs, results_data),
-            "entries": group_entries(group_batches(runs)),
+            "comparisons": comparisons(track, name, machine.runs, results_data),
+            "entries": machine.entries,
         }
         if any(section.values()):
             sections.append({"name": name} | section)
@@ -62,6 +68,7 @@ def render_track_page(track: str, machines: Mapping[str, Sequence[Run]], results
         "track",
         singles_head=SINGLES_HEAD,
         single_row=single_row,
+        batch_row=batch_row,
         track=track,
         machines=sections,
         num_singles=len(singles),
@@ -98,6 +105,22 @@ def single_row(run: Run) -> str:
         *(number(value, ".2f") for value in (seconds.train, seconds.total, seconds.wall)),
         number(run.steps),
         commit_text(run.commit, run.dirty),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def batch_row(run: Run) -> str:
+    """The row of an attempt of a batch."""
+    certificate = run.certificate
+    cells = [
+        run.run_id,
+        str(run.seed),
+        outcome_text(run),
+        number(None if certificate is None else certificate.errors),
+        heldout_errors_text(certificate),
+        *(number(seconds, ".2f") for seconds in run.seconds.model_dump().values()),
+        number(run.steps),
+        escape_markdown(run.message or ""),
     ]
     return f"| {' | '.join(cells)} |"
 

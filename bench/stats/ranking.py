@@ -62,7 +62,7 @@ class Entry:
     def contestant(self) -> Hashable:
         return contestant_key(self.runs[0], self.runs[0].machine.class_)
 
-    @property
+    @functools.cached_property
     def runs(self) -> tuple[Run, ...]:
         return tuple(run for batch in self.batches for run in batch.runs)
 
@@ -79,7 +79,7 @@ class Entry:
     def finished(self) -> bool:
         return all(batch.finished for batch in self.batches)
 
-    @property
+    @functools.cached_property
     def ranked(self) -> bool:
         return any(batch.ranked for batch in self.batches)
 
@@ -97,7 +97,7 @@ class Entry:
     def num_seeds(self) -> int:
         return len({run.seed for run in self.runs})
 
-    @property
+    @functools.cached_property
     def num_solved_seeds(self) -> float:
         """See `count_solved_seeds`."""
         return count_solved_seeds(self.runs)
@@ -134,8 +134,24 @@ def group_entries(batches: Iterable[RunBatch]) -> list[Entry]:
 
 def ranked_entries(runs: Iterable[Run], clock: ClockName) -> list[Entry]:
     """The entries of the board that have a rank, by ERT; for their ranks see `shared_ranks`."""
-    entries = group_entries(group_batches(runs))
+    return sorted_by_time(group_entries(group_batches(runs)), clock)
+
+
+def sorted_by_time(entries: Iterable[Entry], clock: ClockName) -> list[Entry]:
+    """Those of some entries that have a rank, by ERT."""
     return sorted((entry for entry in entries if entry.ranked), key=lambda entry: entry.order(clock))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassRuns:
+    """The runs of one track on one machine class."""
+
+    runs: list[Run] = dataclasses.field(default_factory=list)  # in the journal's order
+
+    @functools.cached_property
+    def entries(self) -> list[Entry]:
+        """The entries of the board that the runs form; read it when the runs are complete."""
+        return group_entries(group_batches(self.runs))
 
 
 def decided_pairs(plans: Iterable[PairedPlan], conclusions: Iterable[Conclusion]) -> set[tuple[Hashable, Hashable]]:

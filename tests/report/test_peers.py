@@ -7,8 +7,8 @@ import pytest
 from bench.config import PEER_KEYS, read_config
 from bench.errors import UsageError
 from bench.report import peer_configs
-from bench.report.peer_configs import Peer, read_peers
-from bench.report.peers import config_settings, is_on_page, is_reference, reference_runs, render_peers
+from bench.report.peer_configs import Peer, config_settings, read_peers
+from bench.report.peers import is_on_page, is_reference, reference_runs, render_peers
 from bench.storage.journal import Journal
 from data import get_track
 from settings import Settings
