@@ -41,11 +41,18 @@ class Peer(SchemaModel):
 
 
 @functools.cache
+def peer_paths(configs: Path) -> list[Path]:
+    """The configs in a folder that name a table `[peer]`, maybe in a comment only.
+
+    Most configs do not. Searching their texts is faster than parsing them, and every attempt does it.
+    """
+    return [path for path in configs.glob("*.toml") if f"[{PEER}]" in path.read_text(encoding="utf-8-sig")]
+
+
+@functools.cache
 def peer_tables(configs: Path) -> dict[str, dict[str, Any]]:
     """The tables `[peer]` of the configs in a folder, by config."""
-    # Most configs have none; searching their text is faster than parsing them, and every attempt on the board does it.
-    paths = [path for path in configs.glob("*.toml") if f"[{PEER}]" in path.read_text(encoding="utf-8-sig")]
-    tables = {path.stem: read_toml(path)[0].get(PEER) for path in paths}
+    tables = {path.stem: read_toml(path)[0].get(PEER) for path in peer_paths(configs)}
     return {config: table for config, table in tables.items() if table is not None}  # None: named in a comment only
 
 

@@ -21,9 +21,9 @@ from bench.config import (
 )
 from bench.formatting import UNKNOWN, changed_settings, known, markdown_table, number
 from bench.report.main_track import MAIN_TRACK
-from bench.report.peer_configs import Peer, config_settings, peer_tables, read_peers
+from bench.report.peer_configs import Peer, config_settings, peer_paths, peer_tables, read_peers
 from bench.report.published_figures import GREEDY, decoding_text, loss_table, samplings_table, steps_table
-from bench.storage.journal import Journal, quoted
+from bench.storage.journal import Journal, on_class, quoted
 from bench.storage.schema import DecodingScore, Run, Sampling
 
 SESSION = timedelta(hours=3)  # at most between a peer's run and a reference run of the same session
@@ -76,16 +76,14 @@ def reference_runs(run: Run, references: Sequence[Run]) -> list[Run]:
 
 def is_on_page(run: Run, journal: Journal) -> bool:
     """Whether the page may show a single run: it is a peer's, or a reference run in the session of a peer's run."""
-    tables = peer_tables(CONFIGS)
-    if run.config in tables:
+    names = [path.stem for path in peer_paths(CONFIGS)]
+    if run.config in names:
         return True
-    referring = [config for config, table in tables.items() if is_reference(run, table.get("reference"))]
-    if not referring:
-        return False
-    of_peers = re.compile(rb'"config":\s*(?:%b)' % b"|".join(map(quoted, referring)))
-    on_machine = re.compile(rb'"class":\s*%b' % quoted(run.machine.class_))
-    peer_runs, _ = journal.read(on_machine, of_peers)
-    return any(are_of_a_session(run, other) for other in peer_runs)
+    of_peers = re.compile(rb'"config":\s*(?:%b)' % b"|".join(map(quoted, names)))
+    peer_runs, _ = journal.read(*on_class(run.machine.class_), of_peers)
+    near = {other.config for other in peer_runs if are_of_a_session(run, other)}
+    tables = peer_tables(CONFIGS) if near else {}
+    return any(is_reference(run, tables[name].get("reference")) for name in near & tables.keys())
 
 
 def changes(run: Run, settings: Mapping[str, Any]) -> list[str]:

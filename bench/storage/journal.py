@@ -25,7 +25,7 @@ from bench.cli import print_progress
 from bench.clock import MAX_WARMUP_SECONDS
 from bench.process_identity import ProcessIdentity, current_process, has_ended
 from bench.storage.disputes import RunStatus
-from bench.storage.jsonl import JsonLines, file_lock, hold, line_number, replace_file
+from bench.storage.jsonl import JsonLines, file_lock, hold, line_number, places, replace_file
 from bench.storage.schema import Batch, Run, SchemaModel
 
 GRACE_SECONDS = 600.0  # beyond its limit, before an attempt that cannot be checked is taken for dead
@@ -48,7 +48,7 @@ class Journal(JsonLines[Run]):
         status, parse = RunStatus(self.results), super().parser()
         return lambda text: status.apply(parse(text), text)
 
-    def read_by_start(self, *patterns: re.Pattern[bytes]) -> tuple[dict[int, Run], dict[int, str]]:
+    def read_by_start(self, *patterns: re.Pattern[bytes] | bytes) -> tuple[dict[int, Run], dict[int, str]]:
         """One line for each run; a message about each line that is invalid or passed over."""
         lines, faults = super().read_by_start(*patterns)
         taken: dict[str, int] = {}  # run id -> start of the line
@@ -64,8 +64,13 @@ class Journal(JsonLines[Run]):
 
     def count_singles(self, track: str) -> int:
         """The number of lines about single attempts of a track, without parsing them."""
-        single = re.compile(rb'"batch":\s*null.*"track":\s*%b,\s*"config"' % quoted(track))
-        return sum(1 for _ in single.finditer(self.content()))
+        single = re.compile(rb'"batch":\s*null.*?"track":\s*%b,\s*"config"' % quoted(track))
+        content = self.content()
+        ends = [*places(content, b"\n"), len(content)]
+        starts = [0, *(end + 1 for end in ends[:-1])]
+        # the key stands near the start of each line, where it is found faster than in the whole file
+        keys = (content.find(b'"batch"', start, end) for start, end in zip(starts, ends, strict=True))
+        return sum(1 for key in keys if key >= 0 and single.match(content, key))
 
     def read_batches(self, commands: Collection[str]) -> list[Run]:
         """The runs in batches of these commands; other lines are not parsed."""
@@ -73,8 +78,8 @@ class Journal(JsonLines[Run]):
 
     def read_category(self, track: str, machine_class: str | None, commands: Collection[str]) -> list[Run]:
         """The runs of a track and machine class in batches of these commands; other lines are not parsed."""
-        category = re.compile(rb'"track":\s*%b,\s*"config".*"class":\s*%b' % (quoted(track), quoted(machine_class)))
-        return self.read(category, batch_pattern(commands))[0]
+        on_track = re.compile(rb'"track":\s*%b,\s*"config"' % quoted(track))
+        return self.read(*on_class(machine_class), on_track, batch_pattern(commands))[0]
 
     def read_machine_classes(self, machine_classes: Iterable[str | None]) -> list[Run]:
         """The runs on these machine classes; other lines are not parsed."""
@@ -319,6 +324,12 @@ def patience_seconds(run: Run) -> float:
 def batch_pattern(commands: Collection[str]) -> re.Pattern[bytes]:
     """Matches lines about attempts in batches of these commands."""
     return re.compile(rb'"batch":\s*\{[^}]*"command":\s*(?:%b)' % b"|".join(map(quoted, commands)))
+
+
+def on_class(machine_class: str | None) -> tuple[bytes, re.Pattern[bytes]]:
+    """Patterns of lines about attempts on a machine class."""
+    value = json.dumps(machine_class, ensure_ascii=False).encode()
+    return value, re.compile(rb'"class":\s*%b' % re.escape(value))
 
 
 def quoted(value: str | None) -> bytes:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import math
 import os
 import subprocess
@@ -17,7 +18,7 @@ from filelock import FileLock
 from bench.process_identity import ProcessIdentity, current_process, identify
 from bench.storage import journal as journal_module
 from bench.storage.journal import ASSUMED_LOST, Journal, MarkContent, StartMark
-from bench.storage.schema import Run
+from bench.storage.schema import Batch, Machine, Run
 from tests.support.examples import ROOT
 from tests.support.examples import example_run as judged_run
 from tests.support.processes import start_process
@@ -76,6 +77,32 @@ def test_settings_are_read_as_they_were_written_or_are_refused(tmp_path: Path) -
         assert not journal.path.exists()
     else:
         assert journal.read()[0][0].settings == limit
+
+
+@pytest.mark.parametrize("machine_class", ["CPU", 'CPU "1"', "Пк", None])
+def test_searches_without_parsing_find_what_parsing_finds(machine_class: str | None, tmp_path: Path) -> None:
+    def line(track: str, command: str | None, name: str | None) -> Run:
+        batch = None if command is None else Batch(id="b", command=command, planned=2, index=0)
+        machine = Machine(class_=name, clean=True, reasons=["add3", "CPU"])
+        message = '"batch":null "track":"add3","config" "class":"CPU"'
+        return judged_run(
+            run_id=f"{track} {command} {name}", track=track, batch=batch, machine=machine, message=message
+        )
+
+    commands = (None, "speedrun", "matrix")
+    runs = [
+        line(track, command, name)
+        for track in ("add3", "add2")
+        for command in commands
+        for name in (machine_class, "CPU other")
+    ]
+    texts = [run.model_dump_json(by_alias=True) for run in runs]
+    texts[::2] = [json.dumps(json.loads(text), ensure_ascii=False) for text in texts[::2]]  # with spaces
+    journal = Journal(tmp_path)
+    journal.path.write_text("\n".join(["", "no line", *texts]), encoding="utf-8")
+    assert journal.count_singles("add3") == 2
+    found = journal.read_category("add3", machine_class, ["speedrun"])
+    assert [run.run_id for run in found] == [f"add3 speedrun {machine_class}"]
 
 
 def test_a_finished_attempt_leaves_no_mark(tmp_path: Path) -> None:
