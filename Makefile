@@ -1,5 +1,5 @@
 # make speedrun    one timed attempt
-# make test        the tests; about four minutes of processor time
+# make test        the tests; four to seven minutes of processor time
 # make lint        ruff and mypy
 # make test-all    also the slow tests (audits of real cheats, exhaustive decoding, interrupted commands) and
 #                  those of the extras (Optuna, Ray), which it installs

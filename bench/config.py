@@ -203,7 +203,7 @@ def former_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 def renamed(
     settings: Mapping[str, Any], names: Mapping[str, str], values: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
-    result = dict(settings)
+    result = dict(settings)  # most settings have present names; the board asks for thousands of them
     if not names.keys().isdisjoint(settings):
         result = {names.get(key, key): value for key, value in settings.items()}
     for key, words in values.items():

@@ -263,7 +263,11 @@ def terminal_table(headings: Sequence[str], text: Collection[str] = (), no_wrap:
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[object]], text: Collection[str] = ()) -> str:
     """A Markdown table; the columns whose headings are in `text` are aligned to the left, all others to the right."""
     ruler = ["---" if heading in text else "---:" for heading in headings]
-    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (headings, ruler, *rows))
+    return "\n".join(map(markdown_row, (headings, ruler, *rows)))
+
+
+def markdown_row(cells: Iterable[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def csv_rows(rows: Iterable[Iterable[object]]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import ClockName
-from bench.formatting import clean_text, commit_text, markdown_label, middle, number, spread_text
+from bench.formatting import clean_text, commit_text, markdown_label, markdown_row, middle, number, spread_text
 from bench.report.cold_starts import NOT_MEASURED, newest_cold_starts
 from bench.report.main_track import FIRST_OF_CLASS, record_lines
 from bench.report.negative import render_tried
@@ -41,10 +41,14 @@ RunsByMachine = dict[str, ClassRuns]  # by machine class
 
 def group_by_track(runs: Sequence[Run]) -> dict[str, RunsByMachine]:
     """Track -> machine class -> runs; tracks with a ranked batch come first, the fastest machine class first."""
-    grouped: dict[str, RunsByMachine] = defaultdict(lambda: defaultdict(ClassRuns))
+    by_class: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         if run.is_regular:
-            grouped[run.track][run.machine_class_name].runs.append(run)
+            by_class[run.track][run.machine_class_name].append(run)
+    grouped = {
+        track: {name: ClassRuns(of_class) for name, of_class in machines.items()}
+        for track, machines in by_class.items()
+    }
 
     def track_order(track: str) -> tuple[bool, list[str | int]]:
         is_ranked = any(entry.ranked for machine in grouped[track].values() for entry in machine.entries)
@@ -114,7 +118,7 @@ def ranking_row(rank: int, entry: Entry, yardsticks: Sequence[Run], clock: Clock
     runs, first = entry.runs, entry.runs[0]
     attempts_link = f"tracks/{first.track}.md#{entry.id}"
     cells = [
-        str(rank),
+        rank,
         markdown_label(first),
         number(expected_time_to_success(runs, clock), ".2f"),
         solved_text(entry),
@@ -125,12 +129,12 @@ def ranking_row(rank: int, entry: Entry, yardsticks: Sequence[Run], clock: Clock
         middle([memory / 2**20 for memory in map(peak_memory, runs) if memory is not None], ",.0f"),
         middle(map(utilisation, runs), ".1%"),
         middle([run.seconds.train for run in yardsticks], ".2f"),
-        str(first.started_at.date()),
+        first.started_at.date(),
         commit_text(first.commit, first.dirty),
         "not rechecked" if entry.is_old else "passed",
         f"[{attempts_text(entry)}]({attempts_link})",
     ]
-    return f"| {' | '.join(cells)} |"
+    return markdown_row(cells)
 
 
 def track_section(track: str, machines: RunsByMachine, results_data: FiledResults) -> dict[str, Any]:

@@ -56,10 +56,14 @@ def peer_tables(configs: Path) -> dict[str, dict[str, Any]]:
     return {config: table for config, table in tables.items() if table is not None}  # None: named in a comment only
 
 
-@functools.cache
 def config_settings(name: str) -> dict[str, Any]:
-    """The settings in a config and its bases; do not change them."""
-    return merged_values(CONFIGS / f"{name}.toml", with_current_names)
+    """The settings in a config and its bases."""
+    return dict(values_of(CONFIGS / f"{name}.toml"))
+
+
+@functools.cache
+def values_of(path: Path) -> dict[str, Any]:
+    return merged_values(path, with_current_names)
 
 
 def read_peers() -> list[Peer]:

@@ -130,7 +130,8 @@ def standing_table(
     )
     table = markdown_table(headings, rows, ("source system", "one command", "processor", "date", "record"))
     shown = [first[system.track] for system in SYSTEMS if system.track in first]
-    met = [f"`{each.track}` met weaker targets: {each.met_targets}." for each in shown if each.met_targets]
+    unsolved = [each for each in shown if each.met_targets]
+    met = [f"Attempts of `{each.track}` that met a weaker target: {each.met_targets}." for each in unsolved]
     return "\n\n".join([table, " ".join([*met, cold_sentence(cold_starts)])])
 
 

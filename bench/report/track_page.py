@@ -11,6 +11,7 @@ from bench.formatting import (
     escape_markdown,
     heldout_errors_text,
     markdown_label,
+    markdown_row,
     number,
     outcome_text,
 )
@@ -54,7 +55,7 @@ def render_track_page(track: str, machines: Mapping[str, ClassRuns], results_dat
     compared = {plan.machine_class for plan in results_data.paired_plans if plan.track == track and plan.b is not None}
     sections: list[dict[str, Any]] = []
     for name in [*machines, *sorted(name for name in compared if name is not None and name not in machines)]:
-        machine = machines.get(name, ClassRuns())
+        machine = machines.get(name, ClassRuns(()))
         section = {
             "singles": [run for run in newest if run.machine_class_name == name],
             "comparisons": comparisons(track, name, machine.runs, results_data),
@@ -99,14 +100,14 @@ def single_row(run: Run) -> str:
     cells = [
         f'<a id="{run.run_id}"></a>{run.run_id}',
         markdown_label(run),
-        str(run.seed),
+        run.seed,
         outcome_text(run),
         number(None if certificate is None else certificate.errors),
         *(number(value, ".2f") for value in (seconds.train, seconds.total, seconds.wall)),
         number(run.steps),
         commit_text(run.commit, run.dirty),
     ]
-    return f"| {' | '.join(cells)} |"
+    return markdown_row(cells)
 
 
 def batch_row(run: Run) -> str:
@@ -114,7 +115,7 @@ def batch_row(run: Run) -> str:
     certificate = run.certificate
     cells = [
         run.run_id,
-        str(run.seed),
+        run.seed,
         outcome_text(run),
         number(None if certificate is None else certificate.errors),
         heldout_errors_text(certificate),
@@ -122,7 +123,7 @@ def batch_row(run: Run) -> str:
         number(run.steps),
         escape_markdown(run.message or ""),
     ]
-    return f"| {' | '.join(cells)} |"
+    return markdown_row(cells)
 
 
 def update_page(results: Path, run: Run) -> str | None:

@@ -146,11 +146,11 @@ def sorted_by_time(entries: Iterable[Entry], clock: ClockName) -> list[Entry]:
 class ClassRuns:
     """The runs of one track on one machine class."""
 
-    runs: list[Run] = dataclasses.field(default_factory=list)  # in the journal's order
+    runs: Sequence[Run]  # in the journal's order
 
     @functools.cached_property
     def entries(self) -> list[Entry]:
-        """The entries of the board that the runs form; read it when the runs are complete."""
+        """The entries of the board that the runs form."""
         return group_entries(group_batches(self.runs))
 
 

@@ -328,13 +328,16 @@ def batch_pattern(commands: Collection[str]) -> re.Pattern[bytes]:
 
 def on_class(machine_class: str | None) -> tuple[bytes, re.Pattern[bytes]]:
     """Patterns of lines about attempts on a machine class."""
-    value = json.dumps(machine_class, ensure_ascii=False).encode()
-    return value, re.compile(rb'"class":\s*%b' % re.escape(value))
+    return as_json(machine_class), re.compile(rb'"class":\s*%b' % quoted(machine_class))
 
 
 def quoted(value: str | None) -> bytes:
     """A value as JSON, in a regular expression."""
-    return re.escape(json.dumps(value, ensure_ascii=False).encode())
+    return re.escape(as_json(value))
+
+
+def as_json(value: str | None) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def seconds_since_change(path: Path) -> float:

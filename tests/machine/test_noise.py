@@ -343,7 +343,7 @@ def seconds_of_others() -> float:
 def unexplained_share(monitor: NoiseMonitor, work: Callable[[], None]) -> float:
     """The measured share of others during `work`, less what other virtual machines and, by psutil, processes took.
 
-    Other virtual machines show only while this one works: a window of sleep does not tell that they are there.
+    Linux counts the time of other virtual machines only while this one has work, so a window of sleep does not show it.
     """
     before, begin = seconds_of_others(), monitor.reading()
     work()

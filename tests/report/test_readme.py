@@ -92,7 +92,8 @@ def test_seeds_count_once_and_only_what_was_measured_is_clean():
 def test_below_the_table_stand_the_weaker_targets_of_a_track_that_no_attempt_solved():
     certificate = example_certificate(3, targets={"99%": True, "all": False})
     missed = batch_runs("a", [1.0] * 10, lambda i: "missed", certificate=certificate)
-    assert "\n\n`add3` met weaker targets: 99% 10/10, all 0/10. `total` is warm" in standing_table(missed)
+    sentence = "Attempts of `add3` that met a weaker target: 99% 10/10, all 0/10."
+    assert f"\n\n{sentence} `total` is warm" in standing_table(missed)
     assert "weaker" not in standing_table(batch_runs("a", [1.0] * 10, certificate=certificate))
 
 
